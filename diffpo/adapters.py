@@ -1,0 +1,160 @@
+"""LoRA on a diffusers UNet: what is trained, and the switch that turns the policy into its own reference."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from diffpo.hub import reaching
+
+TRAINED = "default"
+START = "ref"
+Switch = Callable[[nn.Module], AbstractContextManager]
+
+
+class Adapter(ABC):
+    """A small trained part inside a frozen network."""
+
+    @abstractmethod
+    def attach(self, unet: Any) -> None:
+        """Freeze the network and add trainable adapters in fp32.
+
+        Raises:
+            ValueError: if the network carries adapters already.
+        """
+
+    @abstractmethod
+    def off(self, unet: nn.Module) -> AbstractContextManager:
+        """Inside, the network is what it was when training started."""
+
+
+@dataclass(frozen=True)
+class LoRA(Adapter):
+    """New adapters that start as zero (arXiv:2106.09685); the reference is the network without them.
+
+    Args:
+        rank: of each update.
+        alpha: updates are scaled by alpha / rank; null is alpha = rank.
+        targets: names of the layers that get one; the default is the attention of diffusers' own DPO scripts.
+        dropout: on the input of the updates.
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    dropout: float = 0.0
+
+    def attach(self, unet: Any) -> None:
+        require_bare(unet)
+        unet.requires_grad_(False)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank if self.alpha is None else self.alpha,  # type: ignore[arg-type]
+            target_modules=self.targets,
+            lora_dropout=self.dropout,
+            init_lora_weights="gaussian",
+        )
+        unet.add_adapter(config, adapter_name=TRAINED)
+        cast_training_params(unet, dtype=torch.float32)
+
+    def off(self, unet: nn.Module) -> AbstractContextManager:
+        return adapters_off(unet)
+
+
+@dataclass(frozen=True)
+class WarmLoRA(Adapter):
+    """Train an existing LoRA further; the reference is a frozen second copy of it, "ref", in the same network.
+
+    Args:
+        path: hub id, folder or file of a LoRA that `load_lora_weights` reads. Rank, alpha and layers are its own.
+    """
+
+    path: str
+
+    def attach(self, unet: Any) -> None:
+        require_bare(unet)
+        with reaching(self.path, "a LoRA"):
+            state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(self.path, return_lora_metadata=True)
+        unet.requires_grad_(False)
+        for name in (START, TRAINED):
+            unet.load_lora_adapter(
+                dict(state), prefix="unet", adapter_name=name, network_alphas=alphas, metadata=metadata
+            )
+        if not unet.peft_config:
+            raise ValueError(f"{self.path} holds no LoRA of a UNet; name one that was trained for this base.")
+        unet.set_adapter(TRAINED)
+        only_trainable(adapter_layers(unet), [p for name, p in unet.named_parameters() if f".{TRAINED}." in name])
+        cast_training_params(unet, dtype=torch.float32)
+
+    def off(self, unet: nn.Module) -> AbstractContextManager:
+        return adapter_only(START)(unet)
+
+
+def require_bare(unet: Any) -> None:
+    if any(isinstance(module, BaseTunerLayer) for module in unet.modules()):
+        raise ValueError(
+            "The UNet already carries adapters; merge them into it first (pipe.fuse_lora()), or train them further "
+            "with base.adapter diffpo.adapters.WarmLoRA."
+        )
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Every adapter of the model is off; afterwards they are on and as trainable as before.
+
+    Raises:
+        ValueError: if the model carries no adapters.
+    """
+    layers = adapter_layers(model)
+    trainable = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        only_trainable(layers, trainable)
+
+
+def adapter_only(name: str) -> Switch:
+    """Inside, the named adapter alone is active; afterwards those are that were, and as trainable as before."""
+
+    @contextmanager
+    def switched(model: nn.Module) -> Iterator[None]:
+        layers = adapter_layers(model)
+        active = [layer.active_adapters for layer in layers]
+        trainable = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+        for layer in layers:
+            layer.set_adapter(name)
+        try:
+            yield
+        finally:
+            for layer, names in zip(layers, active, strict=True):
+                layer.set_adapter(names)
+            only_trainable(layers, trainable)
+
+    return switched
+
+
+def adapter_layers(model: nn.Module) -> list[BaseTunerLayer]:
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no adapters to switch; set base.adapter, or use FrozenCopy.")
+    return layers
+
+
+def only_trainable(layers: list[BaseTunerLayer], trainable: list[nn.Parameter]) -> None:
+    """Undo what peft's switches do to `requires_grad` (they thaw a frozen second adapter)."""
+    for layer in layers:
+        layer.requires_grad_(False)
+    for parameter in trainable:
+        parameter.requires_grad_(True)

@@ -1,0 +1,198 @@
+"""Checkpoints that are whole or absent, and runs that resume where they stood."""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+WEIGHTS = "trainable.safetensors"
+CONFIG = "config.yaml"
+MAY_DIFFER = (
+    "output_dir",
+    "resume",
+    "fit.steps",
+    "fit.log_every",
+    "fit.save_every",
+    "fit.keep",
+    "fit.per_device_batch_size",
+    "preview.every",
+    "data.workers",
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run: folders `checkpoint-000123` that hold the state after optimiser step 123.
+
+    A checkpoint is written to `partial` and renamed when every rank has finished, so a kill at any moment leaves whole
+    checkpoints and perhaps a `partial`, which nothing ever reads. Of the policy only trainable tensors are stored.
+
+    Attributes:
+        keep: how many of the newest stay.
+        config: the resolved config as YAML, stored beside each checkpoint and compared on resume.
+    """
+
+    accelerator: Accelerator
+    root: Path
+    keep: int
+    config: str
+
+    def found(self) -> list[Path]:
+        """Whole checkpoints, oldest first; half-written ones are skipped with a warning."""
+        folders = sorted(self.root.glob("checkpoint-*"))
+        for folder in [*folders, self.root / "partial"]:
+            if folder.exists() and not (folder / CONFIG).exists():
+                log.warning(f"{folder} is half-written (a save was interrupted); it is skipped.")
+        return [folder for folder in folders if (folder / CONFIG).exists()]
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` on all ranks, then drop the oldest checkpoints.
+
+        Raises:
+            RuntimeError: if a rank could not write, e.g. because the disk is full; earlier checkpoints stay.
+        """
+        final = self.root / f"checkpoint-{step:06d}"
+        if final.exists():
+            return
+        partial, main = self.root / "partial", self.accelerator.is_main_process
+        if main:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        problem = ""
+        try:
+            self.accelerator.save_state(str(partial))
+            if main:
+                (partial / CONFIG).write_text(self.config)
+        # torch.save reports a full disk as RuntimeError, safetensors as its own error.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        failed = self.accelerator.reduce(torch.tensor(float(bool(problem)), device=self.accelerator.device))
+        if failed:
+            if main:
+                shutil.rmtree(partial, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            free = shutil.disk_usage(self.root).free / 2**30
+            raise RuntimeError(
+                f"Checkpoint {step} could not be written ({problem or 'on another process'}; {free:.2f} GiB are "
+                f"free). {self.last()} Free some space or lower fit.keep, then continue with --resume latest."
+            )
+        if main:
+            flush(partial)
+            partial.rename(final)
+            for old in sorted(self.root.glob("checkpoint-*"))[: -self.keep]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def last(self) -> str:
+        """For error messages: where the run can be taken up again."""
+        found = self.found()
+        return f"{found[-1]} is intact." if found else "There is no earlier checkpoint."
+
+    def resume(self, which: str) -> int:
+        """Load `latest`, or the checkpoint at a path, and return its step; 0 if there is none to load yet.
+
+        Raises:
+            ValueError: if the path is no whole checkpoint, or a setting that shapes the run has changed.
+        """
+        if which == "latest":
+            found = self.found()
+            if not found:
+                log.info(f"{self.root} holds no checkpoint yet; the run starts at step 0.")
+                return 0
+            folder = found[-1]
+        else:
+            folder = Path(which)
+            if not (folder / CONFIG).exists():
+                raise ValueError(
+                    f"{folder} is not a whole checkpoint; name a folder checkpoint-N, or use --resume latest."
+                )
+        self._require_same(folder)
+        self.accelerator.load_state(str(folder))
+        return int(folder.name.removeprefix("checkpoint-"))
+
+    def _require_same(self, folder: Path) -> None:
+        then, now = flat(yaml.safe_load((folder / CONFIG).read_text())), flat(yaml.safe_load(self.config))
+        changed = sorted(
+            key
+            for key in then.keys() | now.keys()
+            if then.get(key) != now.get(key)
+            and not any(key == free or key.startswith(free + ".") for free in MAY_DIFFER)
+        )
+        if changed:
+            values = "; ".join(f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
+            raise ValueError(
+                f"{folder} belongs to another run: {values}. Restore these, or start anew in another output_dir; only "
+                f"{', '.join(MAY_DIFFER)} and the number of processes may change."
+            )
+
+    def require_fresh(self) -> None:
+        """Refuse to start over in a folder that already holds a run.
+
+        Raises:
+            ValueError: if there are checkpoints or results.
+        """
+        held = [*self.root.glob("checkpoint-*"), *self.root.glob("*.safetensors"), *self.root.glob("unet")]
+        if held:
+            raise ValueError(
+                f"{self.root} already holds {held[0].name}; continue that run with --resume latest, or choose another "
+                "--output_dir."
+            )
+
+
+def store_trainable(accelerator: Accelerator, policy: nn.Module) -> None:
+    """Make `save_state` store the policy's trainable tensors only, and `load_state` insist on exactly these.
+
+    With LoRA that is kilobytes instead of the whole base, and the names do not depend on the number of processes.
+    """
+
+    def trainable() -> dict[str, nn.Parameter]:
+        return {name: p for name, p in policy.named_parameters() if p.requires_grad}
+
+    def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        weights.clear()
+        if accelerator.is_main_process:
+            save_file({name: p.detach().contiguous() for name, p in trainable().items()}, Path(folder) / WEIGHTS)
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        models.clear()
+        stored, wanted = load_file(Path(folder) / WEIGHTS), trainable()
+        if stored.keys() != wanted.keys():
+            odd = sorted(stored.keys() ^ wanted.keys())
+            raise ValueError(f"{folder} trains other weights than this run ({len(odd)} names differ, first {odd[0]}).")
+        with torch.no_grad():
+            for name, parameter in wanted.items():
+                parameter.copy_(stored[name])
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists count as values."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, branch in tree.items()
+        for key, value in flat(branch, f"{prefix}.{name}".strip(".")).items()
+    }
+
+
+def flush(folder: Path) -> None:
+    """Wait until the disk holds every file, so that a power cut after the rename finds them whole."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())

@@ -1,0 +1,54 @@
+"""Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from jsonargparse import ArgumentParser, Namespace
+
+PACKAGE = str(Path(__file__).parent)
+
+
+def launch(main: Callable[..., None]) -> None:
+    """Parse the command line by `main`'s signature and call it, with the resolved config as `settings`.
+
+    An error that diffpo raises on purpose is printed as one line; any other keeps its traceback.
+    """
+    arguments, settings = parse(main)
+    try:
+        main(**arguments, settings=settings)
+    except (ValueError, RuntimeError, FloatingPointError) as error:
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(PACKAGE):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def parse(main: Callable[..., None], args: list[str] | None = None) -> tuple[dict[str, Any], str]:
+    """Arguments of `main` as objects, and everything that was chosen, defaults included, as YAML.
+
+    Args:
+        args: command line without the program's name; None reads sys.argv.
+    """
+    parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
+    parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
+    chosen = parser.parse_args(args)
+    chosen.pop("config")
+    settings = parser.dump(chosen, skip_none=False)
+    return vars(parser.instantiate(chosen)), settings
+
+
+def forget_init_args(parser: ArgumentParser, previous: Namespace | None, value: Namespace) -> None:
+    """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
+
+    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW.
+    """
+    if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
+        previous["init_args"] = type(previous["init_args"])()
+
+
+jsonargparse._typehints.discard_init_args_on_class_path_change = forget_init_args

@@ -1,0 +1,118 @@
+"""The shared core: log-likelihoods of both sides of each pair go in, one loss per pair comes out.
+
+Axis convention, everywhere: (k, b, ...) holds k candidates for each of b prompts, best first. A pair is k = 2,
+so row 0 is chosen and row 1 is rejected; nothing is ever concatenated along the batch by hand.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpo.draws import Draws
+
+
+@dataclass(frozen=True, eq=False)
+class PairLogps:
+    """What the models say about b pairs (or lists of k).
+
+    Attributes:
+        policy: log-likelihood under the model being trained (text: exact; images: a denoising surrogate).
+        reference: the same under frozen weights; zeros for a reference-free loss.
+        length: scored elements per side, for losses that normalise by length.
+    """
+
+    policy: Float[Tensor, "k b"]
+    reference: Float[Tensor, "k b"]
+    length: Float[Tensor, "k b"]
+
+    @property
+    def log_ratio(self) -> Float[Tensor, "k b"]:
+        return self.policy - self.reference
+
+    @property
+    def margin(self) -> Float[Tensor, " b"]:
+        chosen, rejected = self.log_ratio
+        return chosen - rejected
+
+
+@dataclass(frozen=True, eq=False)
+class PairLabels:
+    """What the data say about b pairs.
+
+    Attributes:
+        prob: P(chosen beats rejected); 1 is a hard label, 1 - eps a smoothed one.
+        score: scorer outputs per side, zeros when no scorer was used.
+        weight: importance of each pair in the batch mean.
+    """
+
+    prob: Float[Tensor, " b"]
+    score: Float[Tensor, "k b"]
+    weight: Float[Tensor, " b"]
+
+    @classmethod
+    def hard(cls, b: int, device: torch.device | str = "cpu") -> "PairLabels":
+        ones = torch.ones(b, device=device)
+        return cls(prob=ones, score=torch.zeros(2, b, device=device), weight=ones)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PairLabels":
+        """The same labels with each tensor changed, e.g. moved to a device."""
+        return PairLabels(change(self.prob), change(self.score), change(self.weight))
+
+
+class PairLoss(ABC):
+    """Likelihoods and labels in, one loss per pair out. Pure: no model, no state, no randomness.
+
+    Attributes:
+        needs_reference: False spares the reference pass.
+        needs_probability: True if the log-likelihoods must be those of probabilities (ORPO, ASFT): the image
+            surrogate is not, so image objectives refuse such a loss.
+        beta: what turns a log-ratio into the reward that is logged.
+    """
+
+    needs_reference: ClassVar[bool] = True
+    needs_probability: ClassVar[bool] = False
+    beta: float = 1.0
+
+    @abstractmethod
+    def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]: ...
+
+
+class Step(NamedTuple):
+    """What an objective hands to the loop.
+
+    Attributes:
+        loss: what is minimised.
+        metrics: one value per pair; NaN where a metric does not apply to that pair.
+    """
+
+    loss: Float[Tensor, ""]
+    metrics: dict[str, Float[Tensor, " b"]]
+
+
+class Objective(ABC):
+    """What one optimiser step minimises. Most methods only set fields of the two pairwise objectives."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    @abstractmethod
+    def __call__(self, policy: Any, reference: Any, batch: Any, draws: Draws) -> Step: ...
+
+
+def pair_step(loss: PairLoss, pair: PairLogps, label: PairLabels) -> Step:
+    """Weighted mean loss, with the rewards every preference run is judged by (names as in TRL)."""
+    per_pair = loss(pair, label)
+    chosen, *_, rejected = loss.beta * pair.log_ratio.detach()
+    metrics = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": torch.heaviside(chosen - rejected, chosen.new_tensor(0.5)),
+    }
+    return Step((label.weight * per_pair).mean(), metrics)

@@ -1,0 +1,40 @@
+"""What can be found out about a base before hours are spent on it."""
+
+from dataclasses import replace
+
+import torch
+
+from diffpo.diffusion.denoiser import Denoiser, Epsilon, ImageBatch, Prediction, Velocity
+from diffpo.draws import Draws
+
+TIMES = (0.4, 0.6, 0.8)
+
+
+@torch.no_grad()
+def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> None:
+    """Weights do not say what they predict, errors do: compare both readings on a few noisy latents.
+
+    The other reading must not only fit better, but twice as well as a network that predicts nothing, since zeros are a
+    fair guess of v at high noise.
+
+    Raises:
+        ValueError: if the scheduler says epsilon and the network predicts v, or the other way round.
+    """
+    readings: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
+    errors = {name: 0.0 for name in readings}
+    blank = {name: 0.0 for name in readings}
+    eps = draws.normal("check", *batch.latents.shape[2:]).expand_as(batch.latents)
+    for share in TIMES:
+        t = torch.full((batch.latents.shape[1],), int(share * len(denoiser.a)), device=eps.device)
+        x_t, a, s = denoiser.noised(batch.latents, eps, t), denoiser.signal(t), denoiser.noise(t)
+        out = replace(denoiser, prediction=Epsilon()).eps(x_t, t, batch.cond)
+        for name, reading in readings.items():
+            errors[name] += (reading.eps(out, x_t, a, s) - eps).square().mean().item() / len(TIMES)
+            blank[name] += (reading.eps(torch.zeros_like(out), x_t, a, s) - eps).square().mean().item() / len(TIMES)
+    said = next((name for name, reading in readings.items() if reading == denoiser.prediction), None)
+    for name, error in errors.items():
+        if said is not None and name != said and error < 0.5 * min(errors[said], blank[name]):
+            raise ValueError(
+                f"The base's scheduler says prediction_type {said!r}, but the network fits {name!r} better (error "
+                f"{error:.3f} against {errors[said]:.3f}); correct prediction_type in scheduler/scheduler_config.json."
+            )

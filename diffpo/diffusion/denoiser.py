@@ -1,0 +1,123 @@
+"""One denoiser for every network: whatever it predicts, `eps` returns the noise."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffpo.core import PairLabels
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the network sees besides (x_t, t), for both sides of each pair.
+
+    Attributes:
+        prompt: text states; the rows differ only if the data have one caption per image.
+    """
+
+    prompt: Float[Tensor, "k b l d"]
+
+    def kwargs(self) -> dict[str, Any]:
+        return {"encoder_hidden_states": self.prompt.flatten(0, 1)}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """One encoded batch.
+
+    Attributes:
+        latents: scaled as the network expects them.
+        row: ids of the rows.
+    """
+
+    latents: Float[Tensor, "k b c h w"]
+    cond: Conditioning
+    label: PairLabels
+    row: tuple[int, ...]
+
+
+class Prediction(ABC):
+    """How a network's output, given x_t = a x_0 + s eps, becomes the noise."""
+
+    @abstractmethod
+    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Epsilon(Prediction):
+    """The output is the noise (arXiv:2006.11239)."""
+
+    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return out
+
+
+@dataclass(frozen=True)
+class Velocity(Prediction):
+    """The output is v = a eps - s x_0 with a^2 + s^2 = 1 (arXiv:2202.00512)."""
+
+    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return a * out + s * x_t
+
+
+@dataclass(frozen=True)
+class Flow(Prediction):
+    """The output is u = eps - x_0 on the straight path a + s = 1 (rectified flow, arXiv:2209.03003)."""
+
+    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return x_t + a * out
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A network and the path x_t = a(t) x_0 + s(t) eps that it was trained on.
+
+    Attributes:
+        a: signal coefficient of each training timestep.
+        s: noise coefficient of each training timestep.
+    """
+
+    unet: nn.Module
+    a: Float[Tensor, " timesteps"]
+    s: Float[Tensor, " timesteps"]
+    prediction: Prediction
+
+    @classmethod
+    def from_scheduler(cls, unet: nn.Module, scheduler: Any) -> "Denoiser":
+        """Read path and prediction off any diffusers scheduler of the DDPM family (zero-terminal-SNR included).
+
+        Raises:
+            ValueError: if the scheduler's `prediction_type` is neither "epsilon" nor "v_prediction".
+        """
+        predictions = {"epsilon": Epsilon(), "v_prediction": Velocity()}
+        kind = scheduler.config.get("prediction_type")
+        if kind not in predictions:
+            raise ValueError(f"The base's scheduler has prediction_type {kind!r}; known are {', '.join(predictions)}.")
+        alpha_bar = DDPMScheduler.from_config(scheduler.config).alphas_cumprod
+        return cls(unet, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), predictions[kind])
+
+    def to(self, device: torch.device) -> "Denoiser":
+        """The path's coefficients on a device; the network stays where it is."""
+        return replace(self, a=self.a.to(device), s=self.s.to(device))
+
+    def eps(
+        self, x_t: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "k b c h w"]:
+        """Predicted noise in fp32, whatever type the network computes in."""
+        out = self.unet(x_t.flatten(0, 1), t.repeat(len(x_t)), **cond.kwargs()).sample
+        return self.prediction.eps(out.float().unflatten(0, x_t.shape[:2]), x_t, self.signal(t), self.noise(t))
+
+    def noised(
+        self, x_0: Float[Tensor, "k b c h w"], eps: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"]
+    ) -> Float[Tensor, "k b c h w"]:
+        return self.signal(t) * x_0 + self.noise(t) * eps
+
+    def signal(self, t: Int[Tensor, " b"]) -> Float[Tensor, "1 b 1 1 1"]:
+        return self.a[t].view(1, -1, 1, 1, 1)
+
+    def noise(self, t: Int[Tensor, " b"]) -> Float[Tensor, "1 b 1 1 1"]:
+        return self.s[t].view(1, -1, 1, 1, 1)

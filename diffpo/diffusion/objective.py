@@ -1,0 +1,98 @@
+"""Pairwise denoising: Diffusion-DPO and its descendants are settings of these fields."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
+from diffpo.diffusion.denoiser import Denoiser, ImageBatch
+from diffpo.diffusion.guard import Guard, scale_gradient
+from diffpo.diffusion.noising import ForwardNoise, Noising
+from diffpo.draws import Draws
+from diffpo.losses import Sigmoid
+from diffpo.references import Reference
+
+QUARTERS = 4
+
+
+@dataclass(frozen=True)
+class DenoisingPreference(Objective):
+    """Diffusion-DPO (arXiv:2311.12908, eq. 14): -scale/2 times the mean squared error stands in for log p(image).
+
+    With m, r the errors of policy and reference on noise eps, the default loss is
+    -log sigmoid(-beta/2 [(m_w - m_l) - (r_w - r_l)]), beta in the convention of the authors' code
+    (github.com/SalesforceAIResearch/DiffusionDPO): mean over latent elements, one half, T and omega absorbed.
+    Unlike there, every error is computed in fp32 and in noise space, so beta means the same for v-prediction.
+
+    Args:
+        loss: any pairwise loss on margins.
+        noising: which noisy latents the two sides are compared at.
+        guard: keeps the winner's error from rising (Diffusion-SDPO); None is the method as published.
+        scale: turns image errors into log-likelihoods of the size that a loss expects. Image recipes keep 1 and a beta
+            of thousands; a text-side loss keeps its own beta and takes 5e4 (0.1 x 5e4 = 5000).
+
+    Raises:
+        ValueError: if the loss needs true probabilities.
+    """
+
+    loss: PairLoss = field(default_factory=lambda: Sigmoid(beta=5000.0))
+    noising: Noising = field(default_factory=ForwardNoise)
+    guard: Guard | None = None
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.loss.needs_probability:
+            raise ValueError(
+                f"{type(self.loss).__name__} needs true probabilities, the denoising surrogate is none; choose a loss "
+                "of margins, e.g. diffpo.losses.Sigmoid."
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.loss.needs_reference
+
+    def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
+        noised = self.noising(policy, reference, batch, draws)
+
+        def residual(unet: nn.Module) -> Float[Tensor, "k b c h w"]:
+            return replace(policy, unet=unet).eps(noised.x_t, noised.t, batch.cond) - noised.eps
+
+        # The reference goes first: it keeps no activations, so it adds nothing to the policy's peak memory.
+        frozen = reference(lambda unet: mean_square(residual(unet))) if self.needs_reference else None
+        error = residual(policy.unet)
+        trained = mean_square(error)
+        guarded = scale_gradient(trained, self.guard(error)) if self.guard else trained
+        pair = PairLogps(
+            policy=-0.5 * self.scale * guarded,
+            reference=torch.zeros_like(trained) if frozen is None else -0.5 * self.scale * frozen,
+            length=torch.ones_like(trained),
+        )
+        step = pair_step(self.loss, pair, batch.label)
+        curves = step.metrics | squared_errors(trained.detach(), frozen)
+        return Step(step.loss, curves | by_timestep(curves, noised.t, len(policy.a)))
+
+
+def mean_square(error: Float[Tensor, "k b c h w"]) -> Float[Tensor, "k b"]:
+    return error.square().flatten(2).mean(-1)
+
+
+def squared_errors(trained: Float[Tensor, "k b"], frozen: Float[Tensor, "k b"] | None) -> dict[str, Tensor]:
+    """The curves that tell a healthy run from one that only widens its margin."""
+    errors = {"mse/policy_chosen": trained[0], "mse/policy_rejected": trained[-1]}
+    if frozen is None:
+        return errors
+    reference = {"mse/reference_chosen": frozen[0], "mse/reference_rejected": frozen[-1]}
+    return errors | reference | {"mse/chosen_minus_reference": trained[0] - frozen[0]}
+
+
+def by_timestep(curves: dict[str, Tensor], t: Int[Tensor, " b"], timesteps: int) -> dict[str, Tensor]:
+    """Each curve again by quarter of the schedule, NaN for pairs whose time lies elsewhere."""
+    quarter = timesteps // QUARTERS
+    found = t // quarter
+    return {
+        f"{name}/t{i * quarter}-{(i + 1) * quarter}": torch.where(found == i, curve, torch.nan)
+        for name, curve in curves.items()
+        for i in range(QUARTERS)
+    }

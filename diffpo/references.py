@@ -1,0 +1,90 @@
+"""Where reference likelihoods come from: a reference evaluates a scoring function under frozen weights."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Score = Callable[[nn.Module], Tensor]
+
+
+class Reference(ABC):
+    """Frozen weights that a score is computed under, without gradient."""
+
+    @abstractmethod
+    def __call__(self, score: Score) -> Tensor: ...
+
+    def after_step(self, policy: nn.Module) -> None:
+        """Called by `fit` with the unwrapped policy after each optimiser step; only moving references override it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold; empty for weights that never move."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state
+
+
+class FrozenCopy(Reference):
+    """A second network, copied from the policy as it is now: full fine-tuning.
+
+    Args:
+        storage: weights of linear and convolution layers are stored in this type. Under autocast to the same type this
+            halves the memory of the copy and changes no bit, because autocast rounds just those weights anyway.
+    """
+
+    def __init__(self, policy: nn.Module, storage: torch.dtype | None = None):
+        self.model = copy.deepcopy(policy).requires_grad_(False).eval()
+        if storage is not None:
+            store_matrices(self.model, storage)
+
+    @torch.no_grad()
+    def __call__(self, score: Score) -> Tensor:
+        return score(self.model)
+
+
+def store_matrices(model: nn.Module, dtype: torch.dtype) -> None:
+    """Store the frozen weights that autocast would round (linear and convolution layers) in `dtype`; others stay."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and not module.weight.requires_grad:
+            module.to(dtype)
+
+
+class Ema(FrozenCopy):
+    """A copy that follows the policy with an exponential moving average (TR-DPO, arXiv:2404.09656, soft update)."""
+
+    def __init__(self, policy: nn.Module, decay: float = 0.999):
+        super().__init__(policy)
+        self.decay = decay
+
+    @torch.no_grad()
+    def after_step(self, policy: nn.Module) -> None:
+        for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - self.decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)
+
+
+class SwitchedOff(Reference):
+    """The policy itself with its trained part disabled (LoRA adapters, a user branch): no second network.
+
+    Args:
+        off: context manager inside which the model behaves as the reference, e.g. `diffpo.adapters.adapters_off`.
+    """
+
+    def __init__(self, policy: nn.Module, off: Callable[[nn.Module], AbstractContextManager]):
+        self.model = policy
+        self.off = off
+
+    @torch.no_grad()
+    def __call__(self, score: Score) -> Tensor:
+        with self.off(self.model):
+            return score(self.model)

@@ -1,0 +1,133 @@
+"""One run: its folder, its processes and what it is told to do."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin
+
+from diffpo.checkpoint import CONFIG, Checkpoints, flat
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Length, batch, precision and bookkeeping of one run.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: pairs per optimiser step over all processes; how often gradients are accumulated follows from it,
+            so a run means the same on one GPU and on sixteen.
+        per_device_batch_size: pairs per forward pass on one device.
+        schedule: a schedule of diffusers.optimization.get_scheduler.
+        warmup: optimiser steps over which the learning rate rises.
+        max_grad_norm: the global gradient norm is clipped to this.
+        mixed_precision: null takes what `accelerate launch` was told. Errors are computed in fp32 in any case.
+        ema: decay of the moving average of the weights, which is then what is exported; null is none.
+        log_every: optimiser steps between reads of the metrics.
+        save_every: optimiser steps between checkpoints (one more at the end); null writes none.
+        keep: newest checkpoints that stay.
+        report_to: trackers of accelerate: tensorboard, wandb, trackio, ...
+    """
+
+    steps: int = 2000
+    batch_size: int = 64
+    per_device_batch_size: int = 4
+    schedule: str = "constant_with_warmup"
+    warmup: int = 0
+    max_grad_norm: float = 1.0
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    ema: float | None = None
+    log_every: int = 10
+    save_every: int | None = 500
+    keep: int = 2
+    report_to: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """An open run; see `open_run`.
+
+    Attributes:
+        settings: the resolved config as YAML; empty when a run is started from Python.
+        resume: "latest", the path of a checkpoint, or None for a fresh run.
+    """
+
+    config: FitConfig
+    output_dir: Path
+    seed: int
+    resume: str | None
+    settings: str
+    accelerator: Accelerator
+
+    @property
+    def storage(self) -> torch.dtype:
+        """Type in which frozen weights may be kept: that of mixed precision."""
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.accelerator.mixed_precision, torch.float32)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.accelerator, self.output_dir, self.config.keep, self.settings)
+
+
+def open_run(
+    config: FitConfig, output_dir: Path | str, seed: int = 0, resume: str | None = None, settings: str = ""
+) -> Run:
+    """Start processes and trackers, and refuse early what would fail late.
+
+    Raises:
+        ValueError: if the folder already holds a run that is not resumed, the batch does not divide over the
+            processes, or a tracker is not installed.
+    """
+    output_dir = Path(output_dir)
+    missing = [name for name in config.report_to if name not in map(str, get_available_trackers())]
+    if missing:
+        raise ValueError(f"fit.report_to names {', '.join(missing)}, not installed; pip install {' '.join(missing)}.")
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        # The order of pairs is endless; without this accelerate would make a short step at each end of a loader.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+        log_with=config.report_to,
+        project_dir=output_dir,
+    )
+    together = config.per_device_batch_size * accelerator.num_processes
+    if config.batch_size % together:
+        raise ValueError(
+            f"fit.batch_size {config.batch_size} is not a multiple of {accelerator.num_processes} processes x "
+            f"fit.per_device_batch_size {config.per_device_batch_size}; change one of the two sizes."
+        )
+    accelerator.gradient_accumulation_steps = config.batch_size // together
+    run = Run(config, output_dir, seed, resume, settings, accelerator)
+    if resume is None:
+        run.checkpoints.require_fresh()
+    accelerator.wait_for_everyone()  # nobody writes before all have looked
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / CONFIG).write_text(settings)
+    if config.report_to:
+        values = flat(yaml.safe_load(settings) or {})
+        accelerator.init_trackers(
+            "diffpo", {key: v if isinstance(v, int | float) else str(v) for key, v in values.items()}
+        )
+    return run
+
+
+def require_disk(output_dir: Path, needed: int, keep: int) -> None:
+    """Refuse a run whose checkpoints cannot fit.
+
+    Args:
+        needed: bytes of one checkpoint.
+
+    Raises:
+        ValueError: if `keep` checkpoints and the one being written do not fit on the disk.
+    """
+    free = shutil.disk_usage(output_dir).free
+    if needed * (keep + 1) > free:
+        raise ValueError(
+            f"{keep + 1} checkpoints of {needed / 2**30:.2f} GiB do not fit on the disk of {output_dir} "
+            f"({free / 2**30:.2f} GiB free); free some space, lower fit.keep, or choose another output_dir."
+        )

@@ -1,0 +1,87 @@
+"""What a run says about itself: metrics summed on the device, and warnings that come with a remedy."""
+
+from collections import deque
+from collections.abc import Callable
+from statistics import fmean
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+WINDOW = 10  # reads of the meter that a warning looks back
+
+
+class Meter:
+    """Sums and counts of metrics over micro-batches and ranks; nothing leaves the device before `read`."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+
+    def add(self, metrics: dict[str, Float[Tensor, " b"]]) -> None:
+        """Add one value per pair to each metric; NaN says that a metric is not about that pair."""
+        values = torch.stack(list(metrics.values())).detach().float()
+        self._add(tuple(metrics), torch.stack([values.nansum(1), (~values.isnan()).sum(1)]))
+
+    def add_number(self, name: str, value: Float[Tensor, ""]) -> None:
+        """Add one value of the whole micro-batch; here NaN is an accident and stays visible."""
+        self._add((name,), torch.stack([value.detach().float(), torch.ones_like(value)]).unsqueeze(1))
+
+    def _add(self, names: tuple[str, ...], sums_and_counts: Float[Tensor, "2 n"]) -> None:
+        self.sums[names] = self.sums[names] + sums_and_counts if names in self.sums else sums_and_counts
+
+    def read(self) -> dict[str, float]:
+        """Means over all ranks since the last read; metrics that were about no pair are left out."""
+        if not self.sums:
+            return {}
+        names = [name for group in self.sums for name in group]
+        sums, counts = self.accelerator.reduce(torch.cat(list(self.sums.values()), dim=1), reduction="sum").tolist()
+        self.sums = {}
+        return {name: total / count for name, total, count in zip(names, sums, counts, strict=True) if count}
+
+
+class Watch:
+    """Looks for the two ways in which preference training goes wrong while loss and margin only improve."""
+
+    def __init__(self) -> None:
+        self.recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
+        self.told: set[Callable] = set()
+
+    def __call__(self, metrics: dict[str, float]) -> list[str]:
+        """What is wrong with the last reads of the meter, with a remedy; each finding is told once per run."""
+        self.recent.append(metrics)
+        if len(self.recent) < WINDOW:
+            return []
+        findings = {look: look(list(self.recent)) for look in (rising_winner_error, saturated_accuracy)}
+        news = {look: finding for look, finding in findings.items() if finding and look not in self.told}
+        self.told |= news.keys()
+        return list(news.values())
+
+
+def rising_winner_error(recent: list[dict[str, float]]) -> str:
+    """The winner's own error drifts above the reference's: pictures are about to fall apart."""
+    if "mse/chosen_minus_reference" not in recent[-1]:
+        return ""
+    excess = [read["mse/chosen_minus_reference"] / read["mse/reference_chosen"] for read in recent]
+    earlier, later = fmean(excess[: WINDOW // 2]), fmean(excess[WINDOW // 2 :])
+    if not later > max(earlier, 0.02):
+        return ""
+    return (
+        f"The chosen side's error is {later:.1%} above the reference's and rising (it was {earlier:.1%}): the model "
+        "forgets how to draw winners. Switch the guard on (--objective.guard.mu 0.9), lower the learning rate, or "
+        "stop earlier; look at the previews."
+    )
+
+
+def saturated_accuracy(recent: list[dict[str, float]]) -> str:
+    """Every pair is already ranked right: what follows is only a wider margin."""
+    if "rewards/accuracies" not in recent[-1]:
+        return ""
+    accuracy = fmean(read["rewards/accuracies"] for read in recent)
+    if accuracy < 0.97:
+        return ""
+    return (
+        f"Implicit accuracy is {accuracy:.1%}: hardly a pair is left to learn from, and margins only widen. Stop "
+        "here, train on more pairs, or lower the learning rate."
+    )

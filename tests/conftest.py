@@ -1,0 +1,9 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests never reach for the network; set before the hub's library is imported
+
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)  # on two cores, oversubscribed OpenMP threads once made a suite twenty times slower
+install_import_hook("diffpo", "beartype.beartype")

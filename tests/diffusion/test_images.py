@@ -1,0 +1,118 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import draws, picture
+
+from diffpo.diffusion.images import BrokenImage, Framing, read_image
+from diffpo.draws import Draws
+
+RED = (255, 0, 0)
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_bytes_paths_mappings_and_pictures_are_all_read(tmp_path):
+    picture("red").save(tmp_path / "a.png")
+    data = encoded(picture("red"))
+    for value in (
+        data,
+        "a.png",
+        str(tmp_path / "a.png"),
+        {"bytes": data, "path": None},
+        {"bytes": None, "path": "a.png"},
+        picture("red"),
+    ):
+        assert read_image(value, tmp_path).getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("value", [b"", b"not a picture", "nowhere.png", None, {"bytes": None, "path": None}, 7])
+def test_what_cannot_be_read_is_a_broken_image(value):
+    with pytest.raises(BrokenImage):
+        read_image(value)
+
+
+def test_a_picture_cut_short_is_broken():
+    data = encoded(picture(seed=0))
+    with pytest.raises(BrokenImage):
+        read_image(data[: len(data) // 2])
+
+
+def test_transparency_is_laid_on_white():
+    clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    clear.putpixel((1, 0), (255, 0, 0, 255))
+    read = read_image(encoded(clear))
+    assert [read.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), RED]
+
+
+@pytest.mark.parametrize(
+    ("image", "want"),
+    [
+        (Image.new("L", (2, 2), 128), (128, 128, 128)),
+        (Image.new("1", (2, 2), 1), (255, 255, 255)),
+        (Image.fromarray(np.full((2, 2), 128 * 256, np.uint16)), (128, 128, 128)),
+        (picture("red").convert("P"), RED),
+    ],
+)
+def test_grey_palette_and_16_bit_become_rgb(image, want):
+    assert read_image(encoded(image)).getpixel((0, 0)) == want
+
+
+def test_cmyk_becomes_rgb():
+    read = read_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    assert np.abs(np.subtract(read.getpixel((0, 0)), RED)).max() <= 3
+
+
+def test_camera_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture(size=(20, 10)).save(buffer, "JPEG", exif=exif)
+    assert read_image(buffer.getvalue()).size == (10, 20)
+
+
+def test_both_sides_get_one_crop_and_one_flip():
+    same = picture(seed=0, size=(50, 40))
+    framing = Framing(32, random_crop=True, flip=True)
+    views = [framing((same, same), Draws(0, (0,), (i,))) for i in range(30)]
+    assert all(torch.equal(chosen, rejected) for chosen, rejected in views)
+    assert len({view[0].numpy().tobytes() for view in views}) > 8
+
+
+def test_different_sizes_are_cropped_at_the_same_relative_place():
+    """A vertical edge at 3/4 of the width lands on the same column, whatever the size."""
+
+    def edge(width: int, height: int) -> Image.Image:
+        picture = Image.new("L", (width, height), 0)
+        picture.paste(255, (3 * width // 4, 0, width, height))
+        return picture.convert("RGB")
+
+    framed = Framing(32, random_crop=True, flip=False)((edge(96, 48), edge(192, 96)), draws(1))
+    chosen, rejected = ((side[0] > 127).float().argmax(-1)[0].item() for side in framed)
+    assert abs(chosen - rejected) <= 1
+
+
+def test_center_crop_by_hand():
+    wide = Image.new("RGB", (96, 32), "black")
+    wide.paste("white", (32, 0, 64, 32))
+    framed = Framing(32, flip=False)((wide, wide), draws(1))
+    assert framed.shape == (2, 3, 32, 32)
+    assert (framed == 255).all()
+
+
+def test_framing_is_a_function_of_the_row_alone():
+    same, framing = picture(seed=0, size=(50, 40)), Framing(32, random_crop=True)
+    views = [framing((same, same), Draws(0, (1,), (5,))) for _ in range(2)]
+    assert torch.equal(*views)
+
+
+@pytest.mark.parametrize("resolution", [0, -8, 500])
+def test_odd_resolutions_are_refused(resolution):
+    with pytest.raises(ValueError, match="positive multiple of 8"):
+        Framing(resolution)

@@ -1,0 +1,118 @@
+import copy
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import get_peft_model_state_dict
+from tiny import image_batch, moved, pipeline, unet
+
+from diffpo.adapters import LoRA, WarmLoRA, adapter_only, adapters_off
+from diffpo.references import SwitchedOff
+
+
+def output(network) -> torch.Tensor:
+    batch = image_batch()
+    with torch.no_grad():
+        return network(batch.latents.flatten(0, 1), torch.tensor(500), **batch.cond.kwargs()).sample
+
+
+def shift_adapter(network, name: str = "default") -> None:
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if f".{name}." in key:
+                parameter.add_(0.1)
+
+
+@pytest.fixture
+def lora_file(tmp_path):
+    """A trained LoRA of the tiny UNet as diffusers writes it, and that UNet."""
+    network = unet()
+    LoRA(rank=2, alpha=6.0).attach(network)
+    shift_adapter(network)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network, adapter_name="default"))
+    metadata = network.peft_config["default"].to_dict()
+    StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
+    return tmp_path, network
+
+
+def test_new_lora_changes_nothing_at_start_and_trains_only_itself():
+    network = unet()
+    before = output(network)
+    LoRA(rank=2).attach(network)
+    assert torch.equal(output(network), before)
+    trained = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
+def test_switched_off_lora_is_the_base_bitwise_and_comes_back():
+    network = unet()
+    before = output(network)
+    LoRA(rank=2).attach(network)
+    shift_adapter(network)
+    tuned, trainable = output(network), [p.requires_grad for p in network.parameters()]
+    assert torch.equal(SwitchedOff(network, adapters_off)(output), before)
+    assert torch.equal(output(network), tuned)
+    assert not torch.equal(tuned, before)
+    assert [p.requires_grad for p in network.parameters()] == trainable
+
+
+def test_switch_survives_an_error_inside():
+    network = unet()
+    LoRA(rank=2).attach(network)
+    shift_adapter(network)
+    tuned = output(network)
+    with pytest.raises(KeyboardInterrupt), adapters_off(network):
+        raise KeyboardInterrupt
+    assert torch.equal(output(network), tuned)
+
+
+def test_warm_lora_starts_from_the_file_and_keeps_it_as_reference(lora_file):
+    folder, original = lora_file
+    network, adapter = unet(), WarmLoRA(str(folder))
+    adapter.attach(network)
+    torch.testing.assert_close(output(network), output(original))
+    shift_adapter(network)
+    assert not torch.allclose(output(network), output(original))
+    torch.testing.assert_close(SwitchedOff(network, adapter.off)(output), output(original))
+    trained = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert trained
+    assert all(".default." in name for name in trained)
+
+
+def test_switching_to_one_adapter_does_not_thaw_another(lora_file):
+    network = unet()
+    WarmLoRA(str(lora_file[0])).attach(network)
+    trainable = [p.requires_grad for p in network.parameters()]
+    with adapter_only("ref")(network):
+        pass
+    with adapters_off(network):
+        pass
+    assert [p.requires_grad for p in network.parameters()] == trainable
+
+
+def test_a_unet_that_carries_adapters_is_refused():
+    network = unet()
+    LoRA(rank=2).attach(network)
+    with pytest.raises(ValueError, match="already carries adapters; merge them"):
+        LoRA(rank=2).attach(network)
+
+
+def test_switching_a_plain_network_is_refused():
+    with pytest.raises(ValueError, match="has no adapters to switch; set base.adapter"), adapters_off(unet()):
+        pass
+
+
+def test_warm_lora_from_nowhere_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="does not hold a LoRA that can be read"):
+        WarmLoRA(str(tmp_path)).attach(unet())
+
+
+def test_exported_lora_loads_in_a_plain_pipeline(lora_file):
+    folder, original = lora_file
+    pipe = pipeline()
+    pipe.load_lora_weights(folder)
+    torch.testing.assert_close(output(pipe.unet), output(original))
+    assert copy.deepcopy(pipe.unet.peft_config["default_0"]).lora_alpha == 6
+    assert not torch.equal(output(moved(unet())), output(unet()))

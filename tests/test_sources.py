@@ -1,0 +1,180 @@
+import io
+import json
+
+import datasets
+import pytest
+from PIL import Image
+from tiny import pair_folder, picture
+
+from diffpo.draws import Draws
+from diffpo.pairs import PairTable
+from diffpo.rows import DropTies
+from diffpo.sources import Columns, PairFolder, PickAPic
+
+
+def png(color: str) -> bytes:
+    buffer = io.BytesIO()
+    picture(color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pickapic(path, labels=(1.0, 0.0, 0.5), **columns):
+    n = len(labels)
+    table = {
+        "jpg_0": [png("red")] * n,
+        "jpg_1": [png("blue")] * n,
+        "label_0": list(labels),
+        "caption": [f"prompt {i}" for i in range(n)],
+    }
+    datasets.Dataset.from_dict(table | columns).to_parquet(path)
+    return PickAPic(str(path))
+
+
+def rows(source, maps=()):
+    table = PairTable(source, list(maps), seed=0)
+    return [table[i] for i in range(len(table))]
+
+
+def test_pickapic_puts_the_winner_first_and_marks_ties(tmp_path):
+    first, second, tie = rows(pickapic(tmp_path / "a.parquet"))
+    assert first.candidates[0].read() == png("red")
+    assert second.candidates[0].read() == png("blue")
+    assert (first.prob, second.prob, tie.prob) == (1.0, 1.0, 0.5)
+    assert first.prompts == ("prompt 0", "prompt 0")
+
+
+def test_pickapic_rows_without_a_verdict_are_ties(tmp_path):
+    source = pickapic(
+        tmp_path / "a.parquet", (1.0, 0.0, 1.0), has_label=[False, True, True], are_different=[True, True, False]
+    )
+    assert [row.prob for row in rows(source)] == [0.5, 1.0, 0.5]
+
+
+def test_pickapic_never_guesses_a_label(tmp_path):
+    with pytest.raises(ValueError, match=r"Row 1 has label_0 = 0.7; PickAPic needs 1, 0, or 0.5"):
+        rows(pickapic(tmp_path / "a.parquet", (1.0, 0.7)))
+
+
+def test_binarized_set_with_image_features_and_renamed_columns(tmp_path):
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "good": datasets.Image(),
+            "bad": datasets.Image(),
+            "weight": datasets.Value("float64"),
+        }
+    )
+    data = {
+        "text": ["a"],
+        "good": [{"bytes": png("red"), "path": None}],
+        "bad": [{"bytes": png("blue"), "path": None}],
+        "weight": [2.0],
+    }
+    datasets.Dataset.from_dict(data, features=features).to_parquet(tmp_path / "b.parquet")
+    (row,) = rows(Columns(str(tmp_path), prompt="text", chosen="good", rejected="bad"))
+    assert row.candidates[0].read()["bytes"] == png("red")
+    assert row.extra["weight"] == 2.0
+    assert "good" not in row.extra
+
+
+def test_captions_per_side(tmp_path):
+    data = {"prompt": ["p"], "a": ["for w"], "b": ["for l"], "chosen": [png("red")], "rejected": [png("blue")]}
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "c.parquet")
+    (row,) = rows(Columns(str(tmp_path / "c.parquet"), prompt_chosen="a", prompt_rejected="b"))
+    assert row.prompts == ("for w", "for l")
+
+
+def test_jsonl_manifest_with_relative_paths(tmp_path):
+    picture("red").save(tmp_path / "w.png")
+    line = {"prompt": "a", "chosen": "w.png", "rejected": "l.png"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(line) + "\n")
+    source = Columns(str(tmp_path / "pairs.jsonl"))
+    (row,) = rows(source)
+    assert Image.open(source.folder / row.candidates[0].read()).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_saved_to_disk(tmp_path):
+    data = datasets.Dataset.from_dict({"prompt": ["a"], "chosen": ["w.png"], "rejected": ["l.png"]})
+    data.save_to_disk(tmp_path / "plain")
+    datasets.DatasetDict({"test": data}).save_to_disk(tmp_path / "split")
+    assert len(rows(Columns(str(tmp_path / "plain")))) == 1
+    assert len(rows(Columns(str(tmp_path / "split"), split="test"))) == 1
+
+
+def test_pair_folder(tmp_path):
+    pair_folder(tmp_path, n=3)
+    found = rows(PairFolder(str(tmp_path)))
+    assert [row.prompts[0] for row in found] == [f"a red circle on the left {i}" for i in range(3)]
+    assert found[1].candidates[1].read().endswith("rejected/1.png")
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [("rejected/1.png", "rejected picture"), ("chosen/0.png", "chosen picture"), ("2.txt", "prompt")]
+)
+def test_incomplete_pairs_are_named(tmp_path, lost, said):
+    pair_folder(tmp_path, n=3)
+    (tmp_path / lost).unlink()
+    with pytest.raises(ValueError, match=rf"1 of 3 pairs .* have no {said}.*the first is '{lost[-5]}'"):
+        PairFolder(str(tmp_path)).open()
+
+
+def test_two_pictures_of_one_stem_are_refused(tmp_path):
+    pair_folder(tmp_path, n=1)
+    picture().save(tmp_path / "chosen" / "0.jpg")
+    with pytest.raises(ValueError, match="are both '0'; keep one"):
+        PairFolder(str(tmp_path)).open()
+
+
+def test_an_empty_folder_of_pairs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no pairs; a pair x needs"):
+        PairFolder(str(tmp_path)).open()
+
+
+def test_misnamed_columns_are_listed(tmp_path):
+    pickapic(tmp_path / "a.parquet")
+    with pytest.raises(
+        ValueError, match=r"Columns needs columns 'chosen', 'prompt', 'rejected', the table has 'jpg_0'"
+    ):
+        rows(Columns(str(tmp_path / "a.parquet")))
+
+
+@pytest.mark.parametrize("gone", ["yuvalkirstain/pickapic_v1", "yuvalkirstain/pickapic_v2"])
+def test_deleted_data_sets_name_a_way_out(gone):
+    with pytest.raises(ValueError, match="was deleted from the hub; use a mirror or your own copy"):
+        PickAPic(gone).open()
+
+
+def test_unreachable_hub_is_one_line():
+    with pytest.raises(
+        ValueError, match="Cannot load a table of pairs from 'someone/nothing'.*Check the spelling"
+    ) as caught:
+        Columns("someone/nothing").open()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "pairs.xlsx").write_text("")
+    with pytest.raises(ValueError, match="does not hold a table of pairs that can be read: files are .parquet"):
+        Columns(str(tmp_path / "pairs.xlsx")).open()
+
+
+def test_ties_are_counted_and_nothing_left_is_an_error(tmp_path):
+    table = PairTable(pickapic(tmp_path / "a.parquet"), [DropTies()], seed=0)
+    assert dict(table.dropped) == {"DropTies": 1}
+    assert table.kept.tolist() == [0, 1]
+    with pytest.raises(
+        ValueError, match=r"No pairs left of 2 rows of .*DropTies dropped 2; change data.source or data.rows"
+    ):
+        PairTable(pickapic(tmp_path / "b.parquet", (0.5, 0.5)), [DropTies()], seed=0)
+
+
+def test_a_row_map_sees_its_own_row(tmp_path):
+    seen = []
+
+    class Spy(DropTies):
+        def __call__(self, row, draws: Draws):
+            seen.append((row.id, draws.row))
+            return row
+
+    PairTable(pickapic(tmp_path / "a.parquet"), [Spy()], seed=0)
+    assert seen == [(0, (0,)), (1, (1,)), (2, (2,))]

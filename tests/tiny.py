@@ -1,0 +1,120 @@
+"""Networks of a few thousand random weights, and pairs to put through them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from diffpo.core import PairLabels, PairLogps
+from diffpo.diffusion.denoiser import Conditioning, Denoiser, Epsilon, ImageBatch, Prediction
+from diffpo.draws import Draws
+from diffpo.tinyworld.build import build_tokenizer
+
+WIDTH = 16
+
+
+def unet(seed: int = 0) -> UNet2DConditionModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DConditionModel(
+            sample_size=8,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=2,
+        )
+
+
+def moved(network: torch.nn.Module, by: float = 0.05, seed: int = 0) -> torch.nn.Module:
+    """The same network, in place, with all weights shifted at random."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=rng))
+    return network
+
+
+def scheduler(**changed) -> DDIMScheduler:
+    sd15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+    return DDIMScheduler(**sd15 | {"set_alpha_to_one": False, "steps_offset": 1} | changed)
+
+
+def denoiser(network: torch.nn.Module | None = None, prediction: Prediction | None = None) -> Denoiser:
+    alpha_bar = scheduler().alphas_cumprod
+    return Denoiser(network or unet(), alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), prediction or Epsilon())
+
+
+def image_batch(b: int = 3, k: int = 2, dual: bool = False, label: PairLabels | None = None) -> ImageBatch:
+    rng = torch.Generator().manual_seed(1)
+    states = torch.randn(k if dual else 1, b, 5, WIDTH, generator=rng).expand(k, b, 5, WIDTH)
+    latents = torch.randn(k, b, 4, 8, 8, generator=rng)
+    return ImageBatch(latents, Conditioning(states), label or PairLabels.hard(b), tuple(range(b)))
+
+
+def draws(b: int = 3, seed: int = 0, epoch: int = 0) -> Draws:
+    return Draws(seed, (epoch,) * b, tuple(range(b)))
+
+
+def pair_logps(b: int = 5, seed: int = 0) -> PairLogps:
+    rng = torch.Generator().manual_seed(seed)
+    return PairLogps(
+        torch.randn(2, b, generator=rng),
+        torch.randn(2, b, generator=rng),
+        torch.randint(1, 9, (2, b), generator=rng).float(),
+    )
+
+
+def pipeline(seed: int = 0, **schedule) -> StableDiffusionPipeline:
+    """A Stable Diffusion of 32 x 32 pictures and 8 x 8 latents, untrained."""
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            norm_num_groups=4,
+            sample_size=32,
+        )
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=WIDTH,
+                intermediate_size=WIDTH,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=24,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    return StableDiffusionPipeline(
+        vae, text, tokenizer, unet(seed), scheduler(**schedule), None, None, requires_safety_checker=False
+    )
+
+
+def picture(
+    color: str | tuple[int, int, int] = "red", size: tuple[int, int] = (40, 32), seed: int | None = None
+) -> Image.Image:
+    """A plain picture, or noise if a seed is given."""
+    if seed is None:
+        return Image.new("RGB", size, color)
+    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(*size[::-1], 3), dtype=np.uint8))
+
+
+def pair_folder(root: Path, n: int = 6) -> Path:
+    """`n` pairs of noise pictures in the layout of `diffpo.sources.PairFolder`."""
+    for side in ("chosen", "rejected"):
+        (root / side).mkdir(parents=True)
+    for i in range(n):
+        picture(seed=2 * i).save(root / "chosen" / f"{i}.png")
+        picture(seed=2 * i + 1).save(root / "rejected" / f"{i}.png")
+        (root / f"{i}.txt").write_text(f"a red circle on the left {i}")
+    return root
