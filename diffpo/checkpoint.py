@@ -64,7 +64,7 @@ class Checkpoints:
             RuntimeError: if a rank could not write, e.g. because the disk is full; earlier checkpoints stay.
         """
         final = self.root / f"checkpoint-{step:06d}"
-        if final.exists():
+        if (final / CONFIG).exists():
             return
         partial, main = self.root / "partial", self.accelerator.is_main_process
         if main:
@@ -90,6 +90,7 @@ class Checkpoints:
             )
         if main:
             flush(partial)
+            shutil.rmtree(final, ignore_errors=True)  # a half-written one
             partial.rename(final)
             for old in sorted(self.root.glob("checkpoint-*"))[: -self.keep]:
                 shutil.rmtree(old)
@@ -101,7 +102,16 @@ class Checkpoints:
         return f"{found[-1]} is intact." if found else "There is no earlier checkpoint."
 
     def resume(self, which: str) -> int:
-        """Load `latest`, or the checkpoint at a path, and return its step; 0 if there is none to load yet.
+        """Load the chosen checkpoint and return its step; 0 if there is none to load yet."""
+        folder = self.chosen(which)
+        if folder is None:
+            log.info(f"{self.root} holds no checkpoint yet; the run starts at step 0.")
+            return 0
+        self.accelerator.load_state(str(folder))
+        return int(folder.name.removeprefix("checkpoint-"))
+
+    def chosen(self, which: str) -> Path | None:
+        """The checkpoint to resume: `latest`, or the one at a path; None if there is none yet.
 
         Raises:
             ValueError: if the path is no whole checkpoint, or a setting that shapes the run has changed.
@@ -109,8 +119,7 @@ class Checkpoints:
         if which == "latest":
             found = self.found()
             if not found:
-                log.info(f"{self.root} holds no checkpoint yet; the run starts at step 0.")
-                return 0
+                return None
             folder = found[-1]
         else:
             folder = Path(which)
@@ -119,8 +128,7 @@ class Checkpoints:
                     f"{folder} is not a whole checkpoint; name a folder checkpoint-N, or use --resume latest."
                 )
         self._require_same(folder)
-        self.accelerator.load_state(str(folder))
-        return int(folder.name.removeprefix("checkpoint-"))
+        return folder
 
     def _require_same(self, folder: Path) -> None:
         then, now = flat(yaml.safe_load((folder / CONFIG).read_text())), flat(yaml.safe_load(self.config))

@@ -3,6 +3,7 @@
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ def launch(main: Callable[..., None]) -> None:
 
     An error that diffpo raises on purpose is printed as one line; any other keeps its traceback.
     """
-    arguments, settings = parse(main)
     try:
+        arguments, settings = parse(main)
         main(**arguments, settings=settings)
     except (ValueError, RuntimeError, FloatingPointError) as error:
         if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(PACKAGE):
@@ -36,13 +37,26 @@ def parse(main: Callable[..., None], args: list[str] | None = None) -> tuple[dic
     parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
     parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
+    parser.set_defaults(lists_spelled_out(parser.get_defaults()))
     chosen = parser.parse_args(args)
     chosen.pop("config")
-    settings = parser.dump(chosen, skip_none=False)
+    settings = parser.dump(chosen, skip_unset=False)
     return vars(parser.instantiate(chosen)), settings
 
 
-def forget_init_args(parser: ArgumentParser, previous: Namespace | None, value: Namespace) -> None:
+def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Defaults that are lists of objects, as YAML would say them; jsonargparse does so for single objects only."""
+    return {
+        key: [
+            {"class_path": f"{type(item).__module__}.{type(item).__qualname__}", "init_args": asdict(item)}
+            for item in value
+        ]
+        for key, value in defaults.items()
+        if isinstance(value, list) and value and all(is_dataclass(item) for item in value)
+    }
+
+
+def forget_init_args(action: Any, previous: Namespace | dict | None, value: Namespace | dict) -> None:
     """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
 
     jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW.

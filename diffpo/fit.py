@@ -61,7 +61,7 @@ def fit(
     Raises:
         FloatingPointError: if loss or gradient stops being finite; no checkpoint is written from then on.
         RuntimeError: if a checkpoint cannot be written.
-        ValueError: if `run.resume` names a checkpoint of another run.
+        ValueError: if `run.resume` names a checkpoint of another run, or one beyond `config.steps`.
     """
     config, accelerator = run.config, run.accelerator
     parameters = [p for p in policy.parameters() if p.requires_grad]
@@ -75,6 +75,8 @@ def fit(
         copies = 4 if ema else 3  # weights, two moments, moving average
         require_disk(run.output_dir, copies * sum(p.numel() * p.element_size() for p in parameters), config.keep)
     step = run.checkpoints.resume(run.resume) if run.resume else 0
+    if step > config.steps:
+        raise ValueError(f"checkpoint-{step:06d} lies beyond fit.steps {config.steps}; raise it, or resume earlier.")
     if ema:
         ema.to(accelerator.device)
     describe(run, pairs, parameters, schedule.base_lrs[0])
@@ -120,10 +122,12 @@ def fit(
             bar.set_postfix_str(summary(metrics))
             for warning in watch(metrics):
                 bar.write(f"step {step}: {warning}")
+        paused = time.perf_counter()
         if saving:
             run.checkpoints.save(step)
         bar.update()
         show(preview, step, run, ema, parameters)
+        began += time.perf_counter() - paused  # pairs_per_second is the speed of training alone
     bar.close()
     if ema:
         ema.copy_to(parameters)

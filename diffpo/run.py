@@ -80,8 +80,8 @@ def open_run(
     """Start processes and trackers, and refuse early what would fail late.
 
     Raises:
-        ValueError: if the folder already holds a run that is not resumed, the batch does not divide over the
-            processes, or a tracker is not installed.
+        ValueError: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
+            the batch does not divide over the processes, or a tracker is not installed.
     """
     output_dir = Path(output_dir)
     missing = [name for name in config.report_to if name not in map(str, get_available_trackers())]
@@ -91,7 +91,7 @@ def open_run(
         mixed_precision=config.mixed_precision,
         # The order of pairs is endless; without this accelerate would make a short step at each end of a loader.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-        log_with=config.report_to,
+        log_with=[*config.report_to] or None,
         project_dir=output_dir,
     )
     together = config.per_device_batch_size * accelerator.num_processes
@@ -104,6 +104,8 @@ def open_run(
     run = Run(config, output_dir, seed, resume, settings, accelerator)
     if resume is None:
         run.checkpoints.require_fresh()
+    else:
+        run.checkpoints.chosen(resume)
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)

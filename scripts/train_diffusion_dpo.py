@@ -6,6 +6,8 @@ accelerate launch scripts/train_diffusion_dpo.py --config configs/diffusion/diff
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import diffusers
+import transformers
 from torch import nn
 from torch.optim import Optimizer
 
@@ -52,6 +54,8 @@ def main(
         resume: "latest" or a checkpoint folder.
         settings: the resolved config.
     """
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     run = open_run(fit, output_dir, seed, resume, settings)
     accelerator = run.accelerator
     with accelerator.main_process_first():

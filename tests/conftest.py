@@ -1,6 +1,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests never reach for the network; set before the hub's library is imported
+os.environ["ACCELERATE_USE_CPU"] = "true"
 
 import torch
 from jaxtyping import install_import_hook

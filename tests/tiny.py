@@ -1,5 +1,6 @@
 """Networks of a few thousand random weights, and pairs to put through them."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffpo.core import PairLabels, PairLogps
 from diffpo.diffusion.denoiser import Conditioning, Denoiser, Epsilon, ImageBatch, Prediction
+from diffpo.diffusion.sampling import generate
 from diffpo.draws import Draws
 from diffpo.tinyworld.build import build_tokenizer
 
 WIDTH = 16
+tokenizer_of_captions = cache(build_tokenizer)
 
 
-def unet(seed: int = 0) -> UNet2DConditionModel:
+def unet(seed: int = 0, **config) -> UNet2DConditionModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UNet2DConditionModel(
@@ -28,6 +31,7 @@ def unet(seed: int = 0) -> UNet2DConditionModel:
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=WIDTH,
             attention_head_dim=2,
+            **config,
         )
 
 
@@ -72,7 +76,7 @@ def pair_logps(b: int = 5, seed: int = 0) -> PairLogps:
 
 def pipeline(seed: int = 0, **schedule) -> StableDiffusionPipeline:
     """A Stable Diffusion of 32 x 32 pictures and 8 x 8 latents, untrained."""
-    tokenizer = build_tokenizer()
+    tokenizer = tokenizer_of_captions()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = AutoencoderKL(
@@ -118,3 +122,24 @@ def pair_folder(root: Path, n: int = 6) -> Path:
         picture(seed=2 * i + 1).save(root / "rejected" / f"{i}.png")
         (root / f"{i}.txt").write_text(f"a red circle on the left {i}")
     return root
+
+
+def saved(folder: Path, **schedule) -> str:
+    """`pipeline` as a folder that diffusers loads."""
+    pipeline(**schedule).save_pretrained(folder)
+    return str(folder)
+
+
+def drawn(pipe: StableDiffusionPipeline, prompt: str = "a red circle on the left") -> np.ndarray:
+    """One picture in two steps, always from the same noise."""
+    return np.asarray(generate(pipe, [prompt], [0], steps=2, guidance=2.0)[0])
+
+
+def trained(network: torch.nn.Module, by: float = 0.05) -> torch.nn.Module:
+    """The same network, in place, with its trainable weights shifted at random."""
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(by * torch.randn(parameter.shape, generator=rng))
+    return network

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_card
+from huggingface_hub import ModelCard, ModelCardData
 
 from diffpo import __version__
 from diffpo.diffusion.data import PairData
@@ -42,7 +42,7 @@ def write_card(
 {load}
 ```
 
-Data: `{data.source}`
+{other_parts(base)}Data: `{data.source}`
 
 {report}
 
@@ -52,8 +52,13 @@ The whole recipe:
 {settings.strip()}
 ```
 """
-    card = load_or_create_model_card(
-        from_training=True, repo_id_or_path=folder.name, model_description=text, base_model=base.path
-    )
-    card = populate_model_card(card, ["diffusers", "text-to-image", "diffusion-dpo", "diffpo"])
-    card.save(folder / "README.md")
+    tags = ["diffusers", "text-to-image", "diffusion-dpo", "diffpo"]
+    facts = ModelCardData(library_name="diffusers", base_model=base.path, tags=tags)
+    ModelCard(f"---\n{facts.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+
+
+def other_parts(base: StableDiffusion) -> str:
+    """What else the pipeline needs: parts that replaced those of the base and are not among the weights."""
+    parts = {"vae": base.vae} | ({} if base.adapter is None else {"unet": base.unet})
+    named = [f"`{name}=` with the one of `{path}`" for name, path in parts.items() if path is not None]
+    return f"Give `from_pretrained` also {' and '.join(named)}: it was tuned with that.\n\n" if named else ""

@@ -15,7 +15,7 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
     """Weights do not say what they predict, errors do: compare both readings on a few noisy latents.
 
     The other reading must not only fit better, but twice as well as a network that predicts nothing, since zeros are a
-    fair guess of v at high noise.
+    fair guess of v at high noise. Runs in mixed precision if the prompts are stored in half precision.
 
     Raises:
         ValueError: if the scheduler says epsilon and the network predicts v, or the other way round.
@@ -23,11 +23,13 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
     readings: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
     errors = {name: 0.0 for name in readings}
     blank = {name: 0.0 for name in readings}
+    stored = batch.cond.prompt.dtype
     eps = draws.normal("check", *batch.latents.shape[2:]).expand_as(batch.latents)
     for share in TIMES:
         t = torch.full((batch.latents.shape[1],), int(share * len(denoiser.a)), device=eps.device)
         x_t, a, s = denoiser.noised(batch.latents, eps, t), denoiser.signal(t), denoiser.noise(t)
-        out = replace(denoiser, prediction=Epsilon()).eps(x_t, t, batch.cond)
+        with torch.autocast(eps.device.type, stored, enabled=stored != torch.float32):
+            out = replace(denoiser, prediction=Epsilon()).eps(x_t, t, batch.cond)
         for name, reading in readings.items():
             errors[name] += (reading.eps(out, x_t, a, s) - eps).square().mean().item() / len(TIMES)
             blank[name] += (reading.eps(torch.zeros_like(out), x_t, a, s) - eps).square().mean().item() / len(TIMES)

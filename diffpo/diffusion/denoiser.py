@@ -100,7 +100,7 @@ class Denoiser:
         alpha_bar = DDPMScheduler.from_config(scheduler.config).alphas_cumprod
         return cls(unet, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), predictions[kind])
 
-    def to(self, device: torch.device) -> "Denoiser":
+    def to(self, device: torch.device | str) -> "Denoiser":
         """The path's coefficients on a device; the network stays where it is."""
         return replace(self, a=self.a.to(device), s=self.s.to(device))
 

@@ -178,13 +178,16 @@ def load_pipeline(config: StableDiffusion) -> StableDiffusionPipeline:
             dtype=torch.float32,
             **parts,
         )
-    unet = pipeline.unet.config
-    if not isinstance(pipeline, StableDiffusionPipeline) or unet.in_channels != 4 or unet.addition_embed_type:
-        raise ValueError(
-            f"{config.path} is a {type(pipeline).__name__} whose UNet takes {unet.in_channels} channels; diffpo tunes "
-            "text-to-image Stable Diffusion 1.x and 2.x (StableDiffusionPipeline, 4 channels)."
-        )
-    return pipeline
+    found = type(pipeline).__name__
+    if isinstance(pipeline, StableDiffusionPipeline):
+        unet = pipeline.unet.config
+        if unet.in_channels == 4 and not unet.addition_embed_type:
+            return pipeline
+        found += f" whose UNet takes {unet.in_channels} channels and added condition {unet.addition_embed_type}"
+    raise ValueError(
+        f"{config.path} is a {found}; diffpo tunes text-to-image Stable Diffusion 1.x and 2.x "
+        "(StableDiffusionPipeline, 4 channels, no added condition)."
+    )
 
 
 def load_tuned(config: StableDiffusion, folder: Path) -> StableDiffusionPipeline:

@@ -1,7 +1,10 @@
 """Trains the tiny world's pipeline, a Stable Diffusion in miniature: tokenizer, VAE, text encoder and UNet."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from jaxtyping import Float
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from tqdm import trange
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -28,14 +31,8 @@ def build_tokenizer(seed: int = 0) -> CLIPTokenizer:
     rng = np.random.default_rng(seed)
     families = (*TRAINING_FAMILIES, EVALUATION_FAMILY)
     captions = [family(random_attributes(rng)) for _ in range(3000) for family in families]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    words = pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), "removed", invert=True)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    trainer = trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", initial_alphabet=alphabet)
-    bpe.train_from_iterator(captions, trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    alphabet = sorted(ByteLevel.alphabet())
+    merges = learn_merges(Counter(word for caption in captions for word in re.findall(r"[a-z]+|,", caption)))
     symbols = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges)]
     symbols += ["<|startoftext|>", "<|endoftext|>"]
     with TemporaryDirectory() as folder:
@@ -43,6 +40,31 @@ def build_tokenizer(seed: int = 0) -> CLIPTokenizer:
         (Path(folder) / "vocab.json").write_text(json.dumps(vocab))
         (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
         return CLIPTokenizer.from_pretrained(folder, model_max_length=CONTEXT)
+
+
+def learn_merges(words: Counter[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (arXiv:1508.07909) until each word is one symbol; of equally frequent pairs the first in the
+    alphabet is merged, whereas `tokenizers` lets a random hash decide and gives another tokenizer in each run."""
+    split = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges: list[tuple[str, str]] = []
+    while any(len(parts) > 1 for parts in split.values()):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in split.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        split = {word: merge(parts, merges[-1]) for word, parts in split.items()}
+    return merges
+
+
+def merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for part in parts:
+        if merged and (merged[-1], part) == pair:
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
 
 
 def train_vae(steps: int = 3000, batch: int = 32, lr: float = 1e-3, seed: int = 0) -> AutoencoderKL:

@@ -34,7 +34,7 @@ class OracleEvaluation(Evaluation):
     n_prompts: int = 100
     pictures: int = 2
     steps: int = 25
-    guidance: float = 3.0
+    guidance: float = 2.5
     first_seed: int = 10_000_000
 
     def __call__(self, pipelines: dict[str, Any], output_dir: Path, seed: int) -> None:
@@ -119,7 +119,6 @@ def table(report: dict[str, Any]) -> str:
             if name in won
             else "-"
         )
-        lines.append(
-            f"{name:<12}{rate:>26}{entry['attributes']:>12.1%}{entry['style']:>8.3f}{entry['diversity']:>11.3f}"
-        )
+        spread = "-" if entry["diversity"] is None else f"{entry['diversity']:.3f}"
+        lines.append(f"{name:<12}{rate:>26}{entry['attributes']:>12.1%}{entry['style']:>8.3f}{spread:>11}")
     return "\n".join(lines)

@@ -76,11 +76,20 @@ def measure(picture: Image.Image) -> Measurement:
     if pixels[outside].std(axis=0).max() > 0.06:
         return unclean("the background is not plain")
     inside = ndimage.binary_erosion(mask, iterations=SIDE // 32)
+    if not inside.any():
+        return unclean("the object is only a line")
     if pixels[inside].std(axis=0).max() > 0.09:
         return unclean("the object is not of one color")
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    sides = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+    if max(sides) > 1.33 * min(sides):
+        return unclean("the object is stretched")
+    relative = distance / np.linalg.norm(color - behind)
+    edge = ((relative > 0.25) & (relative < 0.75)).sum() / (mask & ~ndimage.binary_erosion(mask)).sum()
+    if edge > 0.22 * min(sides):
+        return unclean("the object is blurred")
     shape, overlap = nearest_shape(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    if overlap < 0.75:
+    if overlap < 0.7:
         return unclean(f"the object has no clear shape (nearest is {shape})")
     height, width = len(mask), len(mask[0])
     middle = ((columns[0] + columns[-1] + 1) / 2 / width, (rows[0] + rows[-1] + 1) / 2 / height)
@@ -135,7 +144,7 @@ def utility(measured: Measurement, asked: Attributes) -> float:
     return measured.right(asked) + style(measured, asked) if measured.clean else -1.0
 
 
-def noisy_label(gap: float, rng: np.random.Generator, temperature: float = 0.15, tie: float = 0.2) -> float:
+def noisy_label(gap: float, rng: np.random.Generator, temperature: float = 0.1, tie: float = 0.2) -> float:
     """1, 0 or 0.5 for a first win, second win or tie, drawn by Rao and Kupper's model (JASA 1967) of a utility gap.
 
     Args:

@@ -1,4 +1,4 @@
-"""The tiny world's preferences: prompts in three parts that share no scene, and pairs of the pipeline's own samples."""
+"""The tiny world's preferences: prompts in three parts that share no scene, pairs of the pipeline's own samples."""
 
 import json
 from collections.abc import Iterator
@@ -100,12 +100,13 @@ def sample_pairs(
 def row(
     caption: str, pair: tuple[Image.Image, Image.Image], asked: Attributes, seed: int, rng: np.random.Generator
 ) -> dict:
-    first, second = (utility(measure(picture), asked) for picture in pair)
+    stored = jpeg(pair[0]), jpeg(pair[1])
+    first, second = (utility(measure(Image.open(BytesIO(picture))), asked) for picture in stored)
     label = noisy_label(first - second, rng)
     return {
         "caption": caption,
-        "jpg_0": jpeg(pair[0]),
-        "jpg_1": jpeg(pair[1]),
+        "jpg_0": stored[0],
+        "jpg_1": stored[1],
         "label_0": label,
         "label_1": 1 - label,
         "has_label": True,

@@ -1,0 +1,223 @@
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from tiny import drawn, image_batch, moved, pair_folder, pipeline, saved, trained, unet
+
+from diffpo.adapters import LoRA, WarmLoRA
+from diffpo.diffusion.checks import require_prediction
+from diffpo.diffusion.data import PairData
+from diffpo.diffusion.denoiser import Velocity
+from diffpo.diffusion.images import Framing
+from diffpo.diffusion.loading import StableDiffusion, load_pipeline, load_tuned
+from diffpo.references import FrozenCopy, SwitchedOff
+from diffpo.sources import PairFolder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    return saved(tmp_path_factory.mktemp("base") / "sd")
+
+
+def output(model) -> torch.Tensor:
+    """Of the network as it is now, on fixed noise."""
+    raw = image_batch()
+    with torch.no_grad():
+        return model.denoiser.eps(raw.latents, torch.full((3,), 500), raw.cond)
+
+
+def weights(module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("place", ["", "unet"])
+def test_another_unet_can_be_named(base, tmp_path, place):
+    other = moved(unet())
+    other.save_pretrained(tmp_path / place)
+    model = StableDiffusion(base, unet=str(tmp_path)).load()
+    assert torch.equal(weights(model.unet), weights(other))
+    assert torch.equal(weights(model.reference().model), weights(other))
+
+
+@pytest.mark.parametrize("place", ["", "vae"])
+def test_another_vae_can_be_named(base, tmp_path, place):
+    other = moved(pipeline().vae)
+    other.save_pretrained(tmp_path / place)
+    assert torch.equal(weights(StableDiffusion(base, vae=str(tmp_path)).load().parts.vae), weights(other))
+
+
+def test_inpainting_is_refused(base, tmp_path):
+    unet(in_channels=9).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"UNet takes 9 channels.*diffpo tunes text-to-image Stable Diffusion 1.x"):
+        StableDiffusion(base, unet=str(tmp_path)).load()
+
+
+def test_a_unet_of_sdxl_is_refused(base, tmp_path):
+    added = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
+    unet(addition_embed_type="text_time", **added).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="added condition text_time; diffpo tunes text-to-image"):
+        StableDiffusion(base, unet=str(tmp_path)).load()
+
+
+def test_another_kind_of_pipeline_is_refused(tmp_path):
+    network = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        attention_head_dim=2,
+    )
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a DDPMPipeline; diffpo tunes text-to-image"):
+        StableDiffusion(str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"path": "no/such"}, "Cannot load a diffusers pipeline from 'no/such'"),
+        ({"unet": "no/such"}, "Cannot load a UNet from 'no/such'"),
+        ({"vae": "no/such"}, "Cannot load a VAE from 'no/such'"),
+        ({"path": "runwayml/stable-diffusion-v1-5"}, "was deleted from the hub; use stable-diffusion-v1-5/"),
+    ],
+)
+def test_what_is_missing_is_one_line(base, changed, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        StableDiffusion(**{"path": base} | changed).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_pipeline_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="does not hold a diffusers pipeline") as caught:
+        StableDiffusion(str(tmp_path)).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_full_tuning_trains_the_unet_against_a_frozen_copy(base):
+    model = StableDiffusion(base).load()
+    reference = model.reference()
+    before = output(model)
+    assert all(p.requires_grad for p in model.unet.parameters())
+    assert isinstance(reference, FrozenCopy)
+    trained(model.unet)
+    assert not torch.equal(output(model), before)
+    assert torch.equal(weights(reference.model), weights(unet()))
+
+
+def test_only_the_unet_is_trained(base):
+    parts = StableDiffusion(base).load().parts
+    assert not any(p.requires_grad for part in (parts.vae, parts.text_encoder) for p in part.parameters())
+
+
+def test_a_new_lora_starts_as_the_base_which_stays_its_reference(base):
+    plain, model = StableDiffusion(base).load(), StableDiffusion(base, adapter=LoRA(rank=2)).load()
+    reference = model.reference()
+    assert isinstance(reference, SwitchedOff)
+    assert torch.equal(output(model), output(plain))
+    trained(model.unet)
+    assert not torch.equal(output(model), output(plain))
+    assert torch.equal(reference(lambda _: output(model)), output(plain))
+
+
+def test_half_storage_keeps_what_is_trained_and_the_vae_in_fp32(base):
+    full = StableDiffusion(base).load(storage=torch.bfloat16)
+    assert {p.dtype for p in full.unet.parameters()} == {torch.float32}
+    assert {p.dtype for p in full.parts.vae.parameters()} == {torch.float32}
+    assert {p.dtype for p in full.parts.text_encoder.parameters()} == {torch.bfloat16}
+    assert full.reference().model.conv_in.weight.dtype == torch.bfloat16
+    lora = StableDiffusion(base, adapter=LoRA(rank=2)).load(storage=torch.bfloat16)
+    assert {p.dtype for p in lora.unet.parameters() if p.requires_grad} == {torch.float32}
+    assert lora.unet.conv_in.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("adapter", [None, LoRA(rank=2)])
+def test_half_storage_passes_the_check_before_a_run(base, tmp_path, adapter):
+    pairs = PairData(PairFolder(str(pair_folder(tmp_path, n=2))), framing=Framing(32), workers=0).open()
+    model = StableDiffusion(base, adapter=adapter).load(storage=torch.bfloat16)
+    require_prediction(model.denoiser, *model.first(pairs))
+
+
+def test_a_saved_unet_draws_the_same_picture_in_plain_diffusers(base, tmp_path):
+    config = StableDiffusion(base)
+    model = config.load()
+    trained(model.unet)
+    before = drawn(model.pipeline())
+    model.save(tmp_path)
+    tuned = UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")
+    assert np.array_equal(drawn(StableDiffusionPipeline.from_pretrained(base, unet=tuned)), before)
+    assert np.array_equal(drawn(load_tuned(config, tmp_path)), before)
+    assert not np.array_equal(drawn(load_pipeline(config)), before)
+
+
+def test_a_saved_lora_draws_the_same_picture_in_plain_diffusers(base, tmp_path):
+    config = StableDiffusion(base, adapter=LoRA(rank=2, alpha=6.0))
+    model = config.load()
+    trained(model.unet)
+    before = drawn(model.pipeline())
+    model.save(tmp_path)
+    plain = StableDiffusionPipeline.from_pretrained(base)
+    plain.load_lora_weights(tmp_path)
+    assert np.array_equal(drawn(plain), before)
+    assert np.array_equal(drawn(load_tuned(config, tmp_path)), before)
+    assert not np.array_equal(drawn(load_pipeline(config)), before)
+
+
+def test_a_warm_lora_goes_on_from_the_saved_one_and_is_saved_alone(base, tmp_path):
+    first = StableDiffusion(base, adapter=LoRA(rank=2)).load()
+    trained(first.unet)
+    first.save(tmp_path / "first")
+    config = StableDiffusion(base, adapter=WarmLoRA(str(tmp_path / "first")))
+    second = config.load()
+    reference = second.reference()
+    torch.testing.assert_close(output(second), output(first))
+    trained(second.unet)
+    assert not torch.allclose(output(second), output(first))
+    torch.testing.assert_close(reference(lambda _: output(second)), output(first))
+    second.save(tmp_path / "second")
+    assert np.array_equal(drawn(load_tuned(config, tmp_path / "second")), drawn(second.pipeline()))
+
+
+def test_a_lora_is_no_unet_to_start_from(base, tmp_path):
+    StableDiffusion(base, adapter=LoRA(rank=2)).load().save(tmp_path)
+    with pytest.raises(ValueError, match="does not hold a UNet"):
+        StableDiffusion(base, unet=str(tmp_path)).load()
+
+
+def test_flash_attention_computes_the_same(base):
+    torch.testing.assert_close(
+        output(StableDiffusion(base, attention="flash").load()), output(StableDiffusion(base).load())
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xformers") is not None, reason="xformers is installed")
+def test_absent_xformers_is_one_line(base):
+    with pytest.raises(ValueError, match="base.attention xformers cannot be used .*; pip install xformers") as caught:
+        StableDiffusion(base, attention="xformers").load()
+    assert "\n" not in str(caught.value)
+
+
+def test_compiled_blocks_keep_the_names_of_their_weights(base):
+    model = StableDiffusion(base, compile=True).load()
+    compiled = [type(m).__name__ for m in model.unet.modules() if m._compiled_call_impl is not None]
+    assert set(compiled) == {"BasicTransformerBlock"}
+    assert model.unet.state_dict().keys() == unet().state_dict().keys()
+
+
+def test_prediction_type_is_read_off_the_base(tmp_path):
+    folder = saved(tmp_path, prediction_type="v_prediction")
+    assert StableDiffusion(folder).load().denoiser.prediction == Velocity()
+
+
+def test_gradient_checkpointing_changes_no_gradient(base):
+    def gradient(checkpointing: bool) -> torch.Tensor:
+        model = StableDiffusion(base, gradient_checkpointing=checkpointing).load()
+        assert model.unet.is_gradient_checkpointing == checkpointing
+        raw = image_batch()
+        model.denoiser.eps(raw.latents, torch.full((3,), 500), raw.cond).square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in model.unet.parameters()])
+
+    torch.testing.assert_close(gradient(True), gradient(False))

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from tiny import WIDTH, picture, saved
+
+from diffpo.core import PairLabels
+from diffpo.diffusion.data import PixelBatch
+from diffpo.diffusion.loading import StableDiffusion
+from diffpo.draws import Draws
+
+LONG = "a red circle " * 20
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    return saved(tmp_path_factory.mktemp("base") / "sd")
+
+
+def pixels(*seeds: int) -> torch.Tensor:
+    """Noise pictures, one pair per two seeds."""
+    pictures = [torch.from_numpy(np.array(picture(size=(32, 32), seed=seed))).permute(2, 0, 1) for seed in seeds]
+    return torch.stack(pictures).unflatten(0, (-1, 2)).transpose(0, 1)
+
+
+def batch(shown: torch.Tensor, chosen: list[str], rejected: list[str] | None = None) -> PixelBatch:
+    b = len(chosen)
+    return PixelBatch(shown, (chosen, rejected or chosen), PairLabels.hard(b), (0,) * b, tuple(range(b)))
+
+
+def encode(model, raw: PixelBatch):
+    return model.encode(raw, Draws(0, raw.epoch, raw.row))
+
+
+def test_latents_are_scaled_samples_of_the_posterior(base):
+    model, shown = StableDiffusion(base).load(), pixels(0, 1, 2, 3)
+    encoded = encode(model, batch(shown, ["a red circle"] * 2))
+    posterior = model.parts.vae.encode(shown[0].float() / 127.5 - 1).latent_dist
+    noise = Draws(0, (0, 0), (0, 1)).normal("vae", 4, 8, 8)
+    expected = (posterior.mean + posterior.std * noise) * model.parts.vae.config.scaling_factor
+    torch.testing.assert_close(encoded.latents[0], expected)
+
+
+def test_both_sides_share_their_noise_and_pairs_do_not(base):
+    model = StableDiffusion(base).load()
+    chosen, rejected = encode(model, batch(pixels(0, 0, 0, 0), ["a red circle"] * 2)).latents
+    torch.testing.assert_close(chosen, rejected)
+    assert not torch.allclose(chosen[0], chosen[1])
+
+
+def test_equal_captions_are_encoded_once(base):
+    model = StableDiffusion(base).load()
+    states = encode(model, batch(pixels(0, 1, 2, 3), ["a red circle", "a blue cross"])).cond.prompt
+    assert torch.equal(states[0], states[1])
+    assert states.stride(0) == 0
+    assert states.shape == (2, 2, 24, WIDTH)
+
+
+def test_captions_of_their_own_stay_with_their_side(base):
+    model = StableDiffusion(base).load()
+    states = encode(model, batch(pixels(0, 1), ["a red circle"], ["a blue cross"])).cond.prompt
+    torch.testing.assert_close(states[0], model.text_states(["a red circle"]))
+    torch.testing.assert_close(states[1], model.text_states(["a blue cross"]))
+
+
+def test_cut_prompts_are_counted(base):
+    model = StableDiffusion(base).load()
+    encode(model, batch(pixels(0, 1, 2, 3), ["a red circle", LONG]))
+    encode(model, batch(pixels(0, 1), ["a red circle"], [LONG]))
+    assert model.report() == "2 of 4 prompts read were longer than 24 tokens and cut."
+
+
+def test_latents_stay_fp32_beside_half_precision_prompts(base):
+    encoded = encode(StableDiffusion(base).load(storage=torch.bfloat16), batch(pixels(0, 1), ["a red circle"]))
+    assert (encoded.latents.dtype, encoded.cond.prompt.dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_noise_is_drawn_anew_each_epoch(base):
+    model, raw = StableDiffusion(base).load(), batch(pixels(0, 1), ["a red circle"])
+    first, again, later = (model.encode(raw, Draws(0, (epoch,), (0,))).latents for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, later)

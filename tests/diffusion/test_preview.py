@@ -1,0 +1,78 @@
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from PIL import Image
+from tiny import moved, pipeline
+
+from diffpo.diffusion.preview import PictureGrid, PreviewConfig
+
+CONFIG = PreviewConfig(["a red circle", "a blue cross"], every=5, steps=1, guidance=2.0)
+
+
+class FakeTracker:
+    def __init__(self, name: str):
+        self.name, self.shown = name, []
+
+    def log_images(self, values, step, **kwargs):
+        self.shown.append((values["preview"], step, kwargs))
+
+
+class FakeAccelerator(Accelerator):
+    def __init__(self, *trackers: FakeTracker):
+        self.trackers = list(trackers)
+
+    def autocast(self):
+        return nullcontext()
+
+
+def test_the_first_preview_is_one_row(tmp_path):
+    PictureGrid(CONFIG, pipeline(), tmp_path)(0, FakeAccelerator())
+    assert Image.open(tmp_path / "previews" / "step-000000.png").size == (64, 32)
+
+
+def test_later_previews_stand_below_the_first(tmp_path):
+    pipe = pipeline()
+    grid = PictureGrid(CONFIG, pipe, tmp_path)
+    grid(0, FakeAccelerator())
+    moved(pipe.unet)
+    grid(5, FakeAccelerator())
+    first = np.asarray(Image.open(tmp_path / "previews" / "step-000000.png"))
+    later = np.asarray(Image.open(tmp_path / "previews" / "step-000005.png"))
+    assert later.shape == (64, 64, 3)
+    assert np.array_equal(later[:32], first)
+    assert not np.array_equal(later[32:], first)
+
+
+def test_the_same_weights_draw_the_same_previews(tmp_path):
+    grid = PictureGrid(CONFIG, pipeline(), tmp_path)
+    grid(0, FakeAccelerator())
+    grid(5, FakeAccelerator())
+    later = np.asarray(Image.open(tmp_path / "previews" / "step-000005.png"))
+    assert np.array_equal(later[:32], later[32:])
+
+
+def test_a_lost_first_preview_is_not_missed(tmp_path):
+    PictureGrid(CONFIG, pipeline(), tmp_path)(5, FakeAccelerator())
+    assert Image.open(tmp_path / "previews" / "step-000005.png").size == (64, 32)
+
+
+def test_trackers_that_take_pictures_get_them(tmp_path):
+    tensorboard, wandb, other = FakeTracker("tensorboard"), FakeTracker("wandb"), FakeTracker("mlflow")
+    PictureGrid(CONFIG, pipeline(), tmp_path)(0, FakeAccelerator(tensorboard, wandb, other))
+    [(pixels, step, kwargs)] = tensorboard.shown
+    assert (pixels.shape, pixels.dtype, step, kwargs) == ((1, 32, 64, 3), np.uint8, 0, {"dataformats": "NHWC"})
+    [([picture], step, _)] = wandb.shown
+    assert (picture.size, step) == ((64, 32), 0)
+    assert other.shown == []
+
+
+@pytest.mark.parametrize("wrong", [{"prompts": []}, {"every": 0}])
+def test_a_preview_of_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="preview needs prompts and a positive `every`.*set preview to null"):
+        PreviewConfig(**{"prompts": ["a red circle"]} | wrong)
+
+
+def test_it_is_drawn_as_often_as_told(tmp_path):
+    assert PictureGrid(CONFIG, pipeline(), tmp_path).every == 5

@@ -1,0 +1,91 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from tiny import unet
+from tiny_runs import diffusion_files, fit_diffusion, stored, weights
+from two_processes import SETTINGS
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """What `two_processes.py` wrote, beside the same run in one process that accumulates twice."""
+    root = diffusion_files(tmp_path_factory.mktemp("distributed"))
+    fit_diffusion(root, root / "accumulated", **SETTINGS)
+    shutil.copytree(root / "accumulated", root / "one", ignore=shutil.ignore_patterns("*-000003", "*-000004"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [*launch, TESTS / "two_processes.py", root]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+@pytest.fixture(scope="module")
+def ranks(root):
+    return [json.loads((root / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_both_processes_end_with_the_same_weights(root):
+    first, second = (load_file(root / f"rank{rank}.safetensors")["final"] for rank in (0, 1))
+    assert torch.equal(first, second)
+
+
+def test_processes_see_different_rows_and_noise_and_together_every_row_once(ranks):
+    visits = [(epoch, row) for rank in ranks for epoch, row, _ in rank["seen"]]
+    assert len(visits) == len(set(visits)) == 16
+    assert sorted(row for epoch, row in visits if epoch == 0) == list(range(6))
+    noises = [tuple(noise) for rank in ranks for *_, noise in rank["seen"]]
+    assert len(set(noises)) == 16
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_two_processes_are_one_that_accumulates_twice_bitwise(root, step):
+    assert torch.equal(stored(root / "two", step), stored(root / "accumulated", step))
+
+
+def test_two_processes_are_one_with_twice_the_batch(root):
+    fit_diffusion(root, root / "whole", **SETTINGS | {"per_device_batch_size": 4, "steps": 1})
+    two, whole, start = stored(root / "two", 1), stored(root / "whole", 1), weights(unet())
+    assert (two - whole).norm() < 1e-5 * (whole - start).norm()  # fp32; gradients of the two sides nearly cancel
+
+
+def test_metrics_are_means_over_both_processes(root, ranks, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step: logged.append(values))
+    fit_diffusion(root, tmp_path, **SETTINGS | {"save_every": None})
+    for one, two in zip(logged, ranks[0]["logged"], strict=True):
+        assert one.keys() == two.keys()
+        assert {k: v for k, v in two.items() if k != "pairs_per_second"} == pytest.approx(
+            {k: v for k, v in one.items() if k != "pairs_per_second"}, rel=1e-5, abs=1e-7
+        )
+
+
+def test_one_process_resumes_what_two_have_begun(root, tmp_path):
+    checkpoint = root / "two" / "checkpoint-000002"
+    settings = SETTINGS | {"save_every": None}
+    model, _ = fit_diffusion(root, tmp_path, resume=str(checkpoint), **settings)
+    assert torch.equal(weights(model.unet), stored(root / "two", 4))
+
+
+def test_two_processes_resume_what_one_has_begun(root):
+    for rank in (0, 1):
+        final = load_file(root / f"resumed{rank}.safetensors")["final"]
+        assert torch.equal(final, stored(root / "accumulated", 4))
+
+
+def test_where_one_process_cannot_save_both_stop_and_nothing_half_written_stays(root):
+    first, second = json.loads((root / "failed" / "said.json").read_text())
+    assert first.startswith("Checkpoint 2 could not be written (on another process; ")
+    assert second.startswith("Checkpoint 2 could not be written (OSError: [Errno 28] No space left on device; ")
+    assert sorted(path.name for path in (root / "failed").iterdir()) == ["config.yaml", "said.json"]

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+import diffpo
+from diffpo.evaluation import versions, win_rate
+
+
+def scores(prompts: int = 30, pictures: int = 2, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(prompts, pictures))
+
+
+def test_identical_models_are_exactly_even():
+    even = win_rate(scores(), scores())
+    assert (even.rate, even.low, even.high) == (0.5, 0.5, 0.5)
+
+
+def test_ties_count_half():
+    assert win_rate(np.array([[1.0, 1.0], [2.0, 0.0]]), np.array([[0.0, 1.0], [3.0, 0.0]])).rate == 0.5
+    assert win_rate(np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]])).rate == 0.75
+
+
+def test_swapping_models_mirrors_rate_and_interval():
+    one, other = win_rate(scores(), scores(seed=1)), win_rate(scores(seed=1), scores())
+    assert one.rate + other.rate == pytest.approx(1)
+    assert one.low + other.high == pytest.approx(1)
+    assert one.high + other.low == pytest.approx(1)
+
+
+def test_all_wins_leave_no_doubt():
+    won = win_rate(scores() + 10, scores())
+    assert (won.rate, won.low, won.high) == (1.0, 1.0, 1.0)
+
+
+def test_two_prompts_worked_by_hand():
+    """Resampled means are 0, 1/2 and 1 with probabilities 1/4, 1/2 and 1/4."""
+    ours, theirs = np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])
+    wide, narrow = win_rate(ours, theirs), win_rate(ours, theirs, level=0.4)
+    assert (wide.low, wide.rate, wide.high) == (0.0, 0.5, 1.0)
+    assert (narrow.low, narrow.high) == (0.5, 0.5)
+
+
+def test_interval_holds_the_rate_and_grows_with_the_level():
+    bounds = [win_rate(scores(), scores(seed=1), level=level) for level in (0.5, 0.8, 0.95, 0.99)]
+    assert all(bound.low <= bound.rate <= bound.high for bound in bounds)
+    assert [bound.low for bound in bounds] == sorted((bound.low for bound in bounds), reverse=True)
+    assert [bound.high for bound in bounds] == sorted(bound.high for bound in bounds)
+
+
+def test_more_prompts_narrow_the_interval():
+    few, many = (win_rate(scores(n), scores(n, seed=1)) for n in (20, 500))
+    assert many.high - many.low < few.high - few.low
+
+
+def test_pictures_of_a_prompt_are_resampled_together():
+    """Copies of a picture say nothing new, so they do not narrow the interval."""
+    ours, theirs = scores(pictures=1), scores(pictures=1, seed=1)
+    assert win_rate(ours.repeat(5, axis=1), theirs.repeat(5, axis=1)) == win_rate(ours, theirs)
+
+
+def test_versions_name_what_ran():
+    assert versions()["torch"] == torch.__version__.split("+")[0]
+    assert versions()["diffpo"] == diffpo.__version__
+    assert {"diffusers", "transformers", "numpy"} <= versions().keys()

@@ -1,0 +1,243 @@
+import math
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny_runs import (
+    MOMENTUM,
+    PointPreference,
+    adamw,
+    diffusion_files,
+    fit_diffusion,
+    fit_points,
+    in_process,
+    run_for_resume,
+    scorer,
+    stored,
+    weights,
+)
+
+from diffpo.adapters import LoRA
+from diffpo.core import Step
+from diffpo.fit import Preview
+from diffpo.references import Ema
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return diffusion_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What a run logs: metrics by step."""
+    reads = {}
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step: reads.update({step: dict(values)}))
+    return reads
+
+
+# Learning
+
+
+def test_points_are_ranked_right_in_the_end(tmp_path, logged):
+    fit_points(tmp_path, steps=60, log_every=20, optimizer=adamw(0.05))
+    assert logged[60]["rewards/accuracies"] > 0.9
+    assert logged[60]["loss"] < 0.4
+
+
+def test_the_tiny_stable_diffusion_learns_to_prefer_the_chosen_pictures(files, tmp_path, logged):
+    fit_diffusion(files, tmp_path, steps=20, log_every=5, batch_size=6, per_device_batch_size=6, optimizer=adamw(3e-3))
+    assert logged[20]["rewards/accuracies"] > 0.9
+
+
+def test_a_run_starts_at_log_two_and_half_accuracy(tmp_path, logged):
+    fit_points(tmp_path, steps=1)
+    assert logged[1]["loss"] == pytest.approx(math.log(2))
+    assert logged[1]["rewards/accuracies"] == 0.5
+    assert logged[1]["rewards/margins"] == 0.0
+
+
+def test_mixed_precision_starts_at_log_two(files, tmp_path, logged):
+    """Policy and reference share one autocast; a policy that alone was rounded started at 1.6."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    fit_diffusion(files, tmp_path, steps=1, mixed_precision="bf16", beta=5000.0)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert logged[1]["loss"] == pytest.approx(math.log(2))
+
+
+def test_weights_end_as_their_moving_average(tmp_path):
+    """The decay is what was asked for, or (1 + n) / (10 + n) while that is smaller."""
+    policy = fit_points(tmp_path, ema=0.2, save_every=1, keep=9)
+    average = stored(tmp_path, 1)
+    for step, decay in ((2, 2 / 11), (3, 0.2), (4, 0.2)):
+        average.lerp_(stored(tmp_path, step), 1 - decay)
+    torch.testing.assert_close(weights(policy), average)
+
+
+def test_accumulated_micro_batches_are_one_batch(tmp_path):
+    halves, start = fit_points(tmp_path / "2x2", steps=1, optimizer=MOMENTUM), scorer()
+    whole = fit_points(tmp_path / "4", steps=1, optimizer=MOMENTUM, per_device_batch_size=4)
+    assert (weights(halves) - weights(whole)).norm() < 1e-6 * (weights(whole) - weights(start)).norm()
+
+
+def test_accumulated_pictures_are_one_batch(files, tmp_path):
+    halves, start = fit_diffusion(files, tmp_path / "2x2", steps=1, optimizer=MOMENTUM)
+    whole, _ = fit_diffusion(files, tmp_path / "4", steps=1, optimizer=MOMENTUM, per_device_batch_size=4)
+    halves, whole, start = weights(halves.unet), weights(whole.unet), weights(start.model)
+    assert (halves - whole).norm() < 1e-5 * (whole - start).norm()  # fp32; gradients of the two sides nearly cancel
+
+
+def test_gradients_are_clipped_once_for_the_whole_batch(tmp_path, logged):
+    before, policy = weights(scorer()), scorer()
+    fit_points(tmp_path, policy, steps=1, max_grad_norm=0.01, optimizer=partial(torch.optim.SGD, lr=1.0))
+    assert logged[1]["grad_norm"] > 0.01
+    assert (weights(policy) - before).norm() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_lora_leaves_the_base_as_it_was_bitwise(files, tmp_path):
+    before = state_of(fit_diffusion(files, tmp_path / "none", steps=0)[0].unet)
+    tuned, _ = fit_diffusion(files, tmp_path / "lora", base={"adapter": LoRA(rank=2)})
+    after = state_of(tuned.unet)
+    assert before.keys() <= after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert any("lora_B" in name and tensor.any() for name, tensor in after.items())
+
+
+def state_of(unet) -> dict[str, torch.Tensor]:
+    return {name.replace(".base_layer", ""): tensor for name, tensor in unet.state_dict().items()}
+
+
+def test_gradient_checkpointing_changes_no_bit(files, tmp_path):
+    plain, _ = fit_diffusion(files, tmp_path / "plain", steps=2)
+    frugal, _ = fit_diffusion(files, tmp_path / "frugal", steps=2, base={"gradient_checkpointing": True})
+    assert torch.equal(weights(plain.unet), weights(frugal.unet))
+
+
+# What a run says
+
+
+def test_metrics_have_their_fixed_names(files, tmp_path, logged):
+    fit_diffusion(files, tmp_path, steps=2, log_every=2)
+    assert logged.keys() == {2}
+    rewards = {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
+    errors = {f"mse/{model}_{side}" for model in ("policy", "reference") for side in ("chosen", "rejected")}
+    curves = {*rewards, *errors, "mse/chosen_minus_reference"}
+    plain = {name for name in logged[2] if "/t" not in name}
+    assert plain == {"loss", "lr", "grad_norm", "pairs_per_second", *curves}
+    by_time = logged[2].keys() - plain
+    assert by_time
+    assert {re.sub("/t(0-250|250-500|500-750|750-1000)$", "", name) for name in by_time} == curves
+
+
+def test_the_learning_rate_follows_its_schedule(tmp_path, logged):
+    fit_points(tmp_path, steps=4, schedule="linear", warmup=2, optimizer=partial(torch.optim.SGD, lr=0.1))
+    assert [logged[step]["lr"] for step in (1, 2, 3, 4)] == pytest.approx([0.05, 0.1, 0.05, 0.0])
+
+
+def test_what_will_happen_is_printed(tmp_path, capsys):
+    fit_points(tmp_path, steps=3, optimizer=partial(torch.optim.SGD, lr=0.1))
+    printed = capsys.readouterr().out
+    assert "3 steps of 4 pairs (1 processes x 2 x 2 accumulated), 1.00 epochs of 12 pairs" in printed
+    assert "learning rate 0.1 (constant_with_warmup, 0 warm-up steps), never scaled by the batch" in printed
+    assert "21 trainable parameters, mixed precision no, on cpu" in printed
+
+
+class Seen(Preview):
+    def __init__(self, policy, every: int = 2):
+        self.policy, self.every, self.drawn = policy, every, {}
+
+    def __call__(self, step, accelerator):
+        self.drawn[step] = weights(self.policy)
+
+
+def test_previews_are_drawn_at_zero_and_then_every_so_often(tmp_path):
+    policy, before = scorer(), weights(scorer())
+    preview = Seen(policy)
+    fit_points(tmp_path, policy, steps=5, preview=preview)
+    assert list(preview.drawn) == [0, 2, 4]
+    assert torch.equal(preview.drawn[0], before)
+
+
+def test_previews_show_the_average_and_do_not_disturb_the_run(tmp_path):
+    policy = scorer()
+    preview = Seen(policy)
+    fit_points(tmp_path / "a", policy, ema=0.8, preview=preview)
+    assert torch.equal(preview.drawn[4], weights(policy))
+    assert torch.equal(weights(fit_points(tmp_path / "b", ema=0.8)), weights(policy))
+
+
+# Accidents
+
+
+@dataclass(frozen=True)
+class Diverging(PointPreference):
+    """The loss is not finite in the epoch after the first."""
+
+    def __call__(self, policy, reference, batch, draws) -> Step:
+        step = super().__call__(policy, reference, batch, draws)
+        return step if max(batch.epoch) == 0 else Step(step.loss * math.nan, step.metrics)
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, log_every):
+    whole = fit_points(tmp_path / "whole", steps=3)
+    folder = tmp_path / "diverging"
+    with pytest.raises(FloatingPointError, match="loss and grad_norm stopped being finite within the") as raised:
+        fit_points(folder, objective=Diverging(), steps=9, save_every=3, log_every=log_every)
+    assert f"{folder}/checkpoint-000003 is intact. Lower the learning rate" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-000003"]
+    assert torch.equal(stored(folder, 3), weights(whole))
+
+
+# Exact resume
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert in_process(run_for_resume, files, folder, None, None, 2) == 0
+    return load_file(folder / "final.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kill", "save_every", "left"),
+    [("save", 2, ["checkpoint-000002", "partial"]), (7, 2, ["checkpoint-000002"]), (6, 3, ["checkpoint-000003"])],
+    ids=["inside a save", "inside an accumulation", "at the end of an epoch"],
+)
+def test_a_killed_run_that_resumes_ends_with_the_same_bits(files, tmp_path, uninterrupted, kill, save_every, left):
+    """With two workers, an average, a moving reference and a schedule."""
+    assert in_process(run_for_resume, files, tmp_path, kill, None, save_every) == -9
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*left[:1], "config.yaml", *left[1:]]
+    assert in_process(run_for_resume, files, tmp_path, None, "latest", save_every) == 0
+    final = load_file(tmp_path / "final.safetensors")
+    assert all(torch.equal(final[name], tensor) for name, tensor in uninterrupted.items())
+
+
+def test_a_moving_reference_survives(tmp_path):
+    def run(folder, steps: int, resume=None) -> torch.Tensor:
+        policy = scorer()
+        reference = Ema(policy, decay=0.5)
+        fit_points(folder, policy, resume, reference=reference, steps=steps, save_every=2)
+        return weights(reference.model)
+
+    straight = run(tmp_path / "straight", 4)
+    half = run(tmp_path / "halves", 2)
+    assert torch.equal(run(tmp_path / "halves", 4, "latest"), straight)
+    assert not torch.equal(half, straight)
+
+
+def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path, logged):
+    def metrics() -> dict[str, float]:
+        return {name: value for name, value in logged.pop(4).items() if name != "pairs_per_second"}
+
+    fit_points(tmp_path / "straight", save_every=2, log_every=4)
+    straight = metrics()
+    fit_points(tmp_path / "halves", steps=2, save_every=2, log_every=4)
+    fit_points(tmp_path / "halves", resume="latest", save_every=2, log_every=4)
+    assert metrics() == straight

