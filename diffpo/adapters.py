@@ -45,6 +45,9 @@ class LoRA(Adapter):
         alpha: updates are scaled by alpha / rank; null is alpha = rank.
         targets: names of the layers that get one; the default is the attention of diffusers' own DPO scripts.
         dropout: on the input of the updates.
+
+    Raises:
+        ValueError: if the rank is not positive.
     """
 
     rank: int = 8
@@ -52,8 +55,16 @@ class LoRA(Adapter):
     targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     dropout: float = 0.0
 
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"LoRA needs a rank of at least 1, got {self.rank}.")
+
     def attach(self, unet: Any) -> None:
         require_bare(unet)
+        names = [name for name, _ in unet.named_modules()]
+        for target in self.targets:
+            if not any(f".{name}".endswith(f".{target}") for name in names):
+                raise ValueError(f"The UNet has no layer {target!r}; name others in base.adapter.targets, e.g. to_q.")
         unet.requires_grad_(False)
         config = LoraConfig(
             r=self.rank,
@@ -82,13 +93,14 @@ class WarmLoRA(Adapter):
     def attach(self, unet: Any) -> None:
         require_bare(unet)
         with reaching(self.path, "a LoRA"):
-            state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(self.path, return_lora_metadata=True)
+            loaded: Any = StableDiffusionPipeline.lora_state_dict(self.path, return_lora_metadata=True)
+        state, alphas, metadata = loaded
         unet.requires_grad_(False)
         for name in (START, TRAINED):
             unet.load_lora_adapter(
                 dict(state), prefix="unet", adapter_name=name, network_alphas=alphas, metadata=metadata
             )
-        if not unet.peft_config:
+        if not carries_adapters(unet):
             raise ValueError(f"{self.path} holds no LoRA of a UNet; name one that was trained for this base.")
         unet.set_adapter(TRAINED)
         only_trainable(adapter_layers(unet), [p for name, p in unet.named_parameters() if f".{TRAINED}." in name])
@@ -98,8 +110,12 @@ class WarmLoRA(Adapter):
         return adapter_only(START)(unet)
 
 
-def require_bare(unet: Any) -> None:
-    if any(isinstance(module, BaseTunerLayer) for module in unet.modules()):
+def carries_adapters(unet: nn.Module) -> bool:
+    return any(isinstance(module, BaseTunerLayer) for module in unet.modules())
+
+
+def require_bare(unet: nn.Module) -> None:
+    if carries_adapters(unet):
         raise ValueError(
             "The UNet already carries adapters; merge them into it first (pipe.fuse_lora()), or train them further "
             "with base.adapter diffpo.adapters.WarmLoRA."
@@ -145,14 +161,15 @@ def adapter_only(name: str) -> Switch:
     return switched
 
 
-def adapter_layers(model: nn.Module) -> list[BaseTunerLayer]:
+def adapter_layers(model: nn.Module) -> list[Any]:
+    """Modules that are BaseTunerLayers too, which no type can say."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no adapters to switch; set base.adapter, or use FrozenCopy.")
     return layers
 
 
-def only_trainable(layers: list[BaseTunerLayer], trainable: list[nn.Parameter]) -> None:
+def only_trainable(layers: list[Any], trainable: list[nn.Parameter]) -> None:
     """Undo what peft's switches do to `requires_grad` (they thaw a frozen second adapter)."""
     for layer in layers:
         layer.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,7 +108,16 @@ class Checkpoints:
         if folder is None:
             log.info(f"{self.root} holds no checkpoint yet; the run starts at step 0.")
             return 0
-        self.accelerator.load_state(str(folder))
+        try:
+            self.accelerator.load_state(str(folder))
+        # What is cut short is one of the last three to safetensors, torch and pickle.
+        except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            others = [whole.name for whole in self.found() if whole.name != folder.name]
+            before = f"resume another one ({', '.join(others)})" if others else "there is no other one"
+            raise ValueError(
+                f"{folder} is damaged ({' '.join(str(error).split())[:200]}); {before}, or start anew in another "
+                "output_dir."
+            ) from error
         return int(folder.name.removeprefix("checkpoint-"))
 
     def chosen(self, which: str) -> Path | None:
@@ -123,7 +133,7 @@ class Checkpoints:
             folder = found[-1]
         else:
             folder = Path(which)
-            if not (folder / CONFIG).exists():
+            if not (folder.name.startswith("checkpoint-") and (folder / CONFIG).exists()):
                 raise ValueError(
                     f"{folder} is not a whole checkpoint; name a folder checkpoint-N, or use --resume latest."
                 )

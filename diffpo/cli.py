@@ -7,8 +7,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, _typehints
 
 PACKAGE = str(Path(__file__).parent)
 
@@ -22,10 +21,20 @@ def launch(main: Callable[..., None]) -> None:
         arguments, settings = parse(main)
         main(**arguments, settings=settings)
     except (ValueError, RuntimeError, FloatingPointError) as error:
-        if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(PACKAGE):
+        refusal = raised_by_diffpo(error)
+        if refusal is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {refusal}", file=sys.stderr)
         sys.exit(1)
+
+
+def raised_by_diffpo(error: BaseException | None) -> BaseException | None:
+    """The error itself, or the one it was caused by: where null is allowed, jsonargparse wraps what it catches."""
+    while error is not None:
+        if any(frame.filename.startswith(PACKAGE) for frame in traceback.extract_tb(error.__traceback__)[-1:]):
+            return error
+        error = error.__cause__
+    return None
 
 
 def parse(main: Callable[..., None], args: list[str] | None = None) -> tuple[dict[str, Any], str]:
@@ -65,4 +74,4 @@ def forget_init_args(action: Any, previous: Namespace | dict | None, value: Name
         previous["init_args"] = type(previous["init_args"])()
 
 
-jsonargparse._typehints.discard_init_args_on_class_path_change = forget_init_args
+_typehints.discard_init_args_on_class_path_change = forget_init_args

@@ -67,7 +67,9 @@ def fit(
     parameters = [p for p in policy.parameters() if p.requires_grad]
     ema = EMAModel(parameters, decay=config.ema) if config.ema is not None else None
     stepper = optimizer(parameters)
-    schedule = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=config.steps)
+    schedule: Any = get_scheduler(
+        config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=config.steps
+    )
     model, stepper = accelerator.prepare(policy, stepper)
     store_trainable(accelerator, policy)
     accelerator.register_for_checkpointing(schedule, *(x for x in (ema, reference) if x is not None))
@@ -87,48 +89,48 @@ def fit(
     bar = tqdm(total=config.steps, initial=step, disable=not accelerator.is_main_process, desc="fit", mininterval=1)
     show(preview, step, run, ema, parameters)
     began, last = time.perf_counter(), step
-    for n, raw in enumerate(islice(pairs.batches(order), (config.steps - step) * accumulate), start=1):
-        draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
-        with accelerator.accumulate(model):
-            trained, batch = prepare(model, raw, draws)
-            with accelerator.autocast():
-                result = objective(trained, reference, batch, draws)
-            accelerator.backward(result.loss)
-            meter.add(result.metrics)
-            meter.add_number("loss", result.loss)
-            if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-            stepper.step()
-            stepper.zero_grad()
-        if n % accumulate:
-            continue
-        step += 1
-        if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
-            meter.add_number("grad_norm", norm)
-            schedule.step()
-            if ema:
-                ema.step(parameters)
-            if reference is not None:
-                reference.after_step(policy)
-        saving = bool(config.save_every) and (step % config.save_every == 0 or step == config.steps)
-        if saving or step % config.log_every == 0 or step == config.steps:
-            metrics = meter.read()
-            require_finite(metrics, step, run)
-            now = time.perf_counter()
-            metrics |= {"lr": schedule.get_last_lr()[0]}
-            metrics |= {"pairs_per_second": (step - last) * config.batch_size / (now - began)}
-            began, last = now, step
-            accelerator.log(metrics, step=step)
-            bar.set_postfix_str(summary(metrics))
-            for warning in watch(metrics):
-                bar.write(f"step {step}: {warning}")
-        paused = time.perf_counter()
-        if saving:
-            run.checkpoints.save(step)
-        bar.update()
-        show(preview, step, run, ema, parameters)
-        began += time.perf_counter() - paused  # pairs_per_second is the speed of training alone
-    bar.close()
+    with bar:  # closed on an error too, so that its message gets a line of its own
+        for n, raw in enumerate(islice(pairs.batches(order), (config.steps - step) * accumulate), start=1):
+            draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
+            with accelerator.accumulate(model):
+                trained, batch = prepare(model, raw, draws)
+                with accelerator.autocast():
+                    result = objective(trained, reference, batch, draws)
+                accelerator.backward(result.loss)
+                meter.add(result.metrics)
+                meter.add_number("loss", result.loss)
+                if accelerator.sync_gradients:
+                    norm: Any = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+                stepper.step()
+                stepper.zero_grad()
+            if n % accumulate:
+                continue
+            step += 1
+            if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
+                meter.add_number("grad_norm", norm)
+                schedule.step()
+                if ema:
+                    ema.step(parameters)
+                if reference is not None:
+                    reference.after_step(policy)
+            saving = bool(config.save_every) and (step % config.save_every == 0 or step == config.steps)
+            if saving or step % config.log_every == 0 or step == config.steps:
+                metrics = meter.read()
+                require_finite(metrics, step, run)
+                now = time.perf_counter()
+                metrics |= {"lr": schedule.get_last_lr()[0]}
+                metrics |= {"pairs_per_second": (step - last) * config.batch_size / (now - began)}
+                began, last = now, step
+                run.log(metrics, step)
+                bar.set_postfix_str(summary(metrics))
+                for warning in watch(metrics):
+                    bar.write(f"step {step}: {warning}")
+            paused = time.perf_counter()
+            if saving:
+                run.checkpoints.save(step)
+            bar.update()
+            show(preview, step, run, ema, parameters)
+            began += time.perf_counter() - paused  # pairs_per_second is the speed of training alone
     if ema:
         ema.copy_to(parameters)
 

@@ -110,7 +110,8 @@ class PairTable:
 
     def _scan(self) -> Iterator[int]:
         row, promptless = 0, []
-        for batch in self.light.iter(batch_size=1000):
+        batches: Any = self.light.iter(batch_size=1000)
+        for batch in batches:
             for values in zip(*batch.values(), strict=True):
                 mapped = self._mapped(row, dict(zip(batch, values, strict=True)))
                 if isinstance(mapped, RowMap):

@@ -1,5 +1,6 @@
 """One run: its folder, its processes and what it is told to do."""
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 
 from diffpo.checkpoint import CONFIG, Checkpoints, flat
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,17 @@ class FitConfig:
         save_every: optimiser steps between checkpoints (one more at the end); null writes none.
         keep: newest checkpoints that stay.
         report_to: trackers of accelerate: tensorboard, wandb, trackio, ...
+
+    Raises:
+        ValueError: if a count is not positive, or `ema` is no decay.
     """
 
     steps: int = 2000
     batch_size: int = 64
     per_device_batch_size: int = 4
-    schedule: str = "constant_with_warmup"
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"] = (
+        "constant_with_warmup"
+    )
     warmup: int = 0
     max_grad_norm: float = 1.0
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
@@ -46,6 +54,20 @@ class FitConfig:
     save_every: int | None = 500
     keep: int = 2
     report_to: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        counts = {
+            "batch_size": self.batch_size,
+            "per_device_batch_size": self.per_device_batch_size,
+            "log_every": self.log_every,
+            "save_every": self.save_every,
+            "keep": self.keep,
+        }
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"fit.{name} must be at least 1, got {count}.")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"fit.ema is a decay in [0, 1), got {self.ema}; null is none.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +94,23 @@ class Run:
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.accelerator, self.output_dir, self.config.keep, self.settings)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Hand metrics to the trackers and add them to `metrics.jsonl`, where a resumed run repeats some steps.
+
+        Raises:
+            RuntimeError: if they cannot be written, e.g. because the disk is full.
+        """
+        try:
+            self.accelerator.log(metrics, step=step)
+            if self.accelerator.is_main_process:
+                with (self.output_dir / METRICS).open("a") as lines:
+                    lines.write(json.dumps({"step": step} | metrics) + "\n")
+        except OSError as error:
+            raise RuntimeError(
+                f"The metrics of step {step} could not be written ({error}). {self.checkpoints.last()} Free some "
+                "space, then continue with --resume latest."
+            ) from error
 
 
 def open_run(

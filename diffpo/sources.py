@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 
 from diffpo.hub import reaching
 from diffpo.rows import PairRow
@@ -207,8 +208,22 @@ def open_table(path: str, split: str, revision: str | None) -> Dataset:
         if local.is_file():
             if local.suffix not in FILES:
                 raise ValueError(f"files are {', '.join(FILES)}")
-            return datasets.load_dataset(FILES[local.suffix], data_files=str(local), split="train")
+            return loaded(FILES[local.suffix], data_files=str(local), split="train")
         if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
             saved = datasets.load_from_disk(path)
-            return saved if isinstance(saved, Dataset) else saved[split]
-        return datasets.load_dataset(path, split=split, revision=revision)
+            if isinstance(saved, Dataset):
+                return saved
+            if split not in saved:
+                raise ValueError(f"data.source.split is {split!r}, there are {', '.join(map(str, saved))}.")
+            return saved[split]
+        return loaded(path, split=split, revision=revision)
+
+
+def loaded(*args: Any, **kwargs: Any) -> Dataset:
+    """`datasets.load_dataset`, whose two ways to say that a file cannot be parsed become ValueErrors."""
+    try:
+        return datasets.load_dataset(*args, **kwargs)
+    except StopIteration as error:
+        raise ValueError("it is empty") from error
+    except DatasetGenerationError as error:
+        raise ValueError(str(error.__cause__)) from error

@@ -116,3 +116,19 @@ def test_exported_lora_loads_in_a_plain_pipeline(lora_file):
     torch.testing.assert_close(output(pipe.unet), output(original))
     assert copy.deepcopy(pipe.unet.peft_config["default_0"]).lora_alpha == 6
     assert not torch.equal(output(moved(unet())), output(unet()))
+
+
+def test_layers_that_the_network_lacks_are_named():
+    with pytest.raises(ValueError, match="The UNet has no layer 'to_p'; name others in base.adapter.targets"):
+        LoRA(targets=["to_q", "to_p"]).attach(unet())
+
+
+def test_a_rank_below_one_is_refused():
+    with pytest.raises(ValueError, match="rank of at least 1, got 0"):
+        LoRA(rank=0)
+
+
+def test_a_file_without_a_lora_is_refused(tmp_path):
+    unet().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no LoRA of a UNet"):
+        WarmLoRA(str(tmp_path)).attach(unet())

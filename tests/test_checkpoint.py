@@ -11,10 +11,11 @@ from torch import nn
 
 from diffpo.adapters import LoRA
 from diffpo.checkpoint import Checkpoints, flat, store_trainable
+from diffpo.run import METRICS
 
 
 def names(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != METRICS)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,8 @@ def test_a_run_shorter_than_its_checkpoint_is_refused(run_folder):
 @pytest.mark.parametrize(("room", "error"), [(100, "SafetensorError"), (2000, "RuntimeError")])
 def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(tmp_path, room, error):
     fit_points(tmp_path, steps=2, save_every=1)
+    (tmp_path / METRICS).unlink()
+    (tmp_path / METRICS).symlink_to("/dev/null")  # only what checkpoints write meets the limit
     before = stored(tmp_path, 2)
     assert in_process(run_on_a_full_disk, tmp_path, room) == 0
     said = (tmp_path / "said").read_text()
@@ -143,6 +146,35 @@ def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(tmp_path, room, error
     assert names(tmp_path) == ["checkpoint-000001", "checkpoint-000002", "config.yaml", "said"]
     assert torch.equal(stored(tmp_path, 2), before)
     assert weights(fit_points(tmp_path, resume="latest")).isfinite().all()
+
+
+def test_metrics_that_cannot_be_written_stop_the_run(run_folder):
+    (run_folder / METRICS).unlink()
+    (run_folder / METRICS).symlink_to("/dev/full")
+    with pytest.raises(
+        RuntimeError, match=r"metrics of step 5 could not .*No space left.*checkpoint-000004 is intact"
+    ):
+        fit_points(run_folder, resume="latest", steps=6)
+
+
+@pytest.mark.parametrize("how", ["cut", "gone"])
+@pytest.mark.parametrize("name", ["trainable.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"])
+def test_a_damaged_checkpoint_names_the_one_before(tmp_path, name, how):
+    fit_points(tmp_path, steps=2, save_every=1)
+    damaged = tmp_path / "checkpoint-000002" / name
+    whole = damaged.read_bytes()
+    damaged.unlink()
+    if how == "cut":
+        damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"2 is damaged \(.*; resume another one \(checkpoint-000001\)") as caught:
+        fit_points(tmp_path, resume="latest")
+    assert "\n" not in str(caught.value)
+    fit_points(tmp_path, resume=str(tmp_path / "checkpoint-000001"))
+
+
+def test_a_run_folder_is_no_checkpoint(run_folder, tmp_path):
+    with pytest.raises(ValueError, match="is not a whole checkpoint; name a folder checkpoint-N"):
+        fit_points(tmp_path, resume=str(run_folder))
 
 
 def test_flat_joins_nested_names_and_keeps_lists_whole():

@@ -175,6 +175,14 @@ def test_a_value_that_a_constructor_refuses_is_one_line_too(monkeypatch, capsys)
     )
 
 
+def test_so_is_one_that_a_part_refuses_where_null_is_allowed(monkeypatch, capsys):
+    def main(framing: Framing | None = None, settings: str = "") -> None: ...
+
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, main, "--framing.resolution", "7")
+    assert capsys.readouterr().err == "error: data.framing.resolution must be a positive multiple of 8, got 7.\n"
+
+
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyError("theirs")])
 def test_a_foreign_error_keeps_its_traceback(monkeypatch, error):
     def main(seed: int = 0, settings: str = "") -> None:

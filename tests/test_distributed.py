@@ -88,4 +88,4 @@ def test_where_one_process_cannot_save_both_stop_and_nothing_half_written_stays(
     first, second = json.loads((root / "failed" / "said.json").read_text())
     assert first.startswith("Checkpoint 2 could not be written (on another process; ")
     assert second.startswith("Checkpoint 2 could not be written (OSError: [Errno 28] No space left on device; ")
-    assert sorted(path.name for path in (root / "failed").iterdir()) == ["config.yaml", "said.json"]
+    assert sorted(path.name for path in (root / "failed").iterdir()) == ["config.yaml", "metrics.jsonl", "said.json"]

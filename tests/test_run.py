@@ -74,3 +74,14 @@ def test_checkpoints_that_cannot_fit_are_refused_before_the_run(tmp_path, monkey
     require_disk(tmp_path, needed=2**30, keep=4)
     with pytest.raises(ValueError, match=r"6 checkpoints of 1.00 GiB do not fit .*\(5.00 GiB free\).*lower fit.keep"):
         require_disk(tmp_path, needed=2**30, keep=5)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "per_device_batch_size", "log_every", "save_every", "keep"])
+def test_a_count_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"fit.{name} must be at least 1, got 0"):
+        FitConfig(**{name: 0})
+
+
+def test_an_average_that_never_moves_or_diverges_is_refused():
+    with pytest.raises(ValueError, match=r"fit.ema is a decay in \[0, 1\), got 1.0"):
+        FitConfig(ema=1.0)

@@ -178,3 +178,16 @@ def test_a_row_map_sees_its_own_row(tmp_path):
 
     PairTable(pickapic(tmp_path / "a.parquet"), [Spy()], seed=0)
     assert seen == [(0, (0,)), (1, (1,)), (2, (2,))]
+
+
+@pytest.mark.parametrize(("text", "reason"), [("", "it is empty"), ('{"prompt": \n{{', "JSON parse error")])
+def test_a_file_that_cannot_be_parsed_says_why(tmp_path, text, reason):
+    (tmp_path / "pairs.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=f"does not hold a table of pairs that can be read: {reason}"):
+        Columns(str(tmp_path / "pairs.jsonl")).open()
+
+
+def test_another_split_of_a_saved_dataset_is_named(tmp_path):
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict({"prompt": ["a"]})}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="data.source.split is 'train', there are test"):
+        Columns(str(tmp_path / "saved")).open()

@@ -28,13 +28,13 @@ def write_card(
         report: what became of the data, for the record.
         settings: the resolved config.
     """
-    load = (FULL if base.adapter is None else LORA).format(folder=folder.name, base=base.path)
+    load = (FULL if base.adapter is None else LORA).format(folder=folder, base=base.path)
     averaged = (
         f"The weights are the moving average of the run (decay {ema})."
         if ema
         else "The weights are the last of the run."
     )
-    text = f"""# {folder.name}
+    text = f"""# {folder.resolve().name}
 
 `{base.path}` tuned on image preferences with diffpo {__version__}. {averaged}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -113,7 +114,7 @@ class ImagePairs(Pairs, Dataset[Example]):
                 continue
             draws = Draws(self.seed, (pick.epoch,), (row.id,))
             emptied = draws.uniform("caption_dropout").item() < self.data.caption_dropout
-            prompts = ("", "") if emptied else row.prompts
+            prompts: Any = ("", "") if emptied else row.prompts  # never null: PairTable refuses rows without a prompt
             return Example(self.data.framing(pair, draws), prompts, row, pick.epoch, tuple(broken))
         raise ValueError(
             f"None of {len(broken)} pairs in a row could be read, the last is row {broken[-1]} ({reason}); "
@@ -128,8 +129,9 @@ class ImagePairs(Pairs, Dataset[Example]):
         """What became of the rows, over all processes; every process has to call it."""
         table, unreadable = self.table, sorted(set(gather_object(sorted(self.broken))))
         dropped = "".join(f", {name} dropped {n}" for name, n in table.dropped.items())
-        broken = f"; {len(unreadable)} had an unreadable picture: rows {unreadable[:10]}" if unreadable else ""
-        return f"{len(table)} of {len(table.light)} rows were trained on{dropped}{broken}."
+        passed_over = f"; {len(unreadable)} with an unreadable picture were passed over: rows {unreadable[:10]}"
+        broken = passed_over if unreadable else ""
+        return f"{len(table)} of {len(table.light)} rows were kept{dropped}{broken}."
 
     def batches(self, order: Order) -> Iterator[PixelBatch]:
         loader = DataLoader(

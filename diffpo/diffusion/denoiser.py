@@ -97,7 +97,8 @@ class Denoiser:
         kind = scheduler.config.get("prediction_type")
         if kind not in predictions:
             raise ValueError(f"The base's scheduler has prediction_type {kind!r}; known are {', '.join(predictions)}.")
-        alpha_bar = DDPMScheduler.from_config(scheduler.config).alphas_cumprod
+        ddpm: Any = DDPMScheduler.from_config(scheduler.config)
+        alpha_bar = ddpm.alphas_cumprod
         return cls(unet, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), predictions[kind])
 
     def to(self, device: torch.device | str) -> "Denoiser":

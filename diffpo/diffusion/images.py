@@ -32,6 +32,8 @@ def read_image(value: Any, folder: Path = Path()) -> Image.Image:
     """
     if isinstance(value, Mapping):
         value = value["bytes"] if value["bytes"] is not None else value["path"]
+    if value is None:
+        raise BrokenImage("it is null")
     try:
         if isinstance(value, bytes):
             value = Image.open(BytesIO(value))

@@ -182,6 +182,7 @@ def load_pipeline(config: StableDiffusion) -> StableDiffusionPipeline:
     if isinstance(pipeline, StableDiffusionPipeline):
         unet = pipeline.unet.config
         if unet.in_channels == 4 and not unet.addition_embed_type:
+            require_whole(pipeline.unet, config.unet or config.path)
             return pipeline
         found += f" whose UNet takes {unet.in_channels} channels and added condition {unet.addition_embed_type}"
     raise ValueError(
@@ -190,12 +191,21 @@ def load_pipeline(config: StableDiffusion) -> StableDiffusionPipeline:
     )
 
 
+def require_whole(unet: nn.Module, path: str) -> None:
+    """Diffusers only warns about weights that a file lacks, and leaves them on the meta device."""
+    if absent := [name for name, parameter in unet.named_parameters() if parameter.is_meta]:
+        raise ValueError(
+            f"{path} lacks {len(absent)} weights of the UNet, first {absent[0]}; if it was saved with adapters, merge "
+            "them into it (pipe.fuse_lora(), pipe.unload_lora_weights()) and save it again."
+        )
+
+
 def load_tuned(config: StableDiffusion, folder: Path) -> StableDiffusionPipeline:
     """The base with what `save` wrote to a folder, loaded as any user of diffusers would."""
     if config.adapter is None:
         return load_pipeline(replace(config, unet=str(folder)))
     pipeline = load_pipeline(config)
-    pipeline.load_lora_weights(folder)
+    pipeline.load_lora_weights(str(folder))
     return pipeline
 
 

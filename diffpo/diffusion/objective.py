@@ -60,7 +60,7 @@ class DenoisingPreference(Objective):
             return replace(policy, unet=unet).eps(noised.x_t, noised.t, batch.cond) - noised.eps
 
         # The reference goes first: it keeps no activations, so it adds nothing to the policy's peak memory.
-        frozen = reference(lambda unet: mean_square(residual(unet))) if self.needs_reference else None
+        frozen = reference(lambda unet: mean_square(residual(unet))) if self.needs_reference else None  # type: ignore[reportOptionalCall]
         error = residual(policy.unet)
         trained = mean_square(error)
         guarded = scale_gradient(trained, self.guard(error)) if self.guard else trained

@@ -49,8 +49,10 @@ class PictureGrid(Preview):
     def __call__(self, step: int, accelerator: Accelerator) -> None:
         config = self.config
         seeds = range(config.seed, config.seed + len(config.prompts))
+        self.pipeline.unet.eval()  # dropout of adapters is for training
         with accelerator.autocast():
             made = generate(self.pipeline, config.prompts, seeds, config.steps, config.guidance, batch_size=4)
+        self.pipeline.unet.train()
         self.folder.mkdir(parents=True, exist_ok=True)
         row = make_image_grid(made, rows=1, cols=len(made))
         first = self.folder / "step-000000.png"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,13 +101,13 @@ def pictures(attributes: list[Attributes], rng: np.random.Generator) -> Float[Te
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
+def encode(vae: Any, pixels: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the latents, unscaled."""
     posteriors = [vae.encode(part).latent_dist for part in pixels.split(128)]
     return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
 
 
-def seeded(seed: int, build: Callable[..., nn.Module], *args, **config):
+def seeded(seed: int, build: Callable[..., nn.Module], *args, **config) -> Any:
     """A module whose initial weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
@@ -134,8 +135,8 @@ def descend(model: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float,
 
 
 def train_base(
-    vae: AutoencoderKL,
-    tokenizer: CLIPTokenizer,
+    vae: Any,
+    tokenizer: Any,
     steps: int = 4000,
     batch: int = 64,
     lr: float = 1e-3,
@@ -153,7 +154,7 @@ def train_base(
     shown = [random_attributes(rng) for _ in range(scenes)]
     parts = [encode(vae, pictures(shown[i : i + 500], rng)) for i in range(0, scenes, 500)]
     means, deviations = (torch.cat(part) * vae.config.scaling_factor for part in zip(*parts, strict=True))
-    scheduler = DDIMScheduler(
+    scheduler: Any = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -203,16 +204,7 @@ def train_base(
         return (weight * (predicted - eps).square().mean(dim=(1, 2, 3))).mean()
 
     descend(nn.ModuleList([unet, text]), loss, steps, lr, "base")
-    return StableDiffusionPipeline(
-        vae,
-        text,
-        tokenizer,
-        unet,
-        scheduler,
-        None,
-        None,
-        requires_safety_checker=False,  # type: ignore[arg-type]
-    )
+    return StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)  # type: ignore[reportArgumentType]
 
 
 def training_caption(shown: Attributes, rng: np.random.Generator) -> str:

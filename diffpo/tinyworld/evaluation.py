@@ -28,6 +28,9 @@ class OracleEvaluation(Evaluation):
         steps: denoising steps.
         guidance: classifier-free guidance scale, chosen on other prompts.
         first_seed: of the first picture; the others count up.
+
+    Raises:
+        ValueError: if there is no such file, or one of its lines holds no caption of the tiny world.
     """
 
     prompts: str = "assets/tiny-prompts/evaluation.jsonl"
@@ -37,10 +40,25 @@ class OracleEvaluation(Evaluation):
     guidance: float = 2.5
     first_seed: int = 10_000_000
 
+    def __post_init__(self):
+        try:
+            judged = [read_caption(prompt) for prompt in self.read_prompts()]
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"evaluation.prompts {self.prompts} is no jsonl file with a caption of the tiny world as `prompt` in "
+                f"each line ({error}); name one, or set evaluation to null for none."
+            ) from error
+        if not judged or self.pictures < 1:
+            raise ValueError(f"evaluation needs at least one prompt and one picture, got {self}.")
+
+    def read_prompts(self) -> list[str]:
+        lines = Path(self.prompts).read_text().splitlines()[: self.n_prompts]
+        return [json.loads(line)["prompt"] for line in lines]
+
     def __call__(self, pipelines: dict[str, Any], output_dir: Path, seed: int) -> None:
         began = time.perf_counter()
-        lines = Path(self.prompts).read_text().splitlines()[: self.n_prompts]
-        prompts = [json.loads(line)["prompt"] for line in lines for _ in range(self.pictures)]
+        asked = self.read_prompts()
+        prompts = [prompt for prompt in asked for _ in range(self.pictures)]
         seeds = range(self.first_seed, self.first_seed + len(prompts))
         drawn, scores, models = {}, {}, {}
         for name, pipeline in pipelines.items():
@@ -53,7 +71,7 @@ class OracleEvaluation(Evaluation):
         ]
         report = {
             "seed": seed,
-            "n_prompts": len(lines),
+            "n_prompts": len(asked),
             "guidance": self.guidance,
             "steps": self.steps,
             "seconds": round(time.perf_counter() - began, 1),

@@ -7,10 +7,11 @@ and loses every comparison: noise pictures must not win by their "large object".
 
 import colorsys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.ndimage
 from PIL import Image
-from scipy import ndimage
 
 from diffpo.tinyworld.scenes import (
     BACKGROUNDS,
@@ -23,6 +24,8 @@ from diffpo.tinyworld.scenes import (
     Attributes,
     signed_distance,
 )
+
+ndimage: Any = scipy.ndimage  # scipy is not annotated
 
 SIDE = 96  # pictures are measured at this size, so that thresholds in pixels mean the same for all of them
 GRID = 24  # masks are compared with the shapes on a GRID x GRID raster of their bounding box

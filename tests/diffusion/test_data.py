@@ -52,7 +52,7 @@ def test_a_broken_picture_costs_its_pair_and_is_counted(tmp_path):
     batches = list(islice(pairs.batches(Order(rows=6, batch=3, seed=0)), 4))
     assert all(2 not in batch.row for batch in batches)
     assert pairs.broken == {2}
-    assert "1 had an unreadable picture: rows [2]" in pairs.report()
+    assert "1 with an unreadable picture were passed over: rows [2]" in pairs.report()
 
 
 def test_only_broken_pictures_is_an_early_error(tmp_path):

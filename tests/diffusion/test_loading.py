@@ -221,3 +221,11 @@ def test_gradient_checkpointing_changes_no_gradient(base):
         return torch.cat([p.grad.flatten() for p in model.unet.parameters()])
 
     torch.testing.assert_close(gradient(True), gradient(False))
+
+
+def test_a_unet_saved_with_its_adapters_is_refused(base, tmp_path):
+    carrier = unet()
+    LoRA(rank=2).attach(carrier)
+    carrier.save_pretrained(tmp_path / "unet")
+    with pytest.raises(ValueError, match=f"{tmp_path} lacks .* weights of the UNet, first .*to_q.*fuse_lora"):
+        StableDiffusion(base, unet=str(tmp_path)).load()

@@ -150,3 +150,20 @@ def test_fewer_prompts_can_be_asked_for(tmp_path):
 def test_before_and_after_stand_below_each_other(tmp_path):
     evaluate(tmp_path, base=Noise(), tuned=Faithful())
     assert Image.open(tmp_path / "before_after.png").size == (N * 96, 2 * 96)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(None, "No such file"), ("{}", "'prompt'"), ('{"prompt": "a dog"}', "is not a caption"), ("a dog", "Expecting")],
+)
+def test_prompts_that_cannot_be_judged_are_refused_at_once(tmp_path, text, reason):
+    if text is not None:
+        (tmp_path / "prompts.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=rf"evaluation.prompts {tmp_path}.*\(.*{reason}.*name one, or set evaluation"):
+        OracleEvaluation(str(tmp_path / "prompts.jsonl"))
+
+
+def test_nothing_to_draw_is_refused(tmp_path):
+    (tmp_path / "prompts.jsonl").touch()
+    with pytest.raises(ValueError, match="at least one prompt and one picture"):
+        OracleEvaluation(str(tmp_path / "prompts.jsonl"))
