@@ -9,8 +9,8 @@ both; the ratio is the median over steps. Peak memory is taken from a fresh proc
 import copy
 import json
 import multiprocessing
-import resource
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import psutil
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
@@ -249,16 +250,26 @@ def alternate(case: Case, steps: int, warmup: int) -> tuple[list[float], list[fl
 
 def peak_memory(case: Case, loop: str) -> float:
     """Of four steps of one loop, in GiB: allocated on the GPU, or resident beyond what the imports took on a CPU."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    resident = psutil.Process().memory_info
+    sizes, done = [resident().rss], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            sizes.append(resident().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     if loop == "ours":
         run_ours(case, Repeated(encoded(case), lambda seconds: None), 4)
     else:
         step = bare_step(case)
         for _ in range(4):
             step()
+    done.set()
+    watcher.join()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return (max(sizes) - sizes[0]) / 2**30
 
 
 def in_fresh_process(call: Callable[..., float], *args: Any) -> float:
