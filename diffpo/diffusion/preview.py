@@ -65,7 +65,7 @@ class PictureGrid(Preview):
 
 
 def to_trackio(tracker: Any, picture: Image.Image, step: int) -> None:
-    import trackio
+    import trackio  # type: ignore  # optional
 
     tracker.log({"preview": trackio.Image(picture)}, step=step)
 

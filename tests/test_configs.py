@@ -1,0 +1,49 @@
+import re
+from pathlib import Path
+
+import pytest
+import train_diffusion_dpo
+import yaml
+
+from diffpo.checkpoint import flat
+from diffpo.cli import parse
+from diffpo.hub import GONE
+
+RECIPES = sorted([*Path("configs/diffusion").glob("*.yaml"), Path("configs/quickstart.yaml")])
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+
+
+@each_recipe
+def test_a_recipe_parses_and_its_resolved_form_is_itself(recipe, tmp_path):
+    _, settings = parse(train_diffusion_dpo.main, [f"--config={recipe}", "--output_dir=out"])
+    (tmp_path / "config.yaml").write_text(settings)
+    assert parse(train_diffusion_dpo.main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings
+
+
+@each_recipe
+def test_the_header_names_source_devices_and_the_true_batch(recipe):
+    header = " ".join(line[1:] for line in recipe.read_text().splitlines() if line.startswith("#"))
+    arguments, _ = parse(train_diffusion_dpo.main, [f"--config={recipe}", "--output_dir=out"])
+    batch = arguments["fit"].batch_size
+    assert re.search(r"arXiv:\d{4}\.\d{5}|github\.com/", header)
+    assert re.search(r"\d+ (GPU|process)", header)
+    assert re.search(rf"\b{batch} pairs", header)
+    if layout := re.search(r"(\d+) GPUs x (\d+) pairs x (\d+) accumulated", header):
+        devices, each, accumulated = map(int, layout.groups())
+        assert each == arguments["fit"].per_device_batch_size
+        assert devices * each * accumulated == batch
+
+
+@each_recipe
+def test_no_recipe_names_what_was_deleted_from_the_hub(recipe):
+    assert not GONE.keys() & {
+        value for value in flat(yaml.safe_load(recipe.read_text())).values() if str(value) == value
+    }
+
+
+def test_every_grid_names_methods_that_parse():
+    for grid in Path("configs/evidence").glob("*.yaml"):
+        plan = yaml.safe_load(grid.read_text())
+        assert plan["baseline"] in plan["methods"]
+        for overrides in plan["methods"].values():
+            parse(train_diffusion_dpo.main, [f"--config={plan['config']}", *overrides, "--output_dir=out"])

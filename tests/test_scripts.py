@@ -1,0 +1,146 @@
+import json
+import sys
+
+import benchmark
+import evidence
+import numpy as np
+import pytest
+import train_diffusion_dpo
+import yaml
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from tiny import pair_folder, saved
+
+from diffpo.cli import launch, parse
+
+ADAPTER = ["--base.adapter=diffpo.adapters.LoRA", "--base.adapter.rank=2"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    pair_folder(root / "pairs")
+    (root / "prompts.jsonl").write_text('{"prompt": "a red circle on the left"}\n{"prompt": "a blue cross"}\n')
+    saved(root / "base")
+    return root
+
+
+def arguments(world, output_dir, *overrides: str) -> list[str]:
+    return [
+        "--config=configs/quickstart.yaml",
+        f"--base.path={world / 'base'}",
+        "--data.source=diffpo.sources.PairFolder",
+        f"--data.source.path={world / 'pairs'}",
+        f"--output_dir={output_dir}",
+        "--fit.steps=2",
+        "--fit.batch_size=2",
+        "--fit.per_device_batch_size=2",
+        "--preview.steps=1",
+        "--preview.prompts=[a red circle]",
+        "--evaluation=null",
+        *overrides,
+    ]
+
+
+def train(world, output_dir, *overrides: str) -> None:
+    chosen, settings = parse(train_diffusion_dpo.main, arguments(world, output_dir, *overrides))
+    train_diffusion_dpo.main(**chosen, settings=settings)
+
+
+def said(world, output_dir, monkeypatch, capsys, *overrides: str) -> str:
+    """What the script says when it stops with an error."""
+    monkeypatch.setattr(sys, "argv", ["train_diffusion_dpo.py", *arguments(world, output_dir, *overrides)])
+    with pytest.raises(SystemExit) as stopped:
+        launch(train_diffusion_dpo.main)
+    assert stopped.value.code != 0
+    told = capsys.readouterr().err
+    return told[told.rindex("error: ") :]
+
+
+def test_a_run_leaves_all_that_was_promised_and_can_be_continued(world, tmp_path):
+    judge = ["--evaluation=diffpo.tinyworld.evaluation.OracleEvaluation", "--evaluation.steps=1"]
+    judge += [f"--evaluation.prompts={world / 'prompts.jsonl'}"]
+    train(world, tmp_path / "run", *judge)
+    promised = {"unet", "README.md", "config.yaml", "previews", "report.json", "before_after.png", "metrics.jsonl"}
+    assert promised | {"checkpoint-000002"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert (tmp_path / "run" / "previews" / "step-000000.png").exists()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["models"].keys() == {"base", "tuned"}
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "run", subfolder="unet")
+    StableDiffusionPipeline.from_pretrained(world / "base", unet=unet)
+    train(world, tmp_path / "run", *judge, "--fit.steps=3", "--resume=latest")
+    assert (tmp_path / "run" / "checkpoint-000003").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides", [ADAPTER, [*ADAPTER, "--objective=diffpo.diffusion.methods.sft.SFT"]], ids=["DPO", "SFT"]
+)
+def test_a_lora_run_ends_in_a_lora_that_loads(world, tmp_path, overrides):
+    train(world, tmp_path / "run", *overrides, "--preview=null")
+    StableDiffusionPipeline.from_pretrained(world / "base").load_lora_weights(tmp_path / "run")
+    assert not (tmp_path / "run" / "unet").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--fit.stepz=3"], "stepz"),
+        (["--fit.steps=many"], "fit.steps"),
+        (["--objective.loss.betta=3"], "betta"),
+        (["--data.source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--base.path=runwayml/stable-diffusion-v1-5"], "use stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
+        (["--fit.batch_size=3"], "fit.batch_size 3 is not a multiple"),
+        (["--data.rows=[diffpo.rows.ScoreLabel]"], "ScoreLabel needs column 'score_chosen'"),
+        (["--optimizer.lr=1e30", "--fit.steps=4"], "stopped being finite"),
+    ],
+    ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
+)
+def test_bad_input_is_told_in_a_line(world, tmp_path, monkeypatch, capsys, overrides, message):
+    assert message in said(world, tmp_path / "run", monkeypatch, capsys, *overrides, "--preview=null")
+
+
+def test_a_folder_with_a_run_in_it_is_refused_unless_resumed(world, tmp_path, monkeypatch, capsys):
+    (tmp_path / "checkpoint-000001").mkdir()
+    assert "--resume latest" in said(world, tmp_path, monkeypatch, capsys)
+
+
+def finished(folder, base: list[float], tuned: list[float]) -> None:
+    """What the script leaves of a run on two prompts with one picture each."""
+    entry = {"attributes": 0.5, "style": 0.25, "diversity": 0.125}
+    for name, scores in (("base", base), ("tuned", tuned)):
+        (folder / "evaluation" / name).mkdir(parents=True)
+        lines = [json.dumps({"prompt": "a", "oracle": score}) for score in scores]
+        (folder / "evaluation" / name / "prompts.jsonl").write_text("\n".join(lines))
+    (folder / "report.json").write_text(json.dumps({"n_prompts": 2, "models": {"base": entry, "tuned": entry}}))
+
+
+def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, monkeypatch, capsys):
+    """sft wins 1 and a tie of 4 over base, dpo all; dpo wins 3 and a tie of 4 over sft. Nothing is run again."""
+    plan = {"config": "none.yaml", "methods": {"sft": [], "dpo": []}, "seeds": [0, 1], "baseline": "sft"}
+    (tmp_path / "grid.yaml").write_text(yaml.dump(plan, sort_keys=False))
+    (tmp_path / "R.md").write_text("a\n<!-- evidence: grid -->\nold\n<!-- evidence: grid -->\nb\n")
+    finished(tmp_path / "sft-0", [0.0, 1.0], [1.0, 1.0])
+    finished(tmp_path / "sft-1", [0.0, 1.0], [-1.0, 0.0])
+    finished(tmp_path / "dpo-0", [0.0, 1.0], [1.0, 2.0])
+    finished(tmp_path / "dpo-1", [0.0, 1.0], [1.0, 2.0])
+    monkeypatch.setattr(evidence.subprocess, "run", lambda *a, **k: pytest.fail("a finished run was repeated"))
+    evidence.main(tmp_path / "grid.yaml", tmp_path, readme=tmp_path / "R.md")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert rows[3][:4] == ["sft", "37.5 % [25.0, 50.0]", "75.0, 0.0", ""]
+    assert rows[4][:4] == ["dpo", "100.0 % [100.0, 100.0]", "100.0, 100.0", "87.5 % [75.0, 100.0]"]
+    assert rows[4][4:] == ["50.0 %", "0.250", "0.125"]
+    written = (tmp_path / "R.md").read_text()
+    assert written.startswith("a\n<!-- evidence: grid -->\n| model")
+    assert "old" not in written
+
+
+@pytest.mark.parametrize("trained", ["full", "lora"])
+def test_the_benchmark_times_both_loops(trained):
+    ours, bare = benchmark.alternate(benchmark.Case("tiny", trained, 1, "no"), steps=2, warmup=1)
+    assert len(ours) == len(bare) == 2
+    assert np.min([*ours, *bare]) > 0
+
+
+def test_both_loops_of_the_benchmark_are_measured_for_memory():
+    case = benchmark.Case("tiny", "full", 1, "no")
+    assert all(benchmark.peak_memory(case, loop) >= 0 for loop in ("ours", "bare"))
