@@ -83,3 +83,7 @@ def test_shipped_prompts_are_those_of_the_split():
 
 def test_evaluation_never_meets_a_seed_of_the_pairs(pairs):
     assert max(max(pairs.light["seed_0"]), max(pairs.light["seed_1"])) < OracleEvaluation().first_seed
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_built_on():
+    assert not [file for file in ASSETS.rglob("*.json") if '": "/' in file.read_text()]
