@@ -1,6 +1,8 @@
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # tests never reach for the network; set before the hub's library is imported
+# Tests never reach for the network, but those of published weights: HF_HUB_OFFLINE=0 pytest -m weights. Set before
+# the hub's library is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["ACCELERATE_USE_CPU"] = "true"
 
 import torch

@@ -1,0 +1,82 @@
+"""LAION's aesthetic predictor: how beautiful a picture is, whatever it was asked to show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
+
+from diffpo.hub import reaching
+from diffpo.scorers.dual import normalized
+from diffpo.scorers.learned import Learned, require_whole, stacked
+from diffpo.scorers.parts import LinearStack, pixels
+from diffpo.scorers.weights import fill, saved
+
+
+@dataclass(frozen=True, eq=False)
+class Aesthetic(Learned):
+    """LAION aesthetic predictor v2 (github.com/christophschuhmann/improved-aesthetic-predictor), about 1 to 10.
+
+    Linear layers on the CLIP ViT-L/14 embedding of a picture, scaled to length 1; trained on people's ratings of
+    pictures without prompts, so prompts are ignored.
+
+    Args:
+        path: of the linear layers: hub id, folder or file. Default is a copy of the file in the authors' repository.
+        file: its name in the hub repository or folder; in trl-lib/ddpo-aesthetic-predictor it is aesthetic-model.pth.
+        tower: hub id or path of the CLIP model.
+        dtype: of the tower; null is float16 on CUDA and float32 elsewhere, as in the original. The rest is in float32.
+    """
+
+    path: str = "camenduru/improved-aesthetic-predictor"
+    file: str = "sac+logos+ava1-l14-linearMSE.pth"
+    tower: str = "openai/clip-vit-large-patch14"
+
+    @property
+    def name(self) -> str:
+        return "aesthetic"
+
+    @property
+    def model_id(self) -> str:
+        head = super().model_id if Path(self.path).is_file() else f"{super().model_id}/{self.file}"
+        return f"{head} on {self.tower}"
+
+    @property
+    def version(self) -> str:
+        formula = f"linear layers in float32 on the embedding of length 1 in {self.precision}".replace("torch.", "")
+        return f"{formula}; bicubic center crop"
+
+    @property
+    def precision(self) -> torch.dtype:
+        published = torch.float16 if self.place.type == "cuda" else torch.float32
+        return super().precision if self.dtype else published
+
+    def load(self) -> nn.Module:
+        with reaching(self.tower, "a CLIP model"):
+            loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+                self.tower, dtype=torch.float32, output_loading_info=True
+            )
+        model, report = loaded
+        require_whole([*report["missing_keys"], *report["mismatched_keys"]], self.tower, "CLIP model")
+        return model
+
+    @cached_property
+    def head(self) -> nn.Module:
+        what = f"aesthetic predictor for {self.tower}"
+        layers = LinearStack(self.network.config.projection_dim)
+        fill(layers, saved(self.path, self.file, self.revision, f"an {what}"), self.path, what, "layers.{}".format)
+        return layers.requires_grad_(False).to(self.place)
+
+    def check(self, prompts: Sequence[str]) -> None:
+        super().check(prompts)
+        _ = self.head
+
+    def score(self, prompts: list[str], pictures: list[Image.Image]) -> Float[Tensor, " n"]:
+        square = partial(pixels, size=self.network.config.image_size)
+        embeddings = self.network(stacked(square, pictures).to(self.place, self.precision)).image_embeds
+        return self.head(normalized(embeddings))

@@ -1,0 +1,72 @@
+"""What one number a candidate gets for its prompt: the role of every scorer."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+SUMMARY = "scores.json"  # beside data that scripts/score_pairs.py wrote
+
+
+class Scorer(ABC):
+    """Rates candidates (pictures, texts) for their prompts; higher is better.
+
+    Attributes:
+        raw: whether the numbers lack the scale with which they are usually published.
+    """
+
+    raw: bool = False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the numbers are called in tables and files; scores of different names are never compared."""
+
+    @property
+    @abstractmethod
+    def model_id(self) -> str:
+        """Where the weights come from: hub id (with the revision, if one was named), or path."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """What else the numbers depend on: formula, preprocessing, precision."""
+
+    @abstractmethod
+    def __call__(self, prompts: Sequence[str], candidates: Sequence[Any]) -> Float[Tensor, " n"]:
+        """One score per prompt and candidate, in fp32 or better, on the CPU.
+
+        Raises:
+            ValueError: if there are not as many prompts as candidates.
+        """
+
+    def aspects(self, prompts: Sequence[str], candidates: Sequence[Any]) -> dict[str, Float[Tensor, " n"]]:
+        """Further numbers by name that explain the score; most scorers have none."""
+        return {}
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise a ValueError if these prompts cannot be judged or the weights not loaded: before hours of work."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What stands beside every file of scores; scores of different identities are never mixed."""
+        return {"scorer": self.name, "model_id": self.model_id, "version": self.version, "raw": self.raw}
+
+
+def scored_by(folder: Path) -> dict[str, Any] | None:
+    """Identity of the scorer that wrote the score columns of the data in a folder; None if nothing there says."""
+    if not (folder / SUMMARY).exists():
+        return None
+    summary = json.loads((folder / SUMMARY).read_text())
+    return {key: summary.get(key) for key in ("scorer", "model_id", "version", "raw")}
+
+
+def require_as_many(prompts: Sequence[str], candidates: Sequence[Any]) -> None:
+    if len(prompts) != len(candidates):
+        raise ValueError(
+            f"There are {len(prompts)} prompts and {len(candidates)} candidates; a scorer takes one prompt for each."
+        )

@@ -1,0 +1,86 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from diffpo.scorers.learned import Learned, require_whole, stacked
+
+
+@dataclass(frozen=True, eq=False)
+class Brightness(Learned):
+    """The mean of a picture's pixels, by a network that could do no less."""
+
+    path: str = "nowhere"
+
+    @property
+    def name(self) -> str:
+        return "brightness"
+
+    @property
+    def version(self) -> str:
+        return "1"
+
+    def load(self) -> nn.Module:
+        if self.path == "missing":
+            raise ValueError("there are no such weights")
+        return nn.Linear(1, 1).requires_grad_(True)
+
+    def score(self, prompts, pictures):
+        assert len(prompts) == len(pictures) <= self.batch_size
+        first = stacked(
+            lambda picture: torch.tensor(picture.getpixel((0, 0)), dtype=torch.float32).view(3, 1, 1), pictures
+        )
+        return first.mean(dim=(1, 2, 3))
+
+
+GRAYS = [Image.new("L", (4, 4), n) for n in range(7)]
+
+
+def test_scores_come_in_the_order_of_the_pictures_whatever_the_batch():
+    for batch_size in (1, 3, 7, 100):
+        scorer = Brightness(batch_size=batch_size)
+        assert scorer([""] * 7, GRAYS).tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_nothing_is_no_score():
+    assert Brightness()([], []).shape == (0,)
+
+
+def test_there_is_one_prompt_for_each_picture():
+    with pytest.raises(ValueError, match="1 prompts and 7 candidates"):
+        Brightness()([""], GRAYS)
+
+
+def test_weights_are_loaded_at_first_use_and_once(monkeypatch):
+    loads = []
+    load = Brightness.load
+    monkeypatch.setattr(Brightness, "load", lambda self: loads.append(1) or load(self))
+    scorer = Brightness.from_pretrained("somewhere")
+    assert not loads
+    scorer.check([])
+    assert scorer.network is scorer.network
+    assert loads == [1]
+
+
+def test_check_raises_what_loading_raises():
+    scorer = Brightness.from_pretrained("missing")
+    with pytest.raises(ValueError, match="no such weights"):
+        scorer.check([])
+
+
+def test_weights_are_frozen_and_in_the_type_that_was_asked_for():
+    scorer = Brightness.from_pretrained("x", "cpu", torch.bfloat16)
+    assert {(p.dtype, p.requires_grad) for p in scorer.network.parameters()} == {(torch.bfloat16, False)}
+    assert not scorer.network.training
+
+
+def test_the_model_id_has_the_revision():
+    assert Brightness("a/b").model_id == "a/b"
+    assert Brightness.from_pretrained("a/b", revision="v2").model_id == "a/b@v2"
+
+
+def test_absent_weights_are_named():
+    with pytest.raises(ValueError, match="x is no CLIP model: it lacks 2 of its weights, the first is a.weight"):
+        require_whole(["b.weight", "a.weight"], "x", "CLIP model")

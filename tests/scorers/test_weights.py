@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from diffpo.scorers.weights import fill, located, saved
+
+WEIGHTS = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+
+
+def test_a_file_is_found_by_itself_and_by_its_folder(tmp_path):
+    (tmp_path / "a.pt").touch()
+    assert located(str(tmp_path), "a.pt") == located(str(tmp_path / "a.pt"), "other.pt") == tmp_path / "a.pt"
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_tensors_are_read_as_they_were_saved(tmp_path, kind):
+    file = tmp_path / f"a.{kind}"
+    save_file(WEIGHTS, file) if kind == "safetensors" else torch.save(WEIGHTS, file)
+    found = saved(str(tmp_path), file.name, None, "weights")
+    assert found.keys() == WEIGHTS.keys()
+    assert torch.equal(found["weight"], WEIGHTS["weight"])
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04 cut off"])
+def test_a_broken_download_is_refused_in_one_line(tmp_path, kind, content):
+    (tmp_path / f"a.{kind}").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"\A\S+ does not hold weights .*: it is damaged, or holds .*; fetch it again\Z"
+    ):
+        saved(str(tmp_path), f"a.{kind}", None, "weights")
+
+
+def test_code_in_a_file_does_not_run(tmp_path):
+    torch.save(Path, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        saved(str(tmp_path), "a.pt", None, "weights")
+
+
+def test_what_is_absent_is_named(tmp_path):
+    with pytest.raises(ValueError, match="does not hold weights that can be read: there is no a.pt in it"):
+        saved(str(tmp_path), "a.pt", None, "weights")
+    with pytest.raises(ValueError, match="Cannot load weights from 'nobody/nothing'"):
+        saved("nobody/nothing", "a.pt", None, "weights")
+
+
+def test_a_network_gets_its_weights_under_their_published_names():
+    network = nn.Linear(3, 2)
+    fill(network, {f"old.{name}": tensor for name, tensor in WEIGHTS.items()}, "x", "net", "old.{}".format)
+    assert torch.equal(network(torch.ones(1, 3)), torch.full((1, 2), 3.0))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weight": torch.ones(2, 4)}, r"first is weight, which has shape \(2, 4\) and should have \(2, 3\)"),
+        ({"more": torch.ones(1)}, r"first is more, which has shape \(1,\) and should have none"),
+        ({"bias": None}, r"first is bias, which has shape none and should have \(2,\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(changed, message):
+    tensors = {name: tensor for name, tensor in (WEIGHTS | changed).items() if tensor is not None}
+    with pytest.raises(ValueError, match=f"x is no net: 1 of its weights do not fit, the {message}"):
+        fill(nn.Linear(3, 2), tensors, "x", "net")
