@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +14,8 @@ from torch.utils.data import Sampler
 from diffpo.cells import Cell
 from diffpo.draws import Draws
 from diffpo.mixing import turns
-from diffpo.rows import PairRow, RowMap, mapped
+from diffpo.rows import PairRow, RowMap, ScoreLabel, mapped
+from diffpo.scoring import scored_by
 from diffpo.sources import Layout, Source
 from diffpo.tables import heavy_columns, require_columns
 
@@ -172,6 +173,7 @@ def open_tables(source: Source, maps: list[RowMap], seed: int) -> list[PairTable
     Raises:
         ValueError: if one cannot be used (it is named), or if they differ in the number of candidates per row.
     """
+    require_one_scorer(source, maps)
     tables: list[PairTable] = []
     for layout in source.layouts:
         first_id = sum(len(table.light) for table in tables)
@@ -190,6 +192,18 @@ def named_if_mixed(layout: Layout, source: Source) -> Iterator[None]:
         if len(source.layouts) == 1:
             raise
         raise ValueError(f"Of the sources that are mixed, {layout} fails: {error}") from error
+
+
+def require_one_scorer(source: Source, maps: Sequence[RowMap]) -> None:
+    """Raise a ValueError if labels are to be made of scores of several scorers, whose ranges differ."""
+    if not any(isinstance(row_map, ScoreLabel) for row_map in maps):
+        return
+    scorers = [scorer for layout in source.layouts if (scorer := scored_by(layout.folder)) is not None]
+    if other := [scorer for scorer in scorers if scorer != scorers[0]]:
+        raise ValueError(
+            f"ScoreLabel would compare scores of {scorers[0]} and {other[0]}, whose ranges differ; score all "
+            "sources by one scorer (scripts/score_pairs.py), or train apart."
+        )
 
 
 def require_equal(candidates: Collection[int], source: Source) -> None:

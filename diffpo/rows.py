@@ -96,6 +96,9 @@ class DropPromptless(RowMap):
 class ScoreLabel(RowMap):
     """Let a scorer name the winner: prob = sigmoid of the gap of the normalised scores over `temperature`.
 
+    A row with a null score is dropped: that picture could not be read. Scores of different scorers have different
+    ranges (PickScore about 20, HPSv2 about 0.3); which one wrote the columns, and its range, is in scores.json.
+
     Args:
         columns: score of the chosen and of the rejected side, as the source orders them.
         low: score that is normalised to 0.
@@ -119,6 +122,8 @@ class ScoreLabel(RowMap):
             raise ValueError(
                 f"ScoreLabel compares two candidates, row {row.id} has {len(row.candidates)}; drop the map."
             )
+        if any(row.extra.get(name, 0.0) is None for name in self.columns):
+            return None
         scores = float(row.column(self.columns[0], self)), float(row.column(self.columns[1], self))
         scored = replace(row, scores=scores)
         if scores[0] < scores[1]:

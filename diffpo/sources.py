@@ -106,6 +106,11 @@ class Columns(Stored):
     Args:
         prompt_chosen: column with the chosen side's own caption, if it has one.
         prompt_rejected: the same for the rejected side.
+        prob: column with P(chosen wins), 0.5 being a tie; without such a column, or with null, chosen sides win for
+            sure.
+
+    Raises:
+        ValueError: if such a number is not in [0.5, 1].
     """
 
     prompt: str = "prompt"
@@ -113,6 +118,7 @@ class Columns(Stored):
     rejected: str = "rejected"
     prompt_chosen: str | None = None
     prompt_rejected: str | None = None
+    prob: str | None = "prob"
 
     @property
     def candidates(self) -> tuple[str, str]:
@@ -123,8 +129,14 @@ class Columns(Stored):
         return self.prompt_chosen or self.prompt, self.prompt_rejected or self.prompt
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        chosen, rejected = (record[name] for name in self.needs)
-        return PairRow(index, (chosen, rejected), (cell(self.chosen), cell(self.rejected)), extra=record)
+        prob = as_number(record.get(self.prob, 1.0)) if self.prob else 1.0
+        if not (isinstance(prob, float | int) and 0.5 <= prob <= 1):
+            raise ValueError(
+                f"Row {index} has {self.prob} = {prob!r}, but P(chosen wins) is a number in [0.5, 1]; if the column "
+                "says something else, set prob of the source to null or to another column."
+            )
+        prompts, candidates = tuple(record[name] for name in self.needs), (cell(self.chosen), cell(self.rejected))
+        return PairRow(index, prompts, candidates, prob=float(prob), extra=record)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from diffpo.cells import Held
 from diffpo.draws import Draws
 from diffpo.mixing import turns
-from diffpo.pairs import named_if_mixed, require_equal
+from diffpo.pairs import named_if_mixed, require_equal, require_one_scorer
 from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.sources import Layout, Source
 from diffpo.tables import heavy_columns, require_columns, undecoded
@@ -133,6 +133,7 @@ def open_streams(source: Source, maps: list[RowMap], seed: int, buffer: int) -> 
     Raises:
         ValueError: if one cannot be used (it is named), or if they differ in the number of candidates per row.
     """
+    require_one_scorer(source, maps)
     among = len(source.layouts)
     streams: list[PairStream] = []
     for number, layout in enumerate(source.layouts):

@@ -1,3 +1,4 @@
+import json
 from itertools import islice
 
 import datasets
@@ -6,7 +7,7 @@ import pytest
 
 from diffpo.mixing import Mixed
 from diffpo.pairs import Order, PairTable, Pick, Share, open_tables
-from diffpo.rows import DropPromptless, DropTies, Weight
+from diffpo.rows import DropPromptless, DropTies, ScoreLabel, Weight
 from diffpo.sources import Columns
 from diffpo.unpaired import Unpaired
 
@@ -103,7 +104,7 @@ def mixed(tmp_path, *sources):
 
 def pairs_of(n, **columns):
     def write(folder):
-        folder.mkdir()
+        folder.mkdir(parents=True)
         data = {"prompt": ["a"] * n, "chosen": ["w"] * n, "rejected": ["l"] * n} | columns
         datasets.Dataset.from_dict(data).to_parquet(folder / "t.parquet")
         return Columns(str(folder / "t.parquet"))
@@ -138,3 +139,22 @@ def test_rows_of_different_numbers_of_candidates_do_not_mix(tmp_path):
         ValueError, match="equally many candidates per row, here are Columns 2, Unpaired 1; train apart"
     ):
         open_tables(mixed(tmp_path, pairs_of(1), unpaired), [], seed=0)
+
+
+def scored(version):
+    """Pairs that scripts/score_pairs.py wrote."""
+
+    def write(folder):
+        source = pairs_of(1, score_chosen=[1.0], score_rejected=[0.5])(folder)
+        identity = {"scorer": "hpsv2", "model_id": "a", "version": version, "raw": False}
+        (folder / "scores.json").write_text(json.dumps(identity | {"min": 0.5, "max": 1.0, "count": 2}))
+        return source
+
+    return write
+
+
+def test_labels_are_not_made_of_scores_of_different_scorers(tmp_path):
+    with pytest.raises(ValueError, match="'version': 'v2.0'.* and .*'version': 'v2.1'.*, whose ranges differ"):
+        open_tables(mixed(tmp_path / "a", scored("v2.0"), scored("v2.1")), [ScoreLabel()], seed=0)
+    assert len(open_tables(mixed(tmp_path / "b", scored("v2.1"), scored("v2.1")), [ScoreLabel()], seed=0)) == 2
+    assert len(open_tables(mixed(tmp_path / "c", scored("v2.0"), scored("v2.1")), [DropTies()], seed=0)) == 2

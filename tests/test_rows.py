@@ -61,6 +61,13 @@ def test_equal_scores_are_a_tie():
     assert ScoreLabel()(level, DRAWS).prob == 0.5
 
 
+@pytest.mark.parametrize("column", ["score_chosen", "score_rejected"])
+def test_a_null_score_drops_the_row(column):
+    unreadable = replace(ROW, extra={**ROW.extra, column: None})
+    assert mapped(unreadable, [label := ScoreLabel()], DRAWS) is label
+    assert mapped(replace(ROW, extra=unreadable.extra | {column: 0.0}), [label], DRAWS) != label
+
+
 def test_missing_score_names_column_row_and_script():
     with pytest.raises(
         ValueError, match=r"ScoreLabel needs column 'ps', row 3 .* score_chosen.*scripts/score_pairs.py"

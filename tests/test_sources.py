@@ -71,6 +71,23 @@ def test_binarized_set_with_image_features_and_renamed_columns(tmp_path):
     assert "good" not in row.extra
 
 
+def test_binarized_set_that_says_how_sure_it_is(tmp_path):
+    lines = [{"prompt": "a", "chosen": "w.png", "rejected": "l.png", "prob": prob} for prob in (1, 0.5, 0.75)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [row.prob for row in rows(Columns(str(tmp_path / "a.jsonl")))] == [1.0, 0.5, 0.75]
+    assert [row.prob for row in rows(Columns(str(tmp_path / "a.jsonl"), prob=None))] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("prob", [0.25, 1.5, None, "sure"])
+def test_binarized_set_never_guesses_a_probability(tmp_path, prob):
+    lines = [{"prompt": "a", "chosen": "w.png", "rejected": "l.png", "prob": prob}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(
+        ValueError, match=rf"Row 0 has prob = {prob!r}, but P\(chosen wins\) is a number in \[0.5, 1\]"
+    ):
+        rows(Columns(str(tmp_path / "a.jsonl")))
+
+
 def test_captions_per_side(tmp_path):
     data = {"prompt": ["p"], "a": ["for w"], "b": ["for l"], "chosen": [png("red")], "rejected": [png("blue")]}
     datasets.Dataset.from_dict(data).to_parquet(tmp_path / "c.parquet")

@@ -1,0 +1,155 @@
+"""Scored pairs as parquet shards that `diffpo.sources.Columns` reads; pictures stay the bytes they were."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Image, Value
+
+from diffpo.cells import Cell, Held
+from diffpo.diffusion.images import BrokenImage, image_size
+from diffpo.diffusion.pairs_in_order import PairsInOrder
+from diffpo.files import writing
+from diffpo.ledger import REMEDY
+from diffpo.rows import PairRow
+
+SHARD = 500 * 2**20  # bytes of pictures, about
+GROUP = 32 * 2**20  # bytes of pictures that are held in memory
+LOOKED_AT = 64
+
+STRING, NUMBER = Value("string"), Value("float64")
+PER_SIDE = {"prompt_chosen": STRING, "prompt_rejected": STRING}
+SCORES = {"score_chosen": NUMBER, "score_rejected": NUMBER}
+COLUMNS = {"prompt": STRING, "chosen": Image(), "rejected": Image(), "prob": NUMBER, **SCORES}
+
+
+def further_columns(tables: Iterable[Features], per_side: bool) -> Features:
+    """The source's light columns but for those whose names are ours; what one of its tables lacks is null there.
+
+    Args:
+        tables: the light columns of each table.
+        per_side: whether each side has a prompt of its own.
+
+    Raises:
+        ValueError: if a column has different types in two tables.
+    """
+    ours = COLUMNS | (PER_SIDE if per_side else {})
+    found: dict[str, Any] = {}
+    for table in tables:
+        for name, feature in table.items():
+            if name not in ours and found.setdefault(name, feature) != feature:
+                raise ValueError(
+                    f"Column {name!r} is {found[name]} in one source and {feature} in another; score them apart."
+                )
+    return Features(found)
+
+
+@dataclass(frozen=True, eq=False)
+class PairShards:
+    """Pairs and their scores as files of about 500 MB.
+
+    Attributes:
+        pairs: row n has the scores numbered 2n (chosen) and 2n + 1 (rejected).
+        further: columns from `further_columns`.
+        per_side: whether each side has a prompt of its own.
+        mean: bytes of a pair's pictures, about; decides how many pairs a shard holds.
+    """
+
+    pairs: PairsInOrder
+    further: Features
+    per_side: bool
+    mean: float
+
+    @property
+    def features(self) -> Features:
+        return Features(COLUMNS | (PER_SIDE if self.per_side else {}) | self.further)
+
+    @property
+    def per_shard(self) -> int:
+        return max(1, int(SHARD / max(1.0, self.mean)))
+
+    @property
+    def names(self) -> list[str]:
+        count = -(-len(self.pairs) // self.per_shard)
+        return [f"train-{shard:05d}-of-{count:05d}.parquet" for shard in range(count)]
+
+    def write(self, shard: int, folder: Path, scores: Mapping[int, float | None]) -> Path:
+        """One of the shards; it is there as a whole or not at all.
+
+        Raises:
+            RuntimeError: if the disk is full.
+        """
+        file, features = folder / self.names[shard], self.features
+        schema = features.arrow_schema
+        unfinished = file.with_suffix(".unfinished")
+        with writing(str(file), REMEDY), pq.ParquetWriter(unfinished, schema) as writer:
+            for group in self.groups(shard, scores):
+                encoded = [features.encode_example(record) for record in group]
+                writer.write_table(pa.Table.from_pylist(encoded, schema=schema))
+        return unfinished.rename(file)
+
+    def groups(self, shard: int, scores: Mapping[int, float | None]) -> Iterator[list[dict[str, Any]]]:
+        """Records of a shard, few enough at a time to be held in memory."""
+        group, size, begin = [], 0, shard * self.per_shard
+        for n in range(begin, min(begin + self.per_shard, len(self.pairs))):
+            group.append(self.record(self.pairs[n], scores[2 * n], scores[2 * n + 1]))
+            size += sum(len(picture["bytes"]) for side in ("chosen", "rejected") if (picture := group[-1][side]))
+            if size >= GROUP:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
+
+    def record(self, row: PairRow, chosen: float | None, rejected: float | None) -> dict[str, Any]:
+        """One line of the table; `prompt` is the one that both sides share, else the source's, else the chosen's."""
+        first, second = row.prompts
+        ours = {
+            "prompt": first if first == second else row.extra.get("prompt", first),
+            "chosen": stored(row.candidates[0]),
+            "rejected": stored(row.candidates[1]),
+            "prob": row.prob,
+            "score_chosen": chosen,
+            "score_rejected": rejected,
+        }
+        own_prompts = {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
+        return {name: row.extra.get(name) for name in self.further} | own_prompts | ours
+
+
+def stored(candidate: Cell | Held) -> dict[str, Any] | None:
+    """A picture's bytes as they are stored, and its name; None if there are none."""
+    value = candidate.read()
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, Mapping) and value["bytes"] is not None:
+        return {"bytes": value["bytes"], "path": value["path"]}
+    path = value["path"] if isinstance(value, Mapping) else value
+    if path is None:
+        return None
+    file = candidate.folder / path
+    return {"bytes": file.read_bytes(), "path": file.name} if file.is_file() else None
+
+
+def mean_bytes(pairs: PairsInOrder) -> float:
+    """Bytes of a pair's pictures, the mean of some pairs from all over the data.
+
+    Raises:
+        ValueError: if none of them has a picture that can be read.
+    """
+    sizes, reason, where = [], None, None
+    for n in range(0, len(pairs), -(-len(pairs) // LOOKED_AT)):
+        for candidate in pairs[n].candidates:
+            try:
+                image_size(candidate.read(), candidate.folder)
+            except BrokenImage as error:
+                reason, where = error, candidate.folder.resolve()
+            else:
+                sizes.append(len(picture["bytes"]) if (picture := stored(candidate)) else 0)
+    if not sizes:
+        raise ValueError(
+            f"None of the pictures looked at can be read ({reason}); check that the source names columns of pictures, "
+            f"and that paths are relative to {where}."
+        )
+    return 2 * sum(sizes) / len(sizes)

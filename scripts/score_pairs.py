@@ -1,0 +1,65 @@
+"""Score both pictures of every pair of a dataset.
+
+accelerate launch scripts/score_pairs.py --config configs/score_pairs.yaml --output_dir scored
+"""
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from accelerate import PartialState
+
+from diffpo.checkpoint import CONFIG
+from diffpo.cli import launch
+from diffpo.diffusion.scoring_pairs import score_pairs
+from diffpo.rows import RowMap
+from diffpo.scoring import SUMMARY, Scorer
+from diffpo.sources import Source
+
+
+def main(
+    scorer: Scorer,
+    source: Source,
+    output_dir: Path,
+    rows: list[RowMap] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    settings: str = "",
+) -> None:
+    """Score both pictures of every pair of a dataset.
+
+    Args:
+        scorer: who scores, e.g. diffpo.scorers.pickscore.PickScore.
+        source: the pairs, e.g. diffpo.sources.PickAPic or diffpo.mixing.Mixed.
+        output_dir: gets parquet shards that diffpo.sources.Columns reads, and scores.json. After a kill, the same
+            command goes on where it stopped.
+        rows: what drops pairs before they are scored; null keeps all.
+        seed: of the row maps.
+        batch_size: pictures that are read at a time; a scorer may divide them further.
+        settings: the resolved config.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    is_finished = (output_dir / SUMMARY).exists()
+    found = score_pairs(scorer, source, output_dir, rows or [], seed, batch_size)
+    if PartialState().is_main_process:
+        if is_finished:
+            print(f"{output_dir} was finished already, nothing was scored.")
+        else:
+            (output_dir / CONFIG).write_text(settings)
+        print(told(found, output_dir))
+    PartialState().destroy_process_group()
+
+
+def told(found: dict[str, Any], output_dir: Path) -> str:
+    """The summary in a sentence."""
+    agreement = found["agreement"]
+    confirmed = "no pair has a winner" if agreement is None else f"the chosen side scores higher in {agreement:.1%}"
+    return (
+        f"{found['pairs']} pairs scored by {found['scorer']} ({found['model_id']}) from {found['min']:.4g} to "
+        f"{found['max']:.4g}; {confirmed}; {found['unreadable']} pictures could not be read. To train on them: "
+        f"--data.source=diffpo.sources.Columns --data.source.path={output_dir}"
+    )
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,202 @@
+import json
+import shutil
+from collections import namedtuple
+
+import datasets
+import pytest
+from brightness import Brightness
+from shards import png
+from tiny import pair_folder
+
+from diffpo.diffusion import scoring_pairs
+from diffpo.diffusion.scoring_pairs import score_pairs
+from diffpo.pairs import PairTable
+from diffpo.rows import DropTies, ScoreLabel
+from diffpo.sources import Columns, PairFolder, PickAPic
+
+BLACK, GRAY, WHITE, TORN = png((0, 0, 0)), png((102, 102, 102)), png((255, 255, 255)), b"torn"
+PAIRS = [  # the winner by the label, and its brightness against the other
+    (GRAY, BLACK, 1.0),
+    (WHITE, GRAY, 0.0),
+    (WHITE, WHITE, 1.0),
+    (BLACK, WHITE, 0.5),
+    (TORN, GRAY, 1.0),
+]
+
+
+@pytest.fixture
+def source(tmp_path):
+    first, second, labels = map(list, zip(*PAIRS, strict=True))
+    data = {"jpg_0": first, "jpg_1": second, "label_0": labels, "caption": [f"p{i}" for i in range(len(PAIRS))]}
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "pairs.parquet")
+    return PickAPic(str(tmp_path / "pairs.parquet"))
+
+
+def rows(folder, maps=()):
+    table = PairTable(Columns(str(folder)), list(maps), seed=0)
+    return [table[i] for i in range(len(table))], table.dropped
+
+
+def test_the_summary_by_hand(source, tmp_path):
+    """Chosen above rejected, below, equal; a tie and a torn picture do not count for the agreement."""
+    found = score_pairs(Brightness(), source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == found
+    assert {"scorer": "brightness", "model_id": "none", "version": "mean", "raw": False}.items() <= found.items()
+    assert {
+        "min": 0.0,
+        "max": 255.0,
+        "count": 9,
+        "unreadable": 1,
+        "agreement": 0.5,
+        "pairs": 5,
+    }.items() <= found.items()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "scores.json",
+        "train-00000-of-00001.parquet",
+    ]
+
+
+def test_the_chosen_side_stays_the_sources_and_ties_stay_ties(source, tmp_path):
+    score_pairs(Brightness(), source, tmp_path / "out")
+    found, _ = rows(tmp_path / "out")
+    assert [(row.extra["score_chosen"], row.extra["score_rejected"]) for row in found] == [
+        (102, 0),
+        (102, 255),
+        (255, 255),
+        (0, 255),
+        (None, 102),
+    ]
+    assert [row.prob for row in found] == [1.0, 1.0, 1.0, 0.5, 1.0]
+    assert found[1].candidates[0].read()["bytes"] == GRAY
+
+
+def test_training_on_the_scores_turns_pairs_and_drops_the_unreadable_one(source, tmp_path):
+    found = score_pairs(Brightness(), source, tmp_path / "out")
+    label = ScoreLabel(low=found["min"], high=found["max"])
+    kept, dropped = rows(tmp_path / "out", [label])
+    assert [row.scores for row in kept] == [(102, 0), (255, 102), (255, 255), (255, 0)]
+    assert kept[1].candidates[0].read()["bytes"] == WHITE
+    assert kept[2].prob == 0.5
+    assert dropped == {"ScoreLabel": 1}
+
+
+def test_rows_that_maps_drop_are_not_scored(source, tmp_path):
+    found = score_pairs(Brightness(), source, tmp_path / "out", [DropTies()])
+    assert (found["pairs"], found["count"], found["rows"]) == (4, 7, ["DropTies()"])
+
+
+class Stopped(Exception):
+    pass
+
+
+class Breaking(Brightness):
+    """Fails at its third batch."""
+
+    def __call__(self, prompts, candidates):
+        if len(self.log.read_text().splitlines()) >= 4:
+            raise Stopped
+        return super().__call__(prompts, candidates)
+
+
+def test_what_was_scored_before_a_stop_is_not_scored_again(tmp_path):
+    folder, log = PairFolder(str(pair_folder(tmp_path / "pairs", n=5))), tmp_path / "log"
+    log.write_text("")
+    with pytest.raises(Stopped):
+        score_pairs(Breaking(log), folder, tmp_path / "out", batch_size=2)
+    assert len(log.read_text().splitlines()) == 4
+    assert not list((tmp_path / "out").glob("*.parquet"))
+    score_pairs(Brightness(log), folder, tmp_path / "out", batch_size=2)
+    scored = log.read_text().splitlines()
+    assert len(scored) == len(set(scored)) == 10
+
+
+def test_a_stop_while_shards_are_written_scores_nothing_again(tmp_path, monkeypatch):
+    folder, log = PairFolder(str(pair_folder(tmp_path / "pairs", n=3))), tmp_path / "log"
+    stopped_at_the_end(monkeypatch, Brightness(log), folder, tmp_path / "out")
+    score_pairs(Brightness(log), folder, tmp_path / "out")
+    assert len(log.read_text().splitlines()) == 6
+    assert len(rows(tmp_path / "out")[0]) == 3
+
+
+def stopped_at_the_end(monkeypatch, *work) -> None:
+    def finish(*_):
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring_pairs, "finish", finish)
+        with pytest.raises(Stopped):
+            score_pairs(*work)
+
+
+def test_a_finished_folder_is_left_alone_and_other_work_in_it_refused(source, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    first = score_pairs(Brightness(log), source, out)
+    assert score_pairs(Brightness(log), source, out) == first
+    assert len(log.read_text().splitlines()) == 9
+    with pytest.raises(ValueError, match="out holds results of something else: version was 'mean' and is 'other'"):
+        score_pairs(Brightness(version="other"), source, out)
+
+
+def test_unfinished_work_of_another_scorer_or_source_is_refused(source, tmp_path, monkeypatch):
+    stopped_at_the_end(monkeypatch, Brightness(), source, tmp_path / "out")
+    with pytest.raises(ValueError, match="version was 'mean' and is 'other'; choose another output_dir"):
+        score_pairs(Brightness(version="other"), source, tmp_path / "out")
+    shutil.copy(tmp_path / "pairs.parquet", tmp_path / "same.parquet")
+    with pytest.raises(ValueError, match="source was .*pairs.parquet.* and is .*same.parquet"):
+        score_pairs(Brightness(), PickAPic(str(tmp_path / "same.parquet")), tmp_path / "out")
+
+
+def test_a_folder_with_something_else_in_it_is_refused(source, tmp_path):
+    with pytest.raises(ValueError, match="is not empty; choose another one"):
+        score_pairs(Brightness(), source, tmp_path)
+
+
+class Unusable(Brightness):
+    def check(self, prompts):
+        raise ValueError(f"cannot judge {sorted(prompts)}")
+
+
+def test_a_scorer_that_cannot_judge_leaves_the_folder_free_for_another(source, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot judge \['p0', 'p1', 'p2', 'p3', 'p4'\]"):
+        score_pairs(Unusable(version="unusable"), source, tmp_path / "out")
+    score_pairs(Brightness(), source, tmp_path / "out")
+
+
+def test_a_disk_that_is_too_small_is_told_before_any_work(source, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(scoring_pairs.shutil, "disk_usage", lambda folder: usage(free=100))
+    with pytest.raises(ValueError, match="need about 0.00 GiB, the disk of .*out has 0.00 GiB free"):
+        score_pairs(Unusable(), source, tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RuntimeError, match="output_dir .*file could not be written"):
+        score_pairs(Brightness(), source, tmp_path / "file")
+
+
+class Overflowing(Brightness):
+    def __call__(self, prompts, candidates):
+        return super().__call__(prompts, candidates) * float("nan")
+
+
+def test_a_score_that_is_no_number_is_an_error(source, tmp_path):
+    with pytest.raises(
+        ValueError, match="brightness gives nan to a picture of 'p0'; let the scorer compute in float32"
+    ):
+        score_pairs(Overflowing(), source, tmp_path / "out")
+
+
+def test_each_side_is_scored_for_its_own_prompt(tmp_path):
+    asked = []
+
+    class Asked(Brightness):
+        def __call__(self, prompts, candidates):
+            asked.extend(prompts)
+            return super().__call__(prompts, candidates)
+
+    data = {"a": ["w"], "b": ["l"], "chosen": [GRAY], "rejected": [BLACK]}
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
+    source = Columns(str(tmp_path / "a.parquet"), prompt_chosen="a", prompt_rejected="b")
+    score_pairs(Asked(), source, tmp_path / "out")
+    assert asked == ["w", "l"]

@@ -1,0 +1,92 @@
+import json
+import resource
+import signal
+from multiprocessing import get_context
+
+import pytest
+
+from diffpo.ledger import Ledger, write_json
+
+WHO = {"scorer": "brightness", "raw": False}
+
+
+def test_results_are_there_when_the_same_work_is_opened_again(tmp_path):
+    ledger = Ledger(tmp_path / "l", WHO)
+    assert ledger.done == {}
+    ledger.add({3: 0.5, 7: None})
+    ledger.add({4: {"a": 0.1}})
+    assert ledger.done == {3: 0.5, 7: None, 4: {"a": 0.1}}
+    assert Ledger(tmp_path / "l", WHO).done == ledger.done
+
+
+def test_numbers_come_back_bit_for_bit(tmp_path):
+    third = 1 / 3
+    Ledger(tmp_path, WHO).add({0: third})
+    assert Ledger(tmp_path, WHO).done == {0: third}
+
+
+def test_each_process_writes_its_own_file_and_any_number_of_them_goes_on(tmp_path):
+    for rank in (0, 1, 2):
+        Ledger(tmp_path, WHO, rank).add({rank: rank})
+    assert sorted(path.name for path in tmp_path.glob("part-*")) == [f"part-0000{rank}.jsonl" for rank in (0, 1, 2)]
+    assert Ledger(tmp_path, WHO).done == {0: 0, 1: 1, 2: 2}
+    assert list(tmp_path.glob("*.unfinished")) == []
+
+
+@pytest.mark.parametrize("torn", ["[2, 0.", "[2, 0.25]"])
+def test_a_torn_last_line_is_forgotten_and_does_not_spoil_the_next(tmp_path, torn):
+    """Also one that happens to be whole but for its end of line: 0.25 may have been 0.253."""
+    Ledger(tmp_path, WHO).add({1: 0.5})
+    with (tmp_path / "part-00000.jsonl").open("a") as lines:
+        lines.write(torn)
+    assert Ledger(tmp_path, WHO, rank=1).done == {1: 0.5}
+    again = Ledger(tmp_path, WHO)
+    assert again.done == {1: 0.5}
+    again.add({2: 0.75})
+    assert Ledger(tmp_path, WHO).done == {1: 0.5, 2: 0.75}
+
+
+def test_other_work_in_the_same_folder_is_refused_and_the_difference_named(tmp_path):
+    Ledger(tmp_path, WHO)
+    with pytest.raises(ValueError, match=r"results of something else: raw was False and is True; choose another"):
+        Ledger(tmp_path, {**WHO, "raw": True})
+    with pytest.raises(ValueError, match=r"seed was None and is 1"):
+        Ledger(tmp_path, {**WHO, "seed": 1})
+
+
+def test_an_identity_is_compared_as_it_is_stored(tmp_path):
+    """A tuple comes back from JSON as a list."""
+    Ledger(tmp_path, {"size": (1, 2)})
+    assert Ledger(tmp_path, {"size": (1, 2)}).done == {}
+
+
+def test_a_failed_write_leaves_the_file_that_was_there(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+
+
+def fill(folder, told) -> None:
+    """No file can outgrow 100 bytes."""
+    ledger = Ledger(folder, {})
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    try:
+        ledger.add({row: 0.123456789 for row in range(20)})
+    except RuntimeError as error:
+        told.send(str(error))
+
+
+def test_a_full_disk_is_one_line_and_what_was_written_counts(tmp_path):
+    told, end = get_context("fork").Pipe()
+    process = get_context("fork").Process(target=fill, args=(tmp_path, end))
+    process.start()
+    process.join(60)
+    assert told.poll()
+    line = told.recv()
+    assert "part-00000.jsonl could not be written" in line
+    assert "run the same command again" in line
+    done = Ledger(tmp_path, {}).done
+    assert 0 < len(done) < 20
+    assert set(done.values()) == {0.123456789}
