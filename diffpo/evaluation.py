@@ -1,13 +1,17 @@
-"""Judging pictures by pairs: the same prompts and seeds for every model, win rates with intervals."""
+"""Judging models by pairs: the same prompts and seeds for every model, win rates with intervals."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+Numbers = Mapping[str, np.ndarray]
 
 
 class Evaluation(ABC):
@@ -15,7 +19,7 @@ class Evaluation(ABC):
 
     @abstractmethod
     def __call__(self, pipelines: dict[str, Any], output_dir: Path, seed: int) -> None:
-        """Write `report.json` and pictures.
+        """Write `report.json` and pictures; every process calls it, and they may share the work.
 
         Args:
             pipelines: by name, the untuned "base" first.
@@ -42,11 +46,81 @@ def win_rate(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> WinRate:
-    """Paired win rate of scores on the same prompts and seeds, with a percentile bootstrap interval over prompts."""
-    wins = np.where(ours == theirs, 0.5, ours > theirs).mean(axis=1)
-    picks = np.random.default_rng(0).integers(len(wins), size=(resamples, len(wins)))
-    low, high = np.quantile(wins[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return WinRate(float(wins.mean()), float(low), float(high))
+    """Paired win rate of scores on the same prompts and seeds, with a percentile bootstrap interval over prompts.
+
+    A NaN (an unreadable picture) takes its comparison out; so does a prompt that has no other.
+
+    Raises:
+        ValueError: if nothing is left to compare.
+    """
+    unknown = np.isnan(ours) | np.isnan(theirs)
+    known = ~unknown.all(axis=1)
+    if not known.any():
+        raise ValueError("No picture of both models can be read, so there is nothing to compare.")
+    outcomes = np.where(unknown, np.nan, np.where(ours == theirs, 0.5, ours > theirs))
+    wins = np.nanmean(outcomes[known], axis=1)
+    low, high = interval(wins, resamples, level)
+    return WinRate(float(wins.mean()), low, high)
+
+
+def interval(
+    by_prompt: Float[np.ndarray, " prompts"], resamples: int = 10_000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over prompts."""
+    picks = np.random.default_rng(0).integers(len(by_prompt), size=(resamples, len(by_prompt)))
+    low, high = np.quantile(by_prompt[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summary(numbers: Numbers, scorers: Sequence[str]) -> dict[str, Any]:
+    """A model's entry of a report: mean and median of each scorer, the mean of each aspect (all that is no scorer)."""
+    aspects = {name: float(np.nanmean(values)) for name, values in numbers.items() if name not in scorers}
+    scores = {
+        name: {"mean": float(np.nanmean(numbers[name])), "median": float(np.nanmedian(numbers[name]))}
+        for name in scorers
+    }
+    return aspects | {"scores": scores}
+
+
+def compared(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[dict[str, Any]]:
+    """Every pair of models once, the later one first, by every scorer.
+
+    Args:
+        numbers: for each model and scorer, (prompts, pictures).
+    """
+    pairs = []
+    for metric in scorers:
+        for b, a in combinations(numbers, 2):
+            rate = win_rate(numbers[a][metric], numbers[b][metric])
+            rates = {"win_rate": rate.rate, "win_rate_low": rate.low, "win_rate_high": rate.high}
+            pairs.append({"a": a, "b": b, "metric": metric, **rates})
+    return pairs
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """One row per model: each scorer's mean and median, win rate over the first model; then aspects and diversity."""
+    models = report["models"]
+    first = next(iter(models))
+    aspects = [name for name, value in models[first].items() if name in ("attributes", "style", "clean")]
+    width = max(12, *(len(name) + 2 for name in models))
+    head = f"{'model':<{width}}"
+    for metric in report["scorers"]:
+        head += f"{metric:>16}{'median':>10}{f'over {first}':>26}"
+    head += "".join(f"{name:>12}" for name in aspects) + f"{'diversity':>11}"
+    won = {(pair["a"], pair["metric"]): pair for pair in report["pairs"] if pair["b"] == first}
+    lines = [head]
+    for name, entry in models.items():
+        line = f"{name:<{width}}"
+        for metric, scores in entry["scores"].items():
+            pair = won.get((name, metric))
+            line += f"{scores['mean']:>16.4f}{scores['median']:>10.4f}{shown(pair) if pair else '-':>26}"
+        line += "".join(f"{entry[aspect]:>12.3f}" for aspect in aspects)
+        lines.append(line + f"{'-' if entry['diversity'] is None else format(entry['diversity'], '.3f'):>11}")
+    return "\n".join(lines)
+
+
+def shown(pair: Mapping[str, Any]) -> str:
+    return f"{pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}]"
 
 
 def versions() -> dict[str, str]:

@@ -23,13 +23,16 @@ FILES = {
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
-def open_table(path: str, split: str, revision: str | None) -> Dataset:
+def open_table(path: str, split: str, revision: str | None, what: str = "a table of pairs") -> Dataset:
     """A hub id, folder, file or glob as one memory-mapped table; tar shards are unpacked into the cache of `datasets`.
+
+    Args:
+        what: it is, for the error.
 
     Raises:
         ValueError: if it cannot be reached or read; a tar shard that is damaged is named.
     """
-    with reaching(path, "a table of pairs"):
+    with reaching(path, what):
         return opened(path, split, revision, streaming=False)
 
 

@@ -1,4 +1,4 @@
-"""Run a grid of methods and seeds on the tiny world and tabulate what the oracle says, base and baseline beside them.
+"""Run a grid of methods and seeds on the tiny world and tabulate what the oracle says, base and SFT beside them.
 
 python scripts/evidence.py --grid configs/evidence/diffusion_dpo.yaml --output_dir runs/evidence --readme README.md
 """
@@ -9,41 +9,67 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from diffpo.cli import launch
-from diffpo.evaluation import WinRate, win_rate
+from diffpo.evaluation import versions, win_rate
 
 SCRIPT = "scripts/train_diffusion_dpo.py"
+SFT = "diffpo.diffusion.methods.sft.SFT"
+ASPECTS = ("attributes", "style", "diversity")
 
 
-def main(grid: Path, output_dir: Path, jobs: int = 2, readme: Path | None = None, settings: str = "") -> None:
+def main(
+    grid: Path,
+    output_dir: Path,
+    jobs: int = 2,
+    readme: Path | None = None,
+    record: Path | None = Path("assets/evidence"),
+    settings: str = "",
+) -> None:
     """Run a grid of methods and seeds, and tabulate.
 
     Args:
-        grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the name of a method).
+        grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the method that is SFT).
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
+        record: folder that gets the table's numbers as `<name of the grid>.json`; null writes none.
         settings: the resolved config.
     """
     plan = yaml.safe_load(grid.read_text())
+    require_baseline(plan, grid)
     todo = [(method, seed) for seed in plan["seeds"] for method in plan["methods"]]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda job: run(plan, *job, output_dir), todo))
-    text = table(plan, output_dir)
+    found = measured(plan, output_dir)
+    text = table(found)
     print(text)
     (output_dir / "table.md").write_text(text + "\n")
+    if record:
+        record.mkdir(parents=True, exist_ok=True)
+        (record / f"{grid.stem}.json").write_text(json.dumps(found, indent=2) + "\n")
     if readme:
         mark = f"<!-- evidence: {grid.stem} -->"
         before, _, after = re.split(re.escape(mark), readme.read_text())
         readme.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
 
 
-def run(plan: dict, method: str, seed: int, output_dir: Path) -> None:
+def require_baseline(plan: dict[str, Any], grid: Path) -> None:
+    """Raise a SystemExit if the grid does not compare with SFT on winners."""
+    if not any(SFT in override for override in plan["methods"].get(plan["baseline"], [])):
+        sys.exit(
+            f"error: the baseline of {grid} is {plan['baseline']!r}; it has to be one of its methods, with "
+            f"--objective={SFT}: a method that does not beat SFT on winners has shown nothing."
+        )
+
+
+def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path) -> None:
     folder = output_dir / f"{method}-{seed}"
     if (folder / "report.json").exists():
         return
@@ -57,25 +83,24 @@ def run(plan: dict, method: str, seed: int, output_dir: Path) -> None:
     print(f"{folder.name} is done", flush=True)
 
 
-def table(plan: dict, output_dir: Path) -> str:
-    """One row per method; intervals are bootstrapped over prompts, a prompt's pictures of all seeds together."""
-    methods, baseline = list(plan["methods"]), plan["baseline"]
-    base, base_rows = scores(output_dir, methods[0], plan["seeds"], "base")
-    against, _ = scores(output_dir, baseline, plan["seeds"], "tuned")
-    lines = [
-        f"| model | win rate over base | by seed | win rate over {baseline} | attributes right | style | diversity |",
-        "|---|---|---|---|---|---|---|",
-        f"| base | | | | {means(base_rows)} |",
-    ]
+def measured(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
+    """All numbers of the table; intervals are bootstrapped over prompts, a prompt's pictures of all seeds together."""
+    methods, baseline, seeds = list(plan["methods"]), plan["baseline"], plan["seeds"]
+    base, base_rows = scores(output_dir, methods[0], seeds, "base")
+    against, _ = scores(output_dir, baseline, seeds, "tuned")
+    rows: dict[str, Any] = {"base": means(base_rows)}
     for method in methods:
-        ours, rows = scores(output_dir, method, plan["seeds"], "tuned")
-        pooled = win_rate(np.concatenate(ours, axis=1), np.concatenate(base, axis=1))
-        by_seed = ", ".join(f"{100 * win_rate(a, b).rate:.1f}" for a, b in zip(ours, base, strict=True))
-        versus = (
-            win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1)) if method != baseline else None
-        )
-        lines.append(f"| {method} | {shown(pooled)} | {by_seed} | {shown(versus) if versus else ''} | {means(rows)} |")
-    return "\n".join(lines)
+        ours, entries = scores(output_dir, method, seeds, "tuned")
+        over_base = win_rate(np.concatenate(ours, axis=1), np.concatenate(base, axis=1))
+        over_sft = win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1))
+        rows[method] = {
+            "over_base": asdict(over_base),
+            "over_base_by_seed": [win_rate(a, b).rate for a, b in zip(ours, base, strict=True)],
+            "over_baseline": None if method == baseline else asdict(over_sft),
+            **means(entries),
+        }
+    judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
+    return {"baseline": baseline, "seeds": seeds, **judge, "rows": rows, "grid": plan, "versions": versions()}
 
 
 def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:
@@ -85,21 +110,33 @@ def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple
         folder = output_dir / f"{method}-{seed}"
         report = json.loads((folder / "report.json").read_text())
         pictures = (folder / "evaluation" / model / "prompts.jsonl").read_text().splitlines()
-        each = np.array([json.loads(line)["oracle"] for line in pictures])
+        each = np.array([json.loads(line)["scores"]["oracle"] for line in pictures], dtype=float)
         utilities.append(each.reshape(report["n_prompts"], -1))
         rows.append(report["models"][model])
     return utilities, rows
 
 
-def shown(rate: WinRate) -> str:
-    return f"{100 * rate.rate:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+def means(rows: list[dict]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in ASPECTS}
 
 
-def means(rows: list[dict]) -> str:
-    attributes, style, diversity = (
-        np.mean([row[key] for row in rows]) for key in ("attributes", "style", "diversity")
-    )
-    return f"{100 * attributes:.1f} % | {style:.3f} | {diversity:.3f}"
+def table(found: dict[str, Any]) -> str:
+    """One row per method."""
+    lines = [
+        f"| model | win rate over base | by seed | win rate over {found['baseline']} | attributes right | style "
+        "| diversity |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["rows"].items():
+        by_seed = ", ".join(f"{100 * rate:.1f}" for rate in row.get("over_base_by_seed", []))
+        rates = [shown(row[key]) if row.get(key) else "" for key in ("over_base", "over_baseline")]
+        numbers = f"{100 * row['attributes']:.1f} % | {row['style']:.3f} | {row['diversity']:.3f}"
+        lines.append(f"| {name} | {rates[0]} | {by_seed} | {rates[1]} | {numbers} |")
+    return "\n".join(lines)
+
+
+def shown(rate: dict[str, float]) -> str:
+    return f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 
 if __name__ == "__main__":

@@ -79,24 +79,27 @@ def main(
     report = f"{pairs.report()} {model.report()}"
     accelerator.print(report)
     model.save(folder, writes=accelerator.is_main_process)
+    card = partial(
+        write_card,
+        folder,
+        base,
+        data,
+        objective,
+        report,
+        settings,
+        pipeline=type(model.pipeline()).__name__,
+        ema=fit.ema,
+        prompts=preview.prompts if preview else (),
+        command=sys.argv,
+        repo=publish.repo if publish and not publish.dry_run else None,
+    )
     if accelerator.is_main_process:
-        card = partial(
-            write_card,
-            folder,
-            base,
-            data,
-            objective,
-            report,
-            settings,
-            pipeline=type(model.pipeline()).__name__,
-            ema=fit.ema,
-            prompts=preview.prompts if preview else (),
-            command=sys.argv,
-            repo=publish.repo if publish and not publish.dry_run else None,
-        )
         card()
+    if evaluation:
+        accelerator.wait_for_everyone()  # until what was trained is written
+        evaluation({"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, folder, seed)
+    if accelerator.is_main_process:
         if evaluation:
-            evaluation({"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, folder, seed)
             card()  # now with what was measured
         if publish:
             publish(folder)

@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import evaluate
 import pytest
 import train_diffusion_dpo
 import yaml
@@ -47,3 +48,10 @@ def test_every_grid_names_methods_that_parse():
         assert plan["baseline"] in plan["methods"]
         for overrides in plan["methods"].values():
             parse(train_diffusion_dpo.main, [f"--config={plan['config']}", *overrides, "--output_dir=out"])
+
+
+@pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_evaluation_parses_and_its_resolved_form_is_itself(config, tmp_path):
+    _, settings = parse(evaluate.main, [f"--config={config}", "--output_dir=out"])
+    (tmp_path / "config.yaml").write_text(settings)
+    assert parse(evaluate.main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings

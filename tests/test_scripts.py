@@ -62,8 +62,8 @@ def said(world, output_dir, monkeypatch, capsys, *overrides: str) -> str:
 
 
 def test_a_run_leaves_all_that_was_promised_and_can_be_continued(world, tmp_path):
-    judge = ["--evaluation=diffpo.tinyworld.evaluation.OracleEvaluation", "--evaluation.steps=1"]
-    judge += [f"--evaluation.prompts={world / 'prompts.jsonl'}"]
+    judge = ["--evaluation=diffpo.diffusion.evaluation.SideBySide", f"--evaluation.prompts.path={world}/prompts.jsonl"]
+    judge += ["--evaluation.scorers=[diffpo.scorers.oracle.Oracle]", "--evaluation.sampling.steps=1"]
     train(world, tmp_path / "run", *judge)
     promised = {"unet", "README.md", "config.yaml", "previews", "report.json", "before_after.png", "metrics.jsonl"}
     assert promised | {"checkpoint-000002"} <= {path.name for path in (tmp_path / "run").iterdir()}
@@ -172,14 +172,15 @@ def finished(folder, base: list[float], tuned: list[float]) -> None:
     entry = {"attributes": 0.5, "style": 0.25, "diversity": 0.125}
     for name, scores in (("base", base), ("tuned", tuned)):
         (folder / "evaluation" / name).mkdir(parents=True)
-        lines = [json.dumps({"prompt": "a", "oracle": score}) for score in scores]
+        lines = [json.dumps({"prompt": "a", "scores": {"oracle": score}}) for score in scores]
         (folder / "evaluation" / name / "prompts.jsonl").write_text("\n".join(lines))
     (folder / "report.json").write_text(json.dumps({"n_prompts": 2, "models": {"base": entry, "tuned": entry}}))
 
 
 def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, monkeypatch, capsys):
     """sft wins 1 and a tie of 4 over base, dpo all; dpo wins 3 and a tie of 4 over sft. Nothing is run again."""
-    plan = {"config": "none.yaml", "methods": {"sft": [], "dpo": []}, "seeds": [0, 1], "baseline": "sft"}
+    methods = {"sft": [f"--objective={evidence.SFT}"], "dpo": []}
+    plan = {"config": "none.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"}
     (tmp_path / "grid.yaml").write_text(yaml.dump(plan, sort_keys=False))
     (tmp_path / "R.md").write_text("a\n<!-- evidence: grid -->\nold\n<!-- evidence: grid -->\nb\n")
     finished(tmp_path / "sft-0", [0.0, 1.0], [1.0, 1.0])
@@ -187,7 +188,7 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     finished(tmp_path / "dpo-0", [0.0, 1.0], [1.0, 2.0])
     finished(tmp_path / "dpo-1", [0.0, 1.0], [1.0, 2.0])
     monkeypatch.setattr(evidence.subprocess, "run", lambda *a, **k: pytest.fail("a finished run was repeated"))
-    evidence.main(tmp_path / "grid.yaml", tmp_path, readme=tmp_path / "R.md")
+    evidence.main(tmp_path / "grid.yaml", tmp_path, readme=tmp_path / "R.md", record=tmp_path / "kept")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert rows[3][:4] == ["sft", "37.5 % [25.0, 50.0]", "75.0, 0.0", ""]
     assert rows[4][:4] == ["dpo", "100.0 % [100.0, 100.0]", "100.0, 100.0", "87.5 % [75.0, 100.0]"]
@@ -195,6 +196,18 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     written = (tmp_path / "R.md").read_text()
     assert written.startswith("a\n<!-- evidence: grid -->\n| model")
     assert "old" not in written
+    kept = json.loads((tmp_path / "kept" / "grid.json").read_text())
+    assert list(kept["rows"]) == ["base", "sft", "dpo"]
+    assert kept["rows"]["dpo"]["over_baseline"] == {"rate": 0.875, "low": 0.75, "high": 1.0}
+    assert kept["rows"]["dpo"]["over_base_by_seed"] == [1.0, 1.0]
+    assert kept["grid"] == plan
+
+
+def test_a_grid_without_sft_is_refused(tmp_path):
+    plan = {"config": "none.yaml", "methods": {"dpo": []}, "seeds": [0], "baseline": "dpo"}
+    (tmp_path / "grid.yaml").write_text(yaml.dump(plan))
+    with pytest.raises(SystemExit, match="the baseline of .* is 'dpo'.*has shown nothing"):
+        evidence.main(tmp_path / "grid.yaml", tmp_path)
 
 
 @pytest.mark.parametrize("trained", ["full", "lora"])

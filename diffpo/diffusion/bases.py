@@ -129,6 +129,14 @@ def require_text_to_image(pipeline: Any, path: str) -> None:
             f"{unet.addition_embed_type}; diffpo tunes text-to-image networks with 4 channels, and added condition "
             f"{FAMILIES[name].added} in such a pipeline."
         )
+    encoders = [getattr(pipeline, part) for part in ("text_encoder", "text_encoder_2") if part in pipeline.components]
+    width = sum(encoder.config.hidden_size for encoder in encoders)
+    for layer, module in pipeline.unet.named_modules():
+        if layer.endswith("attn2.to_k") and module.in_features != width:
+            raise ValueError(
+                f"{path} does not fit the text encoders: {layer}.weight takes states of width {module.in_features}, "
+                f"they give {width}; name the base that the UNet was trained with."
+            )
 
 
 def require_whole(part: nn.Module, name: str, path: str) -> None:

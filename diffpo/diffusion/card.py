@@ -165,7 +165,7 @@ def judged(folder: Path) -> str:
         for pair in report["pairs"]
     ]
     models = report["models"]
-    columns = [key for key, value in next(iter(models.values())).items() if isinstance(value, float)]
+    columns = [key for key, x in next(iter(models.values())).items() if isinstance(x, float) and key != "guidance"]
     rows = [f"| {name} | {' | '.join(f'{entry[key]:.3f}' for key in columns)} |" for name, entry in models.items()]
     lines = [*wins, "", f"| model | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}", *rows]
     return "\n".join(["## Evaluation", "", *lines])

@@ -1,0 +1,186 @@
+"""What an evaluation compares: a base, a base with tuned parts, or a folder of finished pictures."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffpo.diffusion.bases import load_base
+from diffpo.hub import reaching
+from diffpo.scoring import Scorer, scored_by
+from diffpo.tables import PICTURES, folder_of
+
+WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a comparison.
+
+    Args:
+        name: in tables and folders.
+        base: hub id, folder or single file of a pipeline.
+        unet: a UNet that replaces the base's: hub id, folder (what `train_diffusion_dpo.py` wrote), or file.
+        lora: adapters on top: hub id, folder or file.
+        vae: a VAE that replaces the base's.
+        config: for a single file, see `diffpo.diffusion.loading.StableDiffusion`.
+        scheduler: settings that replace those of the base's scheduler.
+        revision: of a hub id as base.
+        variant: of the base's weight files, e.g. fp16.
+        pictures: a folder of finished pictures instead of all that, ordered by name, those of one prompt together; or
+            with a `prompts.jsonl` that has `prompt` and, where it is not 00000.png and so on, `file` of each.
+
+    Raises:
+        ValueError: if it names both a base and pictures, or neither.
+    """
+
+    name: str
+    base: str | None = None
+    unet: str | None = None
+    lora: str | None = None
+    vae: str | None = None
+    config: str | None = None
+    scheduler: dict[str, Any] | None = None
+    revision: str | None = None
+    variant: str | None = None
+    pictures: str | None = None
+
+    def __post_init__(self):
+        if (self.base is None) == (self.pictures is None):
+            raise ValueError(
+                f"Model {self.name!r} needs a base to draw with, or a folder of pictures: one of the two."
+            )
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+            raise ValueError(f"{self.name!r} is to be the name of a model and of its folder; use letters and digits.")
+
+    def load(self) -> Any:
+        """A pipeline in fp32.
+
+        Raises:
+            ValueError: if a part cannot be found, or is of another architecture.
+        """
+        assert self.base is not None
+        pipeline = load_base(self.base, self.unet, self.vae, self.config, self.scheduler, self.revision, self.variant)
+        if self.lora is not None:
+            add_lora(pipeline, self.lora)
+        return pipeline
+
+    @property
+    def source(self) -> str:
+        parts = [self.base, self.unet and f"UNet {self.unet}", self.lora and f"LoRA {self.lora}", self.pictures]
+        return " + ".join(part for part in parts if part)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its pictures depend on, the state of local weights included."""
+        chosen = {name: value for name, value in asdict(self).items() if value is not None and name != "name"}
+        local = [Path(path) for path in (self.base, self.unet, self.lora, self.vae) if path and Path(path).exists()]
+        return {"model": chosen, "weights": sorted(stamp for path in local for stamp in stamps(path))}
+
+    def files(self, prompts: list[str], pictures: int) -> list[Path]:
+        """The finished pictures, `pictures` for each prompt.
+
+        Raises:
+            ValueError: if they are not that many, or belong to other prompts.
+        """
+        folder = Path(self.pictures or "")
+        listing = folder / "prompts.jsonl"
+        if listing.exists():
+            lines = [json.loads(line) for line in listing.read_text().splitlines()]
+            files = [folder / line.get("file", f"{number:05d}.png") for number, line in enumerate(lines)]
+            said = [line["prompt"] for line in lines]
+        else:
+            files, said = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES), None
+        asked = [prompt for prompt in prompts for _ in range(pictures)]
+        if len(files) != len(asked):
+            raise ValueError(
+                f"{self.name!r} has {len(files)} pictures in {folder}, {len(prompts)} prompts with {pictures} each "
+                f"need {len(asked)}; set prompts.count or sampling.pictures to what they were drawn with."
+            )
+        if said is not None and said != asked:
+            other = next(number for number, (one, two) in enumerate(zip(said, asked, strict=True)) if one != two)
+            raise ValueError(
+                f"Picture {other} of {self.name!r} was drawn for {said[other]!r}, not {asked[other]!r}; "
+                "compare on the same prompts."
+            )
+        return files
+
+    def labels(self) -> Iterator[dict[str, Any]]:
+        """Identities of the scorers that labelled the pairs it was trained on, as far as its run's folder says."""
+        for run in (self.unet, self.lora):
+            config = Path(run or "") / "config.yaml"
+            if not run or not config.exists():
+                continue
+            data = yaml.safe_load(config.read_text()).get("data", {})
+            if not any("ScoreLabel" in str(row) for row in data.get("rows") or []):
+                continue
+            for path in named(data.get("source"), "path"):
+                if (identity := scored_by(folder_of(path))) is not None:
+                    yield identity
+
+
+def add_lora(pipeline: Any, path: str) -> None:
+    """Load adapters into the networks of a pipeline.
+
+    Raises:
+        ValueError: if they are for another architecture, naming a layer that does not fit.
+    """
+    with reaching(path, "a LoRA"):
+        kind = type(pipeline)
+        state, alphas = kind.lora_state_dict(path, unet_config=pipeline.unet.config)[:2]
+        layers = {name.rsplit(".lora", 1)[0].removeprefix("unet."): name for name in state if name.startswith("unet.")}
+    have = dict(pipeline.unet.named_modules())
+    if strange := sorted(layer for layer in layers if layer.removesuffix(".base_layer") not in have):
+        raise ValueError(f"{path} was trained for another UNet: the base has no layer {strange[0]}.")
+    try:
+        pipeline.load_lora_weights(path)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} was trained for another base: {' '.join(str(error).split())[:300]}; name the base it belongs to."
+        ) from error
+
+
+def require_distinct(models: list[Model]) -> None:
+    """Raise a ValueError if there are no models, or two of one name."""
+    names = Counter(model.name for model in models)
+    if not names:
+        raise ValueError("There are no models to compare; name some in `models`.")
+    if doubled := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"Two models are called {doubled[0]!r}; give each a name of its own.")
+
+
+def warnings(models: list[Model], scorers: list[Scorer]) -> list[str]:
+    """What a reader of the comparison has to know: which judges labelled training data."""
+    return [
+        f"{model.name} was trained on labels of {label['scorer']} ({label['model_id']}), so what it says of the "
+        "model shows how well the labels were learned, not how good the pictures are; judge it by another."
+        for model in models
+        for label in model.labels()
+        if any((label["scorer"], label["model_id"]) == (scorer.name, scorer.model_id) for scorer in scorers)
+    ]
+
+
+def stamps(path: Path) -> Iterator[str]:
+    """Name, size and time of every file of weights: another training run leaves others."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        # What a run keeps besides its result does not matter.
+        if file.suffix in WEIGHTS and not any(part.startswith("checkpoint-") for part in file.parts):
+            about = file.stat()
+            yield f"{file} {about.st_size} {about.st_mtime_ns}"
+
+
+def named(tree: Any, name: str) -> Iterator[str]:
+    """Every value of that name, however deep."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == name and isinstance(value, str):
+                yield value
+            else:
+                yield from named(value, name)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from named(value, name)

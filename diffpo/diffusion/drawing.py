@@ -1,0 +1,128 @@
+"""Pictures of many prompts as files: drawn batch by batch by all processes, continued after a stop."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from tqdm import tqdm
+
+from diffpo.diffusion.sampling import generate
+from diffpo.files import writing
+from diffpo.ledger import REMEDY, require_same, write_json
+
+DRAWN = "drawn.json"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn; the same for every model.
+
+    Args:
+        pictures: per prompt.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        first_seed: of the first picture; the others count up, prompt by prompt.
+        batch_size: pictures at a time; part of what decides their last bits.
+        side: of the square pictures in pixels; null is what the network was trained on.
+        dtype: of UNet and text encoders (the VAE decodes in fp32); null is float16 on an accelerator, else float32.
+
+    Raises:
+        ValueError: if a count is not positive.
+    """
+
+    pictures: int = 1
+    steps: int = 50
+    guidance: float = 7.5
+    first_seed: int = 0
+    batch_size: int = 8
+    side: int | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+
+    def __post_init__(self):
+        if min(self.pictures, self.steps, self.batch_size) < 1:
+            raise ValueError(f"sampling needs at least one picture, step and picture per batch, got {self}.")
+
+    def on(self, pipeline: Any, device: torch.device) -> Any:
+        """The pipeline moved there, in the type that pictures are drawn in."""
+        usual = torch.float32 if device.type == "cpu" else torch.float16
+        dtype = getattr(torch, self.dtype) if self.dtype else usual
+        pipeline.to(device)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module) and name != "vae":
+                part.to(dtype)
+        return pipeline
+
+
+def picture_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.png"
+
+
+def draw(
+    load: Callable[[], Any],
+    prompts: Sequence[str],
+    sampling: Sampling,
+    folder: Path,
+    identity: Mapping[str, Any],
+    title: str,
+) -> list[Path]:
+    """Files of all pictures, prompt by prompt; those that a former call left are kept.
+
+    Whole batches go to the processes in turn, so a picture does not depend on how many there are.
+
+    Args:
+        load: gives the pipeline; called only if something is missing.
+        identity: what the pictures depend on besides prompts and sampling.
+
+    Raises:
+        ValueError: if the folder holds pictures of something else.
+        RuntimeError: if the disk is full.
+    """
+    state: Any = PartialState()
+    same_as_before(folder, {**identity, "prompts": digest(prompts), "sampling": asdict(sampling)})
+    asked = [prompt for prompt in prompts for _ in range(sampling.pictures)]
+    files = [picture_file(folder, number) for number in range(len(asked))]
+    batches = [range(n, min(n + sampling.batch_size, len(asked))) for n in range(0, len(asked), sampling.batch_size)]
+    mine = batches[state.process_index :: state.num_processes]
+    missing = [batch for batch in mine if not all(files[number].exists() for number in batch)]
+    if missing:
+        pipeline = sampling.on(load(), state.device)
+        with ThreadPoolExecutor(1, "writing") as writer:
+            for batch in tqdm(missing, desc=title, unit="batch", disable=not state.is_main_process):
+                some, seeds = slice(batch.start, batch.stop), [sampling.first_seed + number for number in batch]
+                made = generate(
+                    pipeline, asked[some], seeds, sampling.steps, sampling.guidance, len(batch), side=sampling.side
+                )
+                written = list(zip(files[some], made, strict=True))
+                last = writer.submit(save_all, written)
+                if batch is missing[-1]:
+                    last.result()
+    state.wait_for_everyone()
+    return files
+
+
+def save_all(pictures: Sequence[tuple[Path, Image.Image]]) -> None:
+    """Write pictures, each under another name until it is whole."""
+    with writing("A picture", REMEDY):
+        for file, picture in pictures:
+            unfinished = file.with_suffix(".unfinished")
+            picture.save(unfinished, "PNG")
+            unfinished.rename(file)
+
+
+def same_as_before(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Remember what a folder's pictures are of, and raise a ValueError if it was something else."""
+    if (folder / DRAWN).exists():
+        require_same(json.loads((folder / DRAWN).read_text()), identity, folder)
+    else:
+        write_json(folder / DRAWN, identity, f".{PartialState().process_index}")
+
+
+def digest(prompts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16]

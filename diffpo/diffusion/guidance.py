@@ -1,0 +1,84 @@
+"""Quality against guidance scale: every model's best one, chosen on prompts that nothing is reported on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffpo.diffusion.contestants import Model
+from diffpo.diffusion.drawing import Sampling, draw
+from diffpo.diffusion.judges import Judges, Pictures
+from diffpo.evaluation import interval
+from diffpo.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class GuidanceSweep:
+    """Draw development prompts at several guidance scales; each model is then compared at its own best.
+
+    Args:
+        prompts: others than those of the comparison.
+        scales: to try.
+        pictures: per prompt.
+        by: name of the scorer whose mean chooses; null is the first.
+
+    Raises:
+        ValueError: if there is no scale.
+    """
+
+    prompts: Prompts
+    scales: list[float] = field(default_factory=lambda: [1.0, 2.5, 5.0, 7.5, 10.0])
+    pictures: int = 1
+    by: str | None = None
+
+    def __post_init__(self):
+        if not self.scales:
+            raise ValueError("sweep.scales is empty; name some, or set sweep to null.")
+
+    def asked(self, reported: Sequence[str], judges: Judges) -> list[str]:
+        """The development prompts.
+
+        Raises:
+            ValueError: if one of them is reported on too, or `by` is no scorer.
+        """
+        asked = [record["prompt"] for record in self.prompts.read()]
+        if both := sorted(set(asked) & set(reported)):
+            raise ValueError(
+                f"{len(both)} prompts of {self.prompts.path} are among those of the comparison, e.g. {both[0]!r}; "
+                "choose the guidance scale on others."
+            )
+        if self.by is not None and self.by not in judges.names:
+            raise ValueError(f"sweep.by is {self.by!r}, the scorers are {', '.join(judges.names)}.")
+        return asked
+
+    def __call__(
+        self, models: Sequence[Model], asked: Sequence[str], judges: Judges, sampling: Sampling, folder: Path
+    ) -> dict[str, Any]:
+        """What the report says of it: curves with 95 % intervals over prompts, and each model's best scale."""
+        metric, curves, chosen = self.by or judges.names[0], {}, {}
+        for model in models:
+            curves[model.name] = {name: [] for name in judges.names}
+            for scale in self.scales:
+                once = replace(sampling, guidance=scale, pictures=self.pictures)
+                place, title = folder / model.name / f"guidance-{scale:g}", f"{model.name} at {scale:g}"
+                files = draw(model.load, asked, once, place, model.identity, title)
+                numbers = judges.numbers(Pictures(files, place, model.identity), asked, title)
+                for name in judges.names:
+                    curves[model.name][name].append({"scale": scale, **mean_with_interval(numbers[name])})
+            best = max(curves[model.name][metric], key=lambda point: point["mean"])
+            chosen[model.name] = best["scale"]
+        return {
+            "n_prompts": len(asked),
+            "pictures": self.pictures,
+            "metric": metric,
+            "chosen": chosen,
+            "curves": curves,
+        }
+
+
+def mean_with_interval(scores: np.ndarray) -> Mapping[str, float]:
+    by_prompt = np.nanmean(scores[~np.isnan(scores).all(axis=1)], axis=1)
+    low, high = interval(by_prompt)
+    return {"mean": float(by_prompt.mean()), "low": low, "high": high}

@@ -1,0 +1,92 @@
+"""Several scorers over the finished pictures of a model; what was scored stays scored."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from tqdm import tqdm
+
+from diffpo.diffusion.images import read_image
+from diffpo.diffusion.judging import Question, Scores, judged
+from diffpo.evaluation import Numbers
+from diffpo.ledger import Ledger
+from diffpo.scoring import Scorer
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """One model's finished pictures, prompt by prompt, and what they are of."""
+
+    files: list[Path]
+    folder: Path
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Scorers, and where what they say is kept.
+
+    Raises:
+        ValueError: if there are none, or two of one name.
+    """
+
+    scorers: Sequence[Scorer]
+
+    def __post_init__(self):
+        names = Counter(scorer.name for scorer in self.scorers)
+        if not names:
+            raise ValueError("An evaluation needs at least one scorer.")
+        if doubled := [name for name, count in names.items() if count > 1]:
+            said = " and ".join(str(s.identity) for s in self.scorers if s.name == doubled[0])
+            raise ValueError(
+                f"Two scorers are called {doubled[0]!r} ({said}); their numbers do not compare: run them apart."
+            )
+
+    @property
+    def names(self) -> list[str]:
+        return [scorer.name for scorer in self.scorers]
+
+    def numbers(self, pictures: Pictures, prompts: Sequence[str], title: str) -> Numbers:
+        """Of each scorer, and each aspect: (prompts, pictures), NaN where a picture cannot be read.
+
+        All processes share the work; what a former call found is not scored again.
+        """
+        per_prompt = len(pictures.files) // len(prompts)
+        asked = [prompt for prompt in prompts for _ in range(per_prompt)]
+        found: list[Scores] = [{} for _ in asked]
+        for scorer in self.scorers:
+            for n, scores in answers(scorer, pictures, asked, f"{title}: {scorer.name}").items():
+                found[n] |= scores
+        names = {name: None for scores in found for name in scores}
+        columns = {name: [np.nan if (x := scores.get(name)) is None else x for scores in found] for name in names}
+        return {
+            name: np.array(values, dtype=float).reshape(len(prompts), per_prompt) for name, values in columns.items()
+        }
+
+
+def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str) -> dict[int, Scores]:
+    """What one scorer says of every picture, by number."""
+    state = PartialState()
+    folder, identity = (
+        pictures.folder / "scores" / scorer.name,
+        {**scorer.identity, "pictures": dict(pictures.identity)},
+    )
+    ledger = Ledger(folder, identity, state.process_index)
+    state.wait_for_everyone()  # all of them have to see the same pictures missing
+    missing = [number for number in range(len(asked)) if number not in ledger.done]
+    questions = [
+        Question(number, asked[number], partial(read_image, str(pictures.files[number])))
+        for number in missing[state.process_index :: state.num_processes]
+    ]
+    quiet = not (questions and state.is_main_process)
+    with tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
+        for batch in judged([scorer], questions):
+            ledger.add({question.row: scores for question, scores in batch})
+            bar.update(len(batch))
+    state.wait_for_everyone()
+    return Ledger(folder, identity, state.process_index).done

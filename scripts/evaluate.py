@@ -1,0 +1,100 @@
+"""Compare any number of text-to-image models, or folders of their pictures, by any scorers.
+
+accelerate launch scripts/evaluate.py --config configs/evaluate/tiny.yaml --output_dir runs/evaluation
+"""
+
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import diffusers
+import transformers
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+from diffpo.cli import launch
+from diffpo.diffusion.contestants import Model, require_distinct, warnings
+from diffpo.diffusion.drawing import Sampling, draw
+from diffpo.diffusion.evaluation import contest, headline, write_report
+from diffpo.diffusion.geneval import write_geneval
+from diffpo.diffusion.guidance import GuidanceSweep
+from diffpo.diffusion.judges import Judges, Pictures
+from diffpo.diffusion.page import write_page
+from diffpo.evaluation import table
+from diffpo.prompts import Prompts
+from diffpo.scoring import Scorer
+
+WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
+
+
+def main(
+    models: list[Model],
+    prompts: Prompts,
+    scorers: list[Scorer],
+    output_dir: Path,
+    sampling: Sampling,
+    sweep: GuidanceSweep | None = None,
+    geneval: bool = False,
+    settings: str = "",
+) -> None:
+    """Compare any number of text-to-image models, or folders of their pictures, by any scorers.
+
+    Args:
+        models: what is compared; win rates are over the first one in the terminal, of all pairs in the report.
+        prompts: what they draw.
+        scorers: who judges.
+        output_dir: gets `report.json`, `report.html` and one folder of pictures per model. The same command again goes
+            on where a stopped one was.
+        sampling: how they draw.
+        sweep: choose each model's guidance scale on other prompts; null takes sampling.guidance for all.
+        geneval: also write the pictures in the folder layout of GenEval.
+        settings: the resolved config.
+    """
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    began, judges = time.perf_counter(), Judges(scorers)
+    require_distinct(models)
+    records = prompts.read()
+    asked = [record["prompt"] for record in records]
+    development = sweep.asked(asked, judges) if sweep else []
+    finished = {model.name: model.files(asked, sampling.pictures) for model in models if model.pictures}
+    for scorer in scorers:
+        scorer.check([*asked, *development])
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if state.is_main_process:
+        (output_dir / "config.yaml").write_text(settings)
+    drawing = [model for model in models if not model.pictures]
+    swept = sweep(drawing, development, judges, sampling, output_dir / "guidance") if sweep else None
+    chosen = {model.name: swept["chosen"][model.name] if swept else sampling.guidance for model in drawing}
+    pictures, about = {}, {}
+    for model in models:
+        folder = output_dir / model.name
+        drawn = model.name in chosen
+        at = replace(sampling, guidance=chosen[model.name]) if drawn else sampling
+        files = draw(model.load, asked, at, folder, model.identity, model.name) if drawn else finished[model.name]
+        pictures[model.name] = Pictures(files, folder, model.identity)
+        about[model.name] = {
+            "source": model.source,
+            "folder": model.name if drawn else str(files[0].parent.resolve()),
+            "listing": f"{model.name}/prompts.jsonl",
+            "drawn": drawn,
+            "guidance": chosen.get(model.name),
+        }
+        if geneval and state.is_main_process:
+            write_geneval(files, records, output_dir / "geneval" / model.name)
+    found = contest(pictures, asked, judges, sampling, about)
+    if state.is_main_process:
+        warned = warnings(models, scorers)
+        report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
+        report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)
+        write_report(report, output_dir)
+        print(table(report))
+        for warning in warned:
+            print(f"warning: {warning}")
+        print(f"{write_page(output_dir)} shows the pictures.")
+    state.end_training()
+
+
+if __name__ == "__main__":
+    launch(main)

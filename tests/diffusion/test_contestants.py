@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import yaml
+from diffusers import StableDiffusionPipeline
+
+from diffpo.adapters import LoRA
+from diffpo.diffusion.contestants import Model, require_distinct, warnings
+from diffpo.diffusion.loading import StableDiffusion
+from diffpo.scorers.oracle import Oracle
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    tiny.saved(root / "base")
+    tiny.saved_xl(root / "xl")
+    tiny.moved(tiny.unet()).save_pretrained(root / "run" / "unet")
+    tiny.unet(cross_attention_dim=24).save_pretrained(root / "wide" / "unet")
+    loaded = StableDiffusion(str(root / "base"), adapter=LoRA(rank=2)).load()
+    tiny.trained(loaded.unet)
+    loaded.save(root / "lora")
+    return root
+
+
+def test_a_base_is_loaded_as_it_is(world):
+    plain = StableDiffusionPipeline.from_pretrained(world / "base")
+    np.testing.assert_array_equal(tiny.drawn(Model("base", str(world / "base")).load()), tiny.drawn(plain))
+
+
+@pytest.mark.parametrize("part", ["unet", "lora"])
+def test_tuned_parts_are_put_in(world, part):
+    tuned = Model("tuned", str(world / "base"), **{part: str(world / {"unet": "run", "lora": "lora"}[part])}).load()
+    plain = tiny.pipeline()
+    if part == "unet":
+        plain.unet = tiny.moved(tiny.unet())
+    else:
+        plain.load_lora_weights(world / "lora")
+    np.testing.assert_array_equal(tiny.drawn(tuned), tiny.drawn(plain))
+
+
+def test_weights_for_another_architecture_name_what_does_not_fit(world):
+    with pytest.raises(ValueError, match=r"attn2.to_k.weight takes states of width 24, they give 16"):
+        Model("wrong", str(world / "base"), unet=str(world / "wide")).load()
+    with pytest.raises(ValueError, match="added condition text_time"):
+        Model("wrong", str(world / "base"), unet=str(world / "xl")).load()
+
+
+def test_a_lora_of_another_architecture_names_what_does_not_fit(world):
+    with pytest.raises(ValueError, match=r"lora was trained for another"):
+        Model("wrong", str(world / "xl"), lora=str(world / "lora")).load()
+    with pytest.raises(ValueError, match="Cannot load a LoRA from .*nowhere"):
+        Model("wrong", str(world / "base"), lora=str(world / "nowhere")).load()
+
+
+@pytest.mark.parametrize("both", [{}, {"base": "a", "pictures": "b"}])
+def test_a_model_is_drawn_with_or_is_finished(both):
+    with pytest.raises(ValueError, match="'x' needs a base to draw with, or a folder of pictures"):
+        Model("x", **both)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "../a", ".hidden"])
+def test_a_name_is_the_name_of_a_folder(name):
+    with pytest.raises(ValueError, match="name of a model"):
+        Model(name, base="a")
+
+
+def test_names_are_distinct_and_there_is_one():
+    with pytest.raises(ValueError, match="Two models are called 'a'"):
+        require_distinct([Model("a", "x"), Model("a", "y")])
+    with pytest.raises(ValueError, match="no models to compare"):
+        require_distinct([])
+
+
+def pictures(folder: Path, names: list[str], listing: list[dict] | None = None) -> Model:
+    folder.mkdir()
+    for name in names:
+        tiny.picture(size=(8, 8)).save(folder / name)
+    if listing is not None:
+        (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, listing)))
+    return Model("theirs", pictures=str(folder))
+
+
+def test_finished_pictures_are_taken_by_name(tmp_path):
+    model = pictures(tmp_path / "a", ["00001.png", "00000.jpg", "00002.webp"])
+    (tmp_path / "a" / "notes.txt").touch()
+    assert [file.name for file in model.files(["x", "y", "z"], 1)] == ["00000.jpg", "00001.png", "00002.webp"]
+
+
+def test_a_listing_says_which_picture_is_whose(tmp_path):
+    listing = [{"prompt": "x", "file": "b.png"}, {"prompt": "x", "file": "a.png"}]
+    model = pictures(tmp_path / "a", ["a.png", "b.png"], listing)
+    assert [file.name for file in model.files(["x"], 2)] == ["b.png", "a.png"]
+    with pytest.raises(
+        ValueError, match="Picture 0 of 'theirs' was drawn for 'x', not 'y'; compare on the same prompts"
+    ):
+        model.files(["y"], 2)
+
+
+@pytest.mark.parametrize(("prompts", "per_prompt"), [(["x"], 1), (["x", "y"], 2), (["x", "y", "z", "w"], 1)])
+def test_pictures_and_prompts_of_different_number_are_refused(tmp_path, prompts, per_prompt):
+    model = pictures(tmp_path / "a", ["0.png", "1.png", "2.png"])
+    with pytest.raises(ValueError, match=r"has 3 pictures in .* need \d; set prompts.count or sampling.pictures"):
+        model.files(prompts, per_prompt)
+
+
+def test_other_weights_at_the_same_place_are_another_model(world, tmp_path):
+    tiny.unet().save_pretrained(tmp_path / "run" / "unet")
+    model = Model("tuned", str(world / "base"), unet=str(tmp_path / "run"))
+    before = model.identity
+    assert Model("other", str(world / "base"), unet=str(tmp_path / "run")).identity == before
+    (tmp_path / "run" / "checkpoint-000001").mkdir()
+    (tmp_path / "run" / "checkpoint-000001" / "model.safetensors").touch()
+    assert model.identity == before
+    tiny.unet(1).save_pretrained(tmp_path / "run" / "unet")
+    assert model.identity != before
+
+
+def trained_on(root: Path, rows: list, scorer: str = "oracle") -> Model:
+    """A run on pairs that a scorer labelled."""
+    (root / "data").mkdir()
+    identity = Oracle().identity | {"scorer": scorer}
+    (root / "data" / "scores.json").write_text(json.dumps(identity | {"min": 0, "max": 1, "count": 2}))
+    source = {"class_path": "diffpo.sources.Columns", "init_args": {"path": str(root / "data")}}
+    mixed = {"class_path": "diffpo.mixing.Mixed", "init_args": {"sources": [source]}}
+    (root / "config.yaml").write_text(yaml.safe_dump({"data": {"source": mixed, "rows": rows}}))
+    return Model("tuned", "base", unet=str(root))
+
+
+def test_a_judge_that_labelled_the_training_pairs_is_told(tmp_path):
+    model = trained_on(tmp_path, ["diffpo.rows.DropTies", {"class_path": "diffpo.rows.ScoreLabel"}])
+    [told] = warnings([Model("base", "base"), model], [Oracle()])
+    assert told.startswith("tuned was trained on labels of oracle (diffpo.tinyworld.oracle)")
+    assert "judge it by another" in told
+
+
+def test_scores_that_no_label_came_from_and_other_scorers_do_not_matter(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    assert warnings([trained_on(tmp_path / "a", ["diffpo.rows.DropTies"])], [Oracle()]) == []
+    assert warnings([trained_on(tmp_path / "b", ["diffpo.rows.ScoreLabel"], "pickscore")], [Oracle()]) == []
