@@ -6,6 +6,7 @@ accelerate launch scripts/evaluate.py --config configs/evaluate/tiny.yaml --outp
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -64,22 +65,20 @@ def main(
     output_dir.mkdir(parents=True, exist_ok=True)
     if state.is_main_process:
         (output_dir / "config.yaml").write_text(settings)
-    drawing = [model for model in models if not model.pictures]
-    swept = sweep(drawing, development, judges, sampling, output_dir / "guidance") if sweep else None
-    chosen = {model.name: swept["chosen"][model.name] if swept else sampling.guidance for model in drawing}
-    pictures, about = {}, {}
+    pictures, about, curves = {}, {}, {}
     for model in models:
-        folder = output_dir / model.name
-        drawn = model.name in chosen
-        at = replace(sampling, guidance=chosen[model.name]) if drawn else sampling
-        files = draw(model.load, asked, at, folder, model.identity, model.name) if drawn else finished[model.name]
+        folder, drawn, at, load = output_dir / model.name, not model.pictures, sampling, cache(model.load)
+        if sweep and drawn:
+            curves[model.name] = sweep(model, load, development, judges, sampling, output_dir / "guidance")
+            at = replace(sampling, guidance=sweep.best(curves[model.name]))
+        files = draw(load, asked, at, folder, model.identity, model.name) if drawn else finished[model.name]
         pictures[model.name] = Pictures(files, folder, model.identity)
         about[model.name] = {
             "source": model.source,
             "folder": model.name if drawn else str(files[0].parent.resolve()),
             "listing": f"{model.name}/prompts.jsonl",
             "drawn": drawn,
-            "guidance": chosen.get(model.name),
+            "guidance": at.guidance if drawn else None,
         }
         if geneval and state.is_main_process:
             write_geneval(files, records, output_dir / "geneval" / model.name)
@@ -87,6 +86,7 @@ def main(
     if state.is_main_process:
         warned = warnings(models, scorers)
         report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
+        swept = sweep.report(curves, development, judges) if sweep else None
         report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)
         write_report(report, output_dir)
         print(table(report))

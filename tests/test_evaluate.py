@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffpo.cli import launch, parse
 from diffpo.diffusion import drawing
+from diffpo.diffusion.contestants import Model
 
 TESTS = Path(__file__).parent
 PROMPTS = ["a red circle on the left, white background", "a blue cross, black background", "a green square"]
@@ -109,10 +110,13 @@ def test_a_scorer_can_be_added_later(world, tmp_path, monkeypatch):
     assert "oracle" in report["models"]["base"]["scores"]
 
 
-def test_the_guidance_scale_is_chosen_on_other_prompts(world, tmp_path):
+def test_the_guidance_scale_is_chosen_on_other_prompts_and_a_model_is_loaded_once(world, tmp_path, monkeypatch):
+    loads, load = [], Model.load
+    monkeypatch.setattr(Model, "load", lambda self: loads.append(self.name) or load(self))
     sweep = {"prompts": {"path": str(world / "development.txt")}, "scales": [1.0, 3.0], "by": "brightness"}
     report = run(world, tmp_path, sweep=sweep)
     swept = report["guidance_sweep"]
+    assert loads == ["base", "tuned"]
     assert swept["n_prompts"] == 1
     for name, curves in swept["curves"].items():
         means = {point["scale"]: point["mean"] for point in curves["brightness"]}

@@ -1,6 +1,6 @@
 """Quality against guidance scale: every model's best one, chosen on prompts that nothing is reported on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,27 +54,45 @@ class GuidanceSweep:
         return asked
 
     def __call__(
-        self, models: Sequence[Model], asked: Sequence[str], judges: Judges, sampling: Sampling, folder: Path
-    ) -> dict[str, Any]:
-        """What the report says of it: curves with 95 % intervals over prompts, and each model's best scale."""
-        metric, curves, chosen = self.by or judges.names[0], {}, {}
-        for model in models:
-            curves[model.name] = {name: [] for name in judges.names}
-            for scale in self.scales:
-                once = replace(sampling, guidance=scale, pictures=self.pictures)
-                place, title = folder / model.name / f"guidance-{scale:g}", f"{model.name} at {scale:g}"
-                files = draw(model.load, asked, once, place, model.identity, title)
-                numbers = judges.numbers(Pictures(files, place, model.identity), asked, title)
-                for name in judges.names:
-                    curves[model.name][name].append({"scale": scale, **mean_with_interval(numbers[name])})
-            best = max(curves[model.name][metric], key=lambda point: point["mean"])
-            chosen[model.name] = best["scale"]
+        self,
+        model: Model,
+        load: Callable[[], Any],
+        asked: Sequence[str],
+        judges: Judges,
+        sampling: Sampling,
+        folder: Path,
+    ) -> dict[str, list[dict[str, float]]]:
+        """Of each scorer, a point per scale: the mean with its 95 % interval over prompts.
+
+        Args:
+            load: gives the model's pipeline; called at every scale at which something is missing.
+        """
+        curves: dict[str, list[dict[str, float]]] = {name: [] for name in judges.names}
+        for scale in self.scales:
+            once = replace(sampling, guidance=scale, pictures=self.pictures)
+            place, title = folder / model.name / f"guidance-{scale:g}", f"{model.name} at {scale:g}"
+            files = draw(load, asked, once, place, model.identity, title)
+            numbers = judges.numbers(Pictures(files, place, model.identity), asked, title)
+            for name in judges.names:
+                curves[name].append({"scale": scale, **mean_with_interval(numbers[name])})
+        return curves
+
+    def best(self, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> float:
+        """The scale with the highest mean."""
+        return max(curves[self.by or next(iter(curves))], key=lambda point: point["mean"])["scale"]
+
+    def report(self, curves: Mapping[str, Any], asked: Sequence[str], judges: Judges) -> dict[str, Any]:
+        """What a report says of it.
+
+        Args:
+            curves: of every model.
+        """
         return {
             "n_prompts": len(asked),
             "pictures": self.pictures,
-            "metric": metric,
-            "chosen": chosen,
-            "curves": curves,
+            "metric": self.by or judges.names[0],
+            "chosen": {name: self.best(of_model) for name, of_model in curves.items()},
+            "curves": dict(curves),
         }
 
 

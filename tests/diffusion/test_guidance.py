@@ -34,7 +34,9 @@ def test_each_model_gets_the_scale_at_which_its_mean_is_highest(development, tmp
 
     monkeypatch.setattr(guidance, "draw", draw)
     sweep = GuidanceSweep(development, scales=[1.0, 2.0, 4.0], pictures=2)
-    found = sweep([Model("base", "nowhere")], ["a red circle"], Judges([Oracle()]), Sampling(), tmp_path / "out")
+    judges, asked = Judges([Oracle()]), ["a red circle"]
+    curves = sweep(Model("base", "nowhere"), lambda: None, asked, judges, Sampling(), tmp_path / "out")
+    found = sweep.report({"base": curves}, asked, judges)
     assert (found["chosen"], found["metric"], found["n_prompts"], found["pictures"]) == ({"base": 2.0}, "oracle", 1, 2)
     points = found["curves"]["base"]["oracle"]
     assert [(point["scale"], point["mean"] > 0) for point in points] == [(1.0, False), (2.0, True), (4.0, False)]
