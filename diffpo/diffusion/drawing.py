@@ -56,7 +56,7 @@ class Sampling:
         pipeline.to(device)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module) and name != "vae":
-                part.to(dtype)
+                torch.nn.Module.to(part, dtype)  # diffusers' own warns about parts that these networks do not have
         return pipeline
 
 
@@ -94,15 +94,15 @@ def draw(
     if missing:
         pipeline = sampling.on(load(), state.device)
         with ThreadPoolExecutor(1, "writing") as writer:
+            writing_last = writer.submit(save_all, [])
             for batch in tqdm(missing, desc=title, unit="batch", disable=not state.is_main_process):
                 some, seeds = slice(batch.start, batch.stop), [sampling.first_seed + number for number in batch]
                 made = generate(
                     pipeline, asked[some], seeds, sampling.steps, sampling.guidance, len(batch), side=sampling.side
                 )
-                written = list(zip(files[some], made, strict=True))
-                last = writer.submit(save_all, written)
-                if batch is missing[-1]:
-                    last.result()
+                writing_last.result()
+                writing_last = writer.submit(save_all, list(zip(files[some], made, strict=True)))
+            writing_last.result()
     state.wait_for_everyone()
     return files
 

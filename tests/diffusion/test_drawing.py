@@ -96,15 +96,21 @@ def test_processes_share_whole_batches(pipeline, tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.glob("*.png")] == ["00001.png"]
 
 
-def test_a_full_disk_is_told_in_a_line_and_leaves_no_half_picture(pipeline, tmp_path, monkeypatch):
-    def full(self, file, *_):
+@pytest.mark.parametrize("number", [1, 6])
+def test_a_full_disk_is_told_in_a_line_and_leaves_no_half_picture(pipeline, tmp_path, monkeypatch, number):
+    """Also if it is not the last one that cannot be written."""
+    calls, save = count(1), Image.Image.save
+
+    def full(self, file, *options):
+        if next(calls) != number:
+            return save(self, file, *options)
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(RuntimeError, match="No space left.*it goes on where it stopped"):
         draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
-    assert not list(tmp_path.glob("*.png"))
+    assert f"{number - 1:05d}.png" not in {file.name for file in tmp_path.glob("*.png")}
 
 
 def test_a_folder_says_what_its_pictures_are_of(pipeline, tmp_path):
