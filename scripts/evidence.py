@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from diffpo.cli import launch
-from diffpo.evaluation import versions, win_rate
+from diffpo.evaluation import win_rate
 
 SCRIPT = "scripts/train_diffusion_dpo.py"
 SFT = "diffpo.diffusion.methods.sft.SFT"
@@ -99,8 +99,9 @@ def measured(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
             "over_baseline": None if method == baseline else asdict(over_sft),
             **means(entries),
         }
+    used = json.loads((output_dir / f"{methods[0]}-{seeds[0]}" / "report.json").read_text())["versions"]
     judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
-    return {"baseline": baseline, "seeds": seeds, **judge, "rows": rows, "grid": plan, "versions": versions()}
+    return {"baseline": baseline, "seeds": seeds, **judge, "rows": rows, "grid": plan, "versions": used}
 
 
 def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:

@@ -174,7 +174,9 @@ def finished(folder, base: list[float], tuned: list[float]) -> None:
         (folder / "evaluation" / name).mkdir(parents=True)
         lines = [json.dumps({"prompt": "a", "scores": {"oracle": score}}) for score in scores]
         (folder / "evaluation" / name / "prompts.jsonl").write_text("\n".join(lines))
-    (folder / "report.json").write_text(json.dumps({"n_prompts": 2, "models": {"base": entry, "tuned": entry}}))
+    (folder / "report.json").write_text(
+        json.dumps({"n_prompts": 2, "models": {"base": entry, "tuned": entry}, "versions": {"diffpo": "0"}})
+    )
 
 
 def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, monkeypatch, capsys):
@@ -200,7 +202,7 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     assert list(kept["rows"]) == ["base", "sft", "dpo"]
     assert kept["rows"]["dpo"]["over_baseline"] == {"rate": 0.875, "low": 0.75, "high": 1.0}
     assert kept["rows"]["dpo"]["over_base_by_seed"] == [1.0, 1.0]
-    assert kept["grid"] == plan
+    assert (kept["grid"], kept["versions"]) == (plan, {"diffpo": "0"})
 
 
 def test_a_grid_without_sft_is_refused(tmp_path):

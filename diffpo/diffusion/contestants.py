@@ -112,8 +112,7 @@ class Model:
     def labels(self) -> Iterator[dict[str, Any]]:
         """Identities of the scorers that labelled the pairs it was trained on, as far as its run's folder says."""
         for run in (self.unet, self.lora):
-            config = Path(run or "") / "config.yaml"
-            if not run or not config.exists():
+            if not run or not (config := folder_of(run) / "config.yaml").exists():
                 continue
             data = yaml.safe_load(config.read_text()).get("data", {})
             if not any("ScoreLabel" in str(row) for row in data.get("rows") or []):

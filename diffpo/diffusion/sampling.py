@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+PIXELS = 2**22  # decoded at a time, as many as are encoded (diffpo.diffusion.loading)
+
 
 def generate(
     pipeline: Any,
@@ -47,6 +49,9 @@ def generate(
 def decoded(pipeline: Any, latents: torch.Tensor) -> list[Image.Image]:
     """Pictures of latents, in the VAE's own type also where autocast is on: SDXL's decoder overflows in fp16."""
     vae = pipeline.vae
+    pictures = max(1, PIXELS // (pipeline.vae_scale_factor**2 * latents.shape[-1] * latents.shape[-2]))
+    made: list[Image.Image] = []
     with torch.autocast(latents.device.type, enabled=False):
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-    return pipeline.image_processor.postprocess(pixels, output_type="pil")
+        for some in (latents.to(vae.dtype) / vae.config.scaling_factor).split(pictures):
+            made += pipeline.image_processor.postprocess(vae.decode(some).sample, output_type="pil")
+    return made

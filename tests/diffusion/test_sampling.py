@@ -2,7 +2,8 @@ import numpy as np
 import torch
 from tiny import pipeline
 
-from diffpo.diffusion.sampling import generate
+from diffpo.diffusion import sampling
+from diffpo.diffusion.sampling import decoded, generate
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 
@@ -38,3 +39,14 @@ def test_the_global_generator_is_left_alone():
 
 def test_no_prompts_make_no_pictures():
     assert generate(pipeline(), [], []) == []
+
+
+def test_many_pixels_are_decoded_a_part_at_a_time(monkeypatch):
+    pipe, parts = pipeline(), []
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    at_once = [np.asarray(picture, dtype=np.int16) for picture in decoded(pipe, latents)]
+    decode = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda some: parts.append(len(some)) or decode(some))
+    monkeypatch.setattr(sampling, "PIXELS", 2 * 32 * 32)
+    np.testing.assert_allclose([np.asarray(picture) for picture in decoded(pipe, latents)], at_once, atol=1)
+    assert parts == [2, 1]
