@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 Numbers = Mapping[str, np.ndarray]
+ASPECTS = ("attributes", "style", "clean")
 
 
 class Evaluation(ABC):
@@ -98,25 +99,24 @@ def compared(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[dic
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """One row per model: each scorer's mean and median, win rate over the first model; then aspects and diversity."""
-    models = report["models"]
-    first = next(iter(models))
-    aspects = [name for name, value in models[first].items() if name in ("attributes", "style", "clean")]
-    width = max(12, *(len(name) + 2 for name in models))
-    head = f"{'model':<{width}}"
+    """For the terminal: per scorer mean, median and win rate over the first model; then aspects and diversity."""
+    models, first = report["models"], next(iter(report["models"]))
+    width = max(14, *(len(name) + 2 for name in (*models, *report["scorers"])))
+    won = {(pair["a"], pair["metric"]): shown(pair) for pair in report["pairs"] if pair["b"] == first}
+    lines = []
     for metric in report["scorers"]:
-        head += f"{metric:>16}{'median':>10}{f'over {first}':>26}"
-    head += "".join(f"{name:>12}" for name in aspects) + f"{'diversity':>11}"
-    won = {(pair["a"], pair["metric"]): pair for pair in report["pairs"] if pair["b"] == first}
-    lines = [head]
-    for name, entry in models.items():
-        line = f"{name:<{width}}"
-        for metric, scores in entry["scores"].items():
-            pair = won.get((name, metric))
-            line += f"{scores['mean']:>16.4f}{scores['median']:>10.4f}{shown(pair) if pair else '-':>26}"
-        line += "".join(f"{entry[aspect]:>12.3f}" for aspect in aspects)
-        lines.append(line + f"{'-' if entry['diversity'] is None else format(entry['diversity'], '.3f'):>11}")
-    return "\n".join(lines)
+        lines.append(f"{metric:<{width}}{'mean':>10}{'median':>10}{f'win rate over {first}':>28}")
+        for name, entry in models.items():
+            scores = entry["scores"][metric]
+            rate = won.get((name, metric), "-")
+            lines.append(f"{name:<{width}}{scores['mean']:>10.4f}{scores['median']:>10.4f}{rate:>28}")
+        lines.append("")
+    aspects = [name for name in (*ASPECTS, "diversity") if models[first].get(name) is not None]
+    if aspects:
+        lines.append(" " * width + "".join(f"{aspect:>12}" for aspect in aspects))
+    for name, entry in models.items() if aspects else ():
+        lines.append(f"{name:<{width}}" + "".join(f"{entry[aspect]:>12.3f}" for aspect in aspects))
+    return "\n".join(lines).strip("\n")
 
 
 def shown(pair: Mapping[str, Any]) -> str:

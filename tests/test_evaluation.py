@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import diffpo
-from diffpo.evaluation import versions, win_rate
+from diffpo.evaluation import compared, interval, summary, table, versions, win_rate
 
 
 def scores(prompts: int = 30, pictures: int = 2, seed: int = 0) -> np.ndarray:
@@ -62,3 +62,54 @@ def test_versions_name_what_ran():
     assert versions()["torch"] == torch.__version__.split("+")[0]
     assert versions()["diffpo"] == diffpo.__version__
     assert {"diffusers", "transformers", "numpy"} <= versions().keys()
+
+
+def test_an_unreadable_picture_takes_its_comparison_out():
+    ours, theirs = np.array([[1.0, 1.0], [0.0, np.nan]]), np.array([[0.0, np.nan], [1.0, 0.0]])
+    assert win_rate(ours, theirs).rate == 0.5
+    assert win_rate(ours[:1], theirs[:1]).rate == 1.0
+    with pytest.raises(ValueError, match="nothing to compare"):
+        win_rate(ours, np.full((2, 2), np.nan))
+
+
+def test_a_prompt_counts_once_however_many_of_its_pictures_can_be_read():
+    ours, theirs = np.array([[1.0, np.nan], [0.0, 0.0]]), np.array([[0.0, 0.0], [1.0, 1.0]])
+    assert win_rate(ours, theirs).rate == 0.5
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_more_prompts():
+    few, many = np.random.default_rng(0).normal(size=20), np.random.default_rng(0).normal(size=2000)
+    for values in (few, many):
+        low, high = interval(values)
+        assert low < values.mean() < high
+    assert np.subtract(*interval(many)[::-1]) < 0.2 * np.subtract(*interval(few)[::-1])
+
+
+NUMBERS = {
+    "base": {"a": np.array([[1.0, 2.0], [3.0, np.nan]]), "b": np.array([[0.0, 0.0], [0.0, 0.0]])},
+    "tuned": {"a": np.array([[2.0, 1.0], [4.0, 9.0]]), "b": np.array([[0.0, 0.0], [1.0, 0.0]])},
+}
+
+
+def test_a_summary_leaves_out_what_could_not_be_read_and_tells_scorers_from_aspects():
+    assert summary(NUMBERS["base"], ["a"]) == {"b": 0.0, "scores": {"a": {"mean": 2.0, "median": 2.0}}}
+
+
+def test_models_are_compared_by_every_scorer():
+    rates = {(pair["a"], pair["b"], pair["metric"]): pair["win_rate"] for pair in compared(NUMBERS, ["a", "b"])}
+    assert rates == {("tuned", "base", "a"): 0.75, ("tuned", "base", "b"): 0.625}
+
+
+def test_the_table_has_a_part_for_each_scorer_and_one_for_the_rest():
+    scorers = ["a", "b"]
+    models = {name: summary(numbers, scorers) | {"diversity": 0.5} for name, numbers in NUMBERS.items()}
+    lines = table({"scorers": dict.fromkeys(scorers), "models": models, "pairs": compared(NUMBERS, scorers)}).split(
+        "\n"
+    )
+    assert [line.split() for line in lines[:3]] == [
+        ["a", "mean", "median", "win", "rate", "over", "base"],
+        ["base", "2.0000", "2.0000", "-"],
+        ["tuned", "4.0000", "3.0000", "75.0%", "[50.0%,", "100.0%]"],
+    ]
+    assert [line.split() for line in lines[-3:]] == [["diversity"], ["base", "0.500"], ["tuned", "0.500"]]
+    assert max(map(len, lines)) < 80
