@@ -55,7 +55,7 @@ def main(
     transformers.utils.logging.disable_progress_bar()
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     began, judges = time.perf_counter(), Judges(scorers)
-    require_distinct(models)
+    require_distinct(models, output_dir)
     records = prompts.read()
     asked = [record["prompt"] for record in records]
     development = sweep.asked(asked, judges) if sweep else []

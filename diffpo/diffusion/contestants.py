@@ -143,13 +143,19 @@ def add_lora(pipeline: Any, path: str) -> None:
         ) from error
 
 
-def require_distinct(models: list[Model]) -> None:
-    """Raise a ValueError if there are no models, or two of one name."""
+def require_distinct(models: list[Model], output_dir: Path) -> None:
+    """Raise a ValueError if there are no models, two of one name, or one whose own files are where its pictures go."""
     names = Counter(model.name for model in models)
     if not names:
         raise ValueError("There are no models to compare; name some in `models`.")
     if doubled := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"Two models are called {doubled[0]!r}; give each a name of its own.")
+    for model in models:
+        for path in (model.base, model.unet, model.lora, model.pictures):
+            if path and Path(path).resolve() == (output_dir / model.name).resolve():
+                raise ValueError(
+                    f"{path} is where the pictures of {model.name!r} would go; choose another output_dir."
+                )
 
 
 def warnings(models: list[Model], scorers: list[Scorer]) -> list[str]:

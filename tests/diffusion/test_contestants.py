@@ -70,9 +70,15 @@ def test_a_name_is_the_name_of_a_folder(name):
 
 def test_names_are_distinct_and_there_is_one():
     with pytest.raises(ValueError, match="Two models are called 'a'"):
-        require_distinct([Model("a", "x"), Model("a", "y")])
+        require_distinct([Model("a", "x"), Model("a", "y")], Path("out"))
     with pytest.raises(ValueError, match="no models to compare"):
-        require_distinct([])
+        require_distinct([], Path("out"))
+
+
+@pytest.mark.parametrize("given", [{"base": "runs/a"}, {"base": "x", "unet": "runs/a"}, {"pictures": "runs/b/../a/"}])
+def test_pictures_do_not_go_where_a_model_is(given):
+    with pytest.raises(ValueError, match="is where the pictures of 'a' would go; choose another output_dir"):
+        require_distinct([Model("a", **given)], Path("runs"))
 
 
 def pictures(folder: Path, names: list[str], listing: list[dict] | None = None) -> Model:
