@@ -97,6 +97,8 @@ def main(
         card()
     if evaluation:
         accelerator.wait_for_everyone()  # until what was trained is written
+        del frozen, pictures
+        accelerator.free_memory()  # of the optimizer: two more pipelines are coming
         evaluation({"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, folder, seed)
     if accelerator.is_main_process:
         if evaluation:

@@ -18,7 +18,10 @@ def pixels(picture: Image.Image, size: int) -> Float[Tensor, "3 h w"]:
     of transformers round down.
     """
     shorter = min(picture.size)
-    scaled = picture.resize([int(size * side / shorter) for side in picture.size], Image.Resampling.BICUBIC)
+    width, height = (int(size * side / shorter) for side in picture.size)
+    # One axis at a time: Pillow 13 begins with the other one where pictures are tall, and rounds in between.
+    wide = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
+    scaled = wide.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in scaled.size)
     square = np.asarray(scaled.crop((left, top, left + size, top + size)), dtype=np.float32)
     channels = torch.from_numpy(square).permute(2, 0, 1) / 255
