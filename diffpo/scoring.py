@@ -51,6 +51,10 @@ class Scorer(ABC):
     def check(self, prompts: Sequence[str]) -> None:
         """Raise a ValueError if these prompts cannot be judged or the weights not loaded: before hours of work."""
 
+    def on(self, device: str) -> "Scorer":
+        """The same scorer with its network, if it has one, on that device; nothing is loaded yet."""
+        return self
+
     @property
     def identity(self) -> dict[str, Any]:
         """What stands beside every file of scores; scores of different identities are never mixed."""

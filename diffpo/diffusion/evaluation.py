@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -135,7 +134,7 @@ class SideBySide(Evaluation):
     def __post_init__(self):
         judges, asked = Judges(self.scorers), self.asked()
         for scorer in judges.scorers:
-            copy(scorer).check(asked)  # the copy takes what it loaded with it: no memory is held while training
+            scorer.on("cpu").check(asked)  # what is loaded goes with the copy: nothing is held while training
 
     def asked(self) -> list[str]:
         return [record["prompt"] for record in self.prompts.read()]

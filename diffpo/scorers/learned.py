@@ -4,7 +4,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -52,6 +52,9 @@ class Learned(Scorer):
         named = {} if path is None else {"path": str(path)}
         precision = None if dtype is None else str(dtype).removeprefix("torch.")
         return cls(**named, device=device, dtype=precision, **options)  # type: ignore[reportArgumentType]
+
+    def on(self, device: str) -> Scorer:
+        return replace(self, device=device)
 
     @property
     def model_id(self) -> str:

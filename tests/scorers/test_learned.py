@@ -81,6 +81,15 @@ def test_the_model_id_has_the_revision():
     assert Brightness.from_pretrained("a/b", revision="v2").model_id == "a/b@v2"
 
 
+def test_on_another_device_nothing_is_loaded_yet():
+    first = Brightness("x", batch_size=3)
+    first.check([])
+    moved = first.on("cpu")
+    assert (moved.path, moved.device, moved.batch_size) == ("x", "cpu", 3)
+    assert "network" in vars(first)
+    assert "network" not in vars(moved)
+
+
 def test_absent_weights_are_named():
     with pytest.raises(ValueError, match="x is no CLIP model: it lacks 2 of its weights, the first is a.weight"):
         require_whole(["b.weight", "a.weight"], "x", "CLIP model")
