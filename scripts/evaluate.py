@@ -13,8 +13,9 @@ import diffusers
 import transformers
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
-from diffpo.diffusion.contestants import Model, require_distinct, warnings
+from diffpo.diffusion.contestants import Model, require_distinct, stamped, warnings
 from diffpo.diffusion.drawing import Sampling, draw
 from diffpo.diffusion.evaluation import contest, headline, write_report
 from diffpo.diffusion.geneval import write_geneval
@@ -22,6 +23,8 @@ from diffpo.diffusion.guidance import GuidanceSweep
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
 from diffpo.evaluation import table
+from diffpo.files import writing
+from diffpo.ledger import REMEDY
 from diffpo.prompts import Prompts
 from diffpo.scoring import Scorer
 
@@ -62,17 +65,22 @@ def main(
     finished = {model.name: model.files(asked, sampling.pictures) for model in models if model.pictures}
     for scorer in scorers:
         scorer.check([*asked, *development])
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if state.is_main_process:
-        (output_dir / "config.yaml").write_text(settings)
+    with writing(f"output_dir {output_dir}", REMEDY):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if state.is_main_process:
+            (output_dir / CONFIG).write_text(settings)
     pictures, about, curves = {}, {}, {}
     for model in models:
         folder, drawn, at, load = output_dir / model.name, not model.pictures, sampling, cache(model.load)
         if sweep and drawn:
             curves[model.name] = sweep(model, load, development, judges, sampling, output_dir / "guidance")
             at = replace(sampling, guidance=sweep.best(curves[model.name]))
-        files = draw(load, asked, at, folder, model.identity, model.name) if drawn else finished[model.name]
-        pictures[model.name] = Pictures(files, folder, model.identity)
+        if drawn:
+            files, identity = draw(load, asked, at, folder, model.identity, model.name), model.identity
+        else:
+            files = finished[model.name]
+            identity = {**model.identity, "files": stamped(files)}
+        pictures[model.name] = Pictures(files, folder, identity)
         about[model.name] = {
             "source": model.source,
             "folder": model.name if drawn else str(files[0].parent.resolve()),
@@ -84,14 +92,12 @@ def main(
             write_geneval(files, records, output_dir / "geneval" / model.name)
     found = contest(pictures, asked, judges, sampling, about)
     if state.is_main_process:
-        warned = warnings(models, scorers)
+        warned = warnings({model.name: model.runs for model in models}, scorers)
         report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
         swept = sweep.report(curves, development, judges) if sweep else None
         report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)
         write_report(report, output_dir)
-        print(table(report))
-        for warning in warned:
-            print(f"warning: {warning}")
+        print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
         print(f"{write_page(output_dir)} shows the pictures.")
     state.end_training()
 

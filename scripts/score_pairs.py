@@ -12,6 +12,8 @@ from accelerate import PartialState
 from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
 from diffpo.diffusion.scoring_pairs import score_pairs
+from diffpo.files import writing
+from diffpo.ledger import REMEDY
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.sources import Source
@@ -45,7 +47,8 @@ def main(
         if is_finished:
             print(f"{output_dir} was finished already, nothing was scored.")
         else:
-            (output_dir / CONFIG).write_text(settings)
+            with writing(f"{output_dir}/{CONFIG}", REMEDY):
+                (output_dir / CONFIG).write_text(settings)
         print(told(found, output_dir))
     PartialState().destroy_process_group()
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,15 @@ def test_an_unreadable_picture_is_marked_and_the_rest_goes_on(world, tmp_path):
     assert [report["models"][name]["unreadable"] for name in ("base", "tuned")] == [1, 0]
     lines = listed(tmp_path / "second" / "out" / "base")
     assert [line["scores"]["brightness"] is None for line in lines] == [False, True, False, False, False, False]
+
+
+def test_scores_of_replaced_pictures_are_not_taken_for_theirs(world, tmp_path, monkeypatch, capsys):
+    shutil.copytree(world / "theirs", tmp_path / "theirs")
+    models = [{"name": "theirs", "pictures": str(tmp_path / "theirs")}]
+    run(world, tmp_path, models=models)
+    tiny.picture("white", size=(32, 32)).save(tmp_path / "theirs" / "0.png")
+    told = said(world, tmp_path, monkeypatch, capsys, models=models)
+    assert "theirs/scores/brightness holds results of something else: pictures was" in told
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from diffpo.diffusion.bases import load_base
+from diffpo.diffusion.drawing import digest
 from diffpo.hub import reaching
 from diffpo.scoring import Scorer, scored_by
 from diffpo.tables import PICTURES, folder_of
@@ -79,7 +80,7 @@ class Model:
         """What its pictures depend on, the state of local weights included."""
         chosen = {name: value for name, value in asdict(self).items() if value is not None and name != "name"}
         local = [Path(path) for path in (self.base, self.unet, self.lora, self.vae) if path and Path(path).exists()]
-        return {"model": chosen, "weights": sorted(stamp for path in local for stamp in stamps(path))}
+        return {"model": chosen, "files": stamped([file for path in local for file in weights(path)])}
 
     def files(self, prompts: list[str], pictures: int) -> list[Path]:
         """The finished pictures, `pictures` for each prompt.
@@ -109,17 +110,10 @@ class Model:
             )
         return files
 
-    def labels(self) -> Iterator[dict[str, Any]]:
-        """Identities of the scorers that labelled the pairs it was trained on, as far as its run's folder says."""
-        for run in (self.unet, self.lora):
-            if not run or not (config := folder_of(run) / "config.yaml").exists():
-                continue
-            data = yaml.safe_load(config.read_text()).get("data", {})
-            if not any("ScoreLabel" in str(row) for row in data.get("rows") or []):
-                continue
-            for path in named(data.get("source"), "path"):
-                if (identity := scored_by(folder_of(path))) is not None:
-                    yield identity
+    @property
+    def runs(self) -> list[str]:
+        """What may be folders of training runs."""
+        return [path for path in (self.unet, self.lora) if path]
 
 
 def add_lora(pipeline: Any, path: str) -> None:
@@ -158,24 +152,44 @@ def require_distinct(models: list[Model], output_dir: Path) -> None:
                 )
 
 
-def warnings(models: list[Model], scorers: list[Scorer]) -> list[str]:
-    """What a reader of the comparison has to know: which judges labelled training data."""
+def warnings(runs: Mapping[str, Sequence[str]], scorers: Sequence[Scorer]) -> list[str]:
+    """What a reader of a comparison has to know: which judges labelled training data.
+
+    Args:
+        runs: by name of the model, folders that training runs may have left.
+    """
     return [
-        f"{model.name} was trained on labels of {label['scorer']} ({label['model_id']}), so what it says of the "
+        f"{name} was trained on labels of {label['scorer']} ({label['model_id']}), so what it says of the "
         "model shows how well the labels were learned, not how good the pictures are; judge it by another."
-        for model in models
-        for label in model.labels()
+        for name, folders in runs.items()
+        for folder in folders
+        for label in labelers(folder_of(folder))
         if any((label["scorer"], label["model_id"]) == (scorer.name, scorer.model_id) for scorer in scorers)
     ]
 
 
-def stamps(path: Path) -> Iterator[str]:
-    """Name, size and time of every file of weights: another training run leaves others."""
+def labelers(run: Path) -> Iterator[dict[str, Any]]:
+    """Identities of the scorers that labelled the pairs of a training run, as far as its folder says."""
+    if not (run / "config.yaml").exists():
+        return
+    data = yaml.safe_load((run / "config.yaml").read_text()).get("data", {})
+    if any("ScoreLabel" in str(row) for row in data.get("rows") or []):
+        for path in named(data.get("source"), "path"):
+            if (identity := scored_by(folder_of(path))) is not None:
+                yield identity
+
+
+def weights(path: Path) -> Iterator[Path]:
+    """Every file of weights, but those that a run keeps besides its result."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        # What a run keeps besides its result does not matter.
         if file.suffix in WEIGHTS and not any(part.startswith("checkpoint-") for part in file.parts):
-            about = file.stat()
-            yield f"{file} {about.st_size} {about.st_mtime_ns}"
+            yield file
+
+
+def stamped(files: Sequence[Path]) -> str:
+    """A digest of names, sizes and times: files that are written anew have another one. A file may be absent."""
+    found = {str(file): file.stat() for file in files if file.exists()}
+    return digest([f"{name} {at.st_size} {at.st_mtime_ns}" for name, at in sorted(found.items())])
 
 
 def named(tree: Any, name: str) -> Iterator[str]:

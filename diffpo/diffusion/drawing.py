@@ -124,5 +124,5 @@ def same_as_before(folder: Path, identity: Mapping[str, Any]) -> None:
         write_json(folder / DRAWN, identity, f".{PartialState().process_index}")
 
 
-def digest(prompts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()[:16]
+def digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from diffusers.utils import make_image_grid
 from jaxtyping import Float
 from PIL import Image
 
+from diffpo.diffusion.contestants import warnings
 from diffpo.diffusion.drawing import Sampling, draw
 from diffpo.diffusion.images import BrokenImage, read_image
 from diffpo.diffusion.judges import Judges, Pictures
@@ -120,7 +121,7 @@ class SideBySide(Evaluation):
 
     Args:
         prompts: what is drawn; prompts that were not trained on.
-        scorers: who judges. A scorer that labelled the training pairs must not.
+        scorers: who judges. That a scorer labelled the training pairs is told: it must not judge.
         sampling: how it is drawn.
 
     Raises:
@@ -163,12 +164,13 @@ class SideBySide(Evaluation):
         }
         found = contest(pictures, asked, Judges(self.scorers), self.sampling, about)
         report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
-        report |= {"warnings": [], "guidance_sweep": None} | headline(report)
+        warned = warnings({"tuned": [str(output_dir)]}, self.scorers)
+        report |= {"warnings": warned, "guidance_sweep": None} | headline(report)
         if state.is_main_process:
             write_report(report, output_dir)
             before_after(pictures, self.sampling.pictures).save(output_dir / "before_after.png")
             write_page(output_dir)
-            print(table(report))
+            print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
 
 
 def write_report(report: Mapping[str, Any], output_dir: Path) -> None:

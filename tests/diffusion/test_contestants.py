@@ -8,7 +8,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from diffpo.adapters import LoRA
-from diffpo.diffusion.contestants import Model, require_distinct, warnings
+from diffpo.diffusion.contestants import Model, require_distinct, stamped, warnings
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.scorers.oracle import Oracle
 
@@ -138,12 +138,29 @@ def trained_on(root: Path, rows: list, scorer: str = "oracle") -> Model:
 
 def test_a_judge_that_labelled_the_training_pairs_is_told(tmp_path):
     model = trained_on(tmp_path, ["diffpo.rows.DropTies", {"class_path": "diffpo.rows.ScoreLabel"}])
-    [told] = warnings([Model("base", "base"), model], [Oracle()])
+    [told] = warnings({"base": [], "tuned": model.runs}, [Oracle()])
     assert told.startswith("tuned was trained on labels of oracle (diffpo.tinyworld.oracle)")
     assert "judge it by another" in told
 
 
 def test_scores_that_no_label_came_from_and_other_scorers_do_not_matter(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    assert warnings([trained_on(tmp_path / "a", ["diffpo.rows.DropTies"])], [Oracle()]) == []
-    assert warnings([trained_on(tmp_path / "b", ["diffpo.rows.ScoreLabel"], "pickscore")], [Oracle()]) == []
+    unlabeled = trained_on(tmp_path / "a", ["diffpo.rows.DropTies"])
+    other = trained_on(tmp_path / "b", ["diffpo.rows.ScoreLabel"], "pickscore")
+    assert warnings({"a": unlabeled.runs, "b": other.runs}, [Oracle()]) == []
+
+
+def test_the_files_of_a_lora_are_found_by_their_run(tmp_path):
+    trained_on(tmp_path, ["diffpo.rows.ScoreLabel"])
+    (tmp_path / "pytorch_lora_weights.safetensors").touch()
+    lora = Model("a", "base", lora=str(tmp_path / "pytorch_lora_weights.safetensors"))
+    assert len(warnings({"a": lora.runs}, [Oracle()])) == 1
+
+
+def test_a_stamp_tells_files_that_were_written_anew(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"one")
+    files = [tmp_path / "a.png", tmp_path / "absent.png"]
+    before = stamped(files)
+    assert stamped(files) == before
+    (tmp_path / "a.png").write_bytes(b"three")
+    assert stamped(files) != before

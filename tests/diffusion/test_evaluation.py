@@ -169,6 +169,17 @@ def test_a_page_shows_the_pictures_of_both(tmp_path):
     assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 4 * N
 
 
+def test_a_judge_that_labeled_the_training_pairs_is_told(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "scores.json").write_text(json.dumps(Oracle().identity))
+    source = {"class_path": "diffpo.sources.Columns", "init_args": {"path": str(tmp_path / "data")}}
+    settings = {"data": {"source": source, "rows": [{"class_path": "diffpo.rows.ScoreLabel"}]}}
+    (tmp_path / "config.yaml").write_text(json.dumps(settings))
+    [warning] = evaluate(tmp_path, base=Noise(), tuned=Faithful())["warnings"]
+    assert warning.startswith("tuned was trained on labels of oracle")
+    assert f"warning: {warning}" in capsys.readouterr().out
+
+
 def test_before_and_after_stand_below_each_other(tmp_path):
     evaluate(tmp_path, base=Noise(), tuned=Faithful())
     assert Image.open(tmp_path / "before_after.png").size == (N * 96, 2 * 96)
