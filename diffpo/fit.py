@@ -19,7 +19,8 @@ from diffpo.average import Average
 from diffpo.checkpoint import store_trainable
 from diffpo.core import Objective
 from diffpo.draws import Draws
-from diffpo.pairs import Pairs, Share
+from diffpo.order import Share
+from diffpo.pairs import Pairs
 from diffpo.references import Reference
 from diffpo.run import Run, require_disk
 from diffpo.sharding import is_sharded, reshard, whole

@@ -1,45 +1,21 @@
-"""A source seen through its row maps, and the order in which a run visits it."""
+"""A source seen through its row maps."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from diffpo.cells import Cell
 from diffpo.draws import Draws
-from diffpo.mixing import turns
+from diffpo.order import Share
 from diffpo.rows import PairRow, RowMap, ScoreLabel, mapped
 from diffpo.scoring import scored_by
 from diffpo.sources import Layout, Source
 from diffpo.tables import heavy_columns, require_columns
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which batches of the run's one endless sequence of visits are this process's own.
-
-    Attributes:
-        batch: pairs per batch on this process.
-        world: number of processes; they take turns, batch by batch.
-        first: number of the first batch.
-    """
-
-    batch: int
-    seed: int
-    rank: int = 0
-    world: int = 1
-    first: int = 0
-
-    def positions(self, n: int) -> range:
-        """Which visits make batch n of this process."""
-        begin = (n * self.world + self.rank) * self.batch
-        return range(begin, begin + self.batch)
 
 
 class Pairs(ABC):
@@ -55,46 +31,6 @@ class Pairs(ABC):
         """Endless collated batches from number `share.first` on, with `epoch` and `row` (tuples of int)."""
 
 
-class Pick(NamedTuple):
-    """One visit of one pair; `index` counts the pairs of its table that were kept."""
-
-    epoch: int
-    index: int
-    table: int = 0
-
-
-@dataclass(frozen=True)
-class Order(Sampler[list[Pick]]):
-    """Endless batches; batch n of a process is a pure function of (seed, n), so resuming means starting at n.
-
-    Each epoch of a table visits every row once in a new order; a batch may straddle two epochs, nothing is dropped.
-
-    Attributes:
-        sizes: pairs in an epoch of each table.
-        weights: share of the visits that each table gets.
-    """
-
-    sizes: tuple[int, ...]
-    share: Share
-    weights: tuple[float, ...] = (1.0,)
-
-    def __iter__(self) -> Iterator[list[Pick]]:
-        share, orders = self.share, dict[int, tuple[int, np.ndarray]]()
-        visits = turns(self.weights, share.first * share.world * share.batch)
-        while True:
-            everyone = list(islice(visits, share.world * share.batch))
-            yield [self.pick(*visit, orders) for visit in everyone[share.rank * share.batch :][: share.batch]]
-
-    def pick(self, table: int, visit: int, orders: dict[int, tuple[int, np.ndarray]]) -> Pick:
-        """The pair of a table's n-th visit; `orders` keeps the order of the epoch that each table is in."""
-        epoch, i = divmod(visit, self.sizes[table])
-        if table not in orders or orders[table][0] != epoch:
-            # A seed's trailing zero changes nothing: table 0 has the order that a run of it alone has.
-            rng = np.random.default_rng((self.share.seed, epoch, table))
-            orders[table] = epoch, rng.permutation(self.sizes[table])
-        return Pick(epoch, int(orders[table][1][i]), table)
-
-
 class PairTable:
     """Rows of one layout after its row maps. Candidates stay on disk until a row's are read.
 
@@ -104,6 +40,8 @@ class PairTable:
     Attributes:
         kept: positions of the rows that no map dropped.
         dropped: how many rows each map dropped, by name.
+        ids: how many ids its rows take up.
+        shapes: number of the shape of each kept row's pictures; None if all have one.
 
     Args:
         first_id: id of the first row of the table.
@@ -121,6 +59,9 @@ class PairTable:
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
         self.dropped: Counter[str] = Counter()
         self.kept = np.fromiter(self._scan(len(table)), dtype=np.int64)
+        self.ids = source.ids(len(table))
+        shapes = source.shapes(table)
+        self.shapes = None if shapes is None else shapes[self.kept]
         if not len(self.kept):
             lost = ", ".join(f"{name} dropped {n}" for name, n in self.dropped.items())
             raise ValueError(
@@ -163,7 +104,7 @@ class PairTable:
             return Cell(self.cells[column], index, column, self.source.folder)
 
         row = self.source.row(index, record, cell)
-        row = replace(row, id=self.first_id + index)
+        row = replace(row, id=self.first_id + row.id)
         return mapped(row, self.maps, Draws(self.seed, (0,), (row.id,)))
 
 
@@ -176,7 +117,7 @@ def open_tables(source: Source, maps: list[RowMap], seed: int) -> list[PairTable
     require_one_scorer(source, maps)
     tables: list[PairTable] = []
     for layout in source.layouts:
-        first_id = sum(len(table.light) for table in tables)
+        first_id = sum(table.ids for table in tables)
         with named_if_mixed(layout, source):
             tables.append(PairTable(layout, maps, seed, first_id))
     require_equal([len(table[0].candidates) for table in tables], source)

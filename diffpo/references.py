@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffpo.draws import Draws
 from diffpo.sharding import reshard, whole
 
 Score = Callable[[nn.Module], Tensor]
@@ -19,6 +20,10 @@ class Reference(ABC):
 
     @abstractmethod
     def __call__(self, score: Score) -> Tensor: ...
+
+    def at(self, draws: Draws) -> None:
+        """Called with the draws of each batch that is trained on, before it is; only a reference that remembers what
+        it said of which pair overrides it."""
 
     def after_step(self, policy: nn.Module) -> None:
         """Called by `fit` on every process with the unwrapped policy, whose weights may be split over processes, after

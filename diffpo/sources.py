@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, IterableDataset
 
 from diffpo.rows import PairRow
@@ -66,6 +67,14 @@ class Layout(Source):
     @abstractmethod
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         """One record; `cell(column)` refers to a candidate without reading it."""
+
+    def ids(self, rows: int) -> int:
+        """Ids that so many rows take up; a row's id is its position, where nothing else is said."""
+        return rows
+
+    def shapes(self, table: Dataset) -> np.ndarray | None:
+        """Number of the shape of each row's pictures; None if all have one."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -185,8 +194,8 @@ class PickAPic(Stored):
             )
         undecided = record.get("has_label") is False or record.get("are_different") is False
         prob = 0.5 if label == 0.5 or undecided else 1.0
-        prompts, candidates = (record[self.prompt],) * 2, (cell(self.first), cell(self.second))
-        row = PairRow(index, prompts, candidates, prob=prob, extra=record)
+        candidates = cell(self.first), cell(self.second)
+        row = PairRow(index, (record[self.prompt],) * 2, candidates, prob=prob, extra=record)
         return row.swapped() if prob == 1.0 and label == 0 else row
 
 
@@ -238,5 +247,4 @@ class PairFolder(Layout):
         return ("prompt",)
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        prompts = record["prompt"], record["prompt"]
-        return PairRow(index, prompts, (cell("chosen"), cell("rejected")), extra=record)
+        return PairRow(index, (record["prompt"],) * 2, (cell("chosen"), cell("rejected")), extra=record)

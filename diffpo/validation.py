@@ -11,7 +11,8 @@ from torch import nn
 
 from diffpo.core import Objective
 from diffpo.draws import Draws
-from diffpo.pairs import Pairs, Share
+from diffpo.order import Share
+from diffpo.pairs import Pairs
 from diffpo.references import Reference
 from diffpo.run import Run
 from diffpo.tracking import Meter

@@ -29,7 +29,8 @@ from diffpo.core import PairLabels
 from diffpo.diffusion.denoiser import Conditioning, Denoiser, ImageBatch
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.fit import fit
-from diffpo.pairs import Pairs, Share
+from diffpo.order import Share
+from diffpo.pairs import Pairs
 from diffpo.references import FrozenCopy, SwitchedOff
 from diffpo.run import FitConfig, open_run
 

@@ -1,43 +1,14 @@
 import json
-from itertools import islice
 
 import datasets
 import numpy as np
 import pytest
 
 from diffpo.mixing import Mixed
-from diffpo.pairs import Order, PairTable, Pick, Share, open_tables
+from diffpo.pairs import PairTable, open_tables
 from diffpo.rows import DropPromptless, DropTies, ScoreLabel, Weight
 from diffpo.sources import Columns
 from diffpo.unpaired import Unpaired
-
-
-def taken(order: Order, n: int) -> list[Pick]:
-    return [pick for batch in islice(order, n) for pick in batch]
-
-
-def test_an_epoch_visits_every_row_once_and_differs_from_the_next():
-    picks = taken(Order((7,), Share(3, 0)), 14)
-    epochs = [[pick.index for pick in picks if pick.epoch == epoch] for epoch in range(6)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
-
-
-def test_processes_share_what_one_process_would_do():
-    """Two ranks of batch 2 take together, step by step, what one rank takes in batches of 4."""
-    one = taken(Order((9,), Share(4, 3)), 6)
-    ranks = [list(islice(Order((9,), Share(2, 3, rank, 2)), 6)) for rank in (0, 1)]
-    assert one == [pick for step in zip(*ranks, strict=True) for batch in step for pick in batch]
-
-
-def test_starting_later_is_resuming():
-    whole = list(islice(Order((5,), Share(2, 1)), 8))
-    assert list(islice(Order((5,), Share(2, 1, first=5)), 3)) == whole[5:]
-
-
-def test_more_rows_in_a_batch_than_in_the_table():
-    picks = taken(Order((2,), Share(5, 0)), 1)
-    assert [pick.epoch for pick in picks] == [0, 0, 1, 1, 2]
 
 
 def table_of(tmp_path, prompts):
@@ -61,41 +32,6 @@ def test_kept_rows_cost_one_integer_each(tmp_path):
     table = PairTable(table_of(tmp_path, ["a"] * 5), [], seed=0)
     assert table.kept.dtype == np.int64
     assert table.kept.nbytes == 5 * 8
-
-
-def test_positions_of_a_batch():
-    """Third batch (number 2) of the second of three processes, in batches of four: 2 x 12 + 4."""
-    assert Share(4, 0, rank=1, world=3).positions(2) == range(28, 32)
-
-
-def test_the_order_of_one_table_is_the_published_one():
-    """Runs of before there were several tables resume exactly."""
-    first, second = np.random.default_rng((9, 0)).permutation(5), np.random.default_rng((9, 1)).permutation(5)
-    picks = taken(Order((5,), Share(5, 9)), 2)
-    assert picks == [Pick(0, i) for i in first] + [Pick(1, i) for i in second]
-
-
-MIX = ((4, 30), (3.0, 1.0))
-
-
-def test_mixed_tables_have_epochs_of_their_own():
-    sizes, weights = MIX
-    picks = taken(Order(sizes, Share(8, 0), weights), 20)
-    small, large = ([(pick.epoch, pick.index) for pick in picks if pick.table == table] for table in (0, 1))
-    assert 118 <= len(small) <= 122
-    assert len(small) + len(large) == 160
-    for visits, size in ((small, 4), (large, 30)):
-        assert len(set(visits)) == len(visits)
-        assert visits == sorted(visits, key=lambda visit: visit[0])
-        assert sorted(visits[:size]) == [(0, i) for i in range(size)]
-
-
-def test_mixed_tables_are_shared_and_resumed_exactly():
-    sizes, weights = MIX
-    one = taken(Order(sizes, Share(4, 3), weights), 6)
-    ranks = [list(islice(Order(sizes, Share(2, 3, rank, 2), weights), 6)) for rank in (0, 1)]
-    assert one == [pick for step in zip(*ranks, strict=True) for batch in step for pick in batch]
-    assert taken(Order(sizes, Share(4, 3, first=4), weights), 2) == one[16:]
 
 
 def mixed(tmp_path, *sources):

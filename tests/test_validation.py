@@ -6,7 +6,7 @@ import torch
 from tiny_runs import PointPreference, Points, fit_points, scorer, weights
 
 from diffpo.core import Step
-from diffpo.pairs import Share
+from diffpo.order import Share
 from diffpo.references import FrozenCopy
 from diffpo.validation import Validation
 

@@ -25,7 +25,8 @@ from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
 from diffpo.fit import fit
 from diffpo.losses import Sigmoid
-from diffpo.pairs import Order, Pairs, Share
+from diffpo.order import Order, Share
+from diffpo.pairs import Pairs
 from diffpo.references import Ema, FrozenCopy, Reference
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder

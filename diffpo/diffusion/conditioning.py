@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,33 @@ from torch import Tensor
 
 from diffpo.diffusion.denoiser import Conditioning
 from diffpo.diffusion.pixels import PixelBatch
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What text encoders make of b prompts.
+
+    Attributes:
+        pooled: one state per prompt (SDXL), else None.
+    """
+
+    prompt: Float[Tensor, "b l d"]
+    pooled: Float[Tensor, "b p"] | None = None
+
+
+def sides(prompts: Sequence[list[str]]) -> list[list[str]]:
+    """Prompts to encode: of one side if all sides share them."""
+    return [prompts[0]] if all(side == prompts[0] for side in prompts) else list(prompts)
+
+
+def joined(told: Sequence[States], time_ids: Float[Tensor, "k b 6"]) -> Conditioning:
+    """Conditioning of k sides from the states of each, or of the one that they share; SDXL alone is told time ids."""
+    k, pooled = len(time_ids), [states.pooled for states in told if states.pooled is not None]
+    return Conditioning(
+        prompt=torch.stack([states.prompt for states in told]).expand(k, -1, -1, -1),
+        pooled=torch.stack(pooled).expand(k, -1, -1) if pooled else None,
+        time_ids=time_ids if pooled else None,
+    )
 
 
 class Conditioner(ABC):
@@ -31,12 +59,13 @@ class Conditioner(ABC):
         """Tokenizers and text encoders."""
 
     @abstractmethod
+    def states(self, prompts: list[str]) -> "States":
+        """What the encoders make of prompts."""
+
+    @torch.no_grad()
     def __call__(self, raw: PixelBatch) -> Conditioning:
         """Conditioning of a batch that is on the encoders' device."""
-
-    def sides(self, raw: PixelBatch) -> list[list[str]]:
-        """Prompts to encode: of one side if all sides share them."""
-        return [raw.prompts[0]] if all(side == raw.prompts[0] for side in raw.prompts) else list(raw.prompts)
+        return joined([self.states(side) for side in sides(raw.prompts)], raw.time_ids)
 
     def tokens(self, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
         """Ids of prompts, padded and cut to what the tokenizer allows."""
@@ -65,14 +94,9 @@ class OneEncoder(Conditioner):
     def encoders(self) -> list[tuple[Any, Any]]:
         return [(self.parts.tokenizer, self.parts.text_encoder)]
 
-    @torch.no_grad()
-    def __call__(self, raw: PixelBatch) -> Conditioning:
-        states = torch.stack([self.states(side) for side in self.sides(raw)])
-        return Conditioning(states.expand(len(raw.pixels), -1, -1, -1))
-
-    def states(self, prompts: list[str]) -> Float[Tensor, "b l d"]:
+    def states(self, prompts: list[str]) -> States:
         self.count(prompts)
-        return self.parts.text_encoder(self.tokens(self.parts.tokenizer, prompts)).last_hidden_state
+        return States(self.parts.text_encoder(self.tokens(self.parts.tokenizer, prompts)).last_hidden_state)
 
 
 class TwoEncoders(Conditioner):
@@ -92,17 +116,7 @@ class TwoEncoders(Conditioner):
             (self.parts.tokenizer_2, self.parts.text_encoder_2),
         ]
 
-    @torch.no_grad()
-    def __call__(self, raw: PixelBatch) -> Conditioning:
-        states, pooled = zip(*[self.states(side) for side in self.sides(raw)], strict=True)
-        k = len(raw.pixels)
-        return Conditioning(
-            prompt=torch.stack(states).expand(k, -1, -1, -1),
-            pooled=torch.stack(pooled).expand(k, -1, -1),
-            time_ids=raw.time_ids,
-        )
-
-    def states(self, prompts: list[str]) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b p"]]:
+    def states(self, prompts: list[str]) -> States:
         self.count(prompts)
         outputs = [
             encoder(self.tokens(tokenizer, prompts), output_hidden_states=True) for tokenizer, encoder in self.encoders
@@ -112,4 +126,4 @@ class TwoEncoders(Conditioner):
         if self.parts.config.force_zeros_for_empty_prompt:
             said = torch.tensor([bool(prompt) for prompt in prompts], device=states.device)
             states, pooled = states * said[:, None, None], pooled * said[:, None]
-        return states, pooled
+        return States(states, pooled)

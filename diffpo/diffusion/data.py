@@ -12,7 +12,8 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.pixels import Example, PixelBatch, Reader, Seen, collate, loaded
 from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.mixing import turns
-from diffpo.pairs import Order, Pairs, PairTable, Pick, Share, open_tables
+from diffpo.order import Order, Pick, Share
+from diffpo.pairs import Pairs, PairTable, open_tables
 from diffpo.rows import DropTies, RowMap
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams

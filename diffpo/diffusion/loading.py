@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
-from jaxtyping import Float
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -16,14 +15,13 @@ from diffpo.diffusion.bases import FAMILIES, load_base
 from diffpo.diffusion.conditioning import Conditioner
 from diffpo.diffusion.data import ImagePairs
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
+from diffpo.diffusion.encoder import EncodedBatch, Encoder
 from diffpo.diffusion.pixels import PixelBatch
 from diffpo.diffusion.stream import ImageStream
 from diffpo.draws import Draws
 from diffpo.files import writing
 from diffpo.references import FrozenCopy, Reference, SwitchedOff, store_matrices
 from diffpo.sharding import is_sharded, whole_state
-
-PIXELS = 2**22  # encoded at a time: 4 pictures of 1024 x 1024 take about 8 GiB in the VAE's fp32 encoder
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,7 @@ class LoadedStableDiffusion:
         self, config: StableDiffusion, parts: Any, conditioner: Conditioner, denoiser: Denoiser, storage: torch.dtype
     ):
         self.config, self.parts, self.conditioner = config, parts, conditioner
+        self.encoder = Encoder(parts.vae, conditioner)
         self.denoiser, self.storage = denoiser, storage
 
     @property
@@ -118,23 +117,14 @@ class LoadedStableDiffusion:
             return SwitchedOff(self.unet, self.config.adapter.off)
         return FrozenCopy(self.unet, None if self.storage == torch.float32 else self.storage)
 
-    def prepare(self, model: nn.Module, raw: PixelBatch, draws: Draws) -> tuple[Denoiser, ImageBatch]:
-        """What `fit` calls: the denoiser around `model`, and the encoded batch."""
+    def prepare(self, model: nn.Module, raw: PixelBatch | EncodedBatch, draws: Draws) -> tuple[Denoiser, ImageBatch]:
+        """What `fit` calls: the denoiser around `model`, and the batch as latents and text states."""
         return replace(self.denoiser, unet=model), self.encode(raw, draws)
 
-    @torch.no_grad()
-    def encode(self, raw: PixelBatch, draws: Draws) -> ImageBatch:
-        """Pixels to latents (sampled from the VAE posterior with noise shared by the pair), prompts to text states."""
-        batch = raw.map(lambda x: x.to(draws.device, non_blocking=True))
-        mean, std = (x.unflatten(0, batch.pixels.shape[:2]) for x in self.posterior(batch.pixels.flatten(0, 1)))
-        latents = (mean + std * draws.normal("vae", *mean.shape[2:])) * self.parts.vae.config.scaling_factor
-        return ImageBatch(latents, self.conditioner(batch), batch.label, batch.row)
-
-    def posterior(self, pixels: Tensor) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
-        """Mean and deviation of the VAE's posterior, computed in fp32 on a bounded number of pixels at a time."""
-        pictures = max(1, PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
-        found = [self.parts.vae.encode(some.float() / 127.5 - 1).latent_dist for some in pixels.split(pictures)]
-        return torch.cat([part.mean for part in found]), torch.cat([part.std for part in found])
+    def encode(self, raw: PixelBatch | EncodedBatch, draws: Draws) -> ImageBatch:
+        """Latents, sampled from the VAE's posterior with noise shared by the pair, and text states."""
+        batch = raw.to(draws.device)
+        return (self.encoder(batch) if isinstance(batch, PixelBatch) else batch).sampled(draws)
 
     def first(self, pairs: ImagePairs | ImageStream, n: int = 4) -> tuple[ImageBatch, Draws]:
         """The first pairs, encoded: what is checked before a run."""

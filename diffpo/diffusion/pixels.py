@@ -27,7 +27,7 @@ class PixelBatch:
         broken: epochs and ids of pairs passed over because a picture could not be read.
     """
 
-    pixels: UInt8[Tensor, "k b 3 r r"]
+    pixels: UInt8[Tensor, "k b 3 h w"]
     time_ids: Float[Tensor, "k b 6"]
     prompts: tuple[list[str], ...]
     label: PairLabels
@@ -40,6 +40,9 @@ class PixelBatch:
 
     def pin_memory(self) -> "PixelBatch":
         return self.map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "PixelBatch":
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, collate, loaded
-from diffpo.pairs import Pairs, Share
+from diffpo.order import Share
+from diffpo.pairs import Pairs
 from diffpo.streams import PairStream, Window, lost
 
 PATIENCE = 100

@@ -8,7 +8,7 @@ from tiny import pair_folder
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
 from diffpo.mixing import Mixed
-from diffpo.pairs import Pick, Share
+from diffpo.order import Pick, Share
 from diffpo.rows import ForTraining, ForValidation, PairRow, RowMap
 from diffpo.sources import PairFolder
 

@@ -8,7 +8,7 @@ from tiny import pair_folder
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
 from diffpo.mixing import Mixed
-from diffpo.pairs import Share
+from diffpo.order import Share
 from diffpo.rows import DropTies
 from diffpo.sources import PairFolder, PickAPicShards
 from diffpo.streams import Stream

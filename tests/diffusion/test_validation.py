@@ -4,7 +4,7 @@ from tiny import pair_folder
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.validation import HeldOut
-from diffpo.pairs import Share
+from diffpo.order import Share
 from diffpo.sources import PairFolder
 
 FRAMING = Framing(16, random_crop=True)

@@ -4,7 +4,7 @@ import torch
 from tiny import picture, saved
 
 from diffpo.core import PairLabels
-from diffpo.diffusion import loading
+from diffpo.diffusion import encoder
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.diffusion.pixels import PixelBatch
 from diffpo.draws import Draws
@@ -53,7 +53,7 @@ def test_large_batches_are_encoded_in_parts(base, monkeypatch):
     seen = []
     vae_encode = model.parts.vae.encode
     monkeypatch.setattr(model.parts.vae, "encode", lambda x: (seen.append(len(x)), vae_encode(x))[1])
-    monkeypatch.setattr(loading, "PIXELS", 3 * 32 * 32)
+    monkeypatch.setattr(encoder, "PIXELS", 3 * 32 * 32)
     torch.testing.assert_close(encode(model, raw).latents, at_once)
     assert seen == [3, 1]
 
