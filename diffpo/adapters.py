@@ -130,41 +130,41 @@ def require_bare(unet: nn.Module) -> None:
         )
 
 
+# peft's own switches also walk through all parameters of every layer to freeze and thaw them: at Stable Diffusion's size
+# 20 to 30 ms of Python per step, and they thaw a frozen second adapter. A pass without gradient needs the flags alone.
+
+
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Every adapter of the model is off; afterwards they are on and as trainable as before.
+    """Every adapter of the model is off; what is trainable stays so.
 
     Raises:
         ValueError: if the model carries no adapters.
     """
     layers = adapter_layers(model)
-    trainable = [p for layer in layers for p in layer.parameters() if p.requires_grad]
     for layer in layers:
-        layer.enable_adapters(False)
+        layer._disable_adapters = True
     try:
         yield
     finally:
         for layer in layers:
-            layer.enable_adapters(True)
-        only_trainable(layers, trainable)
+            layer._disable_adapters = False
 
 
 def adapter_only(name: str) -> Switch:
-    """Inside, the named adapter alone is active; afterwards those are that were, and as trainable as before."""
+    """Inside, the named adapter alone is active; afterwards those are that were. What is trainable stays so."""
 
     @contextmanager
     def switched(model: nn.Module) -> Iterator[None]:
         layers = adapter_layers(model)
         active = [layer.active_adapters for layer in layers]
-        trainable = [p for layer in layers for p in layer.parameters() if p.requires_grad]
         for layer in layers:
-            layer.set_adapter(name)
+            layer._active_adapter = [name]
         try:
             yield
         finally:
             for layer, names in zip(layers, active, strict=True):
-                layer.set_adapter(names)
-            only_trainable(layers, trainable)
+                layer._active_adapter = names
 
     return switched
 

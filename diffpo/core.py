@@ -101,6 +101,12 @@ class Objective(ABC):
     def needs_reference(self) -> bool:
         return True
 
+    @property
+    def reference_inputs(self) -> str | None:
+        """What, besides batch and draws, decides what the reference is asked; None if training changes it, or if the
+        answers are more than one number per candidate: then they cannot be remembered."""
+        return None
+
     @abstractmethod
     def __call__(self, policy: Any, reference: Any, batch: Any, draws: Draws) -> Step: ...
 

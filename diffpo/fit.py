@@ -102,6 +102,8 @@ def fit(
         for n, raw in enumerate(islice(pairs.batches(share), (steps - step) * accumulate), start=1):
             draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
             with accelerator.accumulate(model):
+                if reference is not None:
+                    reference.at(draws)
                 trained, batch = prepare(model, raw, draws)
                 with run.autocast():
                     result = objective(trained, reference, batch, draws)

@@ -62,13 +62,15 @@ def whole_lines(file: Path) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def require_same(
+    before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, remedy: str = "choose another output_dir"
+) -> None:
     """Raise a ValueError that says in what the results in a folder differ from those that are wanted."""
     wanted: dict[str, Any] = json.loads(json.dumps(now))
     changed = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
     if changed:
         said = ", ".join(f"{key} was {before.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
-        raise ValueError(f"{folder} holds results of something else: {said}; choose another output_dir.")
+        raise ValueError(f"{folder} holds results of something else: {said}; {remedy}.")
 
 
 def write_json(file: Path, values: Mapping[str, Any], mark: str = "") -> None:

@@ -21,9 +21,9 @@ class Reference(ABC):
     @abstractmethod
     def __call__(self, score: Score) -> Tensor: ...
 
-    def at(self, draws: Draws) -> None:
-        """Called with the draws of each batch that is trained on, before it is; only a reference that remembers what
-        it said of which pair overrides it."""
+    def at(self, draws: Draws | None) -> None:
+        """Called before each batch with its draws, or None if it is not trained on; only a reference that remembers
+        what it said of which pair overrides it."""
 
     def after_step(self, policy: nn.Module) -> None:
         """Called by `fit` on every process with the unwrapped policy, whose weights may be split over processes, after

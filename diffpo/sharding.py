@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -43,6 +44,8 @@ def reshard(model: nn.Module) -> None:
     To be called after each such pass and before weights or `requires_grad` change: `fully_shard` keeps the outermost
     weights gathered until the next backward pass, so the next forward pass would not see the change.
     """
+    if not torch.distributed.is_initialized():  # spares one process a walk over thousands of modules at every step
+        return
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -52,6 +52,8 @@ class Validation:
         share = Share(batch, run.seed, accelerator.process_index, accelerator.num_processes)
         meter = Meter(accelerator)
         policy.eval()
+        if reference is not None:
+            reference.at(None)
         for raw in islice(self.pairs.batches(share), math.ceil(self.count / (batch * accelerator.num_processes))):
             draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
             trained, encoded = prepare(model, raw, draws)

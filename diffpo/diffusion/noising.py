@@ -100,6 +100,11 @@ class Skewed(Times):
 class Noising(ABC):
     """Picks one time per pair and the noisy latents of both sides at that time."""
 
+    @property
+    def fixed(self) -> str | None:
+        """Its settings, if batch and draws alone decide what it makes; None if the policy does."""
+        return None
+
     @abstractmethod
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised: ...
 
@@ -113,6 +118,10 @@ class ForwardNoise(Noising):
     """
 
     times: Times = field(default_factory=Uniform)
+
+    @property
+    def fixed(self) -> str:
+        return str(self)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised:
         t = self.times(len(policy.a), draws)

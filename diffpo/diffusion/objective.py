@@ -56,6 +56,10 @@ class DenoisingPreference(Objective):
     def needs_reference(self) -> bool:
         return self.loss.needs_reference
 
+    @property
+    def reference_inputs(self) -> str | None:
+        return self.noising.fixed
+
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)
         residual = Residual(policy, noised, batch.cond)

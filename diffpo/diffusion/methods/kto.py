@@ -37,6 +37,10 @@ class KTO(Objective):
     undesirable: float = 1.0
     noising: Noising = field(default_factory=ForwardNoise)
 
+    @property
+    def reference_inputs(self) -> str | None:
+        return self.noising.fixed
+
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)
         residual = Residual(policy, noised, batch.cond)
