@@ -21,7 +21,13 @@ Switch = Callable[[nn.Module], AbstractContextManager]
 
 
 class Adapter(ABC):
-    """A small trained part inside a frozen network."""
+    """A small trained part inside a frozen network.
+
+    Attributes:
+        start: where its weights come from, if the reference has them too; None if the reference is the bare network.
+    """
+
+    start: str | None = None
 
     @abstractmethod
     def attach(self, unet: Any, seed: int = 0) -> None:
@@ -95,6 +101,10 @@ class WarmLoRA(Adapter):
 
     path: str
 
+    @property
+    def start(self) -> str:
+        return self.path
+
     def attach(self, unet: Any, seed: int = 0) -> None:
         require_bare(unet)
         with reaching(self.path, "a LoRA"):
@@ -130,8 +140,8 @@ def require_bare(unet: nn.Module) -> None:
         )
 
 
-# peft's own switches also walk through all parameters of every layer to freeze and thaw them: at Stable Diffusion's size
-# 20 to 30 ms of Python per step, and they thaw a frozen second adapter. A pass without gradient needs the flags alone.
+# peft's own switches also walk through the parameters of every layer to freeze and thaw them: 20 ms of Python per step
+# at Stable Diffusion's size, and a frozen second adapter is thawed. A pass without gradient needs the flags alone.
 
 
 @contextmanager

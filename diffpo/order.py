@@ -64,10 +64,12 @@ class Shapes:
 
     def grouped(self, order: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " m"]:
         """The same order with pairs of one shape together, group by group."""
-        groups = []
-        for shape in np.unique(self.of):
-            same = order[self.of[order] == shape]
-            groups.append(np.resize(same, (-(-len(same) // self.together), self.together)))
+        _, counts = np.unique(self.of, return_counts=True)
+        by_shape = order[np.argsort(self.of[order], kind="stable")]
+        groups = [
+            np.resize(same, (-(-len(same) // self.together), self.together))
+            for same in np.split(by_shape, np.cumsum(counts)[:-1])
+        ]
         return rng.permutation(np.concatenate(groups)).ravel()
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from diffpo.cells import Cell
 from diffpo.draws import Draws
 from diffpo.order import Share
+from diffpo.records import records
 from diffpo.rows import PairRow, RowMap, ScoreLabel, mapped
 from diffpo.scoring import scored_by
 from diffpo.sources import Layout, Source
@@ -35,10 +36,11 @@ class PairTable:
     """Rows of one layout after its row maps. Candidates stay on disk until a row's are read.
 
     Every row passes through the maps once here, to find which are kept, and again whenever it is visited, so memory
-    holds one integer per pair whatever the size of the table.
+    holds two integers per pair whatever the size of the table.
 
     Attributes:
         kept: positions of the rows that no map dropped.
+        row_ids: their ids.
         dropped: how many rows each map dropped, by name.
         ids: how many ids its rows take up.
         shapes: number of the shape of each kept row's pictures; None if all have one.
@@ -58,7 +60,8 @@ class PairTable:
         heavy = heavy_columns(table.features) | set(source.candidates)
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
         self.dropped: Counter[str] = Counter()
-        self.kept = np.fromiter(self._scan(len(table)), dtype=np.int64)
+        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 2)))
+        self.kept, self.row_ids = found.T
         self.ids = source.ids(len(table))
         shapes = source.shapes(table)
         self.shapes = None if shapes is None else shapes[self.kept]
@@ -77,34 +80,29 @@ class PairTable:
         assert isinstance(found, PairRow)
         return found
 
-    def _scan(self, rows: int) -> Iterator[int]:
-        promptless = []
-        for row, record in zip(range(rows), self._records(), strict=True):
+    def _scan(self, rows: int) -> Iterator[tuple[int, int]]:
+        promptless, first = 0, None
+        for row, record in enumerate(records(self.light)):
             found = self._mapped(row, record)
-            if isinstance(found, RowMap):
-                self.dropped[type(found).__name__] += 1
-            else:
+            if isinstance(found, PairRow):
                 if None in found.prompts:
-                    promptless.append(row)
-                yield row
+                    promptless, first = promptless + 1, row if first is None else first
+                yield row, found.id
+            else:
+                self.dropped[type(found).__name__] += 1
         if promptless:
             raise ValueError(
-                f"{len(promptless)} of {rows} rows have no prompt (it is null), the first is row {promptless[0]}; "
+                f"{promptless} of {rows} rows have no prompt (it is null), the first is row {first}; "
                 "fix the data, or drop such rows with --data.rows+=diffpo.rows.DropPromptless."
             )
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        batches: Any = self.light.iter(batch_size=1000)
-        for batch in batches:
-            for values in zip(*batch.values(), strict=True):
-                yield dict(zip(batch, values, strict=True))
-
-    def _mapped(self, index: int, record: dict[str, Any]) -> PairRow | RowMap:
+    def _mapped(self, index: int, record: Mapping[str, Any]) -> PairRow | RowMap:
         def cell(column: str) -> Cell:
             return Cell(self.cells[column], index, column, self.source.folder)
 
         row = self.source.row(index, record, cell)
-        row = replace(row, id=self.first_id + row.id)
+        if self.first_id:
+            row = replace(row, id=self.first_id + row.id)
         return mapped(row, self.maps, Draws(self.seed, (0,), (row.id,)))
 
 

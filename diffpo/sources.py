@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class Stored(Layout):
     def stream(self) -> IterableDataset:
         return open_stream(self.path, self.split, self.revision)
 
-    @property
-    def folder(self) -> Path:
+    @cached_property
+    def folder(self) -> Path:  # pyright: ignore[reportIncompatibleVariableOverride]
         return Path(self.images) if self.images else folder_of(self.path)
 
 
@@ -194,9 +195,8 @@ class PickAPic(Stored):
             )
         undecided = record.get("has_label") is False or record.get("are_different") is False
         prob = 0.5 if label == 0.5 or undecided else 1.0
-        candidates = cell(self.first), cell(self.second)
-        row = PairRow(index, (record[self.prompt],) * 2, candidates, prob=prob, extra=record)
-        return row.swapped() if prob == 1.0 and label == 0 else row
+        sides = (self.second, self.first) if prob == 1.0 and label == 0 else (self.first, self.second)
+        return PairRow(index, (record[self.prompt],) * 2, tuple(map(cell, sides)), prob=prob, extra=record)
 
 
 @dataclass(frozen=True)

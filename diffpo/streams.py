@@ -28,8 +28,8 @@ class Stream:
     installed version of `datasets`.
 
     Args:
-        buffer: pairs, still encoded, from which the next one is drawn; each worker holds so many. The order of shards
-            is shuffled too.
+        buffer: pairs, still encoded, from which the next one is drawn; each worker holds so many, and of parquet files
+            one row group of each of the up to ten that it reads in turn. The order of shards is shuffled too.
 
     Raises:
         ValueError: if the buffer is not positive.
@@ -46,13 +46,20 @@ class Visit(NamedTuple):
     """One pair that a stream gave and that was kept.
 
     Attributes:
-        tally: rows read of this source so far, under "", and what dropped how many of them.
+        read: rows of this source so far.
+        dropped: what dropped how many of them.
     """
 
     epoch: int
     row: PairRow
     source: int
-    tally: Counter[str]
+    read: int
+    dropped: Counter[str]
+
+    @property
+    def tally(self) -> Counter[str]:
+        """Rows read under "", and what dropped how many of them."""
+        return Counter({"": self.read}) + self.dropped
 
 
 class PairStream:
@@ -87,24 +94,26 @@ class PairStream:
         Raises:
             ValueError: if an epoch leaves no pair, or the stream breaks off.
         """
-        tally = Counter[str]()
+        read, dropped = 0, Counter[str]()
         for epoch in count():
             kept = 0
             shuffled = self.stream.shuffle(
                 generator=np.random.default_rng((self.seed, epoch)), buffer_size=self.buffer
             )
             for position, record in enumerate(self._read(shuffled)):
-                tally = tally + Counter([""])
+                read += 1
                 row = self._row(position, record)
                 found = mapped(row, self.maps, Draws(self.seed, (epoch,), (row.id,)))
                 if isinstance(found, PairRow) and None not in found.prompts:
                     kept += 1
-                    yield Visit(epoch, found, self.number, tally)
+                    yield Visit(epoch, found, self.number, read, dropped)
                 else:
-                    tally = tally + Counter(["a null prompt" if isinstance(found, PairRow) else type(found).__name__])
+                    by = "a null prompt" if isinstance(found, PairRow) else type(found).__name__
+                    dropped = dropped + Counter([by])  # anew: visits keep the old one
             if not kept:
+                said = lost(Counter({"": read}) + dropped)
                 raise ValueError(
-                    f"No pairs left in an epoch of {self.source}: {lost(tally)}; change data.source or data.rows."
+                    f"No pairs left in an epoch of {self.source}: {said}; change data.source or data.rows."
                 )
 
     def _read(self, stream: Any) -> Iterator[dict[str, Any]]:
@@ -153,16 +162,16 @@ class Window:
     def __init__(self, streams: list[PairStream], weights: tuple[float, ...]):
         walks = [stream.visits() for stream in streams]
         self._coming = (next(walks[source]) for source, _ in turns(weights))
-        self._ahead, self._tallies, self.position = deque[Visit](), dict[int, Counter[str]](), 0
+        self._ahead, self._passed, self.position = deque[Visit](), dict[int, Visit](), 0
 
     @property
     def tally(self) -> Counter[str]:
-        return sum(self._tallies.values(), Counter())
+        return sum((visit.tally for visit in self._passed.values()), Counter())
 
     def move(self, position: int) -> None:
         while self.position < position:
             passed = self._ahead.popleft() if self._ahead else next(self._coming)
-            self._tallies[passed.source] = passed.tally
+            self._passed[passed.source] = passed
             self.position += 1
 
     def look(self) -> Iterator[Visit]:

@@ -19,7 +19,7 @@ import yaml
 from diffpo.cli import launch
 from diffpo.evaluation import win_rate
 
-SCRIPT = "scripts/train_diffusion_dpo.py"
+SCRIPT, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/encode_pairs.py"
 SFT = "diffpo.diffusion.methods.sft.SFT"
 ASPECTS = ("attributes", "style", "diversity")
 
@@ -35,7 +35,8 @@ def main(
     """Run a grid of methods and seeds, and tabulate.
 
     Args:
-        grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the method that is SFT).
+        grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the method that is SFT);
+            with `encode` (a config of scripts/encode_pairs.py) all runs read pairs that are encoded once.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
@@ -44,9 +45,10 @@ def main(
     """
     plan = yaml.safe_load(grid.read_text())
     require_baseline(plan, grid)
+    shared = encoded(plan["encode"], output_dir / "encoded") if "encode" in plan else []
     todo = [(method, seed) for seed in plan["seeds"] for method in plan["methods"]]
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda job: run(plan, *job, output_dir), todo))
+        list(pool.map(lambda job: run(plan, *job, output_dir, shared), todo))
     found = measured(plan, output_dir)
     text = table(found)
     print(text)
@@ -69,11 +71,22 @@ def require_baseline(plan: dict[str, Any], grid: Path) -> None:
         )
 
 
-def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path) -> None:
+def encoded(config: str, folder: Path) -> list[str]:
+    """What makes runs train on the pairs in a folder, which are encoded first if they are not yet."""
+    subprocess.run([sys.executable, ENCODE, f"--config={config}", f"--output_dir={folder}"], check=True)
+    return ["--data.source=diffpo.diffusion.encoded.EncodedPairs", f"--data.source.path={folder}"]
+
+
+def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: list[str]) -> None:
+    """One run, started or taken up again, unless it is finished.
+
+    Args:
+        shared: overrides that come before those of the method.
+    """
     folder = output_dir / f"{method}-{seed}"
     if (folder / "report.json").exists():
         return
-    overrides = [*plan["methods"][method], f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
+    overrides = [*shared, *plan["methods"][method], f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
     resume = ["--resume=latest"] if folder.exists() else []
     command = [sys.executable, SCRIPT, f"--config={plan['config']}", *overrides, *resume]
     folder.mkdir(parents=True, exist_ok=True)

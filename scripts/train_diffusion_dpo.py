@@ -19,8 +19,11 @@ from diffpo.core import Objective
 from diffpo.diffusion.card import write_card
 from diffpo.diffusion.checks import require_prediction
 from diffpo.diffusion.data import PairData
+from diffpo.diffusion.encoding import Encoding
+from diffpo.diffusion.fingerprint import require_encoded_for
 from diffpo.diffusion.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.preview import PictureGrid, PreviewConfig
+from diffpo.diffusion.remembering import remembered, require_still
 from diffpo.diffusion.validation import HeldOut
 from diffpo.evaluation import Evaluation
 from diffpo.publish import Publish
@@ -42,6 +45,8 @@ def main(
     publish: Publish | None = None,
     seed: int = 0,
     resume: str | None = None,
+    encoding: Encoding | None = None,
+    remember: Path | None = None,
     settings: str = "",
 ) -> None:
     """Align a text-to-image diffusion model with image preferences.
@@ -60,6 +65,10 @@ def main(
         publish: where on the hub the result goes.
         seed: of every random draw of the run.
         resume: "latest" or a checkpoint folder.
+        encoding: encode the pairs before the first step and train on what was encoded; null reads pictures, or pairs
+            that scripts/encode_pairs.py has encoded.
+        remember: folder of reference errors that are computed once, for this run and for others that differ in loss,
+            beta or learning rate; needs `data.cycle` and the default reference.
         settings: the resolved config.
     """
     diffusers.utils.logging.disable_progress_bar()
@@ -68,15 +77,25 @@ def main(
     accelerator, folder = run.accelerator, run.output_dir
     if publish and accelerator.is_main_process:
         publish.check()
+    if encoding:
+        data = encoding(base, data, seed)
+    read = [data, validation.held_out(data)] if validation else [data]
+    for some in read:
+        require_encoded_for(base, some)
     with accelerator.main_process_first():
         pairs, held_out = validation.split(data, seed) if validation else (data.open(seed), None)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
-    model = base.load(accelerator.device, storage=run.storage, seed=seed)
+    encodes = not all(some.is_encoded for some in read)
+    model = base.load(accelerator.device, run.storage, seed, encodes, draws=preview is not None)
     require_prediction(model.denoiser, *model.first(pairs))
-    frozen = (reference(model.unet) if reference else model.reference()) if objective.needs_reference else None
+    make = partial(reference, model.unet) if reference else model.reference
+    if remember:
+        require_still(reference)
+        make = partial(remembered, remember, make, objective, base, data, pairs, seed, run.storage, bool(held_out))
+    frozen = make() if objective.needs_reference else None
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
     loop.fit(objective, model.unet, frozen, pairs, model.prepare, optimizer, run, pictures, held_out)
-    report = f"{pairs.report()} {model.report()}"
+    report = f"{pairs.report()} {model.report()}".strip()
     accelerator.print(report)
     model.save(folder, writes=accelerator.is_main_process)
     card = partial(

@@ -28,10 +28,11 @@ def test_an_empty_table_is_refused(tmp_path):
         PairTable(table_of(tmp_path, []), [], seed=0)
 
 
-def test_kept_rows_cost_one_integer_each(tmp_path):
+def test_kept_rows_cost_two_integers_each(tmp_path):
     table = PairTable(table_of(tmp_path, ["a"] * 5), [], seed=0)
     assert table.kept.dtype == np.int64
-    assert table.kept.nbytes == 5 * 8
+    assert table.kept.nbytes == table.row_ids.nbytes == 5 * 8
+    assert table.row_ids.tolist() == [0, 1, 2, 3, 4]
 
 
 def mixed(tmp_path, *sources):

@@ -2,9 +2,7 @@ import json
 import shutil
 import sys
 
-import benchmark
 import evidence
-import numpy as np
 import pytest
 import train_diffusion_dpo
 import yaml
@@ -205,20 +203,22 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     assert (kept["grid"], kept["versions"]) == (plan, {"diffpo": "0"})
 
 
+def test_all_runs_of_a_grid_can_read_pairs_that_are_encoded_once(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(evidence.subprocess, "run", lambda command, **settings: commands.append(command[1:]))
+    monkeypatch.setattr(evidence, "measured", lambda plan, folder: {"baseline": "sft", "rows": {}})
+    methods = {"sft": [f"--objective={evidence.SFT}"]}
+    plan = {"config": "a.yaml", "encode": "b.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"}
+    (tmp_path / "grid.yaml").write_text(yaml.dump(plan))
+    evidence.main(tmp_path / "grid.yaml", tmp_path, jobs=1, record=None)
+    first, *runs = commands
+    assert first == ["scripts/encode_pairs.py", "--config=b.yaml", f"--output_dir={tmp_path / 'encoded'}"]
+    encoded = ["--data.source=diffpo.diffusion.encoded.EncodedPairs", f"--data.source.path={tmp_path / 'encoded'}"]
+    assert [run[2:4] for run in runs] == [encoded] * 2
+
+
 def test_a_grid_without_sft_is_refused(tmp_path):
     plan = {"config": "none.yaml", "methods": {"dpo": []}, "seeds": [0], "baseline": "dpo"}
     (tmp_path / "grid.yaml").write_text(yaml.dump(plan))
     with pytest.raises(SystemExit, match="the baseline of .* is 'dpo'.*has shown nothing"):
         evidence.main(tmp_path / "grid.yaml", tmp_path)
-
-
-@pytest.mark.parametrize("trained", ["full", "lora"])
-def test_the_benchmark_times_both_loops(trained):
-    ours, bare = benchmark.alternate(benchmark.Case("tiny", trained, 1, "no"), steps=2, warmup=1)
-    assert len(ours) == len(bare) == 2
-    assert np.min([*ours, *bare]) > 0
-
-
-def test_both_loops_of_the_benchmark_are_measured_for_memory():
-    case = benchmark.Case("tiny", "full", 1, "no")
-    assert all(benchmark.peak_memory(case, loop) >= 0 for loop in ("ours", "bare"))

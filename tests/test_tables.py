@@ -1,6 +1,8 @@
 import json
+import time
 
 import datasets
+import pyarrow
 import pytest
 from shards import pickapic_shards, png, shard
 
@@ -82,3 +84,48 @@ def test_relative_paths_start_at_the_folder_of_the_data(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("")
     assert folder_of(str(tmp_path / "pairs.jsonl")) == folder_of(f"{tmp_path}/*.jsonl") == tmp_path
     assert folder_of(str(tmp_path)) == tmp_path
+
+
+def parquet(path, n, **columns):
+    path.parent.mkdir(exist_ok=True)
+    data = {"prompt": [f"p{i}" for i in range(n)], "picture": [png()] * n} | columns
+    datasets.Dataset.from_dict(data).cast_column("picture", datasets.Image()).to_parquet(path)
+
+
+@pytest.mark.parametrize("how", ["", "/*.parquet", "/train-1.parquet"])
+def test_parquet_is_a_table_and_a_stream_of_the_same_records(tmp_path, how):
+    for i in (0, 1):
+        parquet(tmp_path / "data" / f"train-{i}.parquet", 20, number=list(range(20)))
+    assert len(both(f"{tmp_path}/data{how}")) == (20 if how.endswith("1.parquet") else 40)
+
+
+def test_a_split_that_parquet_does_not_have(tmp_path):
+    parquet(tmp_path / "train.parquet", 1)
+    with pytest.raises(ValueError, match="Bad split: test"):
+        open_stream(str(tmp_path), "test", None)
+
+
+def test_a_stream_of_parquet_reads_no_further_than_it_is_asked(tmp_path):
+    """The reader of `datasets` would decode all row groups of the file ahead."""
+    datasets.Dataset.from_dict({"n": list(range(4096)), "b": [b"x" * 1000] * 4096}).to_parquet(
+        tmp_path / "a.parquet", batch_size=64
+    )
+    before = pyarrow.total_allocated_bytes()
+    rows = iter(open_stream(str(tmp_path / "a.parquet"), "train", None))
+    assert next(rows)["n"] == 0
+    time.sleep(0.1)
+    assert pyarrow.total_allocated_bytes() - before < 1e6
+
+
+@pytest.mark.parametrize("damage", [lambda file: file[:-9], lambda file: file[:100] + bytes(400) + file[500:]])
+def test_a_damaged_parquet_file_of_a_stream_is_named(tmp_path, damage):
+    parquet(tmp_path / "a.parquet", 100)
+    (tmp_path / "b.parquet").write_bytes(damage((tmp_path / "a.parquet").read_bytes()))
+    with pytest.raises(ValueError, match=r"b.parquet cannot be read"):
+        list(open_stream(f"{tmp_path}/*.parquet", "train", None))
+
+
+def test_the_copy_of_parquet_has_large_batches(tmp_path):
+    parquet(tmp_path / "train.parquet", 250)
+    for path in (tmp_path, tmp_path / "train.parquet", f"{tmp_path}/*.parquet"):
+        assert open_table(str(path), "train", None).data.column("prompt").num_chunks == 1

@@ -29,20 +29,30 @@ class Family:
         conditioner: how prompts become states.
         added: `addition_embed_type` of its UNets.
         options: of `from_pretrained`: neither safety checker nor watermark.
+        encoders: names of the parts that only encode (and decode).
     """
 
     pipeline: type[Any]
     conditioner: type[Conditioner]
     added: str | None
     options: dict[str, Any]
+    encoders: tuple[str, ...]
 
 
 FAMILIES = {
     "StableDiffusionPipeline": Family(
-        StableDiffusionPipeline, OneEncoder, None, {"safety_checker": None, "requires_safety_checker": False}
+        StableDiffusionPipeline,
+        OneEncoder,
+        None,
+        {"safety_checker": None, "requires_safety_checker": False},
+        ("vae", "text_encoder", "tokenizer"),
     ),
     "StableDiffusionXLPipeline": Family(
-        StableDiffusionXLPipeline, TwoEncoders, "text_time", {"add_watermarker": False}
+        StableDiffusionXLPipeline,
+        TwoEncoders,
+        "text_time",
+        {"add_watermarker": False},
+        ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
     ),
 }
 
@@ -55,36 +65,51 @@ def load_base(
     scheduler: dict[str, Any] | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    encodes: bool = True,
+    denoises: bool = True,
 ) -> Any:
     """A text-to-image Stable Diffusion 1.x, 2.x or XL as a plain pipeline in fp32; arguments as of `StableDiffusion`.
+
+    Args:
+        encodes: False leaves VAE, text encoders and tokenizers out.
+        denoises: False leaves the UNet out.
 
     Raises:
         ValueError: if something cannot be found, is of another kind, or lacks weights.
     """
     parts: dict[str, Any] = {}
-    if unet is not None:
+    if unet is not None and denoises:
         with reaching(unet, "a UNet"):
             parts["unet"] = from_subfolder(UNet2DConditionModel, unet, "unet")
-    if vae is not None:
+    if vae is not None and encodes:
         with reaching(vae, "a VAE"):
             parts["vae"] = from_subfolder(AutoencoderKL, vae, "vae")
     if path.endswith(SINGLE_FILES):
-        pipeline = from_single_file(path, config, parts)
+        pipeline = from_single_file(path, config, parts, encodes, denoises)
     else:
         with reaching(path, "a diffusers pipeline"):
             index = DiffusionPipeline.load_config(path, revision=revision)
         family = known(str(index.get("_class_name")), path)  # type: ignore[reportAttributeAccessIssue]
+        parts |= left_out(family, encodes, denoises)
         with reaching(path, "a diffusers pipeline"):
             pipeline = family.pipeline.from_pretrained(
                 path, revision=revision, variant=variant, dtype=torch.float32, **family.options, **parts
             )
-    require_text_to_image(pipeline, unet or path)
+    if denoises:
+        require_text_to_image(pipeline, unet or path)
+    if denoises and encodes:
+        require_width(pipeline.unet, width_of(pipeline), unet or path)
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
             require_whole(part, name, {"unet": unet, "vae": vae}.get(name) or path)
     if scheduler:
         pipeline.scheduler = changed(pipeline.scheduler, scheduler)
     return pipeline
+
+
+def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
+    """What diffusers takes for parts that are not to be loaded."""
+    return dict.fromkeys((() if encodes else family.encoders) + (() if denoises else ("unet",)))
 
 
 def known(kind: str, path: str) -> Family:
@@ -95,7 +120,9 @@ def known(kind: str, path: str) -> Family:
     return FAMILIES[kind]
 
 
-def from_single_file(path: str, config: str | None, parts: dict[str, Any]) -> Any:
+def from_single_file(
+    path: str, config: str | None, parts: dict[str, Any], encodes: bool = True, denoises: bool = True
+) -> Any:
     """A checkpoint in one file, as the first Stable Diffusion and most fine-tunes are distributed.
 
     Args:
@@ -109,6 +136,7 @@ def from_single_file(path: str, config: str | None, parts: dict[str, Any]) -> An
     if config is not None:
         with reaching(config, "the configs of a diffusers pipeline"):
             family = known(str(DiffusionPipeline.load_config(config).get("_class_name")), config)  # type: ignore[reportAttributeAccessIssue]
+    parts |= left_out(family, encodes, denoises)
     try:
         return family.pipeline.from_single_file(path, config=config, dtype=torch.float32, **family.options, **parts)
     # What is absent is an OSError offline, what does not fit one of the others.
@@ -129,9 +157,17 @@ def require_text_to_image(pipeline: Any, path: str) -> None:
             f"{unet.addition_embed_type}; diffpo tunes text-to-image networks with 4 channels, and added condition "
             f"{FAMILIES[name].added} in such a pipeline."
         )
+
+
+def width_of(pipeline: Any) -> int:
+    """Of the states that its text encoders give, side by side."""
     encoders = [getattr(pipeline, part) for part in ("text_encoder", "text_encoder_2") if part in pipeline.components]
-    width = sum(encoder.config.hidden_size for encoder in encoders)
-    for layer, module in pipeline.unet.named_modules():
+    return sum(encoder.config.hidden_size for encoder in encoders)
+
+
+def require_width(unet: nn.Module, width: int, path: str) -> None:
+    """Refuse a UNet whose attention takes states of another width than there are."""
+    for layer, module in unet.named_modules():
         if layer.endswith("attn2.to_k") and module.in_features != width:
             raise ValueError(
                 f"{path} does not fit the text encoders: {layer}.weight takes states of width {module.in_features}, "

@@ -16,10 +16,12 @@ from diffpo import __version__
 from diffpo.core import Objective
 from diffpo.diffusion.bases import SINGLE_FILES
 from diffpo.diffusion.data import PairData
+from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.evaluation import versions
 from diffpo.hub import LICENSES, is_hub_id
 from diffpo.run import METRICS
+from diffpo.sources import Source
 
 
 def write_card(
@@ -57,7 +59,7 @@ def write_card(
         *pictures(folder),
         f"## Loading\n\n```python\n{snippet(base, pipeline, repo or str(folder))}\n```",
         other_parts(base),
-        f"## Training\n\nData: `{data.source}`\n\n{report}",
+        f"## Training\n\nData: {named(data.source)}\n\n{report}",
         f"```bash\naccelerate launch {shlex.join(command)}\n```" if command else "",
         last_metrics(folder),
         judged(folder),
@@ -81,11 +83,26 @@ def front_matter(base: StableDiffusion, data: PairData, widget: list[dict[str, A
         pipeline_tag="text-to-image",
         base_model=(bases[0] if len(bases) == 1 else bases) or None,
         base_model_relation=relation if bases else None,
-        datasets=[path for path in paths(asdict(data)["source"]) if is_hub_id(path)] or None,
+        datasets=[path for path in sources(data.source) if is_hub_id(path)] or None,
         tags=tags if base.adapter is None else [*tags, "lora", "template:diffusion-lora"],
         widget=widget or None,
         **licensed,
     )
+
+
+def named(source: Source) -> str:
+    """The source and, if it was encoded, what it was encoded from."""
+    origins = [layout.encoding["source"] for layout in source.layouts if isinstance(layout, EncodedPairs)]
+    return f"`{source}`" + "".join(f", encoded from `{origin}`" for origin in origins)
+
+
+def sources(source: Source) -> list[str]:
+    """Where the pictures come from."""
+    return [
+        path
+        for layout in source.layouts
+        for path in (layout.encoding["datasets"] if isinstance(layout, EncodedPairs) else paths(asdict(layout)))  # type: ignore[reportArgumentType]
+    ]
 
 
 def paths(tree: Any) -> list[str]:

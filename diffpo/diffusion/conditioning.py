@@ -73,18 +73,25 @@ class Conditioner(ABC):
         padded = tokenizer(prompts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
         return padded.input_ids.to(self.parts.text_encoder.device)
 
-    def count(self, prompts: Sequence[str]) -> None:
-        """Count the prompts that are cut; the tokenizers of one pipeline agree on the length."""
+    @property
+    def longest(self) -> int:
+        """Tokens that a prompt may have; the tokenizers of one pipeline agree on it."""
+        return self.encoders[0][0].model_max_length
+
+    def cut(self, prompts: Sequence[str]) -> list[bool]:
+        """Which prompts are longer than that."""
         tokenizer, _ = self.encoders[0]
         whole = tokenizer(prompts, truncation=False, verbose=False).input_ids
-        self.truncated += sum(len(ids) > tokenizer.model_max_length for ids in whole)
+        return [len(ids) > self.longest for ids in whole]
+
+    def count(self, prompts: Sequence[str]) -> None:
+        self.truncated += sum(self.cut(prompts))
         self.encoded += len(prompts)
 
     def report(self) -> str:
         """What became of the prompts, over all processes; every process has to call it."""
         truncated, encoded = sum(gather_object([self.truncated])), sum(gather_object([self.encoded]))
-        longest = self.encoders[0][0].model_max_length
-        return f"{truncated} of {encoded} prompts read were longer than {longest} tokens and cut."
+        return f"{truncated} of {encoded} prompts read were longer than {self.longest} tokens and cut."
 
 
 class OneEncoder(Conditioner):

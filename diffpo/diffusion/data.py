@@ -1,18 +1,24 @@
-"""From a source of pairs to batches of pixels and prompts."""
+"""From a source of pairs to batches: of pixels and prompts, or of what was encoded of them."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
 
+from diffpo.diffusion.encoded import EncodedPairs
+from diffpo.diffusion.encoded_reader import EncodedReader
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import Example, PixelBatch, Reader, Seen, collate, loaded
+from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen, loaded
 from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.mixing import turns
-from diffpo.order import Order, Pick, Share
+from diffpo.order import Order, Pick, Shapes, Share
 from diffpo.pairs import Pairs, PairTable, open_tables
 from diffpo.rows import DropTies, RowMap
 from diffpo.sources import Source
@@ -24,13 +30,21 @@ class PairData:
     """Which pairs to train on, and how they are read.
 
     Args:
-        source: where they come from, e.g. diffpo.sources.Columns, diffpo.sources.PickAPic or diffpo.mixing.Mixed.
+        source: where they come from, e.g. diffpo.sources.Columns, diffpo.sources.PickAPic, diffpo.mixing.Mixed or
+            diffpo.diffusion.encoded.EncodedPairs.
         rows: what relabels, reorders or drops them, in this order.
         framing: how pictures are cropped and flipped.
         caption_dropout: share of pairs whose caption is emptied, on both sides at once, so that the unconditional
             half of classifier-free guidance is tuned too.
         workers: processes per device that decode pictures; 0 decodes in the training process.
         stream: null opens a table; otherwise the source is read as a stream, and the run needs `fit.steps`.
+        together: pairs of one shape that follow one another, where there are several shapes (framing.bucket_step); a
+            multiple of fit.per_device_batch_size.
+        cycle: epochs after which the draws about each pair (noise, time, flip, emptied caption) repeat; null never
+            repeats them. For diffpo.remembered.Remembered.
+
+    Raises:
+        ValueError: if a number is out of its range, or what is asked for does not go together.
     """
 
     source: Source
@@ -39,56 +53,126 @@ class PairData:
     caption_dropout: float = 0.2
     workers: int = 4
     stream: Stream | None = None
+    together: int = 16
+    cycle: int | None = None
 
     def __post_init__(self):
+        for name, count in (("together", self.together), ("cycle", self.cycle)):
+            if count is not None and count < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {count}.")
+        if self.stream is not None and self.cycle is not None:
+            raise ValueError("Draws about the pairs of a stream never repeat; set data.cycle or data.stream to null.")
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"data.caption_dropout is a share in [0, 1], got {self.caption_dropout}.")
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the pairs need neither VAE nor text encoders."""
+        return all(isinstance(layout, EncodedPairs) for layout in self.source.layouts)
+
     def open(self, seed: int = 0) -> "ImagePairs | ImageStream":
-        reader = Reader(self.framing, self.caption_dropout, seed)
+        reader = self.reader(seed)
         if self.stream is None:
             tables = open_tables(self.source, self.rows, seed)
             weights = self.source.shares([len(table) for table in tables])
-            return ImagePairs(tables, weights, reader, self.workers)
+            return ImagePairs(tables, weights, reader, self.workers, self.together, self.cycle)
         streams = open_streams(self.source, self.rows, seed, self.stream.buffer)
         return ImageStream(streams, self.source.shares([None for _ in streams]), reader, self.workers)
 
+    def reader(self, seed: int) -> Reader:
+        """What reads a row of this source."""
+        encoded = [layout for layout in self.source.layouts if isinstance(layout, EncodedPairs)]
+        if not encoded:
+            if self.framing.bucket_step is not None:
+                raise ValueError(
+                    "data.framing.bucket_step needs the shapes of all pictures before the first step; encode the "
+                    "pairs (scripts/encode_pairs.py, or encoding.folder of the training script), or set it to null."
+                )
+            return PixelReader(self.framing, self.caption_dropout, seed)
+        if not self.is_encoded:
+            raise ValueError("Encoded pairs are mixed with pictures; encode all sources of data.source, or none.")
+        if self.stream is not None:
+            raise ValueError("Encoded pairs are a table that needs no memory; set data.stream to null.")
+        return EncodedReader.of(encoded, self.framing, self.caption_dropout, seed)
+
 
 class ImagePairs(Pairs, Dataset[Example]):
-    """Pairs of pictures of one or several tables, decoded when they are visited.
+    """Pairs of pictures of one or several tables, read when they are visited.
 
     Attributes:
         seen: what this process met.
+        shapes: if the pictures of the one table are not all of one shape.
+
+    Raises:
+        ValueError: if there are several tables and several shapes.
     """
 
-    def __init__(self, tables: list[PairTable], weights: tuple[float, ...], reader: Reader, workers: int):
+    def __init__(
+        self,
+        tables: list[PairTable],
+        weights: tuple[float, ...],
+        reader: Reader,
+        workers: int,
+        together: int = 16,
+        cycle: int | None = None,
+    ):
         self.tables, self.weights, self.reader, self.workers = tables, weights, reader, workers
-        self.seed, self.seen = reader.seed, Seen()
+        self.seed, self.seen, self.cycle = reader.seed, Seen(), cycle
+        shapes = [Shapes(table.shapes, together) for table in tables if table.shapes is not None]
+        if shapes and len(tables) > 1:
+            raise ValueError("Sources in several shapes cannot be mixed; train apart, or encode without bucket_step.")
+        self.shapes = shapes[0] if shapes else None
+
+    @property
+    def row_ids(self) -> Int[np.ndarray, " n"]:
+        """Ids of all pairs that may be visited."""
+        return np.concatenate([table.row_ids for table in self.tables])
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.tables))
+        return self.shapes.epoch if self.shapes else sum(map(len, self.tables))
 
     def __getitem__(self, pick: Pick) -> Example:
-        """The picked pair, or the next one in its table whose pictures can all be read.
+        """The picked pair, or the next one in its table (of its shape) whose pictures can all be read.
 
         Raises:
             ValueError: if a hundred pairs in a row cannot be read.
         """
         table = self.tables[pick.table]
-        offsets = range(min(PATIENCE, len(table)))
-        return self.reader((pick.epoch, table[(pick.index + offset) % len(table)]) for offset in offsets)
+        return self.reader((pick.epoch, table[index]) for index in islice(self.onward(pick), PATIENCE))
 
-    def first(self, n: int) -> PixelBatch:
-        """The first n pairs (fewer if there are no more) as a batch, read in this process."""
+    def onward(self, pick: Pick) -> Iterator[int]:
+        """The picked pair and those after it in its table that may stand in for it, round to its beginning."""
+        yield pick.index
+        of = self.shapes.of if self.shapes else None
+        alike = range(len(self.tables[pick.table])) if of is None else np.flatnonzero(of == of[pick.index])
+        begin = bisect_right(alike, pick.index)
+        for offset in range(len(alike) - 1):
+            yield int(alike[(begin + offset) % len(alike)])
+
+    def first(self, n: int) -> Any:
+        """The first n pairs of one shape (fewer if there are no more) as a batch, read in this process."""
+        if self.shapes:
+            alike = islice(self.onward(Pick(0, 0)), n)
+            return self.reader.collate([self[Pick(0, index)] for index in alike])
         visits = islice(turns(self.weights), min(n, self.size))
-        return collate([self[Pick(0, visit % len(self.tables[table]), table)] for table, visit in visits])
+        return self.reader.collate([self[Pick(0, visit % len(self.tables[table]), table)] for table, visit in visits])
 
-    def batches(self, share: Share) -> Iterator[PixelBatch]:
+    def batches(self, share: Share) -> Iterator[Any]:
+        """What `reader` collates.
+
+        Raises:
+            ValueError: if a batch would hold pictures of several shapes.
+        """
+        if self.shapes and self.shapes.together % share.batch:
+            raise ValueError(
+                f"data.together {self.shapes.together} is not a multiple of fit.per_device_batch_size {share.batch}; "
+                "change one of the two."
+            )
         loader = DataLoader(
             self,
-            batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights),
-            collate_fn=collate,
+            batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.shapes),
+            collate_fn=self.reader.collate,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
@@ -107,4 +191,6 @@ class ImagePairs(Pairs, Dataset[Example]):
         )
         lost = "".join(f", {name} dropped {n}" for name, n in dropped.items())
         passed_over = f"; {len(unreadable)} with an unreadable picture were passed over: rows {unreadable[:10]}"
-        return f"{self.size} of {rows} rows were kept{lost}{passed_over if unreadable else ''}.{enlarged}"
+        kept = sum(map(len, self.tables))
+        told = f"{kept} of {rows} rows were kept{lost}{passed_over if unreadable else ''}."
+        return f"{told}{enlarged}{self.reader.report()}"

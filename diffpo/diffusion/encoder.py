@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from diffpo.core import PairLabels
+from diffpo.diffusion.bases import FAMILIES
 from diffpo.diffusion.conditioning import Conditioner
 from diffpo.diffusion.denoiser import Conditioning, ImageBatch
 from diffpo.diffusion.pixels import PixelBatch
@@ -26,6 +27,7 @@ class EncodedBatch:
         scaling: what latents are multiplied by (`scaling_factor` of the VAE).
         epoch, row: keys of the batch's random draws.
         broken: epochs and ids of pairs passed over because a picture could not be read.
+        enlarged: how many pictures had to be enlarged, as far as is known.
     """
 
     mean: Float[Tensor, "k b c h w"]
@@ -36,6 +38,11 @@ class EncodedBatch:
     epoch: tuple[int, ...]
     row: tuple[int, ...]
     broken: tuple[tuple[int, int], ...] = ()
+    enlarged: int = 0
+
+    @property
+    def pictures(self) -> int:
+        return self.mean.shape[0] * self.mean.shape[1]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "EncodedBatch":
         return replace(
@@ -52,6 +59,12 @@ class EncodedBatch:
     def to(self, device: torch.device) -> "EncodedBatch":
         return self.map(lambda x: x.to(device, non_blocking=True))
 
+    def told_in(self, dtype: torch.dtype) -> "EncodedBatch":
+        """The same with text states in the type that the text encoders of a run would give them in."""
+        cond = self.cond
+        pooled = None if cond.pooled is None else cond.pooled.to(dtype)
+        return replace(self, cond=replace(cond, prompt=cond.prompt.to(dtype), pooled=pooled))
+
     def sampled(self, draws: Draws) -> ImageBatch:
         """Latents drawn from the posterior, with noise that the sides of a pair share."""
         noise = draws.normal("vae", *self.mean.shape[2:])
@@ -66,6 +79,30 @@ class Encoder:
     vae: Any
     conditioner: Conditioner
 
+    @classmethod
+    def of(cls, parts: Any, storage: torch.dtype = torch.float32) -> "Encoder":
+        """The encoders of a pipeline, frozen.
+
+        Args:
+            storage: type of the text encoders, and so of the states.
+        """
+        encoder = cls(parts.vae, FAMILIES[type(parts).__name__].conditioner(parts))
+        for module in encoder.modules:
+            module.requires_grad_(False).eval()
+        for _, text_encoder in encoder.conditioner.encoders:
+            text_encoder.to(storage)
+        return encoder
+
+    @property
+    def modules(self) -> list[Any]:
+        return [self.vae, *(text_encoder for _, text_encoder in self.conditioner.encoders)]
+
+    def to(self, device: torch.device | str) -> "Encoder":
+        """The same encoders, moved in place."""
+        for module in self.modules:
+            module.to(device)
+        return self
+
     @torch.no_grad()
     def __call__(self, raw: PixelBatch) -> EncodedBatch:
         """A batch that is on the encoders' device."""
@@ -73,8 +110,15 @@ class Encoder:
         scaling = self.vae.config.scaling_factor
         return EncodedBatch(mean, std, scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, raw.broken)
 
+    @torch.no_grad()
     def posterior(self, pixels: UInt8[Tensor, "n 3 H W"]) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
         """Mean and deviation, computed on a bounded number of pixels at a time."""
-        pictures = max(1, PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
-        found = [self.vae.encode(some.float() / 127.5 - 1).latent_dist for some in pixels.split(pictures)]
-        return torch.cat([part.mean for part in found]), torch.cat([part.std for part in found])
+        parts = pixels.split(at_a_time(pixels))
+        found = [self.vae.encode(some.float() / 127.5 - 1).latent_dist for some in parts]
+        mean, std = torch.cat([part.mean for part in found]), torch.cat([part.std for part in found])
+        return mean.contiguous(), std.contiguous()  # or the UNet's bits would depend on the layout the VAE happened on
+
+
+def at_a_time(pixels: UInt8[Tensor, "... 3 H W"]) -> int:
+    """Pictures of that size that are encoded at a time."""
+    return max(1, PIXELS // (pixels.shape[-1] * pixels.shape[-2]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffpo.adapters import TRAINED, Adapter
 from diffpo.diffusion.attention import ATTENTION
-from diffpo.diffusion.bases import FAMILIES, load_base
+from diffpo.diffusion.bases import load_base, require_width
 from diffpo.diffusion.conditioning import Conditioner
 from diffpo.diffusion.data import ImagePairs
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
@@ -43,6 +43,7 @@ class StableDiffusion:
         attention: `native` lets torch choose the kernel, `flash` insists on its flash kernel, `xformers` needs that
             package.
         compile: compile the transformer blocks (torch.compile by block).
+        channels_last: keep the UNet's convolutions in channels-last layout, which tensor cores compute faster.
         revision: of a hub id.
         variant: of the weight files, e.g. fp16.
     """
@@ -56,29 +57,35 @@ class StableDiffusion:
     gradient_checkpointing: bool = False
     attention: Literal["native", "flash", "xformers"] = "native"
     compile: bool = False
+    channels_last: bool = False
     revision: str | None = None
     variant: str | None = None
 
     def load(
-        self, device: torch.device | str = "cpu", storage: torch.dtype = torch.float32, seed: int = 0
+        self,
+        device: torch.device | str = "cpu",
+        storage: torch.dtype = torch.float32,
+        seed: int = 0,
+        encodes: bool = True,
+        draws: bool = True,
     ) -> "LoadedStableDiffusion":
-        """Load all parts onto a device, ready to train.
+        """Load what a run needs onto a device, ready to train.
 
         Args:
             storage: type in which frozen weights are kept where that costs no accuracy; give the type of mixed
                 precision. Trainable weights and the VAE stay fp32.
             seed: of adapters that start at random.
+            encodes: False if all pairs are encoded: VAE and text encoders then stay on the CPU.
+            draws: False if no pictures will be drawn either: they are then not loaded at all.
 
         Raises:
             ValueError: if something cannot be found, or is not a text-to-image Stable Diffusion.
         """
-        parts = load_pipeline(self)
-        conditioner = FAMILIES[type(parts).__name__].conditioner(parts)
-        for module in (parts.vae, *(encoder for _, encoder in conditioner.encoders)):
-            module.requires_grad_(False).eval().to(device)
-        for _, encoder in conditioner.encoders:
-            encoder.to(storage)
-        unet = parts.unet.to(device)
+        parts = load_pipeline(self, encodes or draws)
+        encoder = Encoder.of(parts, storage) if encodes or draws else None
+        if encoder and encodes:
+            encoder.to(device)
+        unet = parts.unet.to(device, memory_format=torch.channels_last if self.channels_last else None)
         unet.requires_grad_(self.adapter is None).train()
         if self.adapter is not None:
             self.adapter.attach(unet, seed)
@@ -90,7 +97,9 @@ class StableDiffusion:
         if self.compile:
             unet.compile_repeated_blocks()
         denoiser = Denoiser.from_scheduler(unet, parts.scheduler).to(device)
-        return LoadedStableDiffusion(self, parts, conditioner, denoiser, storage)
+        return LoadedStableDiffusion(
+            self, parts, encoder.conditioner if encoder and encodes else None, denoiser, storage
+        )
 
 
 class LoadedStableDiffusion:
@@ -98,13 +107,22 @@ class LoadedStableDiffusion:
 
     Attributes:
         unet: the network that is trained.
+        encoder: None if it was loaded for encoded pairs alone.
+
+    Args:
+        conditioner: None if it was loaded for encoded pairs alone.
     """
 
     def __init__(
-        self, config: StableDiffusion, parts: Any, conditioner: Conditioner, denoiser: Denoiser, storage: torch.dtype
+        self,
+        config: StableDiffusion,
+        parts: Any,
+        conditioner: Conditioner | None,
+        denoiser: Denoiser,
+        storage: torch.dtype,
     ):
-        self.config, self.parts, self.conditioner = config, parts, conditioner
-        self.encoder = Encoder(parts.vae, conditioner)
+        self.config, self.parts = config, parts
+        self.encoder = None if conditioner is None else Encoder(parts.vae, conditioner)
         self.denoiser, self.storage = denoiser, storage
 
     @property
@@ -122,19 +140,33 @@ class LoadedStableDiffusion:
         return replace(self.denoiser, unet=model), self.encode(raw, draws)
 
     def encode(self, raw: PixelBatch | EncodedBatch, draws: Draws) -> ImageBatch:
-        """Latents, sampled from the VAE's posterior with noise shared by the pair, and text states."""
+        """Latents, sampled from the VAE's posterior with noise shared by the pair, and text states.
+
+        Raises:
+            ValueError: if pixels are given to a model that was loaded without encoders.
+        """
         batch = raw.to(draws.device)
-        return (self.encoder(batch) if isinstance(batch, PixelBatch) else batch).sampled(draws)
+        if isinstance(batch, EncodedBatch):
+            return batch.told_in(self.storage).sampled(draws)
+        if self.encoder is None:
+            raise ValueError(f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels.")
+        return self.encoder(batch).sampled(draws)
 
     def first(self, pairs: ImagePairs | ImageStream, n: int = 4) -> tuple[ImageBatch, Draws]:
-        """The first pairs, encoded: what is checked before a run."""
+        """The first pairs, encoded: what is checked before a run.
+
+        Raises:
+            ValueError: if they were encoded by text encoders of another width than the UNet takes.
+        """
         raw = pairs.first(n)
+        if isinstance(raw, EncodedBatch):
+            require_width(self.unet, raw.cond.prompt.shape[-1], self.config.unet or self.config.path)
         draws = Draws(pairs.seed, raw.epoch, raw.row, self.denoiser.a.device)
         return self.encode(raw, draws), draws
 
     def report(self) -> str:
         """What became of the prompts, over all processes; every process has to call it."""
-        return self.conditioner.report()
+        return self.encoder.conditioner.report() if self.encoder else ""
 
     def pipeline(self) -> Any:
         """A plain pipeline around the network as it is now, for previews; it shares all weights."""
@@ -175,10 +207,19 @@ def unsharded(unet: Any, state: dict[str, Tensor]) -> Any:
     return plain
 
 
-def load_pipeline(config: StableDiffusion) -> Any:
-    """The parts of a base as a plain pipeline in fp32, without safety checker."""
+def load_pipeline(config: StableDiffusion, encodes: bool = True, denoises: bool = True) -> Any:
+    """The parts of a base as a plain pipeline in fp32, without safety checker; without VAE and text encoders, or
+    without the UNet, if so told."""
     return load_base(
-        config.path, config.unet, config.vae, config.config, config.scheduler, config.revision, config.variant
+        config.path,
+        config.unet,
+        config.vae,
+        config.config,
+        config.scheduler,
+        config.revision,
+        config.variant,
+        encodes,
+        denoises,
     )
 
 

@@ -1,5 +1,6 @@
 """Pairs as pixels and prompts: one visit, and batches of visits."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from diffpo.core import PairLabels
@@ -35,6 +37,14 @@ class PixelBatch:
     row: tuple[int, ...]
     broken: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def pictures(self) -> int:
+        return self.time_ids[..., 0].numel()
+
+    @property
+    def enlarged(self) -> int:
+        return count_enlarged(self.time_ids)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "PixelBatch":
         return replace(self, pixels=change(self.pixels), time_ids=change(self.time_ids), label=self.label.map(change))
 
@@ -47,22 +57,42 @@ class PixelBatch:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One visit of one pair, read and framed."""
+    """One visit of one pair, read.
 
-    framed: Framed
+    Attributes:
+        view: what its reader made of the pictures.
+    """
+
+    view: Any
     prompts: tuple[str, ...]
     row: PairRow
     epoch: int
     broken: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Decodes and frames the pictures of a pair."""
+@dataclass(frozen=True, eq=False)
+class Reader(ABC):
+    """Turns rows into what a batch is made of; `look` and `collate` say what that is."""
 
     framing: Framing
     caption_dropout: float
     seed: int
+
+    @abstractmethod
+    def look(self, row: PairRow, draws: Draws) -> Any:
+        """The pictures of a row in one visit.
+
+        Raises:
+            BrokenImage: if one cannot be read.
+        """
+
+    @abstractmethod
+    def collate(self, examples: list[Example]) -> Any:
+        """A batch for `fit`, with `epoch`, `row`, `broken`, `pictures` and `enlarged`."""
+
+    def report(self) -> str:
+        """What else is to be known of the prompts; every process has to call it."""
+        return ""
 
     def __call__(self, visits: Iterable[tuple[int, PairRow]]) -> Example:
         """The first of these (epoch, row) whose pictures can all be read.
@@ -72,38 +102,66 @@ class Reader:
         """
         broken, reason, where = [], None, None
         for epoch, row in visits:
+            draws = Draws(self.seed, (epoch,), (row.id,))
             try:
-                pictures = [read_image(candidate.read(), candidate.folder) for candidate in row.candidates]
+                view = self.look(row, draws)
             except BrokenImage as error:
                 broken.append((epoch, row.id))
                 reason, where = error, row.candidates[0].folder.resolve()
                 continue
-            draws = Draws(self.seed, (epoch,), (row.id,))
             emptied = draws.uniform("caption_dropout").item() < self.caption_dropout
             prompts: Any = tuple("" if emptied else prompt for prompt in row.prompts)  # never null by now
-            return Example(self.framing(pictures, draws), prompts, row, epoch, tuple(broken))
+            return Example(view, prompts, row, epoch, tuple(broken))
         raise ValueError(
             f"None of {len(broken)} pairs in a row could be read, the last is row {broken[-1][1]} ({reason}); "
             f"check that data.source names columns of pictures and that paths are relative to {where}."
         )
 
 
-def collate(examples: list[Example]) -> PixelBatch:
+@dataclass(frozen=True, eq=False)
+class PixelReader(Reader):
+    """Decodes and frames the pictures of a pair."""
+
+    def look(self, row: PairRow, draws: Draws) -> Framed:
+        return self.framing(decoded(row), draws)
+
+    def collate(self, examples: list[Example]) -> PixelBatch:
+        return PixelBatch(
+            pixels=torch.stack([example.view.pixels for example in examples], dim=1),
+            time_ids=torch.stack([example.view.time_ids for example in examples], dim=1),
+            prompts=prompts_by_side(examples),
+            label=labels(examples),
+            epoch=tuple(example.epoch for example in examples),
+            row=tuple(example.row.id for example in examples),
+            broken=tuple(row for example in examples for row in example.broken),
+        )
+
+
+def decoded(row: PairRow) -> list[Image.Image]:
+    """The pictures of a row.
+
+    Raises:
+        BrokenImage: if one cannot be read.
+    """
+    return [read_image(candidate.read(), candidate.folder) for candidate in row.candidates]
+
+
+def prompts_by_side(examples: list[Example]) -> tuple[list[str], ...]:
+    return tuple(list(side) for side in zip(*(example.prompts for example in examples), strict=True))
+
+
+def labels(examples: list[Example]) -> PairLabels:
     rows = [example.row for example in examples]
-    label = PairLabels(
+    return PairLabels(
         prob=torch.tensor([row.prob for row in rows]),
         score=torch.tensor([row.scores for row in rows]).T,
         weight=torch.tensor([row.weight for row in rows]),
     )
-    return PixelBatch(
-        pixels=torch.stack([example.framed.pixels for example in examples], dim=1),
-        time_ids=torch.stack([example.framed.time_ids for example in examples], dim=1),
-        prompts=tuple(list(side) for side in zip(*(example.prompts for example in examples), strict=True)),
-        label=label,
-        epoch=tuple(example.epoch for example in examples),
-        row=tuple(row.id for row in rows),
-        broken=tuple(row for example in examples for row in example.broken),
-    )
+
+
+def count_enlarged(time_ids: Float[Tensor, "k b 6"]) -> int:
+    """How many pictures are smaller than what they were cropped to, in height or in width."""
+    return int((time_ids[..., :2] < time_ids[..., 4:]).any(-1).sum())
 
 
 class Seen:
@@ -119,10 +177,11 @@ class Seen:
         self.broken: set[tuple[int, int]] = set()
         self.pictures = self.enlarged = 0
 
-    def note(self, batch: PixelBatch) -> None:
+    def note(self, batch: Any) -> None:
+        """Of what a `Reader` collates."""
         self.broken.update(batch.broken)
-        self.pictures += batch.time_ids[..., 0].numel()
-        self.enlarged += int((batch.time_ids[..., :2].amin(-1) < batch.time_ids[..., 4]).sum())
+        self.pictures += batch.pictures
+        self.enlarged += batch.enlarged
 
     def everywhere(self) -> tuple[list[tuple[int, int]], str]:
         """Broken pairs, and a sentence about enlarged pictures, over all processes; each of them has to call it."""

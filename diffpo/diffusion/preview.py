@@ -1,6 +1,7 @@
 """Fixed prompts and seeds drawn before and during a run, because no curve replaces looking."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.utils import make_image_grid
 from PIL import Image
+from torch import nn
 
 from diffpo.diffusion.sampling import generate
 from diffpo.fit import Preview
@@ -54,7 +56,10 @@ class PictureGrid(Preview):
         seeds = range(config.seed, config.seed + len(config.prompts))
         self.pipeline.unet.eval()  # dropout of adapters is for training
         stored = self.pipeline.text_encoder.dtype  # that of mixed precision
-        with torch.autocast(accelerator.device.type, stored, enabled=stored != torch.float32):
+        with (
+            on_device(self.pipeline, accelerator.device),
+            torch.autocast(accelerator.device.type, stored, enabled=stored != torch.float32),
+        ):
             made = generate(
                 self.pipeline, config.prompts, seeds, config.steps, config.guidance, batch_size=4, side=config.side
             )
@@ -70,6 +75,20 @@ class PictureGrid(Preview):
         for tracker in accelerator.trackers:
             if tracker.name in PICTURES:
                 PICTURES[tracker.name](tracker, row, step)
+
+
+@contextmanager
+def on_device(pipeline: Any, device: torch.device) -> Iterator[None]:
+    """Inside, VAE and text encoders are where the UNet is; encoded pairs leave them elsewhere."""
+    parts: list[Any] = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    homes = [(part, part.device) for part in parts if part is not pipeline.unet]
+    for part, _ in homes:
+        part.to(device)
+    try:
+        yield
+    finally:
+        for part, home in homes:
+            part.to(home)
 
 
 def to_trackio(tracker: Any, picture: Image.Image, step: int) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from diffpo.cells import Cell, Held
+from diffpo.diffusion.encoded import EncodedPicture
 from diffpo.diffusion.images import BrokenImage, image_size
 from diffpo.draws import Draws
 from diffpo.rows import PairRow, RowMap
@@ -26,7 +28,14 @@ class MinSize(RowMap):
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         try:
-            sizes = [image_size(candidate.read(), candidate.folder) for candidate in row.candidates]
+            sizes = [size(candidate) for candidate in row.candidates]
         except BrokenImage:
             return row
         return row if min(map(min, sizes)) >= self.side else None
+
+
+def size(candidate: Cell | Held | EncodedPicture) -> tuple[int, int]:
+    """Width and height of a picture as its source has it."""
+    if isinstance(candidate, EncodedPicture):
+        return candidate.size()
+    return image_size(candidate.read(), candidate.folder)

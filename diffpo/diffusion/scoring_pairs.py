@@ -1,9 +1,6 @@
 """A scorer's numbers for both pictures of every pair, written beside a copy of the pairs."""
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from itertools import groupby
 from math import isfinite
@@ -21,15 +18,14 @@ from diffpo.diffusion.images import read_image
 from diffpo.diffusion.judging import Question, judged
 from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
-from diffpo.files import writing
-from diffpo.ledger import REMEDY, Ledger, require_same, write_json
+from diffpo.ledger import Ledger
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.sources import Source
+from diffpo.workfolder import WAIT, WorkFolder
 
-UNFINISHED = ".scoring"  # hidden, so that `datasets` does not take it for data
+UNFINISHED = ".scoring"
 BATCHES = 64
-WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
 
 
 def score_pairs(
@@ -64,55 +60,30 @@ def score_pairs(
         RuntimeError: if the folder cannot be written, or is full.
     """
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
-    output_dir = Path(output_dir)
-    require_ours(output_dir)
+    folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
+    folder.require_ours()
     with state.main_process_first():
         pairs = PairsInOrder(source, rows, seed)
     survey = surveyed(pairs, silent=not state.is_main_process)
     data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "seed": seed, "pairs": len(pairs)}
     identity = {**scorer.identity, **data, "digest": survey.digest}
-    if (output_dir / SUMMARY).exists():
-        finished = json.loads((output_dir / SUMMARY).read_text())
-        require_same({key: finished.get(key) for key in identity}, identity, output_dir)
+    if (finished := folder.finished(identity)) is not None:
         return finished
     further = further_columns(pairs.columns, survey.per_side)
     shards = PairShards(pairs, further, survey.per_side, mean_bytes(pairs))
-    require_room(output_dir, len(pairs) * shards.mean)
+    folder.require_room("The pairs with their scores", len(pairs) * shards.mean)
     scorer.check(survey.prompts)
     state.wait_for_everyone()  # nobody writes before all have looked
-    scores = all_scores(pairs, scorer, output_dir / UNFINISHED, identity, batch_size)
+    scores = all_scores(pairs, scorer, folder.unfinished, identity, batch_size)
     about = {**identity, **summary(scores, survey.decided)}
     for shard in range(state.process_index, len(shards.names), state.num_processes):
-        if not any((folder / shards.names[shard]).exists() for folder in (output_dir, output_dir / UNFINISHED)):
-            shards.write(shard, output_dir / UNFINISHED, scores)
+        if folder.missing([shards.names[shard]]):
+            shards.write(shard, folder.unfinished, scores)
     state.wait_for_everyone()
     if state.is_main_process:
-        finish(output_dir, about)
+        folder.finish(about)
     state.wait_for_everyone()
     return about
-
-
-def require_ours(output_dir: Path) -> None:
-    """Raise a ValueError if the folder holds something that is not from here; make it if there is none."""
-    with writing(f"output_dir {output_dir}", REMEDY):
-        output_dir.mkdir(parents=True, exist_ok=True)
-    found = {path.name for path in output_dir.iterdir()}
-    if found and not found & {SUMMARY, UNFINISHED}:
-        raise ValueError(f"output_dir {output_dir} is not empty; choose another one.")
-
-
-def require_room(output_dir: Path, needed: float) -> None:
-    """Raise a ValueError if the copied pictures will not fit on the disk.
-
-    Args:
-        needed: their bytes, about.
-    """
-    left = needed - sum(file.stat().st_size for file in output_dir.rglob("*.parquet"))
-    if left > (free := shutil.disk_usage(output_dir).free):
-        raise ValueError(
-            f"The pairs with their scores need about {left / 2**30:.2f} GiB, the disk of {output_dir} has "
-            f"{free / 2**30:.2f} GiB free: free some space, or choose another output_dir."
-        )
 
 
 def all_scores(
@@ -175,12 +146,3 @@ def summary(scores: Mapping[int, float | None], decided: Bool[np.ndarray, " n"])
         "unreadable": int((~known).sum()),
         "agreement": agreement,
     }
-
-
-def finish(output_dir: Path, about: Mapping[str, Any]) -> None:
-    """The shards to their place, then what tells that they are all there."""
-    with writing(f"The shards in {output_dir}", REMEDY):
-        for file in (output_dir / UNFINISHED).glob("*.parquet"):
-            file.rename(output_dir / file.name)
-    write_json(output_dir / SUMMARY, about)
-    shutil.rmtree(output_dir / UNFINISHED)

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, collate, loaded
+from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, loaded
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.streams import PairStream, Window, lost
@@ -85,4 +85,4 @@ class StreamBatches(IterableDataset[Told]):
                 visits = ((visit.epoch, visit.row) for visit in islice(window.look(), PATIENCE))
                 examples.append(self.pairs.reader(visits))
             window.move(self.share.positions(n).stop)
-            yield Told(collate(examples), window.tally)
+            yield Told(self.pairs.reader.collate(examples), window.tally)

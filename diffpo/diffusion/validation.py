@@ -35,13 +35,15 @@ class HeldOut:
         if self.every < 1 or self.pairs < 1:
             raise ValueError(f"validation.every and validation.pairs must be at least 1, got {self}.")
 
-    def split(self, data: PairData, seed: int) -> tuple[Pairs, Validation]:
-        """Pairs to train on, and those to judge: same row maps, no flips, no random crops, no emptied captions."""
+    def held_out(self, data: PairData) -> PairData:
+        """The pairs to judge: same row maps, no flips, no random crops, no emptied captions."""
         framing = replace(data.framing, flip=False, random_crop=False)
-        held = replace(data, framing=framing, caption_dropout=0.0)
+        held = replace(data, framing=framing, caption_dropout=0.0, cycle=None)
         if self.source is None:
-            held = replace(held, rows=[*data.rows, ForValidation(self.share)])
-            data = replace(data, rows=[*data.rows, ForTraining(self.share)])
-        else:
-            held = replace(held, source=self.source)
-        return data.open(seed), Validation(held.open(seed), self.every, self.pairs)
+            return replace(held, rows=[*data.rows, ForValidation(self.share)])
+        return replace(held, source=self.source)
+
+    def split(self, data: PairData, seed: int) -> tuple[Pairs, Validation]:
+        """Pairs to train on, and those to judge."""
+        kept = data if self.source else replace(data, rows=[*data.rows, ForTraining(self.share)])
+        return kept.open(seed), Validation(self.held_out(data).open(seed), self.every, self.pairs)

@@ -152,3 +152,19 @@ def test_a_unet_saved_with_its_adapters_is_refused(bases, tmp_path):
     carrier.save_pretrained(tmp_path / "unet")
     with pytest.raises(ValueError, match=f"{tmp_path} lacks .* weights of the unet, first .*to_q.*fuse_lora"):
         load_base(bases["sd"], unet=str(tmp_path))
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["folder", "file"])
+@pytest.mark.parametrize("kind", ["sd", "xl"])
+def test_parts_that_are_not_needed_are_left_out(bases, tmp_path, kind, single):
+    path, config = bases[kind], None
+    if single:
+        path = save_single_file({"sd": pipeline, "xl": pipeline_xl}[kind](), tmp_path / "model.safetensors")
+        config = bases[kind]
+    denoises = load_base(path, config=config, vae="no/such/vae", encodes=False)
+    absent = {name for name, part in denoises.components.items() if part is None}
+    assert {"vae", "text_encoder", "tokenizer"} <= absent
+    assert denoises.unet is not None
+    encodes = load_base(path, config=config, unet="no/such/unet", denoises=False)
+    assert encodes.unet is None
+    assert encodes.vae is not None

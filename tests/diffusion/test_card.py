@@ -11,6 +11,7 @@ from tiny import drawn, pipeline, saved, saved_xl, trained
 from diffpo.adapters import LoRA
 from diffpo.diffusion.card import paths, write_card
 from diffpo.diffusion.data import PairData
+from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.sources import PairFolder, PickAPic
@@ -212,3 +213,10 @@ def test_the_snippet_loads_a_base_that_is_a_single_file(tmp_path, monkeypatch, a
 def test_revision_and_variant_of_the_base_are_loaded_again(tmp_path):
     text = card(tmp_path / "run", StableDiffusion("some/base", revision="1f2e", variant="fp16"))
     assert "from_pretrained(\"some/base\", unet=unet, revision='1f2e', variant='fp16')" in text
+
+
+def test_encoded_pairs_are_told_with_what_they_were_encoded_from(tmp_path):
+    (tmp_path / "encoding.json").write_text('{"source": "PickAPic(path=some/pairs)", "datasets": ["some/pairs"]}')
+    text = card(tmp_path / "run", source=EncodedPairs(str(tmp_path)))
+    assert f"Data: `EncodedPairs(path='{tmp_path}')`, encoded from `PickAPic(path=some/pairs)`" in text
+    assert head(text)["datasets"] == ["some/pairs"]

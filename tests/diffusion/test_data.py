@@ -1,6 +1,7 @@
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from tiny import pair_folder
@@ -11,6 +12,7 @@ from diffpo.mixing import Mixed
 from diffpo.order import Pick, Share
 from diffpo.rows import ForTraining, ForValidation, PairRow, RowMap
 from diffpo.sources import PairFolder
+from diffpo.streams import Stream
 
 
 def opened(folder, **changed):
@@ -30,7 +32,7 @@ def test_a_row_looks_the_same_in_any_batch(tmp_path):
     pairs = opened(pair_folder(tmp_path), framing=Framing(16, random_crop=True))
     alone = pairs[Pick(3, 2)]
     batch = next(iter(pairs.batches(Share(6, 0, first=3))))
-    assert torch.equal(batch.pixels[:, batch.row.index(2)], alone.framed.pixels)
+    assert torch.equal(batch.pixels[:, batch.row.index(2)], alone.view.pixels)
 
 
 def test_caption_dropout_empties_both_sides(tmp_path):
@@ -87,6 +89,7 @@ def test_mixed_sources_fill_every_batch_and_replace_broken_pairs_from_their_own(
     pairs = PairData(source, framing=Framing(16), workers=0).open(0)
     batches = list(islice(pairs.batches(Share(8, 0)), 6))
     assert pairs.size == 12
+    assert pairs.row_ids.tolist() == list(range(12))
     assert all(3 <= sum(row < 3 for row in batch.row) <= 5 for batch in batches)
     assert {row for _, row in pairs.seen.broken} == {3 + 4}
     assert {row for batch in batches for row in batch.row} == {*range(12)} - {7}
@@ -123,3 +126,66 @@ def test_a_held_out_split_shares_no_prompt_with_training(tmp_path):
     assert prompts[0].isdisjoint(prompts[1])
     assert len(prompts[0] | prompts[1]) == 12
     assert set(held.first(12).prompts[0]) == prompts[0]
+
+
+def test_pixels_in_buckets_are_refused_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match="bucket_step needs the shapes .* encode the pairs"):
+        opened(pair_folder(tmp_path), framing=Framing(32, bucket_step=8))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"together": 0}, "data.together must be at least 1, got 0"),
+        ({"cycle": 0}, "data.cycle must be at least 1, got 0"),
+        ({"cycle": 2, "stream": Stream()}, "set data.cycle or data.stream to null"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        PairData(PairFolder("x"), **changed)
+
+
+def test_draws_repeat_after_a_cycle_though_the_order_does_not(tmp_path):
+    data = {"cycle": 2, "rows": [], "framing": Framing(16, random_crop=True)}
+    batches = list(islice(opened(pair_folder(tmp_path), **data).batches(Share(6, 0)), 4))
+    assert [batch.epoch[0] for batch in batches] == [0, 1, 0, 1]
+    assert batches[0].row != batches[2].row
+    first, again = (
+        {row: (batch.pixels[:, n], batch.prompts[0][n]) for n, row in enumerate(batch.row)}
+        for batch in (batches[0], batches[2])
+    )
+    assert all(torch.equal(first[row][0], again[row][0]) and first[row][1] == again[row][1] for row in range(6))
+
+
+class InShapes(PairFolder):
+    """Six pairs; those of odd number have another shape."""
+
+    def shapes(self, table):
+        return np.arange(6) % 2
+
+
+def test_batches_of_one_shape(tmp_path):
+    data = PairData(InShapes(str(pair_folder(tmp_path))), framing=Framing(16), workers=0, together=2)
+    pairs = data.open(0)
+    assert pairs.size == 8
+    batches = list(islice(pairs.batches(Share(2, 0)), 8))
+    assert all(len({row % 2 for row in batch.row}) == 1 for batch in batches)
+    assert {row for batch in batches[:4] for row in batch.row} == set(range(6))
+    assert pairs.first(9).row == (0, 2, 4)
+    with pytest.raises(ValueError, match="data.together 2 is not a multiple of fit.per_device_batch_size 3"):
+        next(pairs.batches(Share(3, 0)))
+
+
+def test_a_broken_pair_is_replaced_by_one_of_its_shape(tmp_path):
+    pair_folder(tmp_path)
+    (tmp_path / "chosen" / "5.png").write_bytes(b"")
+    pairs = PairData(InShapes(str(tmp_path)), framing=Framing(16), workers=0).open(0)
+    assert list(pairs.onward(Pick(0, 5))) == [5, 1, 3]
+    assert pairs[Pick(0, 5)].row.id == 1
+
+
+def test_several_sources_in_several_shapes_are_refused(tmp_path):
+    sources = [InShapes(str(pair_folder(tmp_path / name))) for name in "ab"]
+    with pytest.raises(ValueError, match="in several shapes cannot be mixed; train apart"):
+        PairData(Mixed(sources), framing=Framing(16)).open(0)

@@ -150,3 +150,41 @@ def test_sizes_come_from_headers():
     assert image_size(data[:60]) == image_size(picture(size=(50, 40))) == (50, 40)
     with pytest.raises(BrokenImage):
         image_size(b"")
+
+
+SDXL = """
+1408 704, 1344 704, 1344 768, 1280 768, 1216 832, 1152 832, 1152 896, 1088 896, 1088 960, 1024 960, 1024 1024,
+960 1024, 960 1088, 896 1088, 896 1152, 832 1152, 832 1216, 768 1280, 768 1344, 704 1344, 704 1408"""
+
+
+def test_buckets_are_those_of_the_authors_of_sdxl():
+    """Between 1:2 and 2:1, at github.com/Stability-AI/generative-models, scripts/demo/sampling.py."""
+    shapes = [tuple(map(int, shape.split())) for shape in SDXL.split(",")]
+    assert Framing(1024, bucket_step=64).shapes == shapes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ([(1024, 1024)] * 2, (1024, 1024)),
+        ([(800, 200)] * 2, (704, 1408)),
+        ([(200, 100), (100, 200)], (1024, 1024)),
+        ([(300, 200)] * 2, (832, 1216)),
+    ],
+)
+def test_a_pair_gets_the_shape_nearest_to_the_mean_of_its_aspects(sizes, shape):
+    framing = Framing(1024, bucket_step=64)
+    assert framing.shapes[framing.shape_of([picture(size=size) for size in sizes])] == shape
+
+
+def test_pictures_fill_their_bucket_and_lose_only_what_sticks_out():
+    """100 x 60 and 50 x 40 have a mean ratio of 1.44, nearest to 40 x 24: both become 40 wide, then 24 high."""
+    framed = Framing(32, flip=False, bucket_step=8)([picture(size=(100, 60)), picture(size=(50, 40))], draws(1))
+    assert framed.pixels.shape == (2, 3, 24, 40)
+    assert framed.time_ids.tolist() == [[60, 100, 0, 0, 24, 40], [40, 50, 4, 0, 24, 40]]
+
+
+@pytest.mark.parametrize("step", [0, 12, 24])
+def test_odd_steps_are_refused(step):
+    with pytest.raises(ValueError, match="bucket_step must be a positive multiple of 8 that divides .* 32, got"):
+        Framing(32, bucket_step=step)

@@ -161,3 +161,30 @@ def test_weights_that_cannot_be_written_are_told_in_a_line(base, tmp_path, adapt
     (tmp_path / "taken").write_text("")
     with pytest.raises(RuntimeError, match="The weights in .*run could not be written .*--resume latest"):
         model.save(tmp_path / "taken" / "run")
+
+
+def test_channels_last_changes_the_layout_and_hardly_a_bit(base):
+    plain, model = StableDiffusion(base).load(), StableDiffusion(base, channels_last=True).load()
+    assert model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.reference().model.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output(model), output(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_what_encodes_is_loaded_only_where_something_is_encoded_or_drawn(base, tmp_path):
+    drawing = StableDiffusion(base).load("meta", storage=torch.bfloat16, encodes=False)
+    assert {p.device.type for p in drawing.unet.parameters()} == {"meta"}
+    kept = (drawing.parts.vae, drawing.parts.text_encoder)
+    assert {p.device.type for part in kept for p in part.parameters()} == {"cpu"}
+    assert drawing.parts.text_encoder.dtype == torch.bfloat16
+    alone = StableDiffusion(base).load(encodes=False, draws=False)
+    assert (alone.parts.vae, alone.parts.text_encoder, alone.parts.tokenizer, alone.encoder) == (None,) * 4
+    assert torch.equal(output(alone), output(StableDiffusion(base).load()))
+    alone.save(tmp_path)
+    UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")
+    assert alone.report() == ""
+
+
+def test_pixels_need_the_encoders(base, tmp_path):
+    pairs = PairData(PairFolder(str(pair_folder(tmp_path, n=2))), framing=Framing(32), workers=0).open()
+    with pytest.raises(ValueError, match="was loaded for encoded pairs; load it with encodes=True"):
+        StableDiffusion(base).load(encodes=False, draws=False).first(pairs)

@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from shards import png
 from torch._utils import ExceptionWrapper
 
 from diffpo.cells import Held
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import Reader, Seen, collate, loaded
+from diffpo.diffusion.pixels import PixelReader, Seen, count_enlarged, loaded
 from diffpo.rows import PairRow
 
 
@@ -16,7 +17,8 @@ def row(number, *sizes, **fields):
 
 
 def read(*rows, dropout=0.0):
-    return collate([Reader(Framing(16, flip=False), dropout, 0)([(0, row)]) for row in rows])
+    reader = PixelReader(Framing(16, flip=False), dropout, 0)
+    return reader.collate([reader([(0, row)]) for row in rows])
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -52,7 +54,7 @@ def test_nothing_is_said_where_nothing_was_enlarged():
 
 def test_the_first_readable_pair_is_taken_and_the_others_are_named():
     broken = PairRow(7, ("a",), (Held(b"", Path()),), scores=(0.0,))
-    example = Reader(Framing(16), 0.0, 0)([(2, broken), (3, row(1, (16, 16)))])
+    example = PixelReader(Framing(16), 0.0, 0)([(2, broken), (3, row(1, (16, 16)))])
     assert (example.epoch, example.row.id, example.broken) == (3, 1, ((2, 7),))
 
 
@@ -67,3 +69,8 @@ def test_the_traceback_of_a_worker_is_left_out():
 
     with pytest.raises(ValueError, match="^cause; remedy.$"):
         next(loaded(loader()))
+
+
+def test_a_picture_is_enlarged_if_its_bucket_is_higher_or_wider():
+    time_ids = torch.tensor([[[30.0, 60, 0, 0, 24, 40]], [[23, 60, 0, 0, 24, 40]], [[30, 39, 0, 0, 24, 40]]])
+    assert count_enlarged(time_ids) == 2

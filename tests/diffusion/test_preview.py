@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from accelerate import Accelerator
 from PIL import Image
 from tiny import moved, pipeline
 
-from diffpo.diffusion.preview import PictureGrid, PreviewConfig
+from diffpo.diffusion.preview import PictureGrid, PreviewConfig, on_device
 
 CONFIG = PreviewConfig(["a red circle", "a blue cross"], every=5, steps=1, guidance=2.0)
 
@@ -102,3 +104,22 @@ def test_other_processes_help_to_draw_and_write_nothing(tmp_path):
     PictureGrid(CONFIG, pipe, tmp_path)(0, other)
     assert drawn
     assert not (tmp_path / "previews").exists()
+
+
+class Elsewhere(torch.nn.Module):
+    """Remembers where it was sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.device, self.sent = torch.device("meta"), []
+
+    def to(self, device):
+        self.sent.append(torch.device(device).type)
+
+
+def test_parts_that_live_elsewhere_are_fetched_and_sent_home():
+    pipe, part = pipeline(), Elsewhere()
+    shown = SimpleNamespace(unet=pipe.unet, components={"unet": pipe.unet, "vae": part, "tokenizer": pipe.tokenizer})
+    with on_device(shown, torch.device("cpu")):
+        assert part.sent == ["cpu"]
+    assert part.sent == ["cpu", "meta"]

@@ -8,11 +8,12 @@ from brightness import Brightness
 from shards import png
 from tiny import pair_folder
 
-from diffpo.diffusion import scoring_pairs
+from diffpo import workfolder
 from diffpo.diffusion.scoring_pairs import score_pairs
 from diffpo.pairs import PairTable
 from diffpo.rows import DropTies, ScoreLabel
 from diffpo.sources import Columns, PairFolder, PickAPic
+from diffpo.workfolder import WorkFolder
 
 BLACK, GRAY, WHITE, TORN = png((0, 0, 0)), png((102, 102, 102)), png((255, 255, 255)), b"torn"
 PAIRS = [  # the winner by the label, and its brightness against the other
@@ -123,7 +124,7 @@ def stopped_at_the_end(monkeypatch, *work) -> None:
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(scoring_pairs, "finish", finish)
+        patched.setattr(WorkFolder, "finish", finish)
         with pytest.raises(Stopped):
             score_pairs(*work)
 
@@ -164,7 +165,7 @@ def test_a_scorer_that_cannot_judge_leaves_the_folder_free_for_another(source, t
 
 def test_a_disk_that_is_too_small_is_told_before_any_work(source, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(scoring_pairs.shutil, "disk_usage", lambda folder: usage(free=100))
+    monkeypatch.setattr(workfolder.shutil, "disk_usage", lambda folder: usage(free=100))
     with pytest.raises(ValueError, match="need about 0.00 GiB, the disk of .*out has 0.00 GiB free"):
         score_pairs(Unusable(), source, tmp_path / "out")
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from tiny import pair_folder
 
@@ -53,3 +55,8 @@ def test_what_cannot_be_judged_is_refused(wrong):
 def test_the_share_must_leave_pairs_on_both_sides(data):
     with pytest.raises(ValueError, match="No pairs left of 40 rows.*ForValidation dropped 40"):
         HeldOut(share=1e-9).split(data, seed=0)
+
+
+def test_the_draws_of_held_out_pairs_do_not_repeat_with_those_of_training(data):
+    training, validation = HeldOut(share=0.3).split(replace(data, cycle=2), seed=0)
+    assert (training.cycle, validation.pairs.cycle) == (2, None)

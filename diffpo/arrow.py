@@ -1,0 +1,88 @@
+"""Tables as files of arrow streams that are mapped into memory; each file is there as a whole or not at all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from datasets import Dataset, Features
+from datasets.table import MemoryMappedTable, concat_tables
+
+from diffpo.files import writing
+from diffpo.ledger import REMEDY
+
+ENDING = ".arrow"
+PER_FILE = 1024  # rows, unless they are large
+LARGEST = 256 * 2**20  # bytes of a file
+
+
+def names(what: str, count: int) -> list[str]:
+    """Names of the files of a table."""
+    return [f"{what}-{number:05d}-of-{count:05d}{ENDING}" for number in range(count)]
+
+
+def write(file: Path, features: Features, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as one batch: small ones would cost memory and time whenever the table is opened.
+
+    Raises:
+        RuntimeError: if the disk is full; what was written then has another name.
+    """
+    schema, unfinished = features.arrow_schema, file.with_suffix(".unfinished")
+    batch = pa.RecordBatch.from_pylist([features.encode_example(dict(record)) for record in records], schema=schema)
+    with writing(str(file), REMEDY):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+            stream.write_batch(batch)
+        unfinished.rename(file)
+
+
+def opened(folder: Path, what: str, count: int) -> Dataset:
+    """All files of a table as one.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    files = [folder / name for name in names(what, count)]
+    if missing := [file.name for file in files if not file.exists()]:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or remove "
+            "it and make it anew."
+        )
+    return Dataset(concat_tables([MemoryMappedTable.from_file(str(file)) for file in files]))
+
+
+class Shards(ABC):
+    """A table that is computed file by file; a kill costs no more than the file that each process works at."""
+
+    what: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def rows(self) -> int: ...
+
+    @cached_property
+    @abstractmethod
+    def bytes_of_row(self) -> int:
+        """What makes a row large, at most."""
+
+    @abstractmethod
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> None:
+        """Compute these files.
+
+        Raises:
+            RuntimeError: if the disk is full.
+        """
+
+    @property
+    def bytes(self) -> int:
+        return self.rows * self.bytes_of_row
+
+    @cached_property
+    def files(self) -> dict[str, range]:
+        """Rows of each file, by its name."""
+        per_file = max(1, min(PER_FILE, LARGEST // self.bytes_of_row))
+        begins = range(0, self.rows, per_file)
+        found = names(self.what, len(begins))
+        return {name: range(n, min(n + per_file, self.rows)) for name, n in zip(found, begins, strict=True)}

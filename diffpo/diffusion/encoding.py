@@ -1,0 +1,217 @@
+"""Encode pairs once: what VAE and text encoders make of them, in a folder that training reads."""
+
+import hashlib
+import json
+import shutil
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
+from tqdm import tqdm
+
+from diffpo import arrow, scoring
+from diffpo.arrow import Shards
+from diffpo.diffusion.card import sources
+from diffpo.diffusion.data import PairData
+from diffpo.diffusion.encoded import SUMMARY, EncodedPairs, framed, latents_of
+from diffpo.diffusion.encoded_shards import EncodedShards
+from diffpo.diffusion.encoder import Encoder
+from diffpo.diffusion.fingerprint import encoders
+from diffpo.diffusion.loading import StableDiffusion, load_pipeline
+from diffpo.diffusion.pixels import PixelReader
+from diffpo.diffusion.prompt_states import DTYPES, PromptShards
+from diffpo.diffusion.stream import PATIENCE
+from diffpo.files import writing
+from diffpo.ledger import REMEDY
+from diffpo.pairs import PairTable, open_tables
+from diffpo.sources import Layout
+from diffpo.workfolder import WorkFolder
+
+UNFINISHED = ".encoding"
+Precision = Literal["float32", "bfloat16", "float16"]
+POSTERIORS = {"float32": torch.float32, "bfloat16": torch.float16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Encode the pairs of a run before its first step, and train on what was encoded.
+
+    A folder that another run has filled is used, one that a kill left half filled is completed.
+
+    Args:
+        folder: that gets the encoded pairs.
+        dtype: type of text states, see `encode_pairs`.
+        batch_size: pictures, and prompts, that are encoded at a time.
+    """
+
+    folder: str
+    dtype: Precision = "float32"
+    batch_size: int = 32
+
+    def __call__(self, base: StableDiffusion, data: PairData, seed: int) -> PairData:
+        """The same data, read from the folder."""
+        encode_pairs(base, data, self.folder, self.dtype, self.batch_size, seed)
+        return replace(data, source=EncodedPairs(self.folder))
+
+
+def encode_pairs(
+    base: StableDiffusion,
+    data: PairData,
+    output_dir: Path | str,
+    dtype: Precision = "float32",
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Encode pictures and prompts of all pairs into a folder that `EncodedPairs` reads.
+
+    Stored are the rows as their source gives them, before `data.rows`, which only say what need not be encoded: the
+    rows that they drop, and other prompts than those that they leave. All processes share the work. After a kill, the
+    same call goes on where it stopped; once finished, it does nothing.
+
+    Training on a folder of type float32 computes what training on the pictures computes, up to the last bits where the
+    VAE's convolutions depend on the size of a batch (1e-6 of the latents on a CPU). The half types halve the folder:
+    text states are then those that text encoders of that type give, as in a run in mixed precision, and posteriors are
+    rounded to float16 (the VAE computes in float32 in any case), which moves latents by less than 5e-4 of their size.
+
+    Args:
+        data: source, row maps, framing and workers are read. With `framing.flip`, each picture is encoded twice.
+        dtype: of text states and, if it is float32, of posteriors.
+        batch_size: pictures, and prompts, that are encoded at a time.
+        seed: of the row maps.
+
+    Returns:
+        What is in `encoding.json`: what the numbers depend on; `pairs` and `ids` (rows of the source, kept or not),
+        `k`, `unreadable` pairs, `prompts`, how many of them were `truncated` to the `longest`, `scaling` of the
+        latents, their `shapes`, and `bytes`.
+
+    Raises:
+        ValueError: if the source cannot be used or encoded, its pictures cannot be read, or the folder holds something
+            else or is too small.
+        RuntimeError: if the folder cannot be written, or is full.
+    """
+    state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING)
+    require_encodable(data)
+    folder.require_ours()
+    with state.main_process_first():
+        [pairs] = open_tables(data.source, data.rows, seed)
+    prompts, digest = surveyed(pairs, silent=not state.is_main_process)
+    identity = {
+        **encoders(base),
+        **framed(data.framing),
+        "flip": data.framing.flip,
+        "dtype": dtype,
+        "source": str(data.source),
+        "rows": [str(row_map) for row_map in data.rows],
+        "seed": seed,
+        "pairs": len(pairs),
+        "digest": digest,
+    }
+    if (finished := folder.finished(identity)) is not None:
+        return finished
+    PixelReader(data.framing, 0.0, seed)((0, pairs[n]) for n in range(min(PATIENCE, len(pairs))))
+    device: Any = state.device
+    encoder = Encoder.of(load_pipeline(base, denoises=False), DTYPES[dtype]).to(device)
+    pair_shards = EncodedShards(
+        as_given(pairs), data.framing, encoder, POSTERIORS[dtype], batch_size, data.workers, device
+    )
+    prompt_shards = PromptShards(prompts, encoder.conditioner, batch_size)
+    folder.require_room("Encoded pairs", pair_shards.bytes + prompt_shards.bytes)
+    state.print(f"{announced(pair_shards, prompt_shards)} go to {output_dir}.")
+    state.wait_for_everyone()  # nobody writes before all have looked
+    folder.begin(identity, state.process_index)
+    fill(folder, pair_shards, prompt_shards)
+    if state.is_main_process:
+        folder.gather()
+        copy_scores(data.source.layouts[0].folder, folder.path)
+        told = {"datasets": sources(data.source), "ids": pairs.ids}
+        folder.finish({**identity, **told, **summary(folder.path, pair_shards, prompt_shards)})
+    state.wait_for_everyone()
+    del encoder, pair_shards, prompt_shards
+    clear_device_cache(garbage_collection=True)  # a run that goes on needs the room
+    return json.loads((folder.path / SUMMARY).read_text())
+
+
+def require_encodable(data: PairData) -> None:
+    """Raise a ValueError if what is asked for cannot be stored."""
+    if data.framing.random_crop:
+        raise ValueError(
+            "Random crops differ in each epoch and cannot be stored; set data.framing.random_crop to false, or train "
+            "on the pictures."
+        )
+    if data.stream is not None:
+        raise ValueError("Pairs are encoded from a table; set data.stream to null.")
+    if data.is_encoded:
+        raise ValueError(f"{data.source} is encoded already; train on it.")
+    if not isinstance(data.source, Layout):
+        raise ValueError(
+            "Sources are encoded one at a time; encode each into a folder of its own, then mix "
+            "diffpo.diffusion.encoded.EncodedPairs of these folders."
+        )
+
+
+def surveyed(pairs: PairTable, silent: bool) -> tuple[list[str], str]:
+    """Each prompt once, the empty one first, and a digest that tells data apart that have the same path."""
+    prompts, digest = {"": None}, hashlib.sha256()
+    for n in tqdm(range(len(pairs)), desc="reading rows", delay=5, disable=silent):
+        row = pairs[n]
+        prompts |= dict.fromkeys(map(str, row.prompts))  # never null by now
+        digest.update(json.dumps([row.id, row.prompts, row.prob, row.scores, row.weight]).encode())
+    return list(prompts), digest.hexdigest()[:16]
+
+
+def as_given(pairs: PairTable) -> PairTable:
+    """The rows that were kept, as their source gives them."""
+    plain = copy(pairs)
+    plain.maps = []
+    return plain
+
+
+def announced(pairs: EncodedShards, prompts: PromptShards) -> str:
+    """What is about to be made."""
+    pictures = f"{pairs.rows} rows x {pairs.k} pictures x {len(pairs.variants)} variants"
+    return (
+        f"{pairs.bytes / 2**30:.2f} GiB of latents ({pictures}) and {prompts.bytes / 2**30:.2f} GiB of text states "
+        f"({prompts.rows} prompts)"
+    )
+
+
+def fill(folder: WorkFolder, *tables: Shards) -> None:
+    """Make what is missing; the processes take turns, file by file."""
+    state = PartialState()
+    missing = [folder.missing(list(table.files)) for table in tables]
+    state.wait_for_everyone()  # nobody adds before all have seen the same
+    for table, names in zip(tables, missing, strict=True):
+        mine = names[state.process_index :: state.num_processes]
+        table.write(mine, folder.unfinished, silent=not state.is_main_process)
+    state.wait_for_everyone()
+
+
+def summary(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> dict[str, Any]:
+    """What `encoding.json` says of the files."""
+    files = {table.what: len(table.files) for table in (pairs, prompts)}
+    truncated = arrow.opened(folder, prompts.what, len(prompts.files)).data.column("truncated")
+    latents = arrow.opened(folder, pairs.what, len(pairs.files)).data.column(latents_of(pairs.k, "")[0])
+    return {
+        "k": pairs.k,
+        "unreadable": latents.null_count,
+        "prompts": prompts.rows,
+        "truncated": sum(truncated.to_pylist()),
+        "longest": prompts.conditioner.longest,
+        "latents": str(pairs.dtype).removeprefix("torch."),
+        "scaling": pairs.encoder.vae.config.scaling_factor,
+        "shapes": pairs.latent_shapes,
+        "states": list(prompts.empty.prompt.shape[1:]),
+        "files": files,
+        "bytes": sum(file.stat().st_size for file in folder.glob(f"*{arrow.ENDING}")),
+    }
+
+
+def copy_scores(source: Path, folder: Path) -> None:
+    """What says who scored the pairs goes with them."""
+    if (source / scoring.SUMMARY).exists():
+        with writing(str(folder / scoring.SUMMARY), REMEDY):
+            shutil.copy(source / scoring.SUMMARY, folder)

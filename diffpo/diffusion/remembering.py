@@ -1,0 +1,89 @@
+"""Which reference errors runs may share, and the reference that remembers them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+from diffpo.core import Objective
+from diffpo.diffusion.data import ImagePairs, PairData
+from diffpo.diffusion.loading import StableDiffusion
+from diffpo.references import Reference
+from diffpo.remembered import Remembered, open_scores
+
+
+def remembered(
+    folder: Path,
+    inner: Callable[[], Reference],
+    objective: Objective,
+    base: StableDiffusion,
+    data: PairData,
+    pairs: ImagePairs,
+    seed: int,
+    storage: torch.dtype,
+    judges: bool = False,
+) -> Remembered:
+    """The base's errors on the `data.cycle` draws of each pair, kept in a folder.
+
+    Runs that differ in loss, beta, guard, weighting, optimizer, length, batch or rank of a LoRA share it; those that
+    differ in anything that moves an error are refused.
+
+    Args:
+        inner: makes the reference, which is done only if some error is not known yet.
+        storage: type of mixed precision.
+        judges: whether held-out pairs are judged, which needs the reference in any case.
+
+    Raises:
+        ValueError: if errors of such a run cannot be remembered, or the folder holds those of another one.
+        RuntimeError: if the folder cannot be written.
+    """
+    if data.cycle is None:
+        raise ValueError("remember needs draws that repeat; set data.cycle to their number, e.g. 8.")
+    if objective.reference_inputs is None:
+        raise ValueError(
+            f"What {type(objective).__name__} asks its reference cannot be remembered; set remember to null."
+        )
+    state = PartialState()
+    if state.distributed_type == DistributedType.FSDP:
+        raise ValueError("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
+    k = len(pairs.tables[0][0].candidates)
+    shape = (data.cycle, sum(table.ids for table in pairs.tables), k)
+    asked = identity(objective, base, data, seed, storage)
+    with state.main_process_first():
+        if state.is_main_process:
+            open_scores(folder, asked, shape)
+    known = Remembered(None, folder)
+    state.wait_for_everyone()  # nobody adds before all have looked
+    if judges or not known.is_complete(pairs.row_ids):
+        known.inner = inner()
+    return known
+
+
+def require_still(reference: Callable[..., Reference] | None) -> None:
+    """Raise a ValueError if a reference was chosen, which may move."""
+    if reference is not None:
+        raise ValueError(
+            "Only the untuned base can be remembered, which never moves; set reference or remember to null."
+        )
+
+
+def identity(
+    objective: Objective, base: StableDiffusion, data: PairData, seed: int, storage: torch.dtype
+) -> dict[str, Any]:
+    """What an error of the reference depends on."""
+    network = (base.path, base.unet, base.config, base.revision, base.variant, base.adapter and base.adapter.start)
+    return {
+        "network": str(network),
+        "vae": base.vae,
+        "scheduler": str(base.scheduler),
+        "source": str(data.source),
+        "rows": [str(row_map) for row_map in data.rows],
+        "framing": str(data.framing),
+        "caption_dropout": data.caption_dropout,
+        "noising": objective.reference_inputs,
+        "seed": seed,
+        "precision": str(storage),
+    }

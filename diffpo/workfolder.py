@@ -1,0 +1,104 @@
+"""A folder that hours of work fill: refused early if it cannot be used, resumed after a kill, finished as a whole."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from diffpo.files import writing
+from diffpo.ledger import IDENTITY, REMEDY, require_same, write_json
+
+WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Results gather in a hidden folder inside; a summary, written last, tells that they are all there.
+
+    Attributes:
+        summary: name of the file that is written last.
+        hidden: name of the folder for what is unfinished; hidden, so that `datasets` does not take it for data.
+        ending: of the files that are results.
+    """
+
+    path: Path
+    summary: str
+    hidden: str
+    ending: str
+
+    @property
+    def unfinished(self) -> Path:
+        return self.path / self.hidden
+
+    def require_ours(self) -> None:
+        """Make the folder if there is none.
+
+        Raises:
+            ValueError: if it holds something that is not from here.
+            RuntimeError: if it cannot be made.
+        """
+        with writing(f"output_dir {self.path}", REMEDY):
+            self.path.mkdir(parents=True, exist_ok=True)
+        found = {path.name for path in self.path.iterdir()}
+        if found and not found & {self.summary, self.hidden}:
+            raise ValueError(f"output_dir {self.path} is not empty; choose another one.")
+
+    def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The summary of finished work; None if it is not finished.
+
+        Raises:
+            ValueError: if it is of other work; it says what differs.
+        """
+        if not (self.path / self.summary).exists():
+            return None
+        summary = json.loads((self.path / self.summary).read_text())
+        require_same({key: summary.get(key) for key in identity}, identity, self.path)
+        return summary
+
+    def require_room(self, what: str, needed: float | int) -> None:
+        """Raise a ValueError if what is still missing will not fit on the disk.
+
+        Args:
+            needed: bytes of the whole, about.
+        """
+        left = needed - sum(file.stat().st_size for file in self.path.rglob(f"*{self.ending}"))
+        if left > (free := shutil.disk_usage(self.path).free):
+            raise ValueError(
+                f"{what} need about {left / 2**30:.2f} GiB, the disk of {self.path} has {free / 2**30:.2f} GiB free: "
+                "free some space, or choose another output_dir."
+            )
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of the results that are not there yet."""
+        return [name for name in names if not any((root / name).exists() for root in (self.path, self.unfinished))]
+
+    def begin(self, identity: Mapping[str, Any], rank: int = 0) -> None:
+        """Say what is unfinished here.
+
+        Args:
+            rank: number of this process; each calls this.
+
+        Raises:
+            ValueError: if something else is; it says what differs.
+            RuntimeError: if the folder cannot be written.
+        """
+        file = self.unfinished / IDENTITY
+        if file.exists():
+            require_same(json.loads(file.read_text()), identity, self.path)
+        else:
+            write_json(file, identity, f".{rank}")
+
+    def gather(self) -> None:
+        """The results to their place."""
+        with writing(f"The shards in {self.path}", REMEDY):
+            for file in self.unfinished.glob(f"*{self.ending}"):
+                file.rename(self.path / file.name)
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """The results to their place, then what tells that they are all there."""
+        self.gather()
+        write_json(self.path / self.summary, about)
+        shutil.rmtree(self.unfinished)

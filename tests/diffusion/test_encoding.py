@@ -1,0 +1,207 @@
+import errno
+import itertools
+import json
+from dataclasses import replace
+from itertools import islice
+
+import datasets
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from shards import png
+from tiny import moved
+from tiny_encoded import TORN, base, encoded, pixels, world
+from tiny_runs import adamw, weights
+from transformers import CLIPTextModel
+
+from diffpo import arrow
+from diffpo.diffusion.data import PairData
+from diffpo.diffusion.encoded import EncodedPairs
+from diffpo.diffusion.encoding import Encoding, encode_pairs
+from diffpo.diffusion.images import Framing
+from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.draws import Draws
+from diffpo.fit import fit
+from diffpo.losses import Sigmoid
+from diffpo.mixing import Mixed
+from diffpo.order import Share
+from diffpo.rows import ScoreLabel
+from diffpo.run import FitConfig, open_run
+from diffpo.sources import Columns
+from diffpo.streams import Stream
+from diffpo.unpaired import Unpaired
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["SD", "SDXL"])
+def root(request, tmp_path_factory):
+    return world(tmp_path_factory.mktemp("world"), xl=request.param)
+
+
+def trained(root, output_dir, data, precision="no", **loading):
+    """Losses of 20 steps, and the weights then."""
+    settings = {"steps": 20, "batch_size": 4, "per_device_batch_size": 2, "log_every": 1, "save_every": None}
+    run = open_run(FitConfig(**settings, mixed_precision=precision), output_dir)
+    model = base(root).load(run.accelerator.device, storage=run.storage, **loading)
+    pairs = data.open(0)
+    model.first(pairs)
+    fit(DenoisingPreference(Sigmoid(2000.0)), model.unet, model.reference(), pairs, model.prepare, adamw(1e-3), run)
+    lines = (output_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines], weights(model.unet), pairs.seen
+
+
+def test_training_gives_the_bits_of_training_on_pictures_without_vae_and_text_encoders(root, tmp_path, monkeypatch):
+    """Flips, dropped captions and a torn picture included; batches of two pairs, so pictures are encoded by fours."""
+    data = encoded(root, batch_size=4)
+    losses, weights_, seen = trained(root, tmp_path / "pixels", pixels(root))
+    for part in (AutoencoderKL, CLIPTextModel):
+        monkeypatch.setattr(part, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    again, same, seen_again = trained(root, tmp_path / "encoded", data, encodes=False, draws=False)
+    assert losses == again
+    assert torch.equal(weights_, same)
+    assert {row for _, row in seen.broken} == {TORN}
+    assert vars(seen) == vars(seen_again)
+
+
+def test_encoding_in_other_batches_moves_last_bits_alone(root):
+    one, other = (encoded(root, f"batches-{n}", batch_size=n).open(0).first(7) for n in (3, 4))
+    torch.testing.assert_close(one.mean, other.mean, rtol=1e-5, atol=2e-6)
+    assert torch.equal(one.cond.prompt, other.cond.prompt)
+
+
+def losses(model, data) -> torch.Tensor:
+    """Of single pairs, at a policy that has moved, computed as `fit` does."""
+    found = []
+    for raw in islice(data.open(0).batches(Share(1, 0)), 8):
+        draws = Draws(0, raw.epoch, raw.row)
+        batch = model.encode(raw, draws)
+        with torch.no_grad(), torch.autocast("cpu", model.storage, enabled=model.storage != torch.float32):
+            found.append(DenoisingPreference(Sigmoid(500.0))(model.denoiser, model.frozen, batch, draws).loss)
+    return torch.stack(found)
+
+
+def test_half_precision_stays_within_its_tolerance(root):
+    """Text states are those of a run in bf16, latents are rounded to 11 bits; losses move about as bf16 does."""
+    half, whole = encoded(root, "half", "bfloat16"), encoded(root)
+    first, rounded = (data.open(0).first(7) for data in (whole, half))
+    for posterior in ("mean", "std"):
+        torch.testing.assert_close(
+            getattr(rounded, posterior).float(), getattr(first, posterior), rtol=5e-4, atol=1e-7
+        )
+    fp32, bf16 = (base(root).load(storage=storage) for storage in (torch.float32, torch.bfloat16))
+    assert torch.equal(bf16.encoder(pixels(root).open(0).first(7)).cond.prompt, rounded.cond.prompt)
+    for model in (fp32, bf16):
+        model.frozen = model.reference()
+        moved(model.unet, by=0.01)
+    exact, in_bf16 = losses(fp32, pixels(root)), losses(bf16, pixels(root))
+    assert (losses(fp32, half) - exact).abs().max() < 3e-3
+    assert (losses(bf16, half) - in_bf16).abs().mean() < 2 * (in_bf16 - exact).abs().mean()
+    assert (losses(bf16, whole) - in_bf16).abs().mean() < 2 * (in_bf16 - exact).abs().mean()
+
+
+def test_a_folder_is_made_once_and_read_again_whatever_is_called_first(root, tmp_path):
+    folder = tmp_path / "made"
+    data = Encoding(str(folder), batch_size=2)(base(root), pixels(root), 0)
+    made = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert data == replace(pixels(root), source=EncodedPairs(str(folder)))
+    assert encode_pairs(base(root), pixels(root), folder, seed=0) == json.loads((folder / "encoding.json").read_text())
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == made
+
+
+def test_the_summary_by_hand(root, capsys):
+    """Eight pairs, one of them torn, each with a prompt of its own; one more prompt is the empty one."""
+    found = encoded(root, "summary").source.encoding
+    assert found == found | {"pairs": 8, "ids": 8, "k": 2, "unreadable": 1, "prompts": 9, "truncated": 0}
+    assert (found["shapes"], found["latents"], found["scaling"]) == ([[4, 8, 8]], "float32", 0.18215)
+    size = 8 * 2 * 2 * (2 * 4 * 8 * 8 * 4)
+    assert "(8 rows x 2 pictures x 2 variants)" in capsys.readouterr().out
+    assert found["bytes"] > size
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"framing": Framing(64)}, "resolution was 32 and is 64"),
+        ({"framing": Framing(32, flip=False)}, "flip was True and is False"),
+        ({"rows": []}, r"rows was \['DropTies\(\)'\] and is \[\]"),
+    ],
+    ids=["resolution", "flip", "rows"],
+)
+def test_a_folder_of_other_work_is_refused(root, changed, message):
+    encoded(root)
+    with pytest.raises(ValueError, match=f"holds results of something else: .*{message}.*choose another output_dir"):
+        encode_pairs(base(root), pixels(root, **changed), root / "encoded")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"framing": Framing(32, random_crop=True)}, "set data.framing.random_crop to false"),
+        ({"stream": Stream()}, "set data.stream to null"),
+        ({"source": EncodedPairs("x")}, "is encoded already"),
+        ({"source": Mixed([EncodedPairs("x"), Columns("y")])}, "one at a time; encode each into a folder of its own"),
+    ],
+    ids=["crop", "stream", "encoded", "mixed"],
+)
+def test_what_cannot_be_stored_is_refused_with_the_remedy(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        encode_pairs(base(tmp_path), replace(pixels(tmp_path), **changed), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_cannot_be_read_at_all_are_told_before_any_work(root, tmp_path):
+    datasets.Dataset.from_dict({"prompt": ["p"], "chosen": ["a.png"], "rejected": ["b.png"]}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    data = PairData(Columns(str(tmp_path / "a.parquet")), framing=Framing(32), workers=0)
+    with pytest.raises(ValueError, match="None of 1 pairs in a row could be read.*relative to"):
+        encode_pairs(base(root), data, tmp_path / "out")
+
+
+def test_row_maps_labels_and_scorer_are_those_of_the_source(root, tmp_path):
+    """The second row is turned by its scores, the third was dropped when the pairs were encoded."""
+    scores = {"score_chosen": [2.0, 1.0, None], "score_rejected": [1.0, 2.0, 1.0]}
+    data = {"prompt": ["p", "q", "r"], "chosen": [png("red")] * 3, "rejected": [png("blue")] * 3, **scores}
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "scores.json").write_text('{"scorer": "taste"}')
+    label = ScoreLabel(high=4.0)
+    data = PairData(Columns(str(tmp_path / "a.parquet")), [label], Framing(32, flip=False), 0.0, workers=0)
+    encode_pairs(base(root), data, tmp_path / "out")
+    source = EncodedPairs(str(tmp_path / "out"))
+    tables = [replace(data, source=source, rows=rows).open(0).tables[0] for rows in ([], [label])]
+    plain, turned = (table[1] for table in tables)
+    assert (source.encoding["ids"], len(tables[0])) == (3, 2)
+    assert plain.prob == 1.0
+    assert plain.extra == {"prompt": "q", "score_chosen": 1.0, "score_rejected": 2.0}
+    assert turned.scores == (2.0, 1.0)
+    assert turned.candidates[0].side.number == 1
+    assert (tmp_path / "out" / "scores.json").read_text() == '{"scorer": "taste"}'
+
+
+def test_single_pictures_are_encoded_too(root, tmp_path):
+    records = {"image": [png("red"), png("blue")], "label": [1, 0], "prompt": ["p", "q"]}
+    datasets.Dataset.from_dict(records).to_parquet(tmp_path / "a.parquet")
+    data = PairData(Unpaired(str(tmp_path / "a.parquet")), framing=Framing(32), caption_dropout=0.0, workers=0)
+    encode_pairs(base(root), data, tmp_path / "out")
+    model, again = base(root).load(), replace(data, source=EncodedPairs(str(tmp_path / "out")))
+    (one, _), (two, _) = (model.first(some.open(0), 2) for some in (data, again))
+    torch.testing.assert_close(two.latents, one.latents, rtol=1e-5, atol=1e-6)
+    assert two.latents.shape == (1, 2, 4, 8, 8)
+    assert torch.equal(two.label.prob, one.label.prob)
+
+
+def test_a_full_disk_stops_with_the_remedy_and_keeps_whole_files(root, tmp_path, monkeypatch):
+    """Room for three files; the next command goes on from there."""
+    monkeypatch.setattr(arrow, "PER_FILE", 2)
+    opened, count = arrow.pa.OSFile, itertools.count()
+
+    def until_full(*arguments):
+        if next(count) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(*arguments)
+
+    monkeypatch.setattr(arrow.pa, "OSFile", until_full)
+    with pytest.raises(RuntimeError, match=r"pairs-00003-of-00004.arrow could not be written .*No space.*Make room"):
+        encode_pairs(base(root), pixels(root), tmp_path / "out")
+    assert len(list((tmp_path / "out" / ".encoding").glob("*.arrow"))) == 3
+    assert encode_pairs(base(root), pixels(root), tmp_path / "out")["unreadable"] == 1
+    assert next(count) == 4 + 1 + 5
