@@ -1,282 +1,115 @@
-"""Time and peak memory of a Diffusion-DPO training step, against a bare hand-written loop of the same UNet calls.
+"""Speed and memory of Diffusion-DPO: our loop, the published way and a bare loop, and what arithmetic says of them.
 
-python scripts/benchmark.py --output_dir runs/benchmark
+python scripts/benchmark.py --output_dir runs/benchmark --shape quarter
+python scripts/benchmark.py --check assets/benchmark.json
 
-Both loops start from encoded latents and alternate step by step in one process, so that a noisy machine is noisy for
-both; the ratio is the median over steps. Peak memory is taken from a fresh process per loop.
+All ways take their steps in turn in one process, so that a noisy machine is noisy for all; ratios are medians over
+rounds. Weights are random, nothing is downloaded.
 """
 
-import copy
 import json
-import multiprocessing
-import statistics
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
-import psutil
+import diffusers
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
-from torch import nn
 
-from diffpo.adapters import LoRA
+from diffpo.benchmark import guard, report
+from diffpo.benchmark.alone import WAYS
+from diffpo.benchmark.arithmetic import counted_flops, matrix_rate
+from diffpo.benchmark.case import launched
+from diffpo.benchmark.changes import measured_changes
+from diffpo.benchmark.comparison import compare, encoded_against_bare
+from diffpo.benchmark.memory import rows
+from diffpo.benchmark.resident import measured_peak
+from diffpo.benchmark.turns import clock_of
 from diffpo.cli import launch
-from diffpo.core import PairLabels
-from diffpo.diffusion.denoiser import Conditioning, Denoiser, ImageBatch
-from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.fit import fit
-from diffpo.order import Share
-from diffpo.pairs import Pairs
-from diffpo.references import FrozenCopy, SwitchedOff
-from diffpo.run import FitConfig, open_run
 
-BETA, LR = 5000.0, 1e-6
-SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
-TINY: dict[str, Any] = {
-    "sample_size": 8,
-    "cross_attention_dim": 96,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
-    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-    "block_out_channels": (64, 96),
-    "attention_head_dim": (2, 3),
-    "layers_per_block": 1,
-    "norm_num_groups": 16,
-}
-SHAPES = {"tiny": TINY, "sd15": SD15}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table."""
-
-    shape: str
-    trained: str
-    pairs: int
-    precision: str
-
-
-@dataclass(frozen=True, eq=False)
-class Raw:
-    """A batch of encoded pairs, the same at every step."""
-
-    batch: ImageBatch
-    epoch: tuple[int, ...]
-    row: tuple[int, ...]
+Shape = Literal["tiny", "quarter", "sd15", "sdxl"]
+Section = Literal["speed", "changes", "memory"]
+TRAINED = {"full": False, "lora": True}
+GUARDED_PAIRS, GUARDED_STEPS, WARMUP = 4, 25, 5
 
 
 def main(
-    output_dir: Path,
-    shape: Literal["tiny", "sd15"] = "tiny",
-    batch_sizes: list[int] = [4, 16, 32],  # noqa: B006
+    output_dir: Path | None = None,
+    shape: Shape = "tiny",
+    trained: list[Literal["full", "lora"]] = ["full", "lora"],  # noqa: B006
+    pairs: list[int] = [1, 4],  # noqa: B006
+    accumulate: list[int] = [1, 128],  # noqa: B006
     steps: int = 25,
-    warmup: int = 5,
+    warmup: int = WARMUP,
+    sections: list[Section] = ["speed", "changes", "memory"],  # noqa: B006
+    count: list[Shape] = [],  # noqa: B006
+    compile: bool = False,
+    check: Path | None = None,
+    record: Path | None = None,
     settings: str = "",
 ) -> None:
-    """Time and peak memory of a training step against a bare loop.
+    """Speed and memory of our loop against the published way and a bare loop.
 
     Args:
-        output_dir: gets benchmark.json and benchmark.md.
-        shape: of the UNet; weights are random.
-        batch_sizes: pairs per step.
-        steps: timed steps of each loop.
-        warmup: steps before them.
+        output_dir: gets benchmark.json and benchmark.md; null prints the tables only.
+        shape: of the networks: the tiny world's, SD1.5 at a quarter of its widths and half its resolution, SD1.5 or
+            SDXL.
+        trained: all of the UNet, or adapters in it.
+        pairs: in a pass through the networks.
+        accumulate: passes per optimizer step.
+        steps: timed rounds.
+        warmup: rounds before them.
+        sections: what is measured.
+        count: shapes whose FLOPs and memory are computed, which takes minutes (SDXL: half an hour).
+        compile: measure compiled blocks too; compiling takes minutes.
+        check: file of ratios; nothing else is done than to compare with it, and the command fails if a case is more
+            than a tenth slower.
+        record: the same, but the file is written.
         settings: the resolved config.
     """
-    cuda = torch.cuda.is_available()
-    precision = "bf16" if cuda else "no"
-    rows = []
-    for trained in ("full", "lora"):
-        for pairs in batch_sizes:
-            case = Case(shape, trained, pairs, precision)
-            ours, bare = alternate(case, steps, warmup)
-            ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-            memory = {name: in_fresh_process(peak_memory, case, name) for name in ("ours", "bare")}
-            rows.append(
-                {
-                    "trained": trained,
-                    "pairs": pairs,
-                    "pairs_per_second": pairs / statistics.median(ours),
-                    "bare_pairs_per_second": pairs / statistics.median(bare),
-                    "time_ratio": ratio,
-                    "peak_gib": memory["ours"],
-                    "bare_peak_gib": memory["bare"],
-                }
-            )
-            print(line(rows[-1]), flush=True)
-    device = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    output_dir.mkdir(parents=True, exist_ok=True)
-    result = {"device": device, "shape": shape, "precision": precision, "torch": torch.__version__, "rows": rows}
-    (output_dir / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")
-    head = f"| trained | pairs | pairs/s | bare pairs/s | time ratio | peak GiB | bare peak GiB |\n|{7 * '---|'}"
-    text = "\n".join([f"{shape} UNet, {precision}, {device}, torch {torch.__version__}", "", head, *map(line, rows)])
-    (output_dir / "benchmark.md").write_text(text + "\n")
-    print(text)
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clock, side = clock_of(device), 8192 if device.type == "cuda" else 1024
 
+    def guarded(case: str) -> float:
+        launchers = launched("tiny", TRAINED[case], GUARDED_PAIRS, device)
+        return encoded_against_bare(launchers, GUARDED_STEPS, WARMUP, clock)
 
-def line(row: dict[str, Any]) -> str:
-    return (
-        f"| {row['trained']} | {row['pairs']} | {row['pairs_per_second']:.2f} | {row['bare_pairs_per_second']:.2f} | "
-        f"{row['time_ratio']:.3f} | {row['peak_gib']:.2f} | {row['bare_peak_gib']:.2f} |"
-    )
+    if check or record:
+        found = guard.check(check, guarded) if check else guard.record(record, tuple(TRAINED), guarded)
+        print(", ".join(f"{case}: {value:.3f} of the bare loop" for case, value in found.items()))
+        return
 
+    def tables() -> Iterator[report.Table]:
+        for name in trained:
+            for n in pairs:
+                case = launched(shape, TRAINED[name], n, device)
+                flops = counted_flops(launched(shape, TRAINED[name], n, torch.device("cpu")))
+                if "speed" in sections:
+                    found = [compare(case, steps, warmup, passes, clock) for passes in accumulate]
+                    yield from (report.speed(comparison, flops) for comparison in found)
+                    yield report.parts(found[0], flops, matrix_rate(device, case.storage, clock, side))
+                if "changes" in sections:
+                    changes, seconds = measured_changes(case, flops, steps, warmup, clock, compile)
+                    yield report.change_rows(case, changes, seconds)
+                if "memory" in sections:
+                    yield report.resident_rows(case, {way: measured_peak(way, case) for way in WAYS})
+        if count:
+            yield report.flop_rows(count)
+        for size in count:
+            yield report.counted_rows(size, rows(size))
+            yield report.largest_rows(size, device)
 
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def network(case: Case) -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(**SHAPES[case.shape]).to(device())
-
-
-def encoded(case: Case) -> Raw:
-    config, rng = SHAPES[case.shape], torch.Generator().manual_seed(0)
-    side, width, rows = config["sample_size"], config["cross_attention_dim"], tuple(range(case.pairs))
-    latents = torch.randn(2, case.pairs, 4, side, side, generator=rng).to(device())
-    states = torch.randn(1, case.pairs, 77, width, generator=rng).to(device()).expand(2, -1, -1, -1)
-    batch = ImageBatch(latents, Conditioning(states), PairLabels.hard(case.pairs, device()), rows)
-    return Raw(batch, (0,) * case.pairs, rows)
-
-
-def scheduler() -> DDPMScheduler:
-    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-
-
-def run_ours(case: Case, pairs: Pairs, steps: int) -> None:
-    """`diffpo.fit.fit` as the training script calls it, on encoded pairs."""
-    unet = network(case)
-    if case.trained == "lora":
-        adapter = LoRA()
-        adapter.attach(unet)
-        reference = SwitchedOff(unet, adapter.off)
-    else:
-        reference = FrozenCopy(unet, torch.bfloat16 if case.precision == "bf16" else None)
-    path = Denoiser.from_scheduler(unet, scheduler()).to(device())
-    config = FitConfig(
-        steps=steps,
-        batch_size=case.pairs,
-        per_device_batch_size=case.pairs,
-        mixed_precision=case.precision,  # type: ignore[arg-type]
-        save_every=None,
-    )
-    with TemporaryDirectory() as folder:
-        run = open_run(config, folder)
-
-        def prepare(model: nn.Module, raw: Raw, draws: Any) -> tuple[Denoiser, ImageBatch]:
-            return Denoiser(model, path.a, path.s, path.prediction), raw.batch
-
-        fit(DenoisingPreference(), unet, reference, pairs, prepare, lambda p: torch.optim.AdamW(p, LR), run)
-
-
-def bare_step(case: Case) -> Callable[[], None]:
-    """What one would write by hand, with diffusers and torch alone."""
-    unet, raw = network(case), encoded(case)
-    if case.trained == "lora":
-        LoRA().attach(unet)
-        frozen = None
-    else:
-        frozen = copy.deepcopy(unet).requires_grad_(False)
-        if case.precision == "bf16":
-            frozen.to(torch.bfloat16)
-    parameters = [p for p in unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, LR)
-    path, latents = scheduler(), raw.batch.latents.flatten(0, 1)
-    text = raw.batch.cond.prompt.flatten(0, 1)
-    autocast = torch.autocast(latents.device.type, torch.bfloat16, enabled=case.precision == "bf16")
-
-    def step() -> None:
-        noise = torch.randn_like(latents[: case.pairs]).repeat(2, 1, 1, 1)
-        t = torch.randint(1000, (case.pairs,), device=latents.device).repeat(2)
-        noisy = path.add_noise(latents, noise, t)
-        with autocast:
-            with torch.no_grad():
-                if frozen is None:
-                    unet.disable_adapters()
-                predicted = (frozen or unet)(noisy, t, text).sample
-                reference = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-                if frozen is None:
-                    unet.enable_adapters()
-            error = (unet(noisy, t, text).sample.float() - noise).square().mean(dim=(1, 2, 3))
-            (chosen, rejected), (ref_chosen, ref_rejected) = error.chunk(2), reference.chunk(2)
-            margin = (chosen - rejected) - (ref_chosen - ref_rejected)
-            loss = -nn.functional.logsigmoid(-0.5 * BETA * margin).mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-@dataclass(eq=False)
-class Repeated(Pairs):
-    """The same encoded batch for ever; `between` is called after each of the loop's steps with its duration."""
-
-    raw: Raw
-    between: Callable[[float], None]
-
-    @property
-    def size(self) -> int:
-        return len(self.raw.row)
-
-    def batches(self, share: Share) -> Iterator[Raw]:
-        while True:
-            began = clock()
-            yield self.raw
-            self.between(clock() - began)
-
-
-def clock() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def alternate(case: Case, steps: int, warmup: int) -> tuple[list[float], list[float]]:
-    """Seconds of each step of ours and of the bare loop, one after the other."""
-    step, ours, bare = bare_step(case), [], []
-
-    def between(seconds: float) -> None:
-        ours.append(seconds)
-        began = clock()
-        step()
-        bare.append(clock() - began)
-
-    run_ours(case, Repeated(encoded(case), between), warmup + steps + 1)
-    return ours[warmup:], bare[warmup:]
-
-
-def peak_memory(case: Case, loop: str) -> float:
-    """Of four steps of one loop, in GiB: allocated on the GPU, or resident beyond what the imports took on a CPU."""
-    resident = psutil.Process().memory_info
-    sizes, done = [resident().rss], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            sizes.append(resident().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    if loop == "ours":
-        run_ours(case, Repeated(encoded(case), lambda seconds: None), 4)
-    else:
-        step = bare_step(case)
-        for _ in range(4):
-            step()
-    done.set()
-    watcher.join()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return (max(sizes) - sizes[0]) / 2**30
-
-
-def in_fresh_process(call: Callable[..., float], *args: Any) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(call, args)
+    done = []
+    for table in tables():
+        print(table.markdown(), end="\n\n", flush=True)
+        done.append(table)
+        if output_dir:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            (output_dir / "benchmark.md").write_text("\n\n".join(table.markdown() for table in done) + "\n")
+            (output_dir / "benchmark.json").write_text(json.dumps([asdict(table) for table in done], indent=2) + "\n")
 
 
 if __name__ == "__main__":

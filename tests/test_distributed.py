@@ -9,9 +9,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from several_processes import KINDS, STOPS, double, first_gradient, relay, results, share, trainable
 from tiny import unet
-from tiny_runs import diffusion_files, fit_diffusion, stored, weights
+from tiny_runs import diffusion_files, fit_diffusion, stored, together, weights
 from two_processes import SETTINGS
+
+from diffpo.diffusion.loading import StableDiffusion
 
 TESTS = Path(__file__).parent
 
@@ -89,3 +92,40 @@ def test_where_one_process_cannot_save_both_stop_and_nothing_half_written_stays(
     assert first.startswith("Checkpoint 2 could not be written (on another process; ")
     assert second.startswith("Checkpoint 2 could not be written (OSError: [Errno 28] No space left on device; ")
     assert sorted(path.name for path in (root / "failed").iterdir()) == ["config.yaml", "metrics.jsonl", "said.json"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """What `several_processes.py` wrote: four processes, then two that also go on with what the four began."""
+    root = diffusion_files(tmp_path_factory.mktemp("shared"))
+    assert together(4, share, root) == [0] * 4
+    assert together(2, share, root) == [0] * 2
+    results(root, "whole", 4)
+    return root
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_twenty_steps_of_sgd_the_weights_are_those_of_one_process(shared, processes, kind):
+    one, several = (load_file(shared / f"{name}.safetensors") for name in ("whole", f"processes{processes}"))
+    assert (several[f"weights/{kind}"] - one[f"weights/{kind}"]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_gradient_of_adamw_is_that_of_one_process_accumulated_or_not(shared, processes, kind):
+    """In double precision; in single precision only to 1e-5, because the gradients of both sides nearly cancel."""
+    one, several = (load_file(shared / f"{name}.safetensors") for name in ("whole", f"processes{processes}"))
+    accumulated = first_gradient(shared, KINDS[kind], per_device=1)
+    for other in (one[f"gradient/{kind}"], accumulated):
+        assert (several[f"gradient/{kind}"] - other).norm() < 1e-12 * other.norm()
+
+
+def test_four_processes_begin_two_go_on_and_one_ends_what_one_would_do_alone(shared):
+    """In double precision, because in single precision weights are no closer than their last bits."""
+    relayed = relay(shared, "relay", STOPS[1], 4)
+    alone = relay(shared, "alone", STOPS[1], 2, resume=None)  # accumulates twice
+    for kind, base in KINDS.items():
+        with double():
+            start = trainable(StableDiffusion(str(shared / "base"), **base).load())
+        assert (relayed[kind] - alone[kind]).norm() < 1e-10 * (alone[kind] - start).norm()

@@ -24,6 +24,7 @@ from tiny_runs import (
 
 from diffpo.adapters import LoRA
 from diffpo.core import Step
+from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.fit import Preview
 from diffpo.references import Ema
 
@@ -65,7 +66,7 @@ def test_a_run_starts_at_log_two_and_half_accuracy(tmp_path, logged):
 def test_mixed_precision_starts_at_log_two(files, tmp_path, logged):
     """Policy and reference share one autocast; a policy that alone was rounded started at 1.6."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    fit_diffusion(files, tmp_path, steps=1, mixed_precision="bf16", beta=5000.0)
+    fit_diffusion(files, tmp_path, steps=1, mixed_precision="bf16", objective=DenoisingPreference())
     AcceleratorState._reset_state(reset_partial_state=True)
     assert logged[1]["loss"] == pytest.approx(math.log(2))
 

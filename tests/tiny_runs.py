@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -115,7 +116,7 @@ def fit_diffusion(
     reference: Callable[[nn.Module], Reference] | None = None,
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
     prepare: Callable[..., Any] | None = None,
-    beta: float = 2000.0,
+    objective: Objective | None = None,
     base: dict[str, Any] | None = None,
     **config,
 ) -> tuple[LoadedStableDiffusion, Reference]:
@@ -124,8 +125,16 @@ def fit_diffusion(
     model = StableDiffusion(str(root / "base"), **base or {}).load(run.accelerator.device)
     frozen = reference(model.unet) if reference else model.reference()
     pairs = PairData(PairFolder(str(root / "pairs")), framing=Framing(32), workers=workers).open(0)
-    objective, prepare = DenoisingPreference(Sigmoid(beta)), partial(prepare or type(model).prepare, model)
-    fit(objective, model.unet, frozen, pairs, prepare, optimizer or adamw(1e-3), run)
+    prepare = partial(prepare or type(model).prepare, model)
+    fit(
+        objective or DenoisingPreference(Sigmoid(2000.0)),
+        model.unet,
+        frozen,
+        pairs,
+        prepare,
+        optimizer or adamw(1e-3),
+        run,
+    )
     return model, frozen
 
 
@@ -141,13 +150,35 @@ def stored(output_dir: Path, step: int) -> Tensor:
 
 def in_process(target: Callable[..., None], *args) -> int | None:
     """Run a function of this module in a process of its own, forked from one that has it imported; its exit code."""
+    (exitcode,) = in_processes([(as_if_started_by_hand, target, *args)])
+    return exitcode
+
+
+def together(world: int, target: Callable[..., None], *args) -> list[int | None]:
+    """Run a function in several processes that find one another as those of torchrun do; their exit codes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": str(world)}
+    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    return in_processes([(as_rank, rank, target, *args) for rank in ranks])
+
+
+def in_processes(calls: list[tuple]) -> list[int | None]:
+    """Run each call (a function and its arguments) in a process of its own."""
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny_runs"])
-    process = context.Process(target=as_if_started_by_hand, args=(target, *args))
-    process.start()
-    process.join(300)
-    return process.exitcode
+    processes = [context.Process(target=call[0], args=call[1:]) for call in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    return [process.exitcode for process in processes]
+
+
+def as_rank(environment: dict[str, str], target: Callable[..., None], *args) -> None:
+    os.environ.update(environment | {"ACCELERATE_USE_CPU": "true"})
+    as_if_started_by_hand(target, *args)
 
 
 def as_if_started_by_hand(target: Callable[..., None], *args) -> None:

@@ -1,0 +1,99 @@
+"""What two and four processes, started by test_distributed.py, must do like one: results go to files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from tiny_runs import fit_diffusion
+from torch import Tensor
+
+from diffpo.adapters import LoRA
+from diffpo.diffusion.loading import LoadedStableDiffusion, StableDiffusion
+from diffpo.draws import Draws
+
+KINDS = {"full": {}, "lora": {"adapter": LoRA(rank=4)}}
+SGD = partial(torch.optim.SGD, lr=3e-3)
+STOPS = {4: 7, 2: 13, 1: 20}
+QUIET = {"batch_size": 4, "log_every": 100}
+
+
+def trainable(model: LoadedStableDiffusion) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.unet.parameters() if p.requires_grad])
+
+
+def first_gradient(root: Path, base: dict, per_device: int) -> Tensor:
+    """Of AdamW, on four pairs, in double precision."""
+    seen = []
+
+    def optimizer(parameters) -> torch.optim.Optimizer:
+        stepper = torch.optim.AdamW(parameters, lr=1e-3)
+        trained = stepper.param_groups[0]["params"]
+        stepper.register_step_pre_hook(lambda *_: seen.append(torch.cat([p.grad.flatten() for p in trained])))
+        return stepper
+
+    settings = QUIET | {"per_device_batch_size": per_device, "max_grad_norm": 1e9, "steps": 1}
+    with double():
+        fit_diffusion(root, root / "unused", base=base, optimizer=optimizer, **settings)  # which saves nothing
+    return seen[0]
+
+
+def results(root: Path, name: str, per_device: int) -> None:
+    """Weights after twenty steps of SGD, and in double precision the first gradient of AdamW."""
+    found = {}
+    for kind, base in KINDS.items():
+        sizes = QUIET | {"per_device_batch_size": per_device, "steps": 20}
+        model, _ = fit_diffusion(root, root / "unused", base=base, optimizer=SGD, **sizes)
+        found[f"weights/{kind}"] = trainable(model)
+        found[f"gradient/{kind}"] = first_gradient(root, base, per_device)
+    if Accelerator().is_main_process:
+        save_file(found, root / f"{name}.safetensors")
+
+
+def relay(root: Path, name: str, stop: int, per_device: int, resume: str | None = "latest") -> dict[str, Tensor]:
+    """A run in double precision up to `stop`, or on to it; its weights then."""
+    found = {}
+    with double():
+        for kind, base in KINDS.items():
+            sizes = QUIET | {"per_device_batch_size": per_device, "steps": stop, "save_every": 100}
+            momentum = partial(SGD, momentum=0.9)
+            folder = root / f"{name}-{kind}"
+            model, _ = fit_diffusion(root, folder, resume, base=base, optimizer=momentum, **sizes)
+            found[kind] = trainable(model)
+    return found
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """Inside, all that is computed in single precision otherwise is computed in double."""
+    draw, load = Draws._draw, StableDiffusion.load
+
+    def drawn(self: Draws, *args) -> Tensor:
+        numbers = draw(self, *args)
+        return numbers.double() if numbers.is_floating_point() else numbers
+
+    def loaded(self: StableDiffusion, *args, **options) -> LoadedStableDiffusion:
+        model = load(self, *args, **options)
+        for part in (model.parts.unet, model.parts.vae, model.parts.text_encoder):
+            part.double()
+        model.denoiser = replace(model.denoiser, a=model.denoiser.a.double(), s=model.denoiser.s.double())
+        return model
+
+    with (
+        patch.object(Tensor, "float", Tensor.double),
+        patch.object(Draws, "_draw", drawn),
+        patch.object(StableDiffusion, "load", loaded),
+    ):
+        yield
+
+
+def share(root: Path) -> None:
+    """What each of several processes does."""
+    world = Accelerator().num_processes
+    results(root, f"processes{world}", 4 // world)
+    relay(root, "relay", STOPS[world], 4 // world, resume=None if world == 4 else "latest")
