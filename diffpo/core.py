@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.draws import Draws
+from diffpo.references import SCORES
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +99,13 @@ class Objective(ABC):
     """What one optimiser step minimises. Most methods only set fields of the two pairwise objectives."""
 
     @property
+    def asks(self) -> tuple[str, ...]:
+        """What it asks the reference for, by the names of `diffpo.references`; empty if it needs none."""
+        return (SCORES,)
+
+    @property
     def needs_reference(self) -> bool:
-        return True
+        return bool(self.asks)
 
     @property
     def reference_inputs(self) -> str | None:

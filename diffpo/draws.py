@@ -1,8 +1,8 @@
 """Randomness that is keyed, not streamed."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,10 @@ class Draws:
 
     def integers(self, name: str, high: int) -> Int[Tensor, " b"]:
         return self._draw(name, lambda rng: rng.integers(high))
+
+    def of(self, which: Sequence[int]) -> "Draws":
+        """The draws of some of the rows, in this order."""
+        return replace(self, epoch=tuple(self.epoch[i] for i in which), row=tuple(self.row[i] for i in which))
 
     def _draw(self, name: str, draw: Callable[[np.random.Generator], object]) -> Tensor:
         rngs = (self._generator(name, epoch, row) for epoch, row in zip(self.epoch, self.row, strict=True))

@@ -11,10 +11,11 @@ import numpy as np
 
 from diffpo.cells import Cell
 from diffpo.draws import Draws
+from diffpo.labels import ScoreLabel
 from diffpo.order import Share
 from diffpo.records import records
-from diffpo.rows import PairRow, RowMap, ScoreLabel, mapped
-from diffpo.scoring import scored_by
+from diffpo.rows import PairRow, RowMap, mapped
+from diffpo.scoring import identity_in, scored_by
 from diffpo.sources import Layout, Source
 from diffpo.tables import heavy_columns, require_columns
 
@@ -135,13 +136,16 @@ def named_if_mixed(layout: Layout, source: Source) -> Iterator[None]:
 
 def require_one_scorer(source: Source, maps: Sequence[RowMap]) -> None:
     """Raise a ValueError if labels are to be made of scores of several scorers, whose ranges differ."""
-    if not any(isinstance(row_map, ScoreLabel) for row_map in maps):
+    labels = [row_map for row_map in maps if isinstance(row_map, ScoreLabel)]
+    if not labels:
         return
-    scorers = [scorer for layout in source.layouts if (scorer := scored_by(layout.folder)) is not None]
+    recorded = [identity_in(label.summary) for label in labels if label.summary is not None]
+    of_data = [scorer for layout in source.layouts if (scorer := scored_by(layout.folder)) is not None]
+    scorers = [*recorded, *of_data]
     if other := [scorer for scorer in scorers if scorer != scorers[0]]:
         raise ValueError(
             f"ScoreLabel would compare scores of {scorers[0]} and {other[0]}, whose ranges differ; score all "
-            "sources by one scorer (scripts/score_pairs.py), or train apart."
+            "sources by one scorer (scripts/score_pairs.py) and name its scores.json as recorded, or train apart."
         )
 
 

@@ -149,8 +149,6 @@ class HPDv2(Stored):
                 f"Row {index} has {self.paths} = {paths} and human_preference = {marks}; HPDv2 needs two paths and "
                 "two marks of 0 or 1."
             )
-        candidates = tuple(Held(path, self.folder) for path in paths)
-        row = PairRow(
-            index, (record["prompt"],) * 2, candidates, prob=0.5 if marks[0] == marks[1] else 1.0, extra=record
-        )
-        return row.swapped() if marks[0] < marks[1] else row
+        candidates = tuple(Held(path, self.folder) for path in (paths[::-1] if marks[0] < marks[1] else paths))
+        prob = 0.5 if marks[0] == marks[1] else 1.0
+        return PairRow(index, (record["prompt"],) * 2, candidates, prob=prob, extra=record)

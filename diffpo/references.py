@@ -13,13 +13,19 @@ from diffpo.draws import Draws
 from diffpo.sharding import reshard, whole
 
 Score = Callable[[nn.Module], Tensor]
+SCORES, NOISE = "scores", "noise"  # what a reference is asked for
 
 
 class Reference(ABC):
     """Frozen weights that a score is computed under, without gradient."""
 
     @abstractmethod
-    def __call__(self, score: Score) -> Tensor: ...
+    def __call__(self, score: Score, what: str = SCORES) -> Tensor:
+        """What `score` says of the frozen network.
+
+        Args:
+            what: name of what is asked for; only a reference that tells answers apart reads it.
+        """
 
     def at(self, draws: Draws | None) -> None:
         """Called before each batch with its draws, or None if it is not trained on; only a reference that remembers
@@ -53,7 +59,7 @@ class FrozenCopy(Reference):
             store_matrices(self.model, storage)
 
     @torch.no_grad()
-    def __call__(self, score: Score) -> Tensor:
+    def __call__(self, score: Score, what: str = SCORES) -> Tensor:
         return score(self.model)
 
 
@@ -95,7 +101,7 @@ class SwitchedOff(Reference):
         self.off = off
 
     @torch.no_grad()
-    def __call__(self, score: Score) -> Tensor:
+    def __call__(self, score: Score, what: str = SCORES) -> Tensor:
         reshard(self.model)
         with self.off(self.model):
             scores = score(self.model)

@@ -1,7 +1,6 @@
 """Pairs as data: one row per pair, and maps that relabel, reorder or drop rows."""
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ class PairRow:
         scores: what a scorer says of each candidate; zeros without one.
         weight: importance of the pair in the batch mean.
         extra: the source's other columns.
+        turned: whether the sides stand the other way round than in the source, which is what `extra` speaks of.
     """
 
     id: int
@@ -33,10 +33,12 @@ class PairRow:
     scores: tuple[float, ...] = (0.0, 0.0)
     weight: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    turned: bool = False
 
     def swapped(self) -> "PairRow":
         """The same row with its sides exchanged; `prob` still belongs to the side that now stands first."""
-        return replace(self, prompts=self.prompts[::-1], candidates=self.candidates[::-1], scores=self.scores[::-1])
+        prompts, candidates, scores = self.prompts[::-1], self.candidates[::-1], self.scores[::-1]
+        return replace(self, prompts=prompts, candidates=candidates, scores=scores, turned=not self.turned)
 
     def column(self, name: str, asker: "RowMap") -> Any:
         if self.extra.get(name) is None:
@@ -90,60 +92,6 @@ class DropPromptless(RowMap):
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         return None if None in row.prompts else row
-
-
-@dataclass(frozen=True)
-class ScoreLabel(RowMap):
-    """Let a scorer name the winner: prob = sigmoid of the gap of the normalised scores over `temperature`.
-
-    A row with a null score is dropped: that picture could not be read. Scores of different scorers have different
-    ranges (PickScore about 20, HPSv2 about 0.3); which one wrote the columns, and its range, is in scores.json.
-
-    Args:
-        columns: score of the chosen and of the rejected side, as the source orders them.
-        low: score that is normalised to 0.
-        high: score that is normalised to 1.
-
-    Raises:
-        ValueError: if a column is missing, or if `low < high` or `temperature > 0` does not hold.
-    """
-
-    columns: tuple[str, str] = ("score_chosen", "score_rejected")
-    low: float = 0.0
-    high: float = 1.0
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        if not (self.low < self.high and self.temperature > 0):
-            raise ValueError(f"ScoreLabel needs low < high and temperature > 0, got {self}.")
-
-    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        if len(row.candidates) != 2:
-            raise ValueError(
-                f"ScoreLabel compares two candidates, row {row.id} has {len(row.candidates)}; drop the map."
-            )
-        if any(row.extra.get(name, 0.0) is None for name in self.columns):
-            return None
-        scores = float(row.column(self.columns[0], self)), float(row.column(self.columns[1], self))
-        scored = replace(row, scores=scores)
-        if scores[0] < scores[1]:
-            scored = scored.swapped()
-        gap = abs(scores[0] - scores[1]) / (self.high - self.low)
-        return replace(scored, prob=1 / (1 + math.exp(-gap / self.temperature)))
-
-
-@dataclass(frozen=True)
-class Smooth(RowMap):
-    """Label smoothing: with probability `epsilon` the label is taken to be wrong (conservative DPO)."""
-
-    epsilon: float = 0.1
-
-    def __post_init__(self):
-        if not 0 <= self.epsilon <= 0.5:
-            raise ValueError(f"Smooth needs an epsilon in [0, 0.5], got {self.epsilon}.")
-
-    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        return replace(row, prob=(1 - self.epsilon) * row.prob + self.epsilon * (1 - row.prob))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,11 @@ def scored_by(folder: Path) -> dict[str, Any] | None:
     """Identity of the scorer that wrote the score columns of the data in a folder; None if nothing there says."""
     if not (folder / SUMMARY).exists():
         return None
-    summary = json.loads((folder / SUMMARY).read_text())
+    return identity_in(json.loads((folder / SUMMARY).read_text()))
+
+
+def identity_in(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Identity of the scorer that a `scores.json` tells of."""
     return {key: summary.get(key) for key in ("scorer", "model_id", "version", "raw")}
 
 

@@ -19,7 +19,7 @@ import yaml
 from diffpo.cli import launch
 from diffpo.evaluation import win_rate
 
-SCRIPT, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/encode_pairs.py"
+SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
 SFT = "diffpo.diffusion.methods.sft.SFT"
 ASPECTS = ("attributes", "style", "diversity")
 
@@ -36,7 +36,9 @@ def main(
 
     Args:
         grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the method that is SFT);
-            with `encode` (a config of scripts/encode_pairs.py) all runs read pairs that are encoded once.
+            with `score` (a config of scripts/score_pairs.py) all runs read pairs that are scored once, and `{scores}`
+            in an override is the folder of their scores.json; with `encode` (a config of scripts/encode_pairs.py) all
+            runs read pairs that are encoded once, from the scored ones if there are any.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
@@ -45,7 +47,7 @@ def main(
     """
     plan = yaml.safe_load(grid.read_text())
     require_baseline(plan, grid)
-    shared = encoded(plan["encode"], output_dir / "encoded") if "encode" in plan else []
+    shared = prepared(plan, output_dir)
     todo = [(method, seed) for seed in plan["seeds"] for method in plan["methods"]]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda job: run(plan, *job, output_dir, shared), todo))
@@ -71,10 +73,21 @@ def require_baseline(plan: dict[str, Any], grid: Path) -> None:
         )
 
 
-def encoded(config: str, folder: Path) -> list[str]:
-    """What makes runs train on the pairs in a folder, which are encoded first if they are not yet."""
-    subprocess.run([sys.executable, ENCODE, f"--config={config}", f"--output_dir={folder}"], check=True)
-    return ["--data.source=diffpo.diffusion.encoded.EncodedPairs", f"--data.source.path={folder}"]
+def prepared(plan: dict[str, Any], output_dir: Path) -> list[str]:
+    """What makes runs train on pairs that are scored and encoded first, as the grid says, if they are not yet."""
+    source = []
+    if "score" in plan:
+        source = made(SCORE, plan["score"], [], output_dir / "scored", "diffpo.sources.Columns")
+    if "encode" in plan:
+        reader = "diffpo.diffusion.encoded.EncodedPairs"
+        source = made(ENCODE, plan["encode"], source, output_dir / "encoded", reader)
+    return source
+
+
+def made(script: str, config: str, overrides: list[str], folder: Path, reader: str) -> list[str]:
+    """What makes a script read the folder that this script fills; if it is full already, the script does nothing."""
+    subprocess.run([sys.executable, script, f"--config={config}", *overrides, f"--output_dir={folder}"], check=True)
+    return [f"--data.source={reader}", f"--data.source.path={folder}"]
 
 
 def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: list[str]) -> None:
@@ -86,7 +99,9 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
     folder = output_dir / f"{method}-{seed}"
     if (folder / "report.json").exists():
         return
-    overrides = [*shared, *plan["methods"][method], f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
+    pairs = output_dir / ("encoded" if "encode" in plan else "scored")  # scores.json goes with encoded pairs
+    chosen = [override.replace("{scores}", str(pairs)) for override in plan["methods"][method]]
+    overrides = [*shared, *chosen, f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
     resume = ["--resume=latest"] if folder.exists() else []
     command = [sys.executable, SCRIPT, f"--config={plan['config']}", *overrides, *resume]
     folder.mkdir(parents=True, exist_ok=True)

@@ -67,8 +67,8 @@ def main(
         resume: "latest" or a checkpoint folder.
         encoding: encode the pairs before the first step and train on what was encoded; null reads pictures, or pairs
             that scripts/encode_pairs.py has encoded.
-        remember: folder of reference errors that are computed once, for this run and for others that differ in loss,
-            beta or learning rate; needs `data.cycle` and the default reference.
+        remember: folder of the reference's answers that are computed once, for this run and for others that differ in
+            loss, beta or learning rate; needs `data.cycle` and the default reference.
         settings: the resolved config.
     """
     diffusers.utils.logging.disable_progress_bar()
@@ -87,11 +87,13 @@ def main(
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)
     model = base.load(accelerator.device, run.storage, seed, encodes, draws=preview is not None)
-    require_prediction(model.denoiser, *model.first(pairs))
+    first, draws = model.first(pairs)
+    require_prediction(model.denoiser, first, draws)
     make = partial(reference, model.unet) if reference else model.reference
     if remember:
         require_still(reference)
-        make = partial(remembered, remember, make, objective, base, data, pairs, seed, run.storage, bool(held_out))
+        about = objective, base, data, pairs, first.latents.shape[2:], seed, run.storage, bool(held_out)
+        make = partial(remembered, remember, make, *about)
     frozen = make() if objective.needs_reference else None
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
     loop.fit(objective, model.unet, frozen, pairs, model.prepare, optimizer, run, pictures, held_out)

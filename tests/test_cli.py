@@ -10,8 +10,9 @@ from diffpo.cli import launch, parse
 from diffpo.core import PairLoss
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
+from diffpo.labels import ScoreLabel
 from diffpo.losses import IPO, Confidence, Sigmoid
-from diffpo.rows import DropTies, ScoreLabel
+from diffpo.rows import DropTies
 
 CONFIG = """
 loss:
@@ -83,7 +84,7 @@ def test_later_files_win_and_leave_the_rest(config, tmp_path):
 
 
 def test_lists_of_objects_can_be_appended_to(config):
-    arguments, _ = parse(program, ["--config", config, "--data.rows+=diffpo.rows.ScoreLabel"])
+    arguments, _ = parse(program, ["--config", config, "--data.rows+=diffpo.labels.ScoreLabel"])
     assert arguments["data"].rows == [DropTies(), ScoreLabel()]
 
 

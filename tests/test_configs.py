@@ -42,12 +42,14 @@ def test_no_recipe_names_what_was_deleted_from_the_hub(recipe):
     }
 
 
-def test_every_grid_names_methods_that_parse():
+def test_every_grid_names_methods_that_parse(tmp_path):
+    (tmp_path / "scores.json").write_text('{"scorer": "pickscore", "min": 0, "max": 1}')
     for grid in Path("configs/evidence").glob("*.yaml"):
         plan = yaml.safe_load(grid.read_text())
         assert plan["baseline"] in plan["methods"]
         for overrides in plan["methods"].values():
-            parse(train_diffusion_dpo.main, [f"--config={plan['config']}", *overrides, "--output_dir=out"])
+            chosen = [override.replace("{scores}", str(tmp_path)) for override in overrides]
+            parse(train_diffusion_dpo.main, [f"--config={plan['config']}", *chosen, "--output_dir=out"])
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)

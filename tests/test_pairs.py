@@ -4,9 +4,10 @@ import datasets
 import numpy as np
 import pytest
 
+from diffpo.labels import ScoreLabel
 from diffpo.mixing import Mixed
 from diffpo.pairs import PairTable, open_tables
-from diffpo.rows import DropPromptless, DropTies, ScoreLabel, Weight
+from diffpo.rows import DropPromptless, DropTies, Weight
 from diffpo.sources import Columns
 from diffpo.unpaired import Unpaired
 
@@ -95,3 +96,12 @@ def test_labels_are_not_made_of_scores_of_different_scorers(tmp_path):
         open_tables(mixed(tmp_path / "a", scored("v2.0"), scored("v2.1")), [ScoreLabel()], seed=0)
     assert len(open_tables(mixed(tmp_path / "b", scored("v2.1"), scored("v2.1")), [ScoreLabel()], seed=0)) == 2
     assert len(open_tables(mixed(tmp_path / "c", scored("v2.0"), scored("v2.1")), [DropTies()], seed=0)) == 2
+
+
+def test_a_range_is_not_taken_from_scores_of_another_scorer(tmp_path):
+    scored("v2.0")(tmp_path / "a")
+    source = scored("v2.1")(tmp_path / "b")
+    label = ScoreLabel(recorded=str(tmp_path / "a"))
+    with pytest.raises(ValueError, match="'version': 'v2.0'.* and .*'version': 'v2.1'.*name its scores.json"):
+        open_tables(source, [label], seed=0)
+    assert len(open_tables(source, [ScoreLabel(recorded=str(tmp_path / "b"))], seed=0)) == 1

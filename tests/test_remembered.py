@@ -10,11 +10,11 @@ from torch import Tensor
 
 from diffpo.draws import Draws
 from diffpo.order import Order, Share
-from diffpo.references import FrozenCopy, Reference, Score
-from diffpo.remembered import TABLE, Remembered, open_scores
+from diffpo.references import SCORES, FrozenCopy, Reference, Score
+from diffpo.remembered import Remembered, open_answers
 from diffpo.validation import Validation
 
-SHAPE = (2, 5, 2)
+SHAPE = {SCORES: (2, 5, 2)}
 
 
 class Counting(Reference):
@@ -23,7 +23,7 @@ class Counting(Reference):
     def __init__(self):
         self.asked: list[tuple[int, ...]] = []
 
-    def __call__(self, score: Score) -> Tensor:
+    def __call__(self, score: Score, what: str = SCORES) -> Tensor:
         return score(torch.nn.Identity())
 
 
@@ -39,7 +39,7 @@ def asked(reference: Remembered, inner: Counting, epoch: tuple[int, ...], row: t
 
 @pytest.fixture
 def folder(tmp_path):
-    open_scores(tmp_path / "scores", {"base": "a"}, SHAPE)
+    open_answers(tmp_path / "scores", {"base": "a"}, SHAPE)
     return tmp_path / "scores"
 
 
@@ -78,7 +78,7 @@ def test_batches_that_are_not_trained_on_are_neither_looked_up_nor_kept(folder):
     reference = Remembered(inner, folder)
     reference.at(None)
     assert reference(lambda model: torch.full((2, 1), 7.0)).tolist() == [[7], [7]]
-    assert np.isnan(reference.known).all()
+    assert np.isnan(reference.known[SCORES]).all()
 
 
 def test_more_than_a_number_per_candidate_is_refused(folder):
@@ -97,27 +97,27 @@ def test_pairs_and_epochs_that_it_has_no_place_for_are_refused(folder, epoch, ro
 
 def test_scores_of_something_else_are_refused_and_named(folder):
     with pytest.raises(ValueError, match="base was 'a' and is 'b'; name another folder in remember"):
-        open_scores(folder, {"base": "b"}, SHAPE)
-    with pytest.raises(ValueError, match=r"shape was \[2, 5, 2\] and is \[4, 5, 2\]"):
-        open_scores(folder, {"base": "a"}, (4, 5, 2))
+        open_answers(folder, {"base": "b"}, SHAPE)
+    with pytest.raises(ValueError, match=r"shapes was .*\[2, 5, 2\].* and is .*\[4, 5, 2\]"):
+        open_answers(folder, {"base": "a"}, {SCORES: (4, 5, 2)})
 
 
 def test_a_file_whose_making_was_interrupted_is_made_anew(folder):
     asked(Remembered(Counting(), folder), Counting(), (0,), (1,))
     (folder / "identity.json").unlink()
-    open_scores(folder, {"base": "a"}, SHAPE)
-    assert np.isnan(np.load(folder / TABLE)).all()
-    assert json.loads((folder / "identity.json").read_text())["shape"] == [2, 5, 2]
+    open_answers(folder, {"base": "a"}, SHAPE)
+    assert np.isnan(np.load(folder / "scores.npy")).all()
+    assert json.loads((folder / "identity.json").read_text())["shapes"] == {SCORES: [2, 5, 2]}
 
 
 def test_the_file_takes_its_room_when_it_is_made(folder):
-    assert os.stat(folder / TABLE).st_blocks * 512 >= 2 * 5 * 2 * 4
+    assert os.stat(folder / "scores.npy").st_blocks * 512 >= 2 * 5 * 2 * 4
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path):
     (tmp_path / "scores.npy.unfinished").symlink_to("/dev/full")
     with pytest.raises(RuntimeError, match=r"scores.npy could not be written .*No space left.* Make room there"):
-        open_scores(tmp_path, {"base": "a"}, SHAPE)
+        open_answers(tmp_path, {"base": "a"}, SHAPE)
 
 
 class Cycling(Points):
@@ -133,7 +133,7 @@ def test_a_run_that_remembers_is_bit_for_bit_one_that_does_not_and_asks_each_pai
     """12 pairs, 4 a step: 9 steps are 3 epochs, of which the first computes."""
     settings = {"pairs": Cycling(), "steps": 9}
     plain = fit_points(tmp_path / "plain", **settings)
-    open_scores(tmp_path / "scores", {}, (1, 12, 2))
+    open_answers(tmp_path / "scores", {}, {SCORES: (1, 12, 2)})
     policy = scorer()
     reference = Remembered(FrozenCopy(policy), tmp_path / "scores")
     fit_points(tmp_path / "remembering", policy, reference=reference, **settings)
@@ -150,7 +150,7 @@ def test_held_out_pairs_are_judged_as_without_it(tmp_path):
         policy = scorer()
         reference: Reference = FrozenCopy(policy)
         if name == "remembering":
-            open_scores(tmp_path / "scores", {}, (1, 12, 2))
+            open_answers(tmp_path / "scores", {}, {SCORES: (1, 12, 2)})
             reference = Remembered(reference, tmp_path / "scores")
         validation = Validation(Points(6), every=2, count=30)
         fit_points(tmp_path / name, policy, pairs=Cycling(), reference=reference, validation=validation)

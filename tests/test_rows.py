@@ -1,9 +1,9 @@
-import math
 from dataclasses import replace
 
 import pytest
 
 from diffpo.draws import Draws
+from diffpo.labels import Smooth
 from diffpo.rows import (
     AtLeast,
     BreakTies,
@@ -14,8 +14,6 @@ from diffpo.rows import (
     PairRow,
     PerPrompt,
     Reverse,
-    ScoreLabel,
-    Smooth,
     Weight,
     mapped,
 )
@@ -43,47 +41,11 @@ def test_drop_promptless_keeps_empty_prompts():
     assert DropPromptless()(replace(ROW, prompts=("", "")), DRAWS) is not None
 
 
-def test_score_label_orders_by_score():
-    row = ScoreLabel()(ROW, DRAWS)
-    assert row.candidates == ("lose", "win")
-    assert row.prompts == ("l", "w")
-    assert row.scores == (6.0, 2.0)
-
-
-def test_score_label_by_hand():
-    """Scores 2 and 6 normalised by [0, 8] differ by 0.5; over temperature 0.25 that is sigmoid(2)."""
-    row = ScoreLabel(low=0.0, high=8.0, temperature=0.25)(ROW, DRAWS)
-    assert row.prob == pytest.approx(1 / (1 + math.exp(-2)))
-
-
-def test_equal_scores_are_a_tie():
-    level = replace(ROW, extra={"score_chosen": 1, "score_rejected": 1})
-    assert ScoreLabel()(level, DRAWS).prob == 0.5
-
-
-@pytest.mark.parametrize("column", ["score_chosen", "score_rejected"])
-def test_a_null_score_drops_the_row(column):
-    unreadable = replace(ROW, extra={**ROW.extra, column: None})
-    assert mapped(unreadable, [label := ScoreLabel()], DRAWS) is label
-    assert mapped(replace(ROW, extra=unreadable.extra | {column: 0.0}), [label], DRAWS) != label
-
-
-def test_missing_score_names_column_row_and_script():
-    with pytest.raises(
-        ValueError, match=r"ScoreLabel needs column 'ps', row 3 .* score_chosen.*scripts/score_pairs.py"
-    ):
-        ScoreLabel(columns=("ps", "score_rejected"))(ROW, DRAWS)
-
-
-def test_score_label_refuses_an_empty_range():
-    with pytest.raises(ValueError, match="low < high"):
-        ScoreLabel(low=1.0, high=1.0)
-
-
-def test_smooth_by_hand_and_neutral():
-    assert Smooth(0.1)(ROW, DRAWS).prob == pytest.approx(0.9)
-    assert Smooth(0.1)(replace(ROW, prob=0.8), DRAWS).prob == pytest.approx(0.74)
-    assert Smooth(0.0)(ROW, DRAWS) == ROW
+def test_exchanging_sides_twice_changes_nothing():
+    turned = replace(ROW, scores=(2.0, 6.0)).swapped()
+    assert (turned.candidates, turned.prompts, turned.scores) == (("lose", "win"), ("l", "w"), (6.0, 2.0))
+    assert (turned.turned, turned.prob, turned.extra) == (True, ROW.prob, ROW.extra)
+    assert turned.swapped() == replace(ROW, scores=(2.0, 6.0))
 
 
 def test_reverse_swaps_rows_and_keeps_certainty():

@@ -121,7 +121,8 @@ STREAM = ["--data.stream.buffer=4"]
         (["--base.path=runwayml/stable-diffusion-v1-5"], "use stable-diffusion-v1-5/stable-diffusion-v1-5"),
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--fit.batch_size=3"], "fit.batch_size 3 is not a multiple"),
-        (["--data.rows=[diffpo.rows.ScoreLabel]"], "ScoreLabel needs column 'score_chosen'"),
+        (["--data.rows=[diffpo.labels.ScoreLabel]"], "ScoreLabel needs column 'score_chosen'"),
+        (["--data.rows+=diffpo.labels.ScoreLabel", "--data.rows.recorded=no/such"], "ScoreLabel finds no no/such;"),
         (["--optimizer.lr=1e30", "--fit.steps=4"], "stopped being finite"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
@@ -203,18 +204,42 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     assert (kept["grid"], kept["versions"]) == (plan, {"diffpo": "0"})
 
 
-def test_all_runs_of_a_grid_can_read_pairs_that_are_encoded_once(tmp_path, monkeypatch):
+def commands_of(grid, monkeypatch, **more) -> list[list[str]]:
+    """What a grid of two runs of one method would start."""
     commands = []
     monkeypatch.setattr(evidence.subprocess, "run", lambda command, **settings: commands.append(command[1:]))
     monkeypatch.setattr(evidence, "measured", lambda plan, folder: {"baseline": "sft", "rows": {}})
-    methods = {"sft": [f"--objective={evidence.SFT}"]}
-    plan = {"config": "a.yaml", "encode": "b.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"}
-    (tmp_path / "grid.yaml").write_text(yaml.dump(plan))
-    evidence.main(tmp_path / "grid.yaml", tmp_path, jobs=1, record=None)
-    first, *runs = commands
+    methods = {"sft": [f"--objective={evidence.SFT}", "--data.rows.recorded={scores}"]}
+    plan = {"config": "a.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft", **more}
+    grid.write_text(yaml.dump(plan))
+    evidence.main(grid, grid.parent, jobs=1, record=None)
+    return commands
+
+
+def test_all_runs_of_a_grid_can_read_pairs_that_are_encoded_once(tmp_path, monkeypatch):
+    first, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, encode="b.yaml")
     assert first == ["scripts/encode_pairs.py", "--config=b.yaml", f"--output_dir={tmp_path / 'encoded'}"]
     encoded = ["--data.source=diffpo.diffusion.encoded.EncodedPairs", f"--data.source.path={tmp_path / 'encoded'}"]
     assert [run[2:4] for run in runs] == [encoded] * 2
+
+
+def test_pairs_are_scored_once_and_overrides_can_name_their_scores(tmp_path, monkeypatch):
+    first, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, score="c.yaml")
+    folder = tmp_path / "scored"
+    assert first == ["scripts/score_pairs.py", "--config=c.yaml", f"--output_dir={folder}"]
+    assert [run[2:4] for run in runs] == [["--data.source=diffpo.sources.Columns", f"--data.source.path={folder}"]] * 2
+    assert [run[5] for run in runs] == [f"--data.rows.recorded={folder}"] * 2
+
+
+def test_pairs_are_encoded_with_their_scores(tmp_path, monkeypatch):
+    """encode_pairs copies scores.json, so the scored pairs are read no more."""
+    _, second, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, score="c.yaml", encode="b.yaml")
+    source = ["--data.source=diffpo.sources.Columns", f"--data.source.path={tmp_path / 'scored'}"]
+    folder = tmp_path / "encoded"
+    assert second == ["scripts/encode_pairs.py", "--config=b.yaml", *source, f"--output_dir={folder}"]
+    reader = "--data.source=diffpo.diffusion.encoded.EncodedPairs"
+    assert [run[2:4] for run in runs] == [[reader, f"--data.source.path={folder}"]] * 2
+    assert [run[5] for run in runs] == [f"--data.rows.recorded={folder}"] * 2
 
 
 def test_a_grid_without_sft_is_refused(tmp_path):

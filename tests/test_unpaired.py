@@ -3,8 +3,9 @@ import json
 import pytest
 
 from diffpo.draws import Draws
+from diffpo.labels import ScoreLabel, Smooth
 from diffpo.pairs import PairTable
-from diffpo.rows import DropTies, Reverse, ScoreLabel, Smooth
+from diffpo.rows import DropTies, Reverse
 from diffpo.unpaired import Unpaired
 
 DRAWS = Draws(0, (0,), (0,))

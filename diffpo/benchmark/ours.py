@@ -23,8 +23,8 @@ from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
 from diffpo.fit import fit
 from diffpo.pairs import Pairs
-from diffpo.references import Reference, Score, store_matrices
-from diffpo.remembered import Remembered, open_scores
+from diffpo.references import SCORES, Reference, Score, store_matrices
+from diffpo.remembered import Remembered, open_answers
 from diffpo.run import FitConfig, open_run
 
 PIXELS, ENCODED, REMEMBERED = "ours, pixels", "ours, encoded", "ours, remembered"
@@ -43,8 +43,8 @@ class AskedOrRemembered(Reference):
         self.answers = self.remembered if draws.epoch[0] % 2 else self.asked
         self.answers.at(draws)
 
-    def __call__(self, score: Score) -> Tensor:
-        return self.answers(score)
+    def __call__(self, score: Score, what: str = SCORES) -> Tensor:
+        return self.answers(score, what)
 
 
 class Ours:
@@ -112,8 +112,8 @@ def silence() -> Iterator[None]:
 
 def remembering(asked: Reference | None, pairs: int, folder: Path) -> Remembered:
     """A reference that remembers two epochs of so many pairs; with nobody to ask, it remembers zeros."""
-    open_scores(folder, {}, (2, pairs, 2))
+    open_answers(folder, {}, {SCORES: (2, pairs, 2)})
     remembered = Remembered(asked, folder)
     if asked is None:
-        remembered.known[:] = np.float32(0)
+        remembered.known[SCORES][:] = np.float32(0)
     return remembered

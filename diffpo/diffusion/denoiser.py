@@ -59,6 +59,14 @@ class ImageBatch:
         """The chosen side alone, k = 1."""
         return replace(self, latents=self.latents[:1], cond=self.cond.map(lambda x: x[:1]))
 
+    def repeated(self, n: int) -> "ImageBatch":
+        """All pairs n times, the whole batch again and again."""
+        if n == 1:
+            return self
+        again: Callable[[Tensor], Tensor] = lambda x: torch.cat([x] * n, dim=1)  # noqa: E731
+        label = self.label.map(lambda x: torch.cat([x] * n, dim=-1))
+        return ImageBatch(again(self.latents), self.cond.map(again), label, self.row * n)
+
 
 class Prediction(ABC):
     """How a network's output, given x_t = a x_0 + s eps, becomes the noise."""
@@ -128,8 +136,14 @@ class Denoiser:
         self, x_t: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "k b c h w"]:
         """Predicted noise in fp32, whatever type the network computes in."""
+        return self.prediction.eps(self.out(x_t, t, cond), x_t, self.signal(t), self.noise(t))
+
+    def out(
+        self, x_t: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "k b c h w"]:
+        """What the network says, in fp32."""
         out = self.unet(x_t.flatten(0, 1), t.repeat(len(x_t)), **cond.kwargs()).sample
-        return self.prediction.eps(out.float().unflatten(0, x_t.shape[:2]), x_t, self.signal(t), self.noise(t))
+        return out.float().unflatten(0, x_t.shape[:2])
 
     def noised(
         self, x_0: Float[Tensor, "k b c h w"], eps: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"]

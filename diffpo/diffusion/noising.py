@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +16,16 @@ from diffpo.references import Reference
 
 @dataclass(frozen=True, eq=False)
 class Noised:
-    """x_t = a(t) x_0 + s(t) eps holds for every Noising; methods differ in which eps."""
+    """x_t = a(t) x_0 + s(t) eps holds for every Noising; methods differ in which eps.
+
+    Attributes:
+        batch: what was noised: the batch that was given, or each of its pairs several times.
+    """
 
     x_t: Float[Tensor, "k b c h w"]
     t: Int[Tensor, " b"]
     eps: Float[Tensor, "k b c h w"]
+    batch: ImageBatch
 
 
 class Times(ABC):
@@ -98,7 +104,13 @@ class Skewed(Times):
 
 
 class Noising(ABC):
-    """Picks one time per pair and the noisy latents of both sides at that time."""
+    """Picks one time per pair and the noisy latents of both sides at that time.
+
+    Attributes:
+        needs_reference: True if it asks the reference.
+    """
+
+    needs_reference: ClassVar[bool] = False
 
     @property
     def fixed(self) -> str | None:
@@ -126,4 +138,4 @@ class ForwardNoise(Noising):
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised:
         t = self.times(len(policy.a), draws)
         eps = draws.normal("noise", *batch.latents.shape[2:]).expand_as(batch.latents)
-        return Noised(policy.noised(batch.latents, eps, t), t, eps)
+        return Noised(policy.noised(batch.latents, eps, t), t, eps, batch)

@@ -7,13 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
-from diffpo.diffusion.denoiser import Conditioning, Denoiser, ImageBatch
+from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.guard import Guard, scale_gradient
 from diffpo.diffusion.noising import ForwardNoise, Noised, Noising
 from diffpo.diffusion.weighting import TimeWeighting
 from diffpo.draws import Draws
 from diffpo.losses import Sigmoid
-from diffpo.references import Reference
+from diffpo.references import NOISE, SCORES, Reference
 
 QUARTERS = 4
 
@@ -53,18 +53,18 @@ class DenoisingPreference(Objective):
             )
 
     @property
-    def needs_reference(self) -> bool:
-        return self.loss.needs_reference
-
-    @property
     def reference_inputs(self) -> str | None:
         return self.noising.fixed
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return asked(self.noising, self.loss.needs_reference)
+
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)
-        residual = Residual(policy, noised, batch.cond)
+        residual = Residual(policy, noised)
         # The reference goes first: it keeps no activations, so it adds nothing to the policy's peak memory.
-        frozen = reference(residual.squared) if self.needs_reference else None  # type: ignore[reportOptionalCall]
+        frozen = reference(residual.squared) if self.loss.needs_reference else None  # type: ignore[reportOptionalCall]
         error = residual(policy.unet)
         trained = mean_square(error)
         guarded = scale_gradient(trained, self.guard(error)) if self.guard else trained
@@ -74,9 +74,14 @@ class DenoisingPreference(Objective):
             reference=torch.zeros_like(trained) if frozen is None else scale * frozen,
             length=torch.ones_like(trained),
         )
-        step = pair_step(self.loss, pair, batch.label)
+        step = pair_step(self.loss, pair, noised.batch.label)
         curves = step.metrics | squared_errors(trained.detach(), frozen)
         return Step(step.loss, curves | by_timestep(curves, noised.t, len(policy.a)))
+
+
+def asked(noising: Noising, scores: bool = True) -> tuple[str, ...]:
+    """What a reference is asked for: noise, if pictures are inverted by it, and then scores."""
+    return (NOISE,) * noising.needs_reference + (SCORES,) * scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +90,10 @@ class Residual:
 
     policy: Denoiser
     noised: Noised
-    cond: Conditioning
 
     def __call__(self, unet: nn.Module) -> Float[Tensor, "k b c h w"]:
-        return replace(self.policy, unet=unet).eps(self.noised.x_t, self.noised.t, self.cond) - self.noised.eps
+        noised = self.noised
+        return replace(self.policy, unet=unet).eps(noised.x_t, noised.t, noised.batch.cond) - noised.eps
 
     def squared(self, unet: nn.Module) -> Float[Tensor, "k b"]:
         return mean_square(self(unet))

@@ -1,6 +1,6 @@
-"""Which reference errors runs may share, and the reference that remembers them."""
+"""Which answers of a reference runs may share, and the reference that remembers them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from accelerate.utils import DistributedType
 from diffpo.core import Objective
 from diffpo.diffusion.data import ImagePairs, PairData
 from diffpo.diffusion.loading import StableDiffusion
-from diffpo.references import Reference
-from diffpo.remembered import Remembered, open_scores
+from diffpo.references import NOISE, SCORES, Reference
+from diffpo.remembered import Remembered, open_answers
 
 
 def remembered(
@@ -22,17 +22,20 @@ def remembered(
     base: StableDiffusion,
     data: PairData,
     pairs: ImagePairs,
+    latents: Sequence[int],
     seed: int,
     storage: torch.dtype,
     judges: bool = False,
 ) -> Remembered:
-    """The base's errors on the `data.cycle` draws of each pair, kept in a folder.
+    """The base's errors on the `data.cycle` draws of each pair, kept in a folder; and, if pictures are inverted by the
+    base, the noise of that, which takes as much room as the latents of all pictures in fp32 for each of the draws.
 
     Runs that differ in loss, beta, guard, weighting, optimizer, length, batch or rank of a LoRA share it; those that
     differ in anything that moves an error are refused.
 
     Args:
         inner: makes the reference, which is done only if some error is not known yet.
+        latents: shape of one picture's.
         storage: type of mixed precision.
         judges: whether held-out pairs are judged, which needs the reference in any case.
 
@@ -49,12 +52,14 @@ def remembered(
     state = PartialState()
     if state.distributed_type == DistributedType.FSDP:
         raise ValueError("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
-    k = len(pairs.tables[0][0].candidates)
-    shape = (data.cycle, sum(table.ids for table in pairs.tables), k)
+    if NOISE in objective.asks and pairs.shapes is not None:
+        raise ValueError("Noise of inverted pictures is remembered in one shape; encode without bucket_step.")
+    of_pair = data.cycle, sum(table.ids for table in pairs.tables), len(pairs.tables[0][0].candidates)
+    room = {SCORES: of_pair, NOISE: (*of_pair, *latents)}
     asked = identity(objective, base, data, seed, storage)
     with state.main_process_first():
         if state.is_main_process:
-            open_scores(folder, asked, shape)
+            open_answers(folder, asked, {what: room[what] for what in objective.asks})
     known = Remembered(None, folder)
     state.wait_for_everyone()  # nobody adds before all have looked
     if judges or not known.is_complete(pairs.row_ids):

@@ -39,8 +39,8 @@ def score_pairs(
     """Score both pictures of every pair, and write the pairs with their scores as parquet shards.
 
     Columns: prompt, chosen, rejected, score_chosen, score_rejected; prob, the source's P(chosen wins), since scoring
-    relabels nothing (diffpo.rows.ScoreLabel does, in training); prompt_chosen and prompt_rejected where prompts differ
-    within pairs; and the source's other light columns. A picture that cannot be read has a null score.
+    relabels nothing (diffpo.labels.ScoreLabel does, in training); prompt_chosen and prompt_rejected where prompts
+    differ within pairs; and the source's other light columns. A picture that cannot be read has a null score.
 
     All processes share the work. After a kill, the same call goes on where it stopped; once finished, it does nothing.
 

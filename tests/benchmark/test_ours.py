@@ -9,7 +9,7 @@ from diffpo.benchmark.case import launched
 from diffpo.benchmark.ours import ENCODED, PIXELS, REMEMBERED, AskedOrRemembered, Ours, remembering
 from diffpo.benchmark.turns import Turns
 from diffpo.draws import Draws
-from diffpo.references import FrozenCopy
+from diffpo.references import SCORES, FrozenCopy
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_odd_epochs_are_remembered_and_even_ones_are_asked(tmp_path: Path):
 
 def test_with_nobody_to_ask_zeros_are_remembered(tmp_path: Path):
     remembered = remembering(None, 2, tmp_path)
-    assert np.array_equal(remembered.known, np.zeros((2, 2, 2)))
+    assert np.array_equal(remembered.known[SCORES], np.zeros((2, 2, 2)))
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -137,7 +137,7 @@ def trained_on(root: Path, rows: list, scorer: str = "oracle") -> Model:
 
 
 def test_a_judge_that_labelled_the_training_pairs_is_told(tmp_path):
-    model = trained_on(tmp_path, ["diffpo.rows.DropTies", {"class_path": "diffpo.rows.ScoreLabel"}])
+    model = trained_on(tmp_path, ["diffpo.rows.DropTies", {"class_path": "diffpo.labels.ScoreLabel"}])
     [told] = warnings({"base": [], "tuned": model.runs}, [Oracle()])
     assert told.startswith("tuned was trained on labels of oracle (diffpo.tinyworld.oracle)")
     assert "judge it by another" in told
@@ -146,12 +146,12 @@ def test_a_judge_that_labelled_the_training_pairs_is_told(tmp_path):
 def test_scores_that_no_label_came_from_and_other_scorers_do_not_matter(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     unlabeled = trained_on(tmp_path / "a", ["diffpo.rows.DropTies"])
-    other = trained_on(tmp_path / "b", ["diffpo.rows.ScoreLabel"], "pickscore")
+    other = trained_on(tmp_path / "b", ["diffpo.labels.ScoreLabel"], "pickscore")
     assert warnings({"a": unlabeled.runs, "b": other.runs}, [Oracle()]) == []
 
 
 def test_the_files_of_a_lora_are_found_by_their_run(tmp_path):
-    trained_on(tmp_path, ["diffpo.rows.ScoreLabel"])
+    trained_on(tmp_path, ["diffpo.labels.ScoreLabel"])
     (tmp_path / "pytorch_lora_weights.safetensors").touch()
     lora = Model("a", "base", lora=str(tmp_path / "pytorch_lora_weights.safetensors"))
     assert len(warnings({"a": lora.runs}, [Oracle()])) == 1

@@ -22,10 +22,10 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
 from diffpo.fit import fit
+from diffpo.labels import ScoreLabel
 from diffpo.losses import Sigmoid
 from diffpo.mixing import Mixed
 from diffpo.order import Share
-from diffpo.rows import ScoreLabel
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import Columns
 from diffpo.streams import Stream

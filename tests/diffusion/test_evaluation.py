@@ -173,7 +173,7 @@ def test_a_judge_that_labeled_the_training_pairs_is_told(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "scores.json").write_text(json.dumps(Oracle().identity))
     source = {"class_path": "diffpo.sources.Columns", "init_args": {"path": str(tmp_path / "data")}}
-    settings = {"data": {"source": source, "rows": [{"class_path": "diffpo.rows.ScoreLabel"}]}}
+    settings = {"data": {"source": source, "rows": [{"class_path": "diffpo.labels.ScoreLabel"}]}}
     (tmp_path / "config.yaml").write_text(json.dumps(settings))
     [warning] = evaluate(tmp_path, base=Noise(), tuned=Faithful())["warnings"]
     assert warning.startswith("tuned was trained on labels of oracle")

@@ -10,8 +10,9 @@ from tiny import pair_folder
 
 from diffpo import workfolder
 from diffpo.diffusion.scoring_pairs import score_pairs
+from diffpo.labels import ScoreLabel
 from diffpo.pairs import PairTable
-from diffpo.rows import DropTies, ScoreLabel
+from diffpo.rows import DropTies
 from diffpo.sources import Columns, PairFolder, PickAPic
 from diffpo.workfolder import WorkFolder
 

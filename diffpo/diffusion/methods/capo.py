@@ -31,7 +31,7 @@ class CaPO(PairLoss):
         if not label.score.any():
             raise ValueError(
                 "CaPO needs calibrated scores and all scores of this batch are 0; end data.rows with "
-                "diffpo.diffusion.methods.capo.Calibrated, or read columns of win rates with diffpo.rows.ScoreLabel."
+                "diffpo.diffusion.methods.capo.Calibrated, or read columns of win rates with diffpo.labels.ScoreLabel."
             )
         chosen, rejected = label.score
         return (chosen - rejected - self.beta * pair.margin) ** 2

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffpo.core import Objective, Step, rewards
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective import Residual, by_timestep, mean_square, squared_errors
+from diffpo.diffusion.objective import Residual, asked, by_timestep, mean_square, squared_errors
 from diffpo.draws import Draws
 from diffpo.references import Reference
 
@@ -34,9 +34,13 @@ class DSPO(Objective):
     beta: float = 0.001
     noising: Noising = field(default_factory=ForwardNoise)
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return asked(self.noising)
+
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)
-        residual = Residual(policy, noised, batch.cond)
+        residual, label = Residual(policy, noised), noised.batch.label
         frozen = reference(residual)
         error = residual(policy.unet)
         trained, kept = mean_square(error), mean_square(frozen)
@@ -44,6 +48,6 @@ class DSPO(Objective):
         z = torch.stack([chosen - rejected, rejected - chosen])
         pull = self.beta * torch.sigmoid(-z).view(*z.shape, 1, 1, 1)
         loss = mean_square(error - pull * (error - frozen))
-        per_pair: Float[Tensor, " b"] = batch.label.prob * loss[0] + (1 - batch.label.prob) * loss[1]
+        per_pair: Float[Tensor, " b"] = label.prob * loss[0] + (1 - label.prob) * loss[1]
         curves = rewards(reward) | squared_errors(trained.detach(), kept)
-        return Step((batch.label.weight * per_pair).mean(), curves | by_timestep(curves, noised.t, len(policy.a)))
+        return Step((label.weight * per_pair).mean(), curves | by_timestep(curves, noised.t, len(policy.a)))

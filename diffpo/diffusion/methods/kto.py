@@ -9,7 +9,7 @@ from torch import Tensor
 from diffpo.core import Objective, Step, rewards
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective import Residual, by_timestep, mean_over_processes, squared_errors
+from diffpo.diffusion.objective import Residual, asked, by_timestep, mean_over_processes, squared_errors
 from diffpo.draws import Draws
 from diffpo.references import Reference
 
@@ -41,21 +41,25 @@ class KTO(Objective):
     def reference_inputs(self) -> str | None:
         return self.noising.fixed
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return asked(self.noising)
+
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)
-        residual = Residual(policy, noised, batch.cond)
+        residual, label = Residual(policy, noised), noised.batch.label
         frozen = reference(residual.squared)
         trained = residual.squared(policy.unet)
         reward = self.beta * (frozen - trained)
         kl = mean_over_processes(reward.detach().mean()).clamp(min=0)
-        liked = torch.stack([batch.label.prob, 1 - batch.label.prob])[: len(reward)]
+        liked = torch.stack([label.prob, 1 - label.prob])[: len(reward)]
         as_liked = self.desirable * torch.sigmoid(kl - reward)
         as_disliked = self.undesirable * torch.sigmoid(reward - kl)
         per_row: Float[Tensor, " b"] = (liked * as_liked + (1 - liked) * as_disliked).mean(0)
         curves = {"kl": (kl / self.beta).expand_as(per_row)} | curves_of(
             reward.detach(), trained.detach(), frozen, liked
         )
-        return Step((batch.label.weight * per_row).mean(), curves | by_timestep(curves, noised.t, len(policy.a)))
+        return Step((label.weight * per_row).mean(), curves | by_timestep(curves, noised.t, len(policy.a)))
 
 
 def curves_of(

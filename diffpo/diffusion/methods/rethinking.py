@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpo.diffusion.objective import mean_over_processes
-from diffpo.references import FrozenCopy, Score
+from diffpo.references import SCORES, FrozenCopy, Score
 from diffpo.sharding import whole
 
 
@@ -39,7 +39,9 @@ class BoundedUpdates(FrozenCopy):
         self.steps, self.unmeasured, self.held = 0, False, False
         self.drifts: list[Tensor] = []
 
-    def __call__(self, score: Score) -> Tensor:
+    def __call__(self, score: Score, what: str = SCORES) -> Tensor:
+        if what != SCORES:
+            return super().__call__(score)
         training = torch.is_grad_enabled()  # what validation asks must not move the reference
         with torch.no_grad():
             errors = score(self.model)

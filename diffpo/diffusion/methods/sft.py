@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from diffpo.core import Objective, Step
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective import Residual, by_timestep
+from diffpo.diffusion.objective import Residual, asked, by_timestep
 from diffpo.draws import Draws
+from diffpo.references import Reference
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,11 @@ class SFT(Objective):
     noising: Noising = field(default_factory=ForwardNoise)
 
     @property
-    def needs_reference(self) -> bool:
-        return False
+    def asks(self) -> tuple[str, ...]:
+        return asked(self.noising, scores=False)
 
-    def __call__(self, policy: Denoiser, reference: None, batch: ImageBatch, draws: Draws) -> Step:
-        winners = batch.best()
-        noised = self.noising(policy, reference, winners, draws)
-        error = Residual(policy, noised, winners.cond).squared(policy.unet)[0]
+    def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
+        noised = self.noising(policy, reference, batch.best(), draws)
+        error = Residual(policy, noised).squared(policy.unet)[0]
         curves = {"mse/policy_chosen": error.detach()}
-        return Step((batch.label.weight * error).mean(), curves | by_timestep(curves, noised.t, len(policy.a)))
+        return Step((noised.batch.label.weight * error).mean(), curves | by_timestep(curves, noised.t, len(policy.a)))

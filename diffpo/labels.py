@@ -1,0 +1,152 @@
+"""Row maps that change who wins, or how surely."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffpo.draws import Draws
+from diffpo.rows import PairRow, Reverse, RowMap
+from diffpo.scoring import SUMMARY
+
+
+@dataclass(frozen=True)
+class ScoreLabel(RowMap):
+    """Let a scorer name the winner: prob = sigmoid of the gap of the normalized scores over `temperature`.
+
+    SmPO (arXiv:2506.02698, github.com/JaydenLyh/SmPO) does so with PickScore: scores become 0 to 1 over the range that
+    they have in the data, so prob is at most 0.73 there, and equal scores are a tie. Scorers have different ranges
+    (PickScore about 20, HPSv2 about 0.3), so let `recorded` name what scripts/score_pairs.py wrote; a score outside of
+    the range, of data that were not scored then, is not clamped. A row with a null score is dropped: that picture
+    could not be read.
+
+    Args:
+        columns: score of the chosen and of the rejected side, as the source orders them.
+        low: score that is normalized to 0; null is the least that is recorded, or 0 if nothing is.
+        high: score that is normalized to 1; null is the greatest that is recorded, or 1 if nothing is.
+        temperature: of the sigmoid.
+        recorded: the `scores.json` with that range, or the folder that holds it: of scored or of encoded pairs.
+        scorer: name that `recorded` has to say, e.g. pickscore; null takes whoever scored.
+        keep_order: keep who the source says is chosen, and ask the scorer only how surely: prob = max(1/2, sigmoid of
+            the gap chosen minus rejected). A pair that the scorer orders the other way, and a tie of the source, has
+            prob 1/2, which `diffpo.losses.Confidence` turns into no gradient; unclamped, gamma (2 prob - 1) would turn
+            the pair round. The released code orders by score and never meets this.
+
+    Raises:
+        ValueError: if a column is missing; if `low < high` or `temperature > 0` does not hold; or if there is nothing
+            recorded, no range, a constant score, or another scorer than `scorer`.
+    """
+
+    columns: tuple[str, str] = ("score_chosen", "score_rejected")
+    low: float | None = None
+    high: float | None = None
+    temperature: float = 1.0
+    recorded: str | None = None
+    scorer: str | None = None
+    keep_order: bool = False
+
+    def __post_init__(self):
+        if self.recorded is None and self.scorer is not None:
+            raise ValueError(f"ScoreLabel cannot tell whether {self.scorer} scored; set recorded to its {SUMMARY}.")
+        if self.recorded is not None and (self.low, self.high) != (None, None):
+            raise ValueError(
+                f"ScoreLabel has a range in recorded ({self.recorded}) and low = {self.low}, high = {self.high}; "
+                "set only one of them."
+            )
+        low, high = self.range
+        if not (low < high and self.temperature > 0):
+            raise ValueError(
+                f"ScoreLabel needs low < high and temperature > 0, got {low}, {high}, {self.temperature}."
+            )
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """What is recorded of the scores, read once; None if nothing is named."""
+        if self.recorded is None:
+            return None
+        file = Path(self.recorded)
+        file = file / SUMMARY if file.is_dir() else file
+        if not file.exists():
+            raise ValueError(f"ScoreLabel finds no {file}; write it with scripts/score_pairs.py, or set low and high.")
+        return json.loads(file.read_text())
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """Scores that are normalized to 0 and 1."""
+        if self.summary is None:
+            return (0.0 if self.low is None else self.low), (1.0 if self.high is None else self.high)
+        require_usable(self.summary, self.scorer, str(self.recorded))
+        return self.summary["min"], self.summary["max"]
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        if len(row.candidates) != 2:
+            raise ValueError(
+                f"ScoreLabel compares two candidates, row {row.id} has {len(row.candidates)}; drop the map."
+            )
+        if any(row.extra.get(name, 0.0) is None for name in self.columns):
+            return None
+        first, second = self.columns[::-1] if row.turned else self.columns
+        scored = replace(row, scores=(float(row.column(first, self)), float(row.column(second, self))))
+        gap = scored.scores[0] - scored.scores[1]
+        if self.keep_order:
+            return replace(scored, prob=self.prob(max(gap, 0.0)) if row.prob != 0.5 else 0.5)
+        return replace(scored if gap >= 0 else scored.swapped(), prob=self.prob(abs(gap)))
+
+    def prob(self, gap: float) -> float:
+        low, high = self.range
+        return 1 / (1 + math.exp(-gap / (high - low) / self.temperature))
+
+
+def require_usable(summary: dict[str, Any], scorer: str | None, recorded: str) -> None:
+    """Raise a ValueError if what is recorded is no range, or is of another scorer."""
+    if not {"min", "max", "scorer"} <= summary.keys():
+        raise ValueError(
+            f"{recorded} does not say min, max and scorer (it says {', '.join(sorted(summary)) or 'nothing'}); name a "
+            f"{SUMMARY} that scripts/score_pairs.py wrote."
+        )
+    if scorer is not None and summary["scorer"] != scorer:
+        raise ValueError(
+            f"ScoreLabel wants scores of {scorer}, those of {recorded} are of {summary['scorer']}; score the pairs by "
+            f"{scorer} (scripts/score_pairs.py), or change scorer."
+        )
+    if summary["min"] == summary["max"]:
+        raise ValueError(
+            f"{summary['scorer']} gave {summary['min']} to each picture ({recorded}), so it cannot tell them apart; "
+            "choose another scorer."
+        )
+
+
+@dataclass(frozen=True)
+class Smooth(RowMap):
+    """Label smoothing: with probability `epsilon` the label is taken to be wrong (conservative DPO)."""
+
+    epsilon: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.epsilon <= 0.5:
+            raise ValueError(f"Smooth needs an epsilon in [0, 0.5], got {self.epsilon}.")
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        return replace(row, prob=(1 - self.epsilon) * row.prob + self.epsilon * (1 - row.prob))
+
+
+@dataclass(frozen=True)
+class Mislabel(RowMap):
+    """Exchange the sides of about `share` of the pairs, to measure what a method makes of wrong labels.
+
+    Which ones is fixed by the seed and the row. Ties stay as they are; of unpaired data, what was desirable becomes
+    undesirable. Put it before a `ScoreLabel` that keeps the order, so that the scorer sees the wrong order.
+    """
+
+    share: float = 0.2
+
+    def __post_init__(self):
+        if not 0 <= self.share <= 0.5:
+            raise ValueError(f"Mislabel needs a share in [0, 0.5], got {self.share}.")
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        if row.prob == 0.5 or draws.uniform("mislabel") >= self.share:
+            return row
+        return Reverse()(row, draws)
