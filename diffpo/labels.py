@@ -78,7 +78,7 @@ class ScoreLabel(RowMap):
         if self.summary is None:
             return (0.0 if self.low is None else self.low), (1.0 if self.high is None else self.high)
         require_usable(self.summary, self.scorer, str(self.recorded))
-        return self.summary["min"], self.summary["max"]
+        return float(self.summary["min"]), float(self.summary["max"])
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if len(row.candidates) != 2:

@@ -14,10 +14,13 @@ from tiny_runs import fit_diffusion
 from torch import Tensor
 
 from diffpo.adapters import LoRA
+from diffpo.diffusion.inversion import PolicyInversion
 from diffpo.diffusion.loading import LoadedStableDiffusion, StableDiffusion
+from diffpo.diffusion.methods.inpo import InPO
 from diffpo.draws import Draws
 
-KINDS = {"full": {}, "lora": {"adapter": LoRA(rank=4)}}
+INVERTED = InPO(noising=PolicyInversion(4, refinements=1, eta=0.1))  # processes walk different numbers of steps
+KINDS = {"full": {}, "lora": {"base": {"adapter": LoRA(rank=4)}}, "inverted": {"objective": INVERTED}}
 SGD = partial(torch.optim.SGD, lr=3e-3)
 STOPS = {4: 7, 2: 13, 1: 20}
 QUIET = {"batch_size": 4, "log_every": 100}
@@ -27,7 +30,7 @@ def trainable(model: LoadedStableDiffusion) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.unet.parameters() if p.requires_grad])
 
 
-def first_gradient(root: Path, base: dict, per_device: int) -> Tensor:
+def first_gradient(root: Path, kind: dict, per_device: int) -> Tensor:
     """Of AdamW, on four pairs, in double precision."""
     seen = []
 
@@ -39,18 +42,18 @@ def first_gradient(root: Path, base: dict, per_device: int) -> Tensor:
 
     settings = QUIET | {"per_device_batch_size": per_device, "max_grad_norm": 1e9, "steps": 1}
     with double():
-        fit_diffusion(root, root / "unused", base=base, optimizer=optimizer, **settings)  # which saves nothing
+        fit_diffusion(root, root / "unused", optimizer=optimizer, **kind, **settings)  # which saves nothing
     return seen[0]
 
 
 def results(root: Path, name: str, per_device: int) -> None:
     """Weights after twenty steps of SGD, and in double precision the first gradient of AdamW."""
     found = {}
-    for kind, base in KINDS.items():
+    for name_of_kind, kind in KINDS.items():
         sizes = QUIET | {"per_device_batch_size": per_device, "steps": 20}
-        model, _ = fit_diffusion(root, root / "unused", base=base, optimizer=SGD, **sizes)
-        found[f"weights/{kind}"] = trainable(model)
-        found[f"gradient/{kind}"] = first_gradient(root, base, per_device)
+        model, _ = fit_diffusion(root, root / "unused", optimizer=SGD, **kind, **sizes)
+        found[f"weights/{name_of_kind}"] = trainable(model)
+        found[f"gradient/{name_of_kind}"] = first_gradient(root, kind, per_device)
     if Accelerator().is_main_process:
         save_file(found, root / f"{name}.safetensors")
 
@@ -59,12 +62,12 @@ def relay(root: Path, name: str, stop: int, per_device: int, resume: str | None 
     """A run in double precision up to `stop`, or on to it; its weights then."""
     found = {}
     with double():
-        for kind, base in KINDS.items():
+        for name_of_kind, kind in KINDS.items():
             sizes = QUIET | {"per_device_batch_size": per_device, "steps": stop, "save_every": 100}
             momentum = partial(SGD, momentum=0.9)
-            folder = root / f"{name}-{kind}"
-            model, _ = fit_diffusion(root, folder, resume, base=base, optimizer=momentum, **sizes)
-            found[kind] = trainable(model)
+            folder = root / f"{name}-{name_of_kind}"
+            model, _ = fit_diffusion(root, folder, resume, optimizer=momentum, **kind, **sizes)
+            found[name_of_kind] = trainable(model)
     return found
 
 

@@ -125,7 +125,7 @@ def test_four_processes_begin_two_go_on_and_one_ends_what_one_would_do_alone(sha
     """In double precision, because in single precision weights are no closer than their last bits."""
     relayed = relay(shared, "relay", STOPS[1], 4)
     alone = relay(shared, "alone", STOPS[1], 2, resume=None)  # accumulates twice
-    for kind, base in KINDS.items():
+    for kind, settings in KINDS.items():
         with double():
-            start = trainable(StableDiffusion(str(shared / "base"), **base).load())
+            start = trainable(StableDiffusion(str(shared / "base"), **settings.get("base", {})).load())
         assert (relayed[kind] - alone[kind]).norm() < 1e-10 * (alone[kind] - start).norm()

@@ -227,7 +227,7 @@ def test_only_what_does_not_move_with_the_policy_can_be_remembered():
         ({"refinements": -1}, "refinements >= 0"),
         ({"eta": 1.5}, r"eta in \[0, 1\]"),
         ({"visits": 11}, "A walk of 10 steps has 1 to 10 visits, got 11"),
-        ({"refinements": 1, "averaged": (1, 3)}, r"predictions 0 to 1, averaged \(1, 3\)"),
+        ({"refinements": 1, "averaged": (1, 3)}, r"predictions 0 to 1; averaged \(1, 3\)"),
         ({"averaged": (1, 1)}, r"averaged \(1, 1\)"),
     ],
 )
@@ -239,3 +239,20 @@ def test_settings_out_of_range_are_refused(changed, said):
 def test_a_grid_finer_than_the_schedule_is_refused():
     with pytest.raises(ValueError, match="in 501 steps needs .* at least 1002 timesteps, this one has 1000; lower"):
         PolicyInversion(501)(denoiser(Toy()), None, image_batch(), draws())
+
+
+@pytest.mark.parametrize("only_last", [False, True])
+def test_where_weights_are_split_over_processes_all_make_the_same_number_of_calls(monkeypatch, only_last):
+    """FSDP2 gathers weights at each call; what is called too often changes nothing."""
+    settings = PolicyInversion(6, refinements=1, only_last=only_last)
+    network = Toy(slope=0.3)
+    plain = settings(denoiser(network), None, image_batch(), draws())
+    monkeypatch.setattr("diffpo.diffusion.inversion.is_sharded", lambda unet: True)
+    calls = []
+    for seed in range(5):
+        network.calls.clear()
+        again = settings(denoiser(network), None, image_batch(), draws(seed=seed))
+        calls.append(len(network.calls))
+        if seed == 0:
+            assert torch.equal(plain.x_t, again.x_t)
+    assert calls == [12] * 5

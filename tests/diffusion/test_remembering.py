@@ -8,8 +8,10 @@ from tiny_runs import SHORT, adamw, diffusion_files, weights
 from diffpo.adapters import LoRA
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
+from diffpo.diffusion.inversion import PolicyInversion, ReferenceInversion
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.diffusion.methods.dspo import DSPO
+from diffpo.diffusion.methods.inpo import InPO
 from diffpo.diffusion.noising import Among, ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.diffusion.remembering import remembered, require_still
@@ -71,6 +73,20 @@ def test_a_sweep_asks_the_reference_once_and_ends_as_without_memory(root, tmp_pa
     torch.testing.assert_close(second, plain[1], rtol=1e-5, atol=1e-7)
 
 
+def test_noise_found_by_the_base_is_remembered_with_its_errors(root, tmp_path):
+    """A sweep over losses inverts no picture again, and ends as it would without memory."""
+    inverted = ReferenceInversion(4, refinements=1)
+    inpo = DenoisingPreference(Sigmoid(2000.0), noising=inverted)
+    ipo = DenoisingPreference(IPO(0.1), noising=inverted, scale=5e4)
+    plain = [train(root, tmp_path / f"plain{n}", None, objective)[0] for n, objective in enumerate((inpo, ipo))]
+    first, _ = train(root, tmp_path / "first", tmp_path / "answers", inpo)
+    second, knowing = train(root, tmp_path / "second", tmp_path / "answers", ipo)
+    assert knowing.inner is None
+    assert knowing.known["noise"].shape == (1, 6, 2, *LATENTS)
+    torch.testing.assert_close(first, plain[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(second, plain[1], rtol=1e-4, atol=1e-6)
+
+
 def test_no_second_network_is_made_once_all_is_known(root, tmp_path):
     train(root, tmp_path / "run", tmp_path / "scores")
     assert opened(root, tmp_path / "scores")[1] == []
@@ -108,5 +124,8 @@ def test_what_cannot_be_remembered_is_refused(root, tmp_path):
         opened(root, tmp_path, data=data(root, cycle=None))
     with pytest.raises(ValueError, match="DSPO asks its reference cannot be remembered"):
         opened(root, tmp_path, objective=DSPO())
+    for walked in (PolicyInversion(), ReferenceInversion(visits=2)):
+        with pytest.raises(ValueError, match="InPO asks its reference cannot be remembered"):
+            opened(root, tmp_path, objective=InPO(noising=walked))
     with pytest.raises(ValueError, match="set reference or remember to null"):
         require_still(partial(FrozenCopy))

@@ -7,7 +7,9 @@ from tiny_runs import fit_points, scorer, stored, weights
 from torch import nn
 
 from diffpo.core import PairLabels
+from diffpo.diffusion.inversion import ReferenceInversion
 from diffpo.diffusion.methods.dspo import DSPO
+from diffpo.diffusion.methods.inpo import InPO
 from diffpo.diffusion.methods.rethinking import BoundedUpdates
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.references import FrozenCopy
@@ -111,6 +113,15 @@ def test_an_objective_that_asks_for_something_else_is_refused():
     policy = denoiser()
     with pytest.raises(ValueError, match=r"needs errors of shape \(k, b\), this objective asks for \(2, 3, 4, 8, 8\)"):
         DSPO()(policy, BoundedUpdates(policy.unet), image_batch(), draws())
+
+
+def test_it_inverts_pictures_like_a_frozen_copy():
+    policy = denoiser()
+    losses = [
+        InPO(noising=ReferenceInversion(3))(policy, kind(policy.unet), image_batch(), draws()).loss
+        for kind in (FrozenCopy, BoundedUpdates)
+    ]
+    assert torch.equal(*losses)
 
 
 def test_a_period_of_nothing_is_refused():
