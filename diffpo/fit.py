@@ -142,6 +142,8 @@ def fit(
                     judged = validation(objective, policy, model, reference, prepare, run)
                 run.log(judged, step)
                 say(bar, f"step {step}: {held_out(judged)}")
+                for warning in watch.held_out(judged):
+                    say(bar, f"step {step}: {warning}")
             if saving:
                 run.checkpoints.save(step)
             bar.update()

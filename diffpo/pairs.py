@@ -43,6 +43,7 @@ class PairTable:
         kept: positions of the rows that no map dropped.
         row_ids: their ids.
         dropped: how many rows each map dropped, by name.
+        notes: of how many kept rows each was made.
         ids: how many ids its rows take up.
         shapes: number of the shape of each kept row's pictures; None if all have one.
 
@@ -61,6 +62,7 @@ class PairTable:
         heavy = heavy_columns(table.features) | set(source.candidates)
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
         self.dropped: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
         found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 2)))
         self.kept, self.row_ids = found.T
         self.ids = source.ids(len(table))
@@ -88,6 +90,7 @@ class PairTable:
             if isinstance(found, PairRow):
                 if None in found.prompts:
                     promptless, first = promptless + 1, row if first is None else first
+                self.notes.update(found.notes)
                 yield row, found.id
             else:
                 self.dropped[type(found).__name__] += 1

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from diffpo.draws import Draws
 
@@ -24,6 +24,7 @@ class PairRow:
         weight: importance of the pair in the batch mean.
         extra: the source's other columns.
         turned: whether the sides stand the other way round than in the source, which is what `extra` speaks of.
+        notes: what became of it that a run reports, e.g. "without two captions kept their prompt".
     """
 
     id: int
@@ -34,6 +35,7 @@ class PairRow:
     weight: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
     turned: bool = False
+    notes: tuple[str, ...] = ()
 
     def swapped(self) -> "PairRow":
         """The same row with its sides exchanged; `prob` still belongs to the side that now stands first."""
@@ -42,16 +44,30 @@ class PairRow:
 
     def column(self, name: str, asker: "RowMap") -> Any:
         if self.extra.get(name) is None:
-            have = ", ".join(sorted(self.extra)) or "none"
-            raise ValueError(
-                f"{type(asker).__name__} needs column {name!r}, row {self.id} has no value there (other columns: "
-                f"{have}); name another column, or add it with scripts/score_pairs.py."
-            )
+            raise self.lacks(name, asker)
         return self.extra[name]
+
+    def require(self, name: str, asker: "RowMap") -> None:
+        """Raise a ValueError if the source has no such column; null in it is allowed."""
+        if name not in self.extra:
+            raise self.lacks(name, asker)
+
+    def lacks(self, name: str, asker: "RowMap") -> ValueError:
+        have = ", ".join(sorted(self.extra)) or "none"
+        return ValueError(
+            f"{type(asker).__name__} needs column {name!r}, row {self.id} has no value there (other columns: {have}); "
+            f"name another column, or add it with {asker.script}."
+        )
 
 
 class RowMap(ABC):
-    """Looks at one row at a time; None drops it, in a table once and for all, in a stream each time it comes."""
+    """Looks at one row at a time; None drops it, in a table once and for all, in a stream each time it comes.
+
+    Attributes:
+        script: what writes the columns that it needs.
+    """
+
+    script: ClassVar[str] = "scripts/score_pairs.py"
 
     @abstractmethod
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None: ...

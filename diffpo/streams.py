@@ -48,6 +48,7 @@ class Visit(NamedTuple):
     Attributes:
         read: rows of this source so far.
         dropped: what dropped how many of them.
+        noted: notes on the kept ones.
     """
 
     epoch: int
@@ -55,6 +56,7 @@ class Visit(NamedTuple):
     source: int
     read: int
     dropped: Counter[str]
+    noted: Counter[str]
 
     @property
     def tally(self) -> Counter[str]:
@@ -94,7 +96,7 @@ class PairStream:
         Raises:
             ValueError: if an epoch leaves no pair, or the stream breaks off.
         """
-        read, dropped = 0, Counter[str]()
+        read, dropped, noted = 0, Counter[str](), Counter[str]()
         for epoch in count():
             kept = 0
             shuffled = self.stream.shuffle(
@@ -106,7 +108,8 @@ class PairStream:
                 found = mapped(row, self.maps, Draws(self.seed, (epoch,), (row.id,)))
                 if isinstance(found, PairRow) and None not in found.prompts:
                     kept += 1
-                    yield Visit(epoch, found, self.number, read, dropped)
+                    noted = noted + Counter(found.notes) if found.notes else noted
+                    yield Visit(epoch, found, self.number, read, dropped, noted)
                 else:
                     by = "a null prompt" if isinstance(found, PairRow) else type(found).__name__
                     dropped = dropped + Counter([by])  # anew: visits keep the old one
@@ -167,6 +170,10 @@ class Window:
     @property
     def tally(self) -> Counter[str]:
         return sum((visit.tally for visit in self._passed.values()), Counter())
+
+    @property
+    def noted(self) -> Counter[str]:
+        return sum((visit.noted for visit in self._passed.values()), Counter())
 
     def move(self, position: int) -> None:
         while self.position < position:

@@ -98,3 +98,24 @@ def test_nothing_is_told_about_metrics_that_are_missing():
 def test_nothing_is_told_where_some_reads_lack_a_metric(metric):
     """Single pictures: a read may see no winner at all."""
     assert told([{}, *reads(**{metric: [0.99 + 0.001 * i for i in range(WINDOW - 1)]})]) == []
+
+
+def judged(accuracy: float, margin: float, exchanged: float) -> dict[str, float]:
+    return {
+        "validation/rewards/accuracies": accuracy,
+        "validation/rewards/margins": margin,
+        "validation/captions_exchanged/margins": exchanged,
+    }
+
+
+def test_captions_that_explain_most_of_the_margin_are_told_once():
+    """Pictures 1, captions 3: margin 4, exchanged -2."""
+    watch = Watch()
+    [warning] = watch.held_out(judged(0.7, 4.0, -2.0))
+    assert warning.startswith("Captions alone explain 75% of the margin on held-out pairs")
+    assert watch.held_out(judged(0.7, 4.0, -2.0)) == []
+
+
+@pytest.mark.parametrize("found", [judged(0.7, 4.0, 1.0), judged(0.5, 0.1, -0.2), {"validation/loss": 0.6}])
+def test_captions_that_explain_less_or_nothing_clear_are_not(found):
+    assert Watch().held_out(found) == []

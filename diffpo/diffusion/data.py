@@ -189,7 +189,9 @@ class ImagePairs(Pairs, Dataset[Example]):
             sum(len(table.light) for table in self.tables),
             sum((t.dropped for t in self.tables), Counter()),
         )
+        noted = sum((table.notes for table in self.tables), Counter())
         lost = "".join(f", {name} dropped {n}" for name, n in dropped.items())
+        lost += "".join(f"; {n} {note}" for note, n in noted.items())
         passed_over = f"; {len(unreadable)} with an unreadable picture were passed over: rows {unreadable[:10]}"
         kept = sum(map(len, self.tables))
         told = f"{kept} of {rows} rows were kept{lost}{passed_over if unreadable else ''}."

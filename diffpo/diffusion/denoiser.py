@@ -32,6 +32,10 @@ class Conditioning:
         present = {name: value for name, value in vars(self).items() if value is not None}
         return Conditioning(**{name: change(value) for name, value in present.items()})
 
+    def exchanged(self) -> "Conditioning":
+        """Each side told the text of the other; what SDXL is told of its picture stays."""
+        return replace(self, prompt=self.prompt.flip(0), pooled=None if self.pooled is None else self.pooled.flip(0))
+
     def kwargs(self) -> dict[str, Any]:
         """Arguments of the UNet, the candidates of all pairs in one batch."""
         states = {"encoder_hidden_states": self.prompt.flatten(0, 1)}

@@ -61,7 +61,10 @@ class DenoisingPreference(Objective):
         return asked(self.noising, self.loss.needs_reference)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
-        noised = self.noising(policy, reference, batch, draws)
+        return self.at(policy, reference, self.noising(policy, reference, batch, draws))
+
+    def at(self, policy: Denoiser, reference: Reference | None, noised: Noised) -> Step:
+        """The loss at these noisy latents."""
         residual = Residual(policy, noised)
         # The reference goes first: it keeps no activations, so it adds nothing to the policy's peak memory.
         frozen = reference(residual.squared) if self.loss.needs_reference else None  # type: ignore[reportOptionalCall]

@@ -27,6 +27,7 @@ class ImageStream(Pairs):
     def __init__(self, streams: list[PairStream], weights: tuple[float, ...], reader: Reader, workers: int):
         self.streams, self.weights, self.reader, self.workers = streams, weights, reader, workers
         self.seed, self.seen, self.tally = reader.seed, Seen(), Counter[str]()
+        self.noted = Counter[str]()
 
     @property
     def size(self) -> None:
@@ -45,16 +46,18 @@ class ImageStream(Pairs):
             generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
         for told in loaded(loader):
-            self.tally = told.tally
+            self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)
             yield told.batch
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
         broken, enlarged = self.seen.everywhere()
-        tally = max(gather_object([self.tally]), key=lambda tally: tally[""])  # of the process that is furthest
+        everywhere = gather_object([(self.tally, self.noted)])
+        tally, noted = max(everywhere, key=lambda of_process: of_process[0][""])  # of the process that is furthest
+        notes = "".join(f"; {n} {note}" for note, n in noted.items())
         passed_over = f", {len(broken)} with an unreadable picture were passed over" if broken else ""
-        return f"Of the stream, {lost(tally)}{passed_over}.{enlarged}"
+        return f"Of the stream, {lost(tally)}{passed_over}{notes}.{enlarged}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ class Told:
 
     batch: PixelBatch
     tally: Counter[str]
+    noted: Counter[str]
 
     def pin_memory(self) -> "Told":
         return replace(self, batch=self.batch.pin_memory())
@@ -85,4 +89,4 @@ class StreamBatches(IterableDataset[Told]):
                 visits = ((visit.epoch, visit.row) for visit in islice(window.look(), PATIENCE))
                 examples.append(self.pairs.reader(visits))
             window.move(self.share.positions(n).stop)
-            yield Told(self.pairs.reader.collate(examples), window.tally)
+            yield Told(self.pairs.reader.collate(examples), window.tally, window.noted)

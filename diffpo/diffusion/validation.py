@@ -40,10 +40,10 @@ class HeldOut:
         framing = replace(data.framing, flip=False, random_crop=False)
         held = replace(data, framing=framing, caption_dropout=0.0, cycle=None)
         if self.source is None:
-            return replace(held, rows=[*data.rows, ForValidation(self.share)])
+            return replace(held, rows=[ForValidation(self.share), *data.rows])
         return replace(held, source=self.source)
 
     def split(self, data: PairData, seed: int) -> tuple[Pairs, Validation]:
         """Pairs to train on, and those to judge."""
-        kept = data if self.source else replace(data, rows=[*data.rows, ForTraining(self.share)])
+        kept = data if self.source else replace(data, rows=[ForTraining(self.share), *data.rows])
         return kept.open(seed), Validation(self.held_out(data).open(seed), self.every, self.pairs)
