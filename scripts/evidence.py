@@ -6,6 +6,7 @@ python scripts/evidence.py --grid configs/evidence/diffusion_dpo.yaml --output_d
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,8 @@ def main(
         grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the method that is SFT);
             with `score` (a config of scripts/score_pairs.py) all runs read pairs that are scored once, and `{scores}`
             in an override is the folder of their scores.json; with `encode` (a config of scripts/encode_pairs.py) all
-            runs read pairs that are encoded once, from the scored ones if there are any.
+            runs read pairs that are encoded once, from the scored ones if there are any; with `prepare` (a list of
+            command lines of our scripts) these run first. There and in overrides, `{output}` is `output_dir`.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
@@ -75,6 +77,8 @@ def require_baseline(plan: dict[str, Any], grid: Path) -> None:
 
 def prepared(plan: dict[str, Any], output_dir: Path) -> list[str]:
     """What makes runs train on pairs that are scored and encoded first, as the grid says, if they are not yet."""
+    for line in plan.get("prepare", []):
+        subprocess.run([sys.executable, *shlex.split(line.replace("{output}", str(output_dir)))], check=True)
     source = []
     if "score" in plan:
         source = made(SCORE, plan["score"], [], output_dir / "scored", "diffpo.sources.Columns")
@@ -100,7 +104,8 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
     if (folder / "report.json").exists():
         return
     pairs = output_dir / ("encoded" if "encode" in plan else "scored")  # scores.json goes with encoded pairs
-    chosen = [override.replace("{scores}", str(pairs)) for override in plan["methods"][method]]
+    places = {"{scores}": str(pairs), "{output}": str(output_dir)}
+    chosen = [placed(override, places) for override in plan["methods"][method]]
     overrides = [*shared, *chosen, f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
     resume = ["--resume=latest"] if folder.exists() else []
     command = [sys.executable, SCRIPT, f"--config={plan['config']}", *overrides, *resume]
@@ -109,6 +114,12 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=one_thread)
     print(f"{folder.name} is done", flush=True)
+
+
+def placed(text: str, places: dict[str, str]) -> str:
+    for name, folder in places.items():
+        text = text.replace(name, folder)
+    return text
 
 
 def measured(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
