@@ -106,7 +106,8 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
     pairs = output_dir / ("encoded" if "encode" in plan else "scored")  # scores.json goes with encoded pairs
     places = {"{scores}": str(pairs), "{output}": str(output_dir)}
     chosen = [placed(override, places) for override in plan["methods"][method]]
-    overrides = [*shared, *chosen, f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
+    kept = f"--evaluation.base_pictures={output_dir / 'base'}"
+    overrides = [*shared, *chosen, kept, f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
     resume = ["--resume=latest"] if folder.exists() else []
     command = [sys.executable, SCRIPT, f"--config={plan['config']}", *overrides, *resume]
     folder.mkdir(parents=True, exist_ok=True)

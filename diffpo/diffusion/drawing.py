@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -105,6 +107,42 @@ def draw(
             writing_last.result()
     state.wait_for_everyone()
     return files
+
+
+def draw_or_copy(
+    kept: Path, pipeline: Any, prompts: Sequence[str], sampling: Sampling, folder: Path, title: str
+) -> list[Path]:
+    """What `draw` makes, in a new folder, or what another run has kept of the same.
+
+    Args:
+        kept: gets a folder for each combination of weights, prompts and sampling.
+    """
+    state: Any = PartialState()
+    place = kept / digest([weights_of(pipeline), *prompts, json.dumps(asdict(sampling)), str(state.device)])
+    if state.is_main_process and place.exists():
+        shutil.copytree(place, folder)
+    state.wait_for_everyone()
+    files = draw(lambda: pipeline, prompts, sampling, folder, {}, title)
+    if state.is_main_process and not place.exists():
+        unfinished = place.with_name(f"{place.name}.{os.getpid()}")
+        with writing(str(place), REMEDY):
+            shutil.copytree(folder, unfinished)
+            try:
+                unfinished.rename(place)
+            except OSError:  # another run was faster
+                shutil.rmtree(unfinished)
+    return files
+
+
+def weights_of(pipeline: Any) -> str:
+    """A digest of all weights of a pipeline."""
+    found = hashlib.sha256()
+    for name, part in sorted(pipeline.components.items()):
+        if isinstance(part, torch.nn.Module):
+            found.update(name.encode())
+            for tensor in part.state_dict().values():
+                found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def save_all(pictures: Sequence[tuple[Path, Image.Image]]) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from diffpo.diffusion.contestants import warnings
-from diffpo.diffusion.drawing import Sampling, draw
+from diffpo.diffusion.drawing import Sampling, draw, draw_or_copy
 from diffpo.diffusion.images import BrokenImage, read_image
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
@@ -123,6 +123,8 @@ class SideBySide(Evaluation):
         prompts: what is drawn; prompts that were not trained on.
         scorers: who judges. That a scorer labelled the training pairs is told: it must not judge.
         sampling: how it is drawn.
+        base_pictures: folder that keeps the base's pictures, so that other runs on the same base, prompts and sampling
+            need not draw them again; null draws them in each run.
 
     Raises:
         ValueError: if there are no prompts, or a scorer cannot judge them or be loaded.
@@ -131,6 +133,7 @@ class SideBySide(Evaluation):
     prompts: Prompts
     scorers: list[Scorer]
     sampling: Sampling = field(default_factory=Sampling)
+    base_pictures: Path | None = None
 
     def __post_init__(self):
         judges, asked = Judges(self.scorers), self.asked()
@@ -148,7 +151,10 @@ class SideBySide(Evaluation):
         asked = self.asked()
 
         def drawn(name: str, pipeline: Any) -> Pictures:
-            files = draw(lambda: pipeline, asked, self.sampling, top / name, {}, name)
+            if name == "base" and self.base_pictures:
+                files = draw_or_copy(self.base_pictures, pipeline, asked, self.sampling, top / name, name)
+            else:
+                files = draw(lambda: pipeline, asked, self.sampling, top / name, {}, name)
             return Pictures(files, top / name, {})
 
         pictures = {name: drawn(name, pipeline) for name, pipeline in pipelines.items()}

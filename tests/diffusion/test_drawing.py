@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from diffpo.diffusion import drawing
-from diffpo.diffusion.drawing import Sampling, draw, picture_file
+from diffpo.diffusion.drawing import Sampling, draw, draw_or_copy, picture_file
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 TWO = Sampling(pictures=2, steps=1, guidance=2.0, first_seed=7, batch_size=4)
@@ -64,6 +64,24 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_pictures(pipeline, tmp_pat
 def test_finished_pictures_need_no_model(pipeline, tmp_path):
     files = draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
     assert draw(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x") == files
+
+
+def test_what_one_run_has_drawn_another_copies_if_nothing_differs(pipeline, tmp_path, monkeypatch):
+    first = draw_or_copy(tmp_path / "kept", pipeline, PROMPTS, TWO, tmp_path / "a", "x")
+    drawn, generate = [], drawing.generate
+
+    def counted(_, prompts, *given, **named):
+        drawn.extend(prompts)
+        return generate(_, prompts, *given, **named)
+
+    monkeypatch.setattr(drawing, "generate", counted)
+    second = draw_or_copy(tmp_path / "kept", pipeline, PROMPTS, TWO, tmp_path / "b", "x")
+    assert drawn == []
+    np.testing.assert_array_equal(pixels(first), pixels(second))
+    draw_or_copy(tmp_path / "kept", tiny.pipeline(seed=1), PROMPTS, TWO, tmp_path / "c", "x")
+    draw_or_copy(tmp_path / "kept", pipeline, PROMPTS[:2], TWO, tmp_path / "d", "x")
+    assert len(drawn) == 6 + 4
+    assert len(list((tmp_path / "kept").iterdir())) == 3
 
 
 @pytest.mark.parametrize(
