@@ -1,4 +1,4 @@
-"""Pictures put to scorers: read ahead by threads while the scorers work; one that cannot be read is marked."""
+"""Pictures put to scorers (and captioners): read ahead by threads while those work; an unreadable one is marked."""
 
 import os
 from collections import deque
@@ -37,19 +37,22 @@ def judged(
 
     A picture that cannot be read has the score None, and no aspects. While one batch is scored, the next is read.
     """
+    unread: Scores = {scorer.name: None for scorer in scorers}
+    for batch in read_ahead(questions, batch_size):
+        readable = [(question.prompt, found) for question, found in batch if found]
+        said = iter(answers(scorers, [prompt for prompt, _ in readable], [found for _, found in readable]))
+        yield [(question, next(said) if found else unread) for question, found in batch]
+
+
+def read_ahead(questions: Sequence[Question], batch_size: int) -> Iterator[list[tuple[Question, Image.Image | None]]]:
+    """Batch by batch each question with its picture, or with None if that cannot be read."""
     batches = [questions[begin : begin + batch_size] for begin in range(0, len(questions), batch_size)]
     with ThreadPoolExecutor(THREADS, "reading") as pool:
         ahead: deque[list[Future[Image.Image | None]]] = deque()
         for i, batch in enumerate(batches):
             while len(ahead) < 2 and i + len(ahead) < len(batches):
                 ahead.append([pool.submit(picture, question) for question in batches[i + len(ahead)]])
-            pictures = [future.result() for future in ahead.popleft()]
-            readable = [(question, found) for question, found in zip(batch, pictures, strict=True) if found]
-            said = iter(answers(scorers, [q.prompt for q, _ in readable], [found for _, found in readable]))
-            unread: Scores = {scorer.name: None for scorer in scorers}
-            yield [
-                (question, next(said) if found else unread) for question, found in zip(batch, pictures, strict=True)
-            ]
+            yield list(zip(batch, [future.result() for future in ahead.popleft()], strict=True))
 
 
 def picture(question: Question) -> Image.Image | None:

@@ -1,4 +1,5 @@
-"""Scored pairs as parquet shards that `diffpo.sources.Columns` reads; pictures stay the bytes they were."""
+"""Pairs, and what was found of them, as parquet shards that `diffpo.sources.Columns` reads; pictures stay the bytes
+they were."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,33 +24,34 @@ LOOKED_AT = 64
 STRING, NUMBER = Value("string"), Value("float64")
 PER_SIDE = {"prompt_chosen": STRING, "prompt_rejected": STRING}
 SCORES = {"score_chosen": NUMBER, "score_rejected": NUMBER}
-COLUMNS = {"prompt": STRING, "chosen": Image(), "rejected": Image(), "prob": NUMBER, **SCORES}
+COLUMNS = {"prompt": STRING, "chosen": Image(), "rejected": Image(), "prob": NUMBER}
 
 
-def further_columns(tables: Iterable[Features], per_side: bool) -> Features:
+def further_columns(tables: Iterable[Features], per_side: bool, found: dict[str, Any] = SCORES) -> Features:
     """The source's light columns but for those whose names are ours; what one of its tables lacks is null there.
 
     Args:
         tables: the light columns of each table.
         per_side: whether each side has a prompt of its own.
+        found: columns of what is found of each pair.
 
     Raises:
         ValueError: if a column has different types in two tables.
     """
-    ours = COLUMNS | (PER_SIDE if per_side else {})
-    found: dict[str, Any] = {}
+    ours = COLUMNS | found | (PER_SIDE if per_side else {})
+    kept: dict[str, Any] = {}
     for table in tables:
         for name, feature in table.items():
-            if name not in ours and found.setdefault(name, feature) != feature:
+            if name not in ours and kept.setdefault(name, feature) != feature:
                 raise ValueError(
-                    f"Column {name!r} is {found[name]} in one source and {feature} in another; score them apart."
+                    f"Column {name!r} is {kept[name]} in one source and {feature} in another; score them apart."
                 )
-    return Features(found)
+    return Features(kept)
 
 
 @dataclass(frozen=True, eq=False)
 class PairShards:
-    """Pairs and their scores as files of about 500 MB.
+    """Pairs and their scores as files of about 500 MB; a subclass adds something else than scores.
 
     Attributes:
         pairs: row n has the scores numbered 2n (chosen) and 2n + 1 (rejected).
@@ -64,8 +66,17 @@ class PairShards:
     mean: float
 
     @property
+    def added(self) -> dict[str, Any]:
+        """Columns of what was found of each pair."""
+        return SCORES
+
+    def found(self, n: int, results: Mapping[int, Any]) -> dict[str, Any]:
+        """Values of the added columns for pair n."""
+        return {"score_chosen": results[2 * n], "score_rejected": results[2 * n + 1]}
+
+    @property
     def features(self) -> Features:
-        return Features(COLUMNS | (PER_SIDE if self.per_side else {}) | self.further)
+        return Features(COLUMNS | self.added | (PER_SIDE if self.per_side else {}) | self.further)
 
     @property
     def per_shard(self) -> int:
@@ -76,8 +87,11 @@ class PairShards:
         count = -(-len(self.pairs) // self.per_shard)
         return [f"train-{shard:05d}-of-{count:05d}.parquet" for shard in range(count)]
 
-    def write(self, shard: int, folder: Path, scores: Mapping[int, float | None]) -> Path:
+    def write(self, shard: int, folder: Path, results: Mapping[int, Any]) -> Path:
         """One of the shards; it is there as a whole or not at all.
+
+        Args:
+            results: what `found` makes columns of.
 
         Raises:
             RuntimeError: if the disk is full.
@@ -86,16 +100,16 @@ class PairShards:
         schema = features.arrow_schema
         unfinished = file.with_suffix(".unfinished")
         with writing(str(file), REMEDY), pq.ParquetWriter(unfinished, schema) as writer:
-            for group in self.groups(shard, scores):
+            for group in self.groups(shard, results):
                 encoded = [features.encode_example(record) for record in group]
                 writer.write_table(pa.Table.from_pylist(encoded, schema=schema))
         return unfinished.rename(file)
 
-    def groups(self, shard: int, scores: Mapping[int, float | None]) -> Iterator[list[dict[str, Any]]]:
+    def groups(self, shard: int, results: Mapping[int, Any]) -> Iterator[list[dict[str, Any]]]:
         """Records of a shard, few enough at a time to be held in memory."""
         group, size, begin = [], 0, shard * self.per_shard
         for n in range(begin, min(begin + self.per_shard, len(self.pairs))):
-            group.append(self.record(self.pairs[n], scores[2 * n], scores[2 * n + 1]))
+            group.append(self.record(self.pairs[n], self.found(n, results)))
             size += sum(len(picture["bytes"]) for side in ("chosen", "rejected") if (picture := group[-1][side]))
             if size >= GROUP:
                 yield group
@@ -103,7 +117,7 @@ class PairShards:
         if group:
             yield group
 
-    def record(self, row: PairRow, chosen: float | None, rejected: float | None) -> dict[str, Any]:
+    def record(self, row: PairRow, found: Mapping[str, Any]) -> dict[str, Any]:
         """One line of the table; `prompt` is the one that both sides share, else the source's, else the chosen's."""
         first, second = row.prompts
         ours = {
@@ -111,8 +125,7 @@ class PairShards:
             "chosen": stored(row.candidates[0]),
             "rejected": stored(row.candidates[1]),
             "prob": row.prob,
-            "score_chosen": chosen,
-            "score_rejected": rejected,
+            **found,
         }
         own_prompts = {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
         return {name: row.extra.get(name) for name in self.further} | own_prompts | ours

@@ -1,6 +1,6 @@
 """A scorer's numbers for both pictures of every pair, written beside a copy of the pairs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from math import isfinite
@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate import Accelerator, InitProcessGroupKwargs
 from jaxtyping import Bool
 from PIL import Image
-from tqdm import tqdm
 
 from diffpo.cells import Cell, Held
 from diffpo.diffusion.images import read_image
 from diffpo.diffusion.judging import Question, judged
 from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
-from diffpo.ledger import Ledger
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
+from diffpo.shared_work import shared_out
 from diffpo.sources import Source
 from diffpo.workfolder import WAIT, WorkFolder
 
@@ -74,7 +73,8 @@ def score_pairs(
     folder.require_room("The pairs with their scores", len(pairs) * shards.mean)
     scorer.check(survey.prompts)
     state.wait_for_everyone()  # nobody writes before all have looked
-    scores = all_scores(pairs, scorer, folder.unfinished, identity, batch_size)
+    asked = partial(questions, pairs)
+    scores = all_scores(range(2 * len(pairs)), asked, scorer, folder.unfinished, identity, batch_size)
     about = {**identity, **summary(scores, survey.decided)}
     for shard in range(state.process_index, len(shards.names), state.num_processes):
         if folder.missing([shards.names[shard]]):
@@ -87,28 +87,27 @@ def score_pairs(
 
 
 def all_scores(
-    pairs: PairsInOrder, scorer: Scorer, folder: Path, identity: Mapping[str, Any], batch_size: int
+    numbers: Sequence[int],
+    asked: Callable[[Sequence[int]], Iterator[Question]],
+    scorer: Scorer,
+    folder: Path,
+    identity: Mapping[str, Any],
+    batch_size: int,
 ) -> dict[int, float | None]:
     """Scores by number: 2n is the chosen picture of pair n, 2n + 1 the rejected one; None if it cannot be read.
 
+    Args:
+        asked: the question that each of some numbers stands for.
+
     Raises:
-        ValueError: if a score is not finite, or no picture can be read.
+        ValueError: if a score is not finite.
     """
-    state = PartialState()
-    ledger = Ledger(folder, identity, state.process_index)
-    state.wait_for_everyone()  # nobody adds before all have seen the same
-    missing = [number for number in range(2 * len(pairs)) if number not in ledger.done]
-    mine = np.array_split(missing, state.num_processes)[state.process_index].tolist()
-    with tqdm(total=len(mine), desc=scorer.name, unit="picture", disable=not state.is_main_process) as bar:
-        for begin in range(0, len(mine), BATCHES * batch_size):
-            some = list(questions(pairs, mine[begin : begin + BATCHES * batch_size]))
-            for answers in judged([scorer], some, batch_size):
-                ledger.add(
-                    {question.row: finite(scores[scorer.name], question, scorer) for question, scores in answers}
-                )
-                bar.update(len(answers))
-    state.wait_for_everyone()
-    return Ledger(folder, identity, state.process_index).done
+
+    def found(some: Sequence[int]) -> Iterator[dict[int, float | None]]:
+        for answers in judged([scorer], list(asked(some)), batch_size):
+            yield {question.row: finite(scores[scorer.name], question, scorer) for question, scores in answers}
+
+    return shared_out(numbers, found, BATCHES * batch_size, folder, identity, scorer.name, "picture")
 
 
 def questions(pairs: PairsInOrder, numbers: Sequence[int]) -> Iterator[Question]:

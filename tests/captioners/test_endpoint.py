@@ -1,0 +1,111 @@
+import base64
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from threading import Thread
+
+import pytest
+from PIL import Image
+
+from diffpo.captioners.endpoint import Endpoint, EndpointPerturber, data_url
+from diffpo.captioning import Interrupted, Strength
+
+PICTURES = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Speaks the chat-completions JSON: repeats the text it is sent, or fails as `failing` says of that text."""
+    asked, failing = [], {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(request)
+            content = request["messages"][0]["content"]
+            text = content if isinstance(content, str) else content[1]["text"]
+            reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text or None}}]}
+            status = failing.get(text, 200 if request["model"] == "m" else 404)
+            body = json.dumps(reply if status == 200 else {"error": {"message": "no way"}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=served.serve_forever, daemon=True).start()
+    served.asked, served.failing = asked, failing
+    served.url = f"http://127.0.0.1:{served.server_address[1]}/v1"
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+def test_picture_prompt_and_seed_are_sent(server):
+    captioner = Endpoint("m", server.url, max_tokens=9, temperature=0.5, parallel=1, instruction="of {prompt}")
+    captioner.check()
+    assert captioner(PICTURES, ["a", "b"], [1, 2]) == ["of a", "of b"]
+    sent = server.asked[-1]
+    assert {"model": "m", "seed": 2, "max_tokens": 9, "temperature": 0.5}.items() <= sent.items()
+    _, encoded = sent["messages"][0]["content"][0]["image_url"]["url"].split(",")
+    assert Image.open(BytesIO(base64.b64decode(encoded))).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_perturber_is_asked_by_strength(server):
+    perturber = EndpointPerturber("m", server.url, instructions=("w {text}", "m {text}", "s {text}"))
+    perturber.check()
+    assert perturber(["a", "b"], Strength.strong, [1, 2]) == ["s a", "s b"]
+
+
+def test_a_refused_text_and_a_null_answer_are_empty(server):
+    server.failing["bad"] = 400
+    perturber = EndpointPerturber("m", server.url, instructions=("{text}",) * 3)
+    assert perturber(["a", "bad", ""], Strength.weak, [1, 2, 3]) == ["a", "", ""]
+
+
+def test_when_it_stops_answering_what_was_said_is_kept(server):
+    server.failing["b"] = 503
+    perturber = EndpointPerturber("m", server.url, tries=1, instructions=("{text}",) * 3)
+    with pytest.raises(
+        Interrupted, match="m at http.* stopped answering .*no way.*run the same command again"
+    ) as told:
+        perturber(["a", "b", "c"], Strength.weak, [1, 2, 3])
+    assert told.value.said == {0: "a", 2: "c"}
+
+
+def test_what_may_pass_is_tried_again(server, monkeypatch):
+    server.failing["a"] = 503
+    perturber = EndpointPerturber("m", server.url, tries=2, instructions=("{text}",) * 3)
+    with pytest.raises(Interrupted):
+        perturber(["a"], Strength.weak, [1])
+    assert len(server.asked) == 2
+
+
+def test_an_endpoint_that_cannot_be_used_is_told_before_any_work(server, monkeypatch):
+    with pytest.raises(ValueError, match="other at http.* does not answer .*no way.*check model, base_url and key"):
+        Endpoint("other", server.url, tries=1).check()
+    with pytest.raises(ValueError, match="does not answer .*Connection error"):
+        Endpoint("m", "http://127.0.0.1:9/v1", tries=1).check()
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match="EndpointPerturber finds no key: set OPENAI_API_KEY"):
+        EndpointPerturber("m", server.url).check()
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ValueError, match=r"Endpoint needs openai: pip install 'diffpo\[captions\]'"):
+        Endpoint("m", server.url).check()
+
+
+def test_what_the_texts_depend_on():
+    """Where it is served does not count: another port is no other model."""
+    first, second = Endpoint("m", "http://a/v1", parallel=2), Endpoint("m", "http://b/v1")
+    assert first.identity == second.identity
+    assert first.identity != Endpoint("m", temperature=0.0).identity
+
+
+def test_a_picture_is_its_own_address():
+    assert data_url(PICTURES[0]).startswith("data:image/png;base64,iVBOR")
