@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from diffpo.rows import PairRow
 from diffpo.sources import PickAPic, Refer
+
+TEXT = (Value("string"), Value("large_string"))
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class PickDoubleCaption(PickAPic):
     def open(self) -> Dataset:
         table = super().open()
         if missing := [name for name in self.captions if name not in table.column_names]:
-            texts = [name for name, kind in table.features.items() if getattr(kind, "dtype", None) == "string"]
+            texts = [name for name, kind in table.features.items() if kind in TEXT]
             raise ValueError(
                 f"{self.path} has no column {' and no '.join(missing)}; its columns of text are {', '.join(texts)}: "
                 "name two of them as data.source.captions."

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from diffpo.checkpoint import CONFIG
 from diffpo.files import writing
 from diffpo.ledger import IDENTITY, REMEDY, require_same, write_json
 
@@ -102,3 +103,18 @@ class WorkFolder:
         self.gather()
         write_json(self.path / self.summary, about)
         shutil.rmtree(self.unfinished)
+
+
+def tell(folder: Path, was_finished: bool, settings: str, done: str, sentence: str) -> None:
+    """What a script that fills a folder says at its end; its settings go beside what it made.
+
+    Args:
+        was_finished: before the script ran, so that it did nothing.
+        done: what would have been done to the pairs, e.g. "scored".
+    """
+    if was_finished:
+        print(f"{folder} was finished already, nothing was {done}.")
+    else:
+        with writing(f"{folder}/{CONFIG}", REMEDY):
+            (folder / CONFIG).write_text(settings)
+    print(sentence)

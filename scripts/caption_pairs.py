@@ -10,16 +10,14 @@ import transformers
 from accelerate import PartialState
 
 from diffpo.captioning import SUMMARY, Captioner, Perturber, Strategy, Strength
-from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
 from diffpo.diffusion.caption_summary import bars
 from diffpo.diffusion.caption_texts import Plan
 from diffpo.diffusion.captioning_pairs import CLIP, caption_pairs
-from diffpo.files import writing
-from diffpo.ledger import REMEDY
 from diffpo.rows import RowMap
 from diffpo.scoring import Scorer
 from diffpo.sources import Source
+from diffpo.workfolder import tell
 
 
 def main(
@@ -67,12 +65,7 @@ def main(
     plan = Plan(strategy, captioner, perturber, strength, columns, retries, seed)
     found = caption_pairs(plan, source, output_dir, rows or [], batch_size, tokenizer, scorer)
     if PartialState().is_main_process:
-        if is_finished:
-            print(f"{output_dir} was finished already, nothing was captioned.")
-        else:
-            with writing(f"{output_dir}/{CONFIG}", REMEDY):
-                (output_dir / CONFIG).write_text(settings)
-        print(told(found, output_dir))
+        tell(output_dir, is_finished, settings, "captioned", told(found, output_dir))
     PartialState().destroy_process_group()
 
 

@@ -10,15 +10,12 @@ import diffusers
 import transformers
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import SUMMARY
 from diffpo.diffusion.encoding import Precision, encode_pairs
 from diffpo.diffusion.loading import StableDiffusion
-from diffpo.files import writing
-from diffpo.ledger import REMEDY
-from diffpo.workfolder import WAIT
+from diffpo.workfolder import WAIT, tell
 
 
 def main(
@@ -49,12 +46,7 @@ def main(
     is_finished = (output_dir / SUMMARY).exists()
     found = encode_pairs(base, data, output_dir, dtype, batch_size, seed)
     if accelerator.is_main_process:
-        if is_finished:
-            print(f"{output_dir} was finished already, nothing was encoded.")
-        else:
-            with writing(f"{output_dir}/{CONFIG}", REMEDY):
-                (output_dir / CONFIG).write_text(settings)
-        print(told(found, output_dir))
+        tell(output_dir, is_finished, settings, "encoded", told(found, output_dir))
     accelerator.end_training()
 
 

@@ -9,14 +9,12 @@ from typing import Any
 import transformers
 from accelerate import PartialState
 
-from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
 from diffpo.diffusion.scoring_pairs import score_pairs
-from diffpo.files import writing
-from diffpo.ledger import REMEDY
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.sources import Source
+from diffpo.workfolder import tell
 
 
 def main(
@@ -44,12 +42,7 @@ def main(
     is_finished = (output_dir / SUMMARY).exists()
     found = score_pairs(scorer, source, output_dir, rows or [], seed, batch_size)
     if PartialState().is_main_process:
-        if is_finished:
-            print(f"{output_dir} was finished already, nothing was scored.")
-        else:
-            with writing(f"{output_dir}/{CONFIG}", REMEDY):
-                (output_dir / CONFIG).write_text(settings)
-        print(told(found, output_dir))
+        tell(output_dir, is_finished, settings, "scored", told(found, output_dir))
     PartialState().destroy_process_group()
 
 

@@ -1,13 +1,11 @@
 import json
-import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import caption_pairs
 import pytest
 from captioning_until import TOKENIZER, Logged
+from started import TESTS, TWO, started
 from tiny import pair_folder
 from tiny_speakers import llama, llava
 
@@ -16,17 +14,6 @@ from diffpo.captioners.dipper import Dipper
 from diffpo.captioning import Strategy, Strength
 from diffpo.cli import launch, parse
 from diffpo.sources import PairFolder
-
-TESTS = Path(__file__).parent
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def started(*arguments) -> subprocess.CompletedProcess:
-    """`captioning_until.py` in processes of its own."""
-    paths = os.pathsep.join(map(str, [TESTS, TESTS.parent / "scripts", TESTS.parent]))
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import encode_pairs
 import pytest
 import torch
 import train_diffusion_dpo
+from started import TESTS, TWO, started
 from test_scripts import arguments, train
 from tiny_encoded import base, pixels, world
 
@@ -17,17 +16,6 @@ from diffpo.cli import launch, parse
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.images import Framing
-
-TESTS = Path(__file__).parent
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def started(*arguments) -> subprocess.CompletedProcess:
-    """`encoding_until.py` in processes of its own."""
-    paths = os.pathsep.join(map(str, [TESTS, TESTS.parent / "scripts", TESTS.parent]))
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

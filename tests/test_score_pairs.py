@@ -1,8 +1,5 @@
-import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import datasets
 import pytest
@@ -10,23 +7,13 @@ import score_pairs
 import yaml
 from brightness import SHARD, Brightness
 from shards import png
+from started import TESTS, TWO, started
 from tiny import pair_folder
 
 from diffpo.cli import launch, parse
 from diffpo.diffusion import pair_shards
 from diffpo.scorers.pickscore import PickScore
 from diffpo.sources import PairFolder
-
-TESTS = Path(__file__).parent
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def started(*arguments) -> subprocess.CompletedProcess:
-    """`brightness.py` in processes of its own."""
-    paths = os.pathsep.join(map(str, [TESTS, TESTS.parent / "scripts", TESTS.parent]))
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def commands_of(grid, monkeypatch, **more) -> list[list[str]]:
     monkeypatch.setattr(evidence.subprocess, "run", lambda command, **settings: commands.append(command[1:]))
     monkeypatch.setattr(evidence, "measured", lambda plan, folder: {"baseline": "sft", "rows": {}})
     methods = {"sft": [f"--objective={evidence.SFT}", "--data.rows.recorded={scores}"]}
-    plan = {"config": "a.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft", **more}
+    plan = {"config": "a.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"} | more
     grid.write_text(yaml.dump(plan))
     evidence.main(grid, grid.parent, jobs=1, record=None)
     return commands
@@ -247,3 +247,16 @@ def test_a_grid_without_sft_is_refused(tmp_path):
     (tmp_path / "grid.yaml").write_text(yaml.dump(plan))
     with pytest.raises(SystemExit, match="the baseline of .* is 'dpo'.*has shown nothing"):
         evidence.main(tmp_path / "grid.yaml", tmp_path)
+
+
+def test_a_grid_can_prepare_its_data_and_name_where_it_is(tmp_path, monkeypatch):
+    made = "scripts/caption_pairs.py --columns='[a, b]' --output_dir={output}/captioned"
+    methods = {"sft": [f"--objective={evidence.SFT}", "--data.source.path={output}/captioned"]}
+    first, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, prepare=[made], methods=methods)
+    assert first == ["scripts/caption_pairs.py", "--columns=[a, b]", f"--output_dir={tmp_path}/captioned"]
+    assert [run[3] for run in runs] == [f"--data.source.path={tmp_path}/captioned"] * 2
+
+
+def test_runs_of_a_grid_share_the_pictures_of_the_base(tmp_path, monkeypatch):
+    runs = commands_of(tmp_path / "grid.yaml", monkeypatch)
+    assert all(f"--evaluation.base_pictures={tmp_path / 'base'}" in run for run in runs)

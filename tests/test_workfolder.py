@@ -4,7 +4,7 @@ from collections import namedtuple
 import pytest
 
 from diffpo import workfolder
-from diffpo.workfolder import WorkFolder
+from diffpo.workfolder import WorkFolder, tell
 
 
 @pytest.fixture
@@ -57,3 +57,12 @@ def test_unfinished_work_goes_on_if_it_is_the_same_and_is_refused_if_not(work):
         work.begin({"seed": 0}, rank)
     with pytest.raises(ValueError, match="seed was 0 and is 1; choose another output_dir"):
         work.begin({"seed": 1})
+
+
+def test_settings_go_beside_what_was_made_and_not_beside_what_was_there(tmp_path, capsys):
+    tell(tmp_path, True, "seed: 1", "scored", "3 pairs.")
+    assert capsys.readouterr().out == f"{tmp_path} was finished already, nothing was scored.\n3 pairs.\n"
+    assert not list(tmp_path.iterdir())
+    tell(tmp_path, False, "seed: 1", "scored", "3 pairs.")
+    assert capsys.readouterr().out == "3 pairs.\n"
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1"

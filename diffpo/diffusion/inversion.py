@@ -47,7 +47,7 @@ class Inversion(Noising):
         visits: how many times of one walk the pair is compared at; a batch of b pairs then counts like visits x b.
 
     Raises:
-        ValueError: if a setting is out of its range, or there are more steps than timesteps.
+        ValueError: if a setting is out of its range, or there are fewer than two timesteps for each step.
     """
 
     steps: int = 10
