@@ -4,16 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from diffpo.hub import reaching
+from diffpo.sharding import whole_state
 
 TRAINED = "default"
 START = "ref"
@@ -25,9 +28,11 @@ class Adapter(ABC):
 
     Attributes:
         start: where its weights come from, if the reference has them too; None if the reference is the bare network.
+        tags: of the model card.
     """
 
     start: str | None = None
+    tags: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def attach(self, unet: Any, seed: int = 0) -> None:
@@ -44,9 +49,52 @@ class Adapter(ABC):
     def off(self, unet: nn.Module) -> AbstractContextManager:
         """Inside, the network is what it was when training started."""
 
+    @abstractmethod
+    def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
+        """Write what was trained in a pipeline's UNet.
+
+        Args:
+            writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
+        """
+
+    @abstractmethod
+    def load(self, pipeline: Any, folder: Path) -> None:
+        """Give the pipeline of a bare base what `save` wrote."""
+
+    @abstractmethod
+    def snippet(self, where: str) -> list[str]:
+        """Lines of Python that do so for `pipe`, for the model card.
+
+        Args:
+            where: folder or hub id.
+        """
+
+
+class LowRank(Adapter):
+    """Adapters of peft's, saved as plain diffusers loads them: `pytorch_lora_weights.safetensors`."""
+
+    tags: ClassVar[tuple[str, ...]] = ("lora", "template:diffusion-lora")
+
+    def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
+        unet = pipeline.unet
+        trained = whole_state(unet, [name for name, p in unet.named_parameters() if p.requires_grad])
+        if writes:
+            layers = get_peft_model_state_dict(unet, state_dict=trained, adapter_name=TRAINED)
+            adapter = unet.peft_config[TRAINED]
+            metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
+            type(pipeline).save_lora_weights(
+                folder, convert_state_dict_to_diffusers(layers), unet_lora_adapter_metadata=metadata
+            )
+
+    def load(self, pipeline: Any, folder: Path) -> None:
+        pipeline.load_lora_weights(str(folder))
+
+    def snippet(self, where: str) -> list[str]:
+        return [f'pipe.load_lora_weights("{where}")']
+
 
 @dataclass(frozen=True)
-class LoRA(Adapter):
+class LoRA(LowRank):
     """New adapters that start as zero (arXiv:2106.09685); the reference is the network without them.
 
     Args:
@@ -92,7 +140,7 @@ class LoRA(Adapter):
 
 
 @dataclass(frozen=True)
-class WarmLoRA(Adapter):
+class WarmLoRA(LowRank):
     """Train an existing LoRA further; the reference is a frozen second copy of it, "ref", in the same network.
 
     Args:

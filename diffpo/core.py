@@ -96,7 +96,18 @@ class Step(NamedTuple):
 
 
 class Objective(ABC):
-    """What one optimiser step minimises. Most methods only set fields of the two pairwise objectives."""
+    """What one optimiser step minimises. Most methods only set fields of the two pairwise objectives.
+
+    Attributes:
+        needs_unconditional: whether batches have to tell what the network sees without a prompt.
+    """
+
+    needs_unconditional: ClassVar[bool] = False
+
+    @property
+    def needs_candidates(self) -> int:
+        """How many candidates each row has to have at least; 0 if prompts are enough."""
+        return 2
 
     @property
     def asks(self) -> tuple[str, ...]:

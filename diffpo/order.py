@@ -1,5 +1,6 @@
 """Which pairs a run visits, and in what order: a pure function of seed and position."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,8 +44,44 @@ class Pick(NamedTuple):
     table: int = 0
 
 
+class Groups(ABC):
+    """Pairs of a table that stand together, and so decide what an epoch is."""
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """Visits in an epoch."""
+
+    @abstractmethod
+    def grouped(self, order: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+        """The visits of an epoch, given all pairs in a new order."""
+
+
 @dataclass(frozen=True, eq=False)
-class Shapes:
+class Users(Groups):
+    """Users who are visited equally often, however many pairs they have.
+
+    Attributes:
+        of: number of each pair's user.
+        each: visits of each user in an epoch: to a part of the pairs, another one in each epoch, or to all of them
+            again and again.
+    """
+
+    of: Int[np.ndarray, " n"]
+    each: int
+
+    @cached_property
+    def epoch(self) -> int:
+        return len(np.unique(self.of)) * self.each
+
+    def grouped(self, order: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+        _, counts = np.unique(self.of, return_counts=True)
+        by_user = np.split(order[np.argsort(self.of[order], kind="stable")], np.cumsum(counts)[:-1])
+        return rng.permutation(np.concatenate([np.resize(pairs, self.each) for pairs in by_user]))
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes(Groups):
     """Shapes of a table's pictures, if they are not all the same: only pairs of one shape make a batch.
 
     Attributes:
@@ -58,7 +95,6 @@ class Shapes:
 
     @cached_property
     def epoch(self) -> int:
-        """Visits in an epoch."""
         _, counts = np.unique(self.of, return_counts=True)
         return int((-(-counts // self.together) * self.together).sum())
 
@@ -83,14 +119,14 @@ class Order(Sampler[list[Pick]]):
         sizes: pairs in an epoch of each table.
         weights: share of the visits that each table gets.
         cycle: epochs after which the draws about a pair repeat, though not the order; None is never.
-        shapes: of the one table, if its pictures differ in shape.
+        groups: of the one table, if some of its pairs stand together.
     """
 
     sizes: tuple[int, ...]
     share: Share
     weights: tuple[float, ...] = (1.0,)
     cycle: int | None = None
-    shapes: Shapes | None = None
+    groups: Groups | None = None
 
     def __iter__(self) -> Iterator[list[Pick]]:
         share, orders = self.share, dict[int, tuple[int, np.ndarray]]()
@@ -101,10 +137,10 @@ class Order(Sampler[list[Pick]]):
 
     def pick(self, table: int, visit: int, orders: dict[int, tuple[int, np.ndarray]]) -> Pick:
         """The pair of a table's n-th visit; `orders` keeps the order of the epoch that each table is in."""
-        epoch, i = divmod(visit, self.shapes.epoch if self.shapes else self.sizes[table])
+        epoch, i = divmod(visit, self.groups.epoch if self.groups else self.sizes[table])
         if table not in orders or orders[table][0] != epoch:
             # A seed's trailing zero changes nothing: table 0 has the order that a run of it alone has.
             rng = np.random.default_rng((self.share.seed, epoch, table))
             order = rng.permutation(self.sizes[table])
-            orders[table] = epoch, self.shapes.grouped(order, rng) if self.shapes else order
+            orders[table] = epoch, self.groups.grouped(order, rng) if self.groups else order
         return Pick(epoch % self.cycle if self.cycle else epoch, int(orders[table][1][i]), table)

@@ -18,6 +18,7 @@ from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.scoring import identity_in, scored_by
 from diffpo.sources import Layout, Source
 from diffpo.tables import heavy_columns, require_columns
+from diffpo.user_rows import ForUser
 
 
 class Pairs(ABC):
@@ -37,7 +38,7 @@ class PairTable:
     """Rows of one layout after its row maps. Candidates stay on disk until a row's are read.
 
     Every row passes through the maps once here, to find which are kept, and again whenever it is visited, so memory
-    holds two integers per pair whatever the size of the table.
+    holds three integers per pair whatever the size of the table.
 
     Attributes:
         kept: positions of the rows that no map dropped.
@@ -46,6 +47,7 @@ class PairTable:
         notes: of how many kept rows each was made.
         ids: how many ids its rows take up.
         shapes: number of the shape of each kept row's pictures; None if all have one.
+        users: number of each kept row's user, 0 if it has none.
 
     Args:
         first_id: id of the first row of the table.
@@ -63,8 +65,8 @@ class PairTable:
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
-        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 2)))
-        self.kept, self.row_ids = found.T
+        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 3)))
+        self.kept, self.row_ids, self.users = found.T
         self.ids = source.ids(len(table))
         shapes = source.shapes(table)
         self.shapes = None if shapes is None else shapes[self.kept]
@@ -83,15 +85,16 @@ class PairTable:
         assert isinstance(found, PairRow)
         return found
 
-    def _scan(self, rows: int) -> Iterator[tuple[int, int]]:
+    def _scan(self, rows: int) -> Iterator[tuple[int, int, int]]:
         promptless, first = 0, None
+        users: dict[str, int] = {}
         for row, record in enumerate(records(self.light)):
             found = self._mapped(row, record)
             if isinstance(found, PairRow):
                 if None in found.prompts:
                     promptless, first = promptless + 1, row if first is None else first
                 self.notes.update(found.notes)
-                yield row, found.id
+                yield row, found.id, users.setdefault(found.shots.user, len(users)) if found.shots else 0
             else:
                 self.dropped[type(found).__name__] += 1
         if promptless:
@@ -117,6 +120,8 @@ def open_tables(source: Source, maps: list[RowMap], seed: int) -> list[PairTable
         ValueError: if one cannot be used (it is named), or if they differ in the number of candidates per row.
     """
     require_one_scorer(source, maps)
+    if len(source.layouts) > 1 and any(isinstance(row_map, ForUser) for row_map in maps):
+        raise ValueError("Embeddings of users belong to one source, and several are mixed; train on one of them.")
     tables: list[PairTable] = []
     for layout in source.layouts:
         first_id = sum(table.ids for table in tables)

@@ -25,6 +25,7 @@ class PairRow:
         extra: the source's other columns.
         turned: whether the sides stand the other way round than in the source, which is what `extra` speaks of.
         notes: what became of it that a run reports, e.g. "without two captions kept their prompt".
+        shots: whose verdict it is, if the network hears users (`diffpo.user_rows.ForUser`).
     """
 
     id: int
@@ -36,6 +37,7 @@ class PairRow:
     extra: Mapping[str, Any] = field(default_factory=dict)
     turned: bool = False
     notes: tuple[str, ...] = ()
+    shots: Any = None
 
     def swapped(self) -> "PairRow":
         """The same row with its sides exchanged; `prob` still belongs to the side that now stands first."""

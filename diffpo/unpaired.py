@@ -1,4 +1,4 @@
-"""Single pictures with a verdict each: lists of one candidate."""
+"""Data without pairs: single pictures with a verdict each, or without one, and prompts alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,3 +40,40 @@ class Unpaired(Stored):
             )
         prompts, candidates = (record[self.prompt],), (cell(self.image),)
         return PairRow(index, prompts, candidates, prob=float(desirable), scores=(0.0,), extra=record)
+
+
+@dataclass(frozen=True)
+class Captioned(Stored):
+    """Pictures and their prompts, without a verdict: each is the chosen side of a list of one candidate."""
+
+    image: str = "image"
+    prompt: str = "prompt"
+
+    @property
+    def candidates(self) -> tuple[str]:
+        return (self.image,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.prompt,)
+
+    def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
+        return PairRow(index, (record[self.prompt],), (cell(self.image),), scores=(0.0,), extra=record)
+
+
+@dataclass(frozen=True)
+class PromptsOnly(Stored):
+    """Prompts without pictures, for objectives that make their own (Self-NPO, arXiv:2505.11777)."""
+
+    prompt: str = "prompt"
+
+    @property
+    def candidates(self) -> tuple[()]:
+        return ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.prompt,)
+
+    def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
+        return PairRow(index, (record[self.prompt],), (), scores=(0.0,), extra=record)

@@ -86,8 +86,9 @@ def main(
         pairs, held_out = validation.split(data, seed) if validation else (data.open(seed), None)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)
-    model = base.load(accelerator.device, run.storage, seed, encodes, draws=preview is not None)
-    first, draws = model.first(pairs)
+    shown, unconditional = preview is not None, objective.needs_unconditional
+    model = base.load(accelerator.device, run.storage, seed, encodes, shown, unconditional)
+    first, draws = model.first(pairs, candidates=objective.needs_candidates)
     require_prediction(model.denoiser, first, draws)
     make = partial(reference, model.unet) if reference else model.reference
     if remember:

@@ -2,7 +2,7 @@ from itertools import islice
 
 import numpy as np
 
-from diffpo.order import Order, Pick, Shapes, Share
+from diffpo.order import Order, Pick, Shapes, Share, Users
 
 
 def taken(order: Order, n: int) -> list[Pick]:
@@ -79,7 +79,7 @@ SHAPES = Shapes(np.array([0, 1, 0, 2, 0, 1, 0, 0, 1, 0, 1]), together=2)
 
 def test_pairs_of_one_shape_follow_one_another_and_none_is_left_out():
     """6, 4 and 1 pairs in groups of 2: an epoch of 12 visits, in which the lonely pair is visited twice."""
-    order = Order((11,), Share(4, 0), shapes=SHAPES)
+    order = Order((11,), Share(4, 0), groups=SHAPES)
     assert SHAPES.epoch == 12
     for epoch in range(3):
         picks = taken(order, 9)[epoch * 12 : epoch * 12 + 12]
@@ -90,7 +90,20 @@ def test_pairs_of_one_shape_follow_one_another_and_none_is_left_out():
 
 
 def test_grouped_pairs_come_in_a_new_order_each_epoch_whatever_the_processes():
-    one = taken(Order((11,), Share(4, 3), shapes=SHAPES), 6)
-    ranks = [list(islice(Order((11,), Share(2, 3, rank, 2), shapes=SHAPES), 6)) for rank in (0, 1)]
+    one = taken(Order((11,), Share(4, 3), groups=SHAPES), 6)
+    ranks = [list(islice(Order((11,), Share(2, 3, rank, 2), groups=SHAPES), 6)) for rank in (0, 1)]
     assert one == [pick for step in zip(*ranks, strict=True) for batch in step for pick in batch]
     assert [pick.index for pick in one[:12]] != [pick.index for pick in one[12:]]
+
+
+def test_users_are_visited_equally_often_whatever_they_have():
+    """User 0 has 7 pairs, of which 3 are visited; user 1 has 2, visited in turn; user 2 has 1."""
+    of = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
+    order = Order((10,), Share(9, 0), groups=Users(of, each=3))
+    epochs = [[pick.index for pick in batch] for batch in islice(order, 12)]
+    for visited in epochs:
+        assert np.bincount(of[visited]).tolist() == [3, 3, 3]
+        assert len({index for index in visited if of[index] == 0}) == 3
+        assert sorted(np.bincount(visited, minlength=10)[7:9]) == [1, 2]
+    assert len({tuple(visited) for visited in epochs}) == 12
+    assert {index for visited in epochs for index in visited} == set(range(10))

@@ -6,7 +6,7 @@ from diffpo.draws import Draws
 from diffpo.labels import ScoreLabel, Smooth
 from diffpo.pairs import PairTable
 from diffpo.rows import DropTies, Reverse
-from diffpo.unpaired import Unpaired
+from diffpo.unpaired import Captioned, PromptsOnly, Unpaired
 
 DRAWS = Draws(0, (0,), (0,))
 
@@ -37,3 +37,19 @@ def test_row_maps_for_single_pictures(tmp_path):
     assert Smooth(0.1)(good, DRAWS).prob == pytest.approx(0.9)
     with pytest.raises(ValueError, match="ScoreLabel compares two candidates, row 0 has 1"):
         ScoreLabel()(good, DRAWS)
+
+
+@pytest.mark.parametrize(("layout", "columns"), [(Captioned, ["image"]), (PromptsOnly, [])])
+def test_without_a_verdict_nothing_is_a_tie(tmp_path, layout, columns):
+    records = [{"image": f"{i}.png", "caption": f"prompt {i}"} for i in range(2)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    table = PairTable(layout(str(tmp_path / "a.jsonl"), prompt="caption"), [DropTies()], seed=0)
+    rows = [table[i] for i in range(len(table))]
+    assert [row.prompts for row in rows] == [("prompt 0",), ("prompt 1",)]
+    assert [[cell.column for cell in row.candidates] for row in rows] == [columns] * 2
+
+
+def test_a_missing_prompt_column_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "p"}')
+    with pytest.raises(ValueError, match="prompt"):
+        PairTable(PromptsOnly(str(tmp_path / "a.jsonl")), [], seed=0)

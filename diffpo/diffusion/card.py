@@ -84,7 +84,7 @@ def front_matter(base: StableDiffusion, data: PairData, widget: list[dict[str, A
         base_model=(bases[0] if len(bases) == 1 else bases) or None,
         base_model_relation=relation if bases else None,
         datasets=[path for path in sources(data.source) if is_hub_id(path)] or None,
-        tags=tags if base.adapter is None else [*tags, "lora", "template:diffusion-lora"],
+        tags=tags if base.adapter is None else [*tags, *base.adapter.tags],
         widget=widget or None,
         **licensed,
     )
@@ -113,7 +113,7 @@ def paths(tree: Any) -> list[str]:
 
 
 def snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
-    """Python that loads the result with diffusers alone."""
+    """Python that loads the result: with diffusers alone, but for parts that diffusers does not know."""
     single = base.path.endswith(SINGLE_FILES)
     named = {"config": base.config} if single else {"revision": base.revision, "variant": base.variant}
     options = "".join(f", {name}={value!r}" for name, value in named.items() if value is not None)
@@ -124,7 +124,7 @@ def snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
     lines += [f'pipe = {pipeline}.{load}("{base.path}"{", unet=unet" if full else ""}{options})']
     if base.scheduler:
         lines += [f"pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **{base.scheduler})"]
-    return "\n".join(lines if full else [*lines, f'pipe.load_lora_weights("{where}")'])
+    return "\n".join(lines + ([] if base.adapter is None else base.adapter.snippet(where)))
 
 
 def other_parts(base: StableDiffusion) -> str:

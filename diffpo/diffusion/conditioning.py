@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.diffusion.bare_prompts import PromptBatch
 from diffpo.diffusion.denoiser import Conditioning
 from diffpo.diffusion.pixels import PixelBatch
 
@@ -31,13 +32,16 @@ def sides(prompts: Sequence[list[str]]) -> list[list[str]]:
     return [prompts[0]] if all(side == prompts[0] for side in prompts) else list(prompts)
 
 
-def joined(told: Sequence[States], time_ids: Float[Tensor, "k b 6"]) -> Conditioning:
+def joined(
+    told: Sequence[States], time_ids: Float[Tensor, "k b 6"], user: Float[Tensor, "b u e"] | None = None
+) -> Conditioning:
     """Conditioning of k sides from the states of each, or of the one that they share; SDXL alone is told time ids."""
     k, pooled = len(time_ids), [states.pooled for states in told if states.pooled is not None]
     return Conditioning(
         prompt=torch.stack([states.prompt for states in told]).expand(k, -1, -1, -1),
         pooled=torch.stack(pooled).expand(k, -1, -1) if pooled else None,
         time_ids=time_ids if pooled else None,
+        user=None if user is None else user.expand(k, -1, -1, -1),
     )
 
 
@@ -58,14 +62,25 @@ class Conditioner(ABC):
     def encoders(self) -> list[tuple[Any, Any]]:
         """Tokenizers and text encoders."""
 
+    def states(self, prompts: list[str]) -> States:
+        """What the encoders make of prompts, which are counted."""
+        self.count(prompts)
+        return self.said(prompts)
+
     @abstractmethod
-    def states(self, prompts: list[str]) -> "States":
+    def said(self, prompts: list[str]) -> States:
         """What the encoders make of prompts."""
 
     @torch.no_grad()
-    def __call__(self, raw: PixelBatch) -> Conditioning:
+    def __call__(self, raw: PixelBatch | PromptBatch) -> Conditioning:
         """Conditioning of a batch that is on the encoders' device."""
-        return joined([self.states(side) for side in sides(raw.prompts)], raw.time_ids)
+        return joined([self.states(side) for side in sides(raw.prompts)], raw.time_ids, raw.user)
+
+    @torch.no_grad()
+    def empty(self) -> Conditioning:
+        """The empty prompt, without a picture: k = b = 1."""
+        states = self.said([""])
+        return Conditioning(states.prompt[None], None if states.pooled is None else states.pooled[None])
 
     def tokens(self, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
         """Ids of prompts, padded and cut to what the tokenizer allows."""
@@ -101,8 +116,7 @@ class OneEncoder(Conditioner):
     def encoders(self) -> list[tuple[Any, Any]]:
         return [(self.parts.tokenizer, self.parts.text_encoder)]
 
-    def states(self, prompts: list[str]) -> States:
-        self.count(prompts)
+    def said(self, prompts: list[str]) -> States:
         return States(self.parts.text_encoder(self.tokens(self.parts.tokenizer, prompts)).last_hidden_state)
 
 
@@ -123,8 +137,7 @@ class TwoEncoders(Conditioner):
             (self.parts.tokenizer_2, self.parts.text_encoder_2),
         ]
 
-    def states(self, prompts: list[str]) -> States:
-        self.count(prompts)
+    def said(self, prompts: list[str]) -> States:
         outputs = [
             encoder(self.tokens(tokenizer, prompts), output_hidden_states=True) for tokenizer, encoder in self.encoders
         ]

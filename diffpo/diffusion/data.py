@@ -12,17 +12,20 @@ import torch
 from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
 
+from diffpo.diffusion.bare_prompts import PromptReader
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.encoded_reader import EncodedReader
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen, loaded
 from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.mixing import turns
-from diffpo.order import Order, Pick, Shapes, Share
+from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
 from diffpo.pairs import Pairs, PairTable, open_tables
 from diffpo.rows import DropTies, RowMap
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
+from diffpo.unpaired import PromptsOnly
+from diffpo.user_rows import ForUser
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class PairData:
         stream: null opens a table; otherwise the source is read as a stream, and the run needs `fit.steps`.
         together: pairs of one shape that follow one another, where there are several shapes (framing.bucket_step); a
             multiple of fit.per_device_batch_size.
+        per_user: visits of each user in an epoch, so that users count alike and not pairs; needs the row map
+            diffpo.user_rows.ForUser. Null visits every pair.
         cycle: epochs after which the draws about each pair (noise, time, flip, emptied caption) repeat; null never
             repeats them. For diffpo.remembered.Remembered.
 
@@ -54,14 +59,21 @@ class PairData:
     workers: int = 4
     stream: Stream | None = None
     together: int = 16
+    per_user: int | None = None
     cycle: int | None = None
 
     def __post_init__(self):
-        for name, count in (("together", self.together), ("cycle", self.cycle)):
+        for name, count in (("together", self.together), ("per_user", self.per_user), ("cycle", self.cycle)):
             if count is not None and count < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {count}.")
         if self.stream is not None and self.cycle is not None:
             raise ValueError("Draws about the pairs of a stream never repeat; set data.cycle or data.stream to null.")
+        if self.per_user is not None and not any(isinstance(row_map, ForUser) for row_map in self.rows):
+            raise ValueError("data.per_user needs to know users; add diffpo.user_rows.ForUser to data.rows.")
+        if self.per_user is not None and self.stream is not None:
+            raise ValueError(
+                "A stream does not know how many pairs users have; set data.per_user or data.stream to null."
+            )
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"data.caption_dropout is a share in [0, 1], got {self.caption_dropout}.")
 
@@ -75,7 +87,7 @@ class PairData:
         if self.stream is None:
             tables = open_tables(self.source, self.rows, seed)
             weights = self.source.shares([len(table) for table in tables])
-            return ImagePairs(tables, weights, reader, self.workers, self.together, self.cycle)
+            return ImagePairs(tables, weights, reader, self.workers, self.together, self.cycle, self.per_user)
         streams = open_streams(self.source, self.rows, seed, self.stream.buffer)
         return ImageStream(streams, self.source.shares([None for _ in streams]), reader, self.workers)
 
@@ -88,7 +100,10 @@ class PairData:
                     "data.framing.bucket_step needs the shapes of all pictures before the first step; encode the "
                     "pairs (scripts/encode_pairs.py, or encoding.folder of the training script), or set it to null."
                 )
-            return PixelReader(self.framing, self.caption_dropout, seed)
+            bare = [isinstance(layout, PromptsOnly) for layout in self.source.layouts]
+            if any(bare) and not all(bare):
+                raise ValueError("Prompts without pictures are mixed with pictures; name sources of one kind.")
+            return (PromptReader if all(bare) else PixelReader)(self.framing, self.caption_dropout, seed)
         if not self.is_encoded:
             raise ValueError("Encoded pairs are mixed with pictures; encode all sources of data.source, or none.")
         if self.stream is not None:
@@ -115,6 +130,7 @@ class ImagePairs(Pairs, Dataset[Example]):
         workers: int,
         together: int = 16,
         cycle: int | None = None,
+        per_user: int | None = None,
     ):
         self.tables, self.weights, self.reader, self.workers = tables, weights, reader, workers
         self.seed, self.seen, self.cycle = reader.seed, Seen(), cycle
@@ -122,6 +138,9 @@ class ImagePairs(Pairs, Dataset[Example]):
         if shapes and len(tables) > 1:
             raise ValueError("Sources in several shapes cannot be mixed; train apart, or encode without bucket_step.")
         self.shapes = shapes[0] if shapes else None
+        if per_user and (shapes or len(tables) > 1):
+            raise ValueError("Users are counted in one source of one shape; set data.per_user to null.")
+        self.groups: Groups | None = Users(tables[0].users, per_user) if per_user else self.shapes
 
     @property
     def row_ids(self) -> Int[np.ndarray, " n"]:
@@ -130,7 +149,7 @@ class ImagePairs(Pairs, Dataset[Example]):
 
     @property
     def size(self) -> int:
-        return self.shapes.epoch if self.shapes else sum(map(len, self.tables))
+        return self.groups.epoch if self.groups else sum(map(len, self.tables))
 
     def __getitem__(self, pick: Pick) -> Example:
         """The picked pair, or the next one in its table (of its shape) whose pictures can all be read.
@@ -171,7 +190,7 @@ class ImagePairs(Pairs, Dataset[Example]):
             )
         loader = DataLoader(
             self,
-            batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.shapes),
+            batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.groups),
             collate_fn=self.reader.collate,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDPMScheduler
@@ -21,11 +21,13 @@ class Conditioning:
         prompt: text states; the rows differ only if the data have one caption per image.
         pooled: one state per prompt (SDXL), else None.
         time_ids: original size, crop corner and target size of each picture (SDXL), else None.
+        user: tokens of whom the picture is for, zeros for nobody; None of a network that hears no users.
     """
 
     prompt: Float[Tensor, "k b l d"]
     pooled: Float[Tensor, "k b p"] | None = None
     time_ids: Float[Tensor, "k b 6"] | None = None
+    user: Float[Tensor, "k b u e"] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         """The same conditioning with each tensor changed."""
@@ -33,12 +35,19 @@ class Conditioning:
         return Conditioning(**{name: change(value) for name, value in present.items()})
 
     def exchanged(self) -> "Conditioning":
-        """Each side told the text of the other; what SDXL is told of its picture stays."""
+        """Each side told the text of the other; what SDXL is told of its picture stays, and so does the user."""
         return replace(self, prompt=self.prompt.flip(0), pooled=None if self.pooled is None else self.pooled.flip(0))
 
+    def saying(self, other: "Conditioning") -> "Conditioning":
+        """The same pictures and users with the text of another conditioning of one prompt, k = b = 1."""
+        pooled = None if self.pooled is None or other.pooled is None else other.pooled.expand_as(self.pooled)
+        return replace(self, prompt=other.prompt.expand_as(self.prompt), pooled=pooled)
+
     def kwargs(self) -> dict[str, Any]:
-        """Arguments of the UNet, the candidates of all pairs in one batch."""
-        states = {"encoder_hidden_states": self.prompt.flatten(0, 1)}
+        """Arguments of the network, the candidates of all pairs in one batch."""
+        states: dict[str, Any] = {"encoder_hidden_states": self.prompt.flatten(0, 1)}
+        if self.user is not None:
+            states["cross_attention_kwargs"] = {"user_embeds": self.user.flatten(0, 1)}
         if self.pooled is None or self.time_ids is None:
             return states
         added = {"text_embeds": self.pooled.flatten(0, 1), "time_ids": self.time_ids.flatten(0, 1)}
@@ -50,14 +59,28 @@ class ImageBatch:
     """One encoded batch.
 
     Attributes:
-        latents: scaled as the network expects them.
+        latents: scaled as the network expects them: (c, h, w) of a picture, (frames, c, h, w) of a video; zeros if
+            there are prompts alone.
         row: ids of the rows.
+        empty: the empty prompt, k = b = 1, for objectives that need it.
     """
 
-    latents: Float[Tensor, "k b c h w"]
+    latents: Float[Tensor, "k b *picture"]
     cond: Conditioning
     label: PairLabels
     row: tuple[int, ...]
+    empty: Conditioning | None = None
+
+    @property
+    def unconditional(self) -> Conditioning:
+        """What the network sees in the unconditional half of classifier-free guidance.
+
+        Raises:
+            ValueError: if the batch came without the empty prompt.
+        """
+        if self.empty is None:
+            raise ValueError("The batch lacks the empty prompt; load the base with unconditional=True.")
+        return self.cond.saying(self.empty)
 
     def best(self) -> "ImageBatch":
         """The chosen side alone, k = 1."""
@@ -69,14 +92,17 @@ class ImageBatch:
             return self
         again: Callable[[Tensor], Tensor] = lambda x: torch.cat([x] * n, dim=1)  # noqa: E731
         label = self.label.map(lambda x: torch.cat([x] * n, dim=-1))
-        return ImageBatch(again(self.latents), self.cond.map(again), label, self.row * n)
+        return ImageBatch(again(self.latents), self.cond.map(again), label, self.row * n, self.empty)
 
 
 class Prediction(ABC):
-    """How a network's output, given x_t = a x_0 + s eps, becomes the noise."""
+    """How a network's output, given x_t = a x_0 + s eps, becomes the noise and the picture."""
 
     @abstractmethod
     def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -86,6 +112,9 @@ class Epsilon(Prediction):
     def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return out
 
+    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return (x_t - s * out) / a
+
 
 @dataclass(frozen=True)
 class Velocity(Prediction):
@@ -94,6 +123,9 @@ class Velocity(Prediction):
     def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return a * out + s * x_t
 
+    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return a * x_t - s * out
+
 
 @dataclass(frozen=True)
 class Flow(Prediction):
@@ -101,6 +133,44 @@ class Flow(Prediction):
 
     def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return x_t + a * out
+
+    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return x_t - s * out
+
+
+class Signature(ABC):
+    """How a network is called.
+
+    Attributes:
+        axes: of one picture's latents.
+    """
+
+    axes: ClassVar[int]
+
+    @abstractmethod
+    def __call__(self, network: nn.Module, x_t: Tensor, t: Int[Tensor, " n"], cond: Conditioning) -> Tensor:
+        """The network's output for n noisy pictures."""
+
+
+@dataclass(frozen=True)
+class UNetSignature(Signature):
+    """The UNet of Stable Diffusion 1.x, 2.x and XL; latents are (c, h, w)."""
+
+    axes: ClassVar[int] = 3
+
+    def __call__(self, network: nn.Module, x_t: Tensor, t: Int[Tensor, " n"], cond: Conditioning) -> Tensor:
+        return network(x_t, t, **cond.kwargs()).sample
+
+
+@dataclass(frozen=True)
+class VideoSignature(Signature):
+    """A transformer over frames with learned or sinusoidal positions, as CogVideoX-2B (arXiv:2408.06072); latents are
+    (frames, c, h, w)."""
+
+    axes: ClassVar[int] = 4
+
+    def __call__(self, network: nn.Module, x_t: Tensor, t: Int[Tensor, " n"], cond: Conditioning) -> Tensor:
+        return network(hidden_states=x_t, timestep=t, **cond.kwargs()).sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +186,7 @@ class Denoiser:
     a: Float[Tensor, " timesteps"]
     s: Float[Tensor, " timesteps"]
     prediction: Prediction
+    signature: Signature = UNetSignature()
 
     @classmethod
     def from_scheduler(cls, unet: nn.Module, scheduler: Any) -> "Denoiser":
@@ -137,25 +208,25 @@ class Denoiser:
         return replace(self, a=self.a.to(device), s=self.s.to(device))
 
     def eps(
-        self, x_t: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"], cond: Conditioning
-    ) -> Float[Tensor, "k b c h w"]:
+        self, x_t: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "k b *picture"]:
         """Predicted noise in fp32, whatever type the network computes in."""
         return self.prediction.eps(self.out(x_t, t, cond), x_t, self.signal(t), self.noise(t))
 
     def out(
-        self, x_t: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"], cond: Conditioning
-    ) -> Float[Tensor, "k b c h w"]:
+        self, x_t: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "k b *picture"]:
         """What the network says, in fp32."""
-        out = self.unet(x_t.flatten(0, 1), t.repeat(len(x_t)), **cond.kwargs()).sample
+        out = self.signature(self.unet, x_t.flatten(0, 1), t.repeat(len(x_t)), cond)
         return out.float().unflatten(0, x_t.shape[:2])
 
     def noised(
-        self, x_0: Float[Tensor, "k b c h w"], eps: Float[Tensor, "k b c h w"], t: Int[Tensor, " b"]
-    ) -> Float[Tensor, "k b c h w"]:
+        self, x_0: Float[Tensor, "k b *picture"], eps: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"]
+    ) -> Float[Tensor, "k b *picture"]:
         return self.signal(t) * x_0 + self.noise(t) * eps
 
-    def signal(self, t: Int[Tensor, " b"]) -> Float[Tensor, "1 b 1 1 1"]:
-        return self.a[t].view(1, -1, 1, 1, 1)
+    def signal(self, t: Int[Tensor, " b"]) -> Float[Tensor, "1 b ..."]:
+        return self.a[t].view(1, -1, *[1] * self.signature.axes)
 
-    def noise(self, t: Int[Tensor, " b"]) -> Float[Tensor, "1 b 1 1 1"]:
-        return self.s[t].view(1, -1, 1, 1, 1)
+    def noise(self, t: Int[Tensor, " b"]) -> Float[Tensor, "1 b ..."]:
+        return self.s[t].view(1, -1, *[1] * self.signature.axes)

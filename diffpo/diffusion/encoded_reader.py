@@ -12,7 +12,7 @@ from diffpo.diffusion.conditioning import States, joined, sides
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.encoder import EncodedBatch
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import Example, Reader, count_enlarged, labels, prompts_by_side
+from diffpo.diffusion.pixels import Example, Reader, count_enlarged, labels, prompts_by_side, users
 from diffpo.diffusion.prompt_states import PromptStates
 from diffpo.draws import Draws
 from diffpo.rows import PairRow
@@ -74,7 +74,7 @@ class EncodedReader(Reader):
             mean,
             std,
             self.scaling,
-            joined(told, time_ids),
+            joined(told, time_ids, users(examples)),
             labels(examples),
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from diffpo.core import PairLabels
+from diffpo.diffusion.bare_prompts import PromptBatch
 from diffpo.diffusion.bases import FAMILIES
 from diffpo.diffusion.conditioning import Conditioner
 from diffpo.diffusion.denoiser import Conditioning, ImageBatch
@@ -109,6 +110,13 @@ class Encoder:
         mean, std = (x.unflatten(0, raw.pixels.shape[:2]) for x in self.posterior(raw.pixels.flatten(0, 1)))
         scaling = self.vae.config.scaling_factor
         return EncodedBatch(mean, std, scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, raw.broken)
+
+    @torch.no_grad()
+    def blank(self, raw: PromptBatch) -> ImageBatch:
+        """A batch of prompts, with zeros for latents."""
+        side = raw.side // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shape = (1, len(raw.row), self.vae.config.latent_channels, side, side)
+        return ImageBatch(torch.zeros(shape, device=raw.time_ids.device), self.conditioner(raw), raw.label, raw.row)
 
     @torch.no_grad()
     def posterior(self, pixels: UInt8[Tensor, "n 3 H W"]) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:

@@ -29,6 +29,7 @@ from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
 from diffpo.sources import Layout
+from diffpo.unpaired import PromptsOnly
 from diffpo.workfolder import WorkFolder
 
 UNFINISHED = ".encoding"
@@ -142,6 +143,8 @@ def require_encodable(data: PairData) -> None:
             "Random crops differ in each epoch and cannot be stored; set data.framing.random_crop to false, or train "
             "on the pictures."
         )
+    if isinstance(data.source, PromptsOnly):
+        raise ValueError(f"{data.source.path} is read for prompts alone, whose states are quick to make; train on it.")
     if data.stream is not None:
         raise ValueError("Pairs are encoded from a table; set data.stream to null.")
     if data.is_encoded:

@@ -29,7 +29,7 @@ class Guard:
         if not 0 <= self.mu <= 1:
             raise ValueError(f"Guard needs a mu in [0, 1], got {self.mu}.")
 
-    def __call__(self, error: Float[Tensor, "2 b c h w"]) -> Float[Tensor, "2 b"]:
+    def __call__(self, error: Float[Tensor, "2 b *picture"]) -> Float[Tensor, "2 b"]:
         """Gradient shares of the two sides from their residuals; carries no gradient itself."""
         chosen, rejected = error.detach().float().flatten(2)
         along = (chosen * rejected).sum(-1)

@@ -83,7 +83,7 @@ class Inversion(Noising):
         return Noised(policy.noised(repeated.latents, eps, t), t, eps, repeated)
 
     @abstractmethod
-    def by(self, policy: Denoiser, reference: Reference | None, implied: Implied) -> Float[Tensor, "k n c h w"]:
+    def by(self, policy: Denoiser, reference: Reference | None, implied: Implied) -> Float[Tensor, "k n *picture"]:
         """The noise that follows from whoever inverts, without gradient."""
 
     def grid(self, timesteps: int, draws: Draws) -> Int[Tensor, "b steps"]:
@@ -105,7 +105,7 @@ class Inversion(Noising):
         times: Int[Tensor, "b steps"],
         wanted: Int[Tensor, "b visits"],
         draws: Draws,
-    ) -> Float[Tensor, "k n c h w"]:
+    ) -> Float[Tensor, "k n *picture"]:
         """Latents at the wanted steps of each row's grid: first visits of all rows, then second ones, ...
 
         Args:
@@ -135,14 +135,14 @@ class Inversion(Noising):
             found[:, visit, place[row]] = arrived
         return found.flatten(1, 2)
 
-    def refined(self, leap: "Leap", eps: Float[Tensor, "k n c h w"]) -> Float[Tensor, "k n c h w"]:
+    def refined(self, leap: "Leap", eps: Float[Tensor, "k n *picture"]) -> Float[Tensor, "k n *picture"]:
         """The mean of the first prediction and of those made where the one before has led to."""
         said = [eps]
         for _ in range(self.refinements):
             said.append(leap.again(said[-1]))
         return torch.stack(said[slice(*self.averaged)] if self.averaged else said).mean(0)
 
-    def added(self, leap: "Leap", draws: Draws) -> Float[Tensor, "k n c h w"]:
+    def added(self, leap: "Leap", draws: Draws) -> Float[Tensor, "k n *picture"]:
         """The noise of one step; the posterior that begins at the clean picture has no width."""
         if not self.eta or leap.step == 0:
             return torch.zeros_like(leap.x)
@@ -160,7 +160,7 @@ class Leap:
     """
 
     network: Denoiser
-    x: Float[Tensor, "k n c h w"]
+    x: Float[Tensor, "k n *picture"]
     cond: Conditioning
     times: Int[Tensor, "n steps"]
     step: int
@@ -178,15 +178,15 @@ class Leap:
         t = self.times[:, self.step - 1].to(self.x.device, non_blocking=True)
         return self.network.signal(t), self.network.noise(t)
 
-    def first(self) -> Float[Tensor, "k n c h w"]:
+    def first(self) -> Float[Tensor, "k n *picture"]:
         """The noise predicted without knowing where the step leads to."""
         return self.network.prediction.eps(self.network.out(self.x, self.t, self.cond), self.x, *self.source)
 
-    def again(self, eps: Float[Tensor, "k n c h w"]) -> Float[Tensor, "k n c h w"]:
+    def again(self, eps: Float[Tensor, "k n *picture"]) -> Float[Tensor, "k n *picture"]:
         """The noise predicted where `eps` leads to."""
         return self.network.eps(self.to(eps), self.t, self.cond)
 
-    def to(self, eps: Float[Tensor, "k n c h w"]) -> Float[Tensor, "k n c h w"]:
+    def to(self, eps: Float[Tensor, "k n *picture"]) -> Float[Tensor, "k n *picture"]:
         """DDIM's step with this noise (arXiv:2010.02502, eq. 12, sigma 0)."""
         a, s = self.source
         return self.network.noised((self.x - s * eps) / a, eps, self.t)
@@ -207,7 +207,7 @@ class Leap:
 class PolicyInversion(Inversion):
     """The network that is trained inverts, as it is now: what the code of InPO and SmPO does."""
 
-    def by(self, policy: Denoiser, reference: Reference | None, implied: Implied) -> Float[Tensor, "k n c h w"]:
+    def by(self, policy: Denoiser, reference: Reference | None, implied: Implied) -> Float[Tensor, "k n *picture"]:
         with torch.no_grad():
             return implied(policy)
 
@@ -222,6 +222,6 @@ class ReferenceInversion(Inversion):
     def fixed(self) -> str | None:
         return str(self) if self.visits == 1 else None
 
-    def by(self, policy: Denoiser, reference: Reference | None, implied: Implied) -> Float[Tensor, "k n c h w"]:
+    def by(self, policy: Denoiser, reference: Reference | None, implied: Implied) -> Float[Tensor, "k n *picture"]:
         assert reference is not None  # the objective has seen to it
         return reference(lambda unet: implied(replace(policy, unet=unet)), NOISE)

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from diffpo.adapters import TRAINED, Adapter
+from diffpo.adapters import Adapter
 from diffpo.diffusion.attention import ATTENTION
+from diffpo.diffusion.bare_prompts import PromptBatch
 from diffpo.diffusion.bases import load_base, require_width
 from diffpo.diffusion.conditioning import Conditioner
 from diffpo.diffusion.data import ImagePairs
-from diffpo.diffusion.denoiser import Denoiser, ImageBatch
+from diffpo.diffusion.denoiser import Conditioning, Denoiser, ImageBatch
 from diffpo.diffusion.encoder import EncodedBatch, Encoder
 from diffpo.diffusion.pixels import PixelBatch
 from diffpo.diffusion.stream import ImageStream
@@ -22,6 +21,8 @@ from diffpo.draws import Draws
 from diffpo.files import writing
 from diffpo.references import FrozenCopy, Reference, SwitchedOff, store_matrices
 from diffpo.sharding import is_sharded, whole_state
+
+Raw = PixelBatch | EncodedBatch | PromptBatch
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class StableDiffusion:
             pipelines that run the result in fp16 take madebyollin/sdxl-vae-fp16-fix.
         scheduler: settings that replace those of the base's scheduler, e.g. {prediction_type: v_prediction} or
             {rescale_betas_zero_snr: true} (zero terminal SNR, arXiv:2305.08891).
-        adapter: null tunes the whole UNet; diffpo.adapters.LoRA or WarmLoRA tune adapters inside it.
+        adapter: null tunes the whole UNet; diffpo.adapters.LoRA or WarmLoRA tune adapters inside it,
+            diffpo.diffusion.user_branch.UserBranch a part that hears users.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         attention: `native` lets torch choose the kernel, `flash` insists on its flash kernel, `xformers` needs that
             package.
@@ -68,6 +70,7 @@ class StableDiffusion:
         seed: int = 0,
         encodes: bool = True,
         draws: bool = True,
+        unconditional: bool = False,
     ) -> "LoadedStableDiffusion":
         """Load what a run needs onto a device, ready to train.
 
@@ -77,29 +80,31 @@ class StableDiffusion:
             seed: of adapters that start at random.
             encodes: False if all pairs are encoded: VAE and text encoders then stay on the CPU.
             draws: False if no pictures will be drawn either: they are then not loaded at all.
+            unconditional: True if batches have to tell what the network sees without a prompt.
 
         Raises:
             ValueError: if something cannot be found, or is not a text-to-image Stable Diffusion.
         """
-        parts = load_pipeline(self, encodes or draws)
-        encoder = Encoder.of(parts, storage) if encodes or draws else None
+        reads = encodes or draws or unconditional
+        parts = load_pipeline(self, reads)
+        encoder = Encoder.of(parts, storage) if reads else None
         if encoder and encodes:
             encoder.to(device)
         unet = parts.unet.to(device, memory_format=torch.channels_last if self.channels_last else None)
         unet.requires_grad_(self.adapter is None).train()
+        ATTENTION[self.attention](unet)
         if self.adapter is not None:
             self.adapter.attach(unet, seed)
             if storage != torch.float32:
                 store_matrices(unet, storage)
         if self.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        ATTENTION[self.attention](unet)
         if self.compile:
             unet.compile_repeated_blocks()
         denoiser = Denoiser.from_scheduler(unet, parts.scheduler).to(device)
-        return LoadedStableDiffusion(
-            self, parts, encoder.conditioner if encoder and encodes else None, denoiser, storage
-        )
+        empty = encoder.conditioner.empty().map(lambda x: x.to(device)) if encoder and unconditional else None
+        conditioner = encoder.conditioner if encoder and encodes else None
+        return LoadedStableDiffusion(self, parts, conditioner, denoiser, storage, empty)
 
 
 class LoadedStableDiffusion:
@@ -108,6 +113,7 @@ class LoadedStableDiffusion:
     Attributes:
         unet: the network that is trained.
         encoder: None if it was loaded for encoded pairs alone.
+        empty: the empty prompt, if it was asked for.
 
     Args:
         conditioner: None if it was loaded for encoded pairs alone.
@@ -120,8 +126,9 @@ class LoadedStableDiffusion:
         conditioner: Conditioner | None,
         denoiser: Denoiser,
         storage: torch.dtype,
+        empty: Conditioning | None = None,
     ):
-        self.config, self.parts = config, parts
+        self.config, self.parts, self.empty = config, parts, empty
         self.encoder = None if conditioner is None else Encoder(parts.vae, conditioner)
         self.denoiser, self.storage = denoiser, storage
 
@@ -135,11 +142,11 @@ class LoadedStableDiffusion:
             return SwitchedOff(self.unet, self.config.adapter.off)
         return FrozenCopy(self.unet, None if self.storage == torch.float32 else self.storage)
 
-    def prepare(self, model: nn.Module, raw: PixelBatch | EncodedBatch, draws: Draws) -> tuple[Denoiser, ImageBatch]:
+    def prepare(self, model: nn.Module, raw: Raw, draws: Draws) -> tuple[Denoiser, ImageBatch]:
         """What `fit` calls: the denoiser around `model`, and the batch as latents and text states."""
-        return replace(self.denoiser, unet=model), self.encode(raw, draws)
+        return replace(self.denoiser, unet=model), replace(self.encode(raw, draws), empty=self.empty)
 
-    def encode(self, raw: PixelBatch | EncodedBatch, draws: Draws) -> ImageBatch:
+    def encode(self, raw: Raw, draws: Draws) -> ImageBatch:
         """Latents, sampled from the VAE's posterior with noise shared by the pair, and text states.
 
         Raises:
@@ -150,15 +157,24 @@ class LoadedStableDiffusion:
             return batch.told_in(self.storage).sampled(draws)
         if self.encoder is None:
             raise ValueError(f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels.")
-        return self.encoder(batch).sampled(draws)
+        return self.encoder.blank(batch) if isinstance(batch, PromptBatch) else self.encoder(batch).sampled(draws)
 
-    def first(self, pairs: ImagePairs | ImageStream, n: int = 4) -> tuple[ImageBatch, Draws]:
+    def first(self, pairs: ImagePairs | ImageStream, n: int = 4, candidates: int = 0) -> tuple[ImageBatch, Draws]:
         """The first pairs, encoded: what is checked before a run.
 
+        Args:
+            candidates: that each row has to have at least (`Objective.needs_candidates`).
+
         Raises:
-            ValueError: if they were encoded by text encoders of another width than the UNet takes.
+            ValueError: if they were encoded by text encoders of another width than the UNet takes, or rows have fewer
+                candidates.
         """
         raw = pairs.first(n)
+        if (have := raw.pictures // len(raw.row)) < candidates:
+            raise ValueError(
+                f"The objective needs {candidates} pictures per row, data.source gives {have}; choose another "
+                "objective (diffpo.diffusion.methods.kto takes single pictures), or another source."
+            )
         if isinstance(raw, EncodedBatch):
             require_width(self.unet, raw.cond.prompt.shape[-1], self.config.unet or self.config.path)
         draws = Draws(pairs.seed, raw.epoch, raw.row, self.denoiser.a.device)
@@ -173,7 +189,7 @@ class LoadedStableDiffusion:
         return self.parts
 
     def save(self, folder: Path, writes: bool = True) -> None:
-        """Write what was trained: `unet/`, or `pytorch_lora_weights.safetensors`; both load in plain diffusers.
+        """Write what was trained: `unet/`, or the adapter's files.
 
         Args:
             writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
@@ -182,22 +198,14 @@ class LoadedStableDiffusion:
             RuntimeError: if the disk is full.
         """
         remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
-        if self.config.adapter is None:
+        with writing(f"The weights in {folder}", remedy):
+            if self.config.adapter is not None:
+                self.config.adapter.save(self.parts, folder, writes)
+                return
             state = whole_state(self.unet) if is_sharded(self.unet) else None
             if writes:
                 unet = self.unet if state is None else unsharded(self.unet, state)
-                with writing(f"The weights in {folder}", remedy):
-                    unet.save_pretrained(folder / "unet")
-            return
-        trained = whole_state(self.unet, [name for name, p in self.unet.named_parameters() if p.requires_grad])
-        if writes:
-            layers = get_peft_model_state_dict(self.unet, state_dict=trained, adapter_name=TRAINED)
-            adapter = self.unet.peft_config[TRAINED]
-            metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
-            with writing(f"The weights in {folder}", remedy):
-                type(self.parts).save_lora_weights(
-                    folder, convert_state_dict_to_diffusers(layers), unet_lora_adapter_metadata=metadata
-                )
+                unet.save_pretrained(folder / "unet")
 
 
 def unsharded(unet: Any, state: dict[str, Tensor]) -> Any:
@@ -224,9 +232,9 @@ def load_pipeline(config: StableDiffusion, encodes: bool = True, denoises: bool 
 
 
 def load_tuned(config: StableDiffusion, folder: Path) -> Any:
-    """The base with what `save` wrote to a folder, loaded as any user of diffusers would."""
+    """The base with what `save` wrote to a folder, loaded as any user would."""
     if config.adapter is None:
         return load_pipeline(replace(config, unet=str(folder)))
     pipeline = load_pipeline(config)
-    pipeline.load_lora_weights(str(folder))
+    config.adapter.load(pipeline, folder)
     return pipeline

@@ -22,9 +22,9 @@ class Noised:
         batch: what was noised: the batch that was given, or each of its pairs several times.
     """
 
-    x_t: Float[Tensor, "k b c h w"]
+    x_t: Float[Tensor, "k b *picture"]
     t: Int[Tensor, " b"]
-    eps: Float[Tensor, "k b c h w"]
+    eps: Float[Tensor, "k b *picture"]
     batch: ImageBatch
 
 

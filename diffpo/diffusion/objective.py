@@ -65,7 +65,7 @@ class DenoisingPreference(Objective):
 
     def at(self, policy: Denoiser, reference: Reference | None, noised: Noised) -> Step:
         """The loss at these noisy latents."""
-        residual = Residual(policy, noised)
+        residual = self.residual(policy, reference, noised)
         # The reference goes first: it keeps no activations, so it adds nothing to the policy's peak memory.
         frozen = reference(residual.squared) if self.loss.needs_reference else None  # type: ignore[reportOptionalCall]
         error = residual(policy.unet)
@@ -81,6 +81,10 @@ class DenoisingPreference(Objective):
         curves = step.metrics | squared_errors(trained.detach(), frozen)
         return Step(step.loss, curves | by_timestep(curves, noised.t, len(policy.a)))
 
+    def residual(self, policy: Denoiser, reference: Reference | None, noised: Noised) -> "Residual":
+        """What the squared errors are of."""
+        return Residual(policy, noised)
+
 
 def asked(noising: Noising, scores: bool = True) -> tuple[str, ...]:
     """What a reference is asked for: noise, if pictures are inverted by it, and then scores."""
@@ -94,7 +98,7 @@ class Residual:
     policy: Denoiser
     noised: Noised
 
-    def __call__(self, unet: nn.Module) -> Float[Tensor, "k b c h w"]:
+    def __call__(self, unet: nn.Module) -> Float[Tensor, "k b *picture"]:
         noised = self.noised
         return replace(self.policy, unet=unet).eps(noised.x_t, noised.t, noised.batch.cond) - noised.eps
 
@@ -102,7 +106,7 @@ class Residual:
         return mean_square(self(unet))
 
 
-def mean_square(error: Float[Tensor, "k b c h w"]) -> Float[Tensor, "k b"]:
+def mean_square(error: Float[Tensor, "k b *picture"]) -> Float[Tensor, "k b"]:
     return error.square().flatten(2).mean(-1)
 
 

@@ -27,6 +27,7 @@ class PixelBatch:
         prompts: one list per candidate.
         epoch, row: keys of the batch's random draws.
         broken: epochs and ids of pairs passed over because a picture could not be read.
+        user: tokens of whom each pair was judged by; None if the network hears no users.
     """
 
     pixels: UInt8[Tensor, "k b 3 h w"]
@@ -36,6 +37,7 @@ class PixelBatch:
     epoch: tuple[int, ...]
     row: tuple[int, ...]
     broken: tuple[tuple[int, int], ...] = ()
+    user: Float[Tensor, "b u e"] | None = None
 
     @property
     def pictures(self) -> int:
@@ -46,7 +48,9 @@ class PixelBatch:
         return count_enlarged(self.time_ids)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "PixelBatch":
-        return replace(self, pixels=change(self.pixels), time_ids=change(self.time_ids), label=self.label.map(change))
+        user = None if self.user is None else change(self.user)
+        pixels, time_ids = change(self.pixels), change(self.time_ids)
+        return replace(self, pixels=pixels, time_ids=time_ids, label=self.label.map(change), user=user)
 
     def pin_memory(self) -> "PixelBatch":
         return self.map(Tensor.pin_memory)
@@ -61,6 +65,7 @@ class Example:
 
     Attributes:
         view: what its reader made of the pictures.
+        user: tokens of whom it was judged by; None if the network hears no users.
     """
 
     view: Any
@@ -68,6 +73,7 @@ class Example:
     row: PairRow
     epoch: int
     broken: tuple[tuple[int, int], ...]
+    user: Float[Tensor, "u e"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +117,8 @@ class Reader(ABC):
                 continue
             emptied = draws.uniform("caption_dropout").item() < self.caption_dropout
             prompts: Any = tuple("" if emptied else prompt for prompt in row.prompts)  # never null by now
-            return Example(view, prompts, row, epoch, tuple(broken))
+            user = None if row.shots is None else row.shots.read(draws)
+            return Example(view, prompts, row, epoch, tuple(broken), user)
         raise ValueError(
             f"None of {len(broken)} pairs in a row could be read, the last is row {broken[-1][1]} ({reason}); "
             f"check that data.source names columns of pictures and that paths are relative to {where}."
@@ -134,7 +141,14 @@ class PixelReader(Reader):
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),
             broken=tuple(row for example in examples for row in example.broken),
+            user=users(examples),
         )
+
+
+def users(examples: list[Example]) -> Float[Tensor, "b u e"] | None:
+    """Tokens of whom each was judged by."""
+    found = [example.user for example in examples if example.user is not None]
+    return torch.stack(found) if found else None
 
 
 def decoded(row: PairRow) -> list[Image.Image]:

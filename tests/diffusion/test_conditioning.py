@@ -83,3 +83,16 @@ def test_cut_prompts_are_counted(made):
     conditioner(batch(["a red circle", LONG]))
     conditioner(batch(["a red circle"], [LONG]))
     assert conditioner.report() == "2 of 4 prompts read were longer than 24 tokens and cut."
+
+
+@pytest.mark.parametrize("made", [one, two])
+def test_the_empty_prompt_is_that_of_the_pipelines_unconditional_half_and_is_not_counted(made):
+    conditioner = made()
+    ours, parts = conditioner.empty(), conditioner.parts
+    _, states, *rest = parts.encode_prompt(
+        PROMPTS[0], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
+    )
+    torch.testing.assert_close(ours.prompt[0], states)
+    if rest:
+        torch.testing.assert_close(ours.pooled[0], rest[1])
+    assert conditioner.encoded == 0

@@ -35,6 +35,16 @@ def test_flow_round_trip():
     torch.testing.assert_close(Flow().eps(eps - x_0, x_t, 1 - sigma, sigma), eps)
 
 
+@pytest.mark.parametrize("prediction", [Epsilon(), Velocity(), Flow()])
+def test_the_picture_is_read_off_the_true_output(prediction):
+    """Whatever is predicted: the noise, a eps - s x_0, or eps - x_0."""
+    x_0, eps = image_batch().latents, draws().normal("noise", 4, 8, 8).expand(2, 3, 4, 8, 8)
+    a = torch.tensor([0.9, 0.6, 0.2]).view(1, 3, 1, 1, 1)
+    s = 1 - a if prediction == Flow() else (1 - a**2).sqrt()
+    true = {Epsilon: eps, Velocity: a * eps - s * x_0, Flow: eps - x_0}[type(prediction)]
+    torch.testing.assert_close(prediction.x_0(true, a * x_0 + s * eps, a, s), x_0, rtol=1e-4, atol=1e-5)
+
+
 def test_squared_error_in_noise_space_is_alpha_bar_times_that_of_v():
     """|eps - eps_hat|^2 = alpha_bar |v - v_hat|^2 at fixed x_t: one beta serves both predictions."""
     ours = denoiser(prediction=Velocity())

@@ -46,7 +46,7 @@ class DSPO(Objective):
         trained, kept = mean_square(error), mean_square(frozen)
         chosen, rejected = reward = -0.5 * self.beta * (trained - kept)
         z = torch.stack([chosen - rejected, rejected - chosen])
-        pull = self.beta * torch.sigmoid(-z).view(*z.shape, 1, 1, 1)
+        pull = self.beta * torch.sigmoid(-z).view(*z.shape, *[1] * policy.signature.axes)
         loss = mean_square(error - pull * (error - frozen))
         per_pair: Float[Tensor, " b"] = label.prob * loss[0] + (1 - label.prob) * loss[1]
         curves = rewards(reward) | squared_errors(trained.detach(), kept)

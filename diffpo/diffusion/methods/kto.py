@@ -38,6 +38,10 @@ class KTO(Objective):
     noising: Noising = field(default_factory=ForwardNoise)
 
     @property
+    def needs_candidates(self) -> int:
+        return 1
+
+    @property
     def reference_inputs(self) -> str | None:
         return self.noising.fixed
 

@@ -17,6 +17,10 @@ class SFT(Objective):
     noising: Noising = field(default_factory=ForwardNoise)
 
     @property
+    def needs_candidates(self) -> int:
+        return 1
+
+    @property
     def asks(self) -> tuple[str, ...]:
         return asked(self.noising, scores=False)
 
