@@ -21,6 +21,7 @@ from diffpo.cli import launch
 from diffpo.evaluation import win_rate
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
+EVALUATE, CONTEST = "scripts/evaluate.py", "contest"
 SFT = "diffpo.diffusion.methods.sft.SFT"
 ASPECTS = ("attributes", "style", "diversity")
 
@@ -40,7 +41,10 @@ def main(
             with `score` (a config of scripts/score_pairs.py) all runs read pairs that are scored once, and `{scores}`
             in an override is the folder of their scores.json; with `encode` (a config of scripts/encode_pairs.py) all
             runs read pairs that are encoded once, from the scored ones if there are any; with `prepare` (a list of
-            command lines of our scripts) these run first. There and in overrides, `{output}` is `output_dir`.
+            command lines of our scripts) these run first. There and in overrides, `{output}` is `output_dir`. With
+            `compare` (`config`, one of scripts/evaluate.py, and `models`: name: fields of
+            diffpo.diffusion.contestants.Model, the first one being the base) these are evaluated after the runs, and a
+            second table tells of them; where a field names `{seed}`, there is one model for each seed.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
@@ -55,6 +59,10 @@ def main(
         list(pool.map(lambda job: run(plan, *job, output_dir, shared), todo))
     found = measured(plan, output_dir)
     text = table(found)
+    if "compare" in plan:
+        contest(plan, output_dir, jobs)
+        found["contest"] = contested(plan, output_dir)
+        text += "\n\n" + table(found["contest"])
     print(text)
     (output_dir / "table.md").write_text(text + "\n")
     if record:
@@ -131,17 +139,67 @@ def measured(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
     rows: dict[str, Any] = {"base": means(base_rows)}
     for method in methods:
         ours, entries = scores(output_dir, method, seeds, "tuned")
-        over_base = win_rate(np.concatenate(ours, axis=1), np.concatenate(base, axis=1))
-        over_sft = win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1))
-        rows[method] = {
-            "over_base": asdict(over_base),
-            "over_base_by_seed": [win_rate(a, b).rate for a, b in zip(ours, base, strict=True)],
-            "over_baseline": None if method == baseline else asdict(over_sft),
-            **means(entries),
-        }
+        rows[method] = rates(ours, base, against) | means(entries)
+    rows[baseline]["over_baseline"] = None
     used = json.loads((output_dir / f"{methods[0]}-{seeds[0]}" / "report.json").read_text())["versions"]
     judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
     return {"baseline": baseline, "seeds": seeds, **judge, "rows": rows, "grid": plan, "versions": used}
+
+
+def entrants(plan: dict[str, Any], name: str) -> list[str]:
+    """Names under which the model of each seed is evaluated."""
+    seeded = "{seed}" in json.dumps(plan["compare"]["models"][name])
+    return [f"{name}-{seed}" if seeded else name for seed in plan["seeds"]]
+
+
+def contest(plan: dict[str, Any], output_dir: Path, jobs: int) -> None:
+    """Evaluate all models of all seeds together, each at its own best guidance if the config says so."""
+    models = {}
+    for name, fields in plan["compare"]["models"].items():
+        for entrant, seed in zip(entrants(plan, name), plan["seeds"], strict=True):
+            places = {"{output}": str(output_dir), "{seed}": str(seed)}
+            filled = {key: placed(value, places) if isinstance(value, str) else value for key, value in fields.items()}
+            models[entrant] = {"name": entrant, **filled}
+    listed = output_dir / f"{CONTEST}.yaml"
+    listed.write_text(yaml.safe_dump({"models": list(models.values())}))
+    configs = [f"--config={plan['compare']['config']}", f"--config={listed}", f"--output_dir={output_dir / CONTEST}"]
+    launched = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={jobs}", "--cpu"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*launched, EVALUATE, *configs], check=True, env=one_thread)
+
+
+def contested(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
+    """The numbers of the second table; the base is the first model, the baseline of the first table stays that."""
+    report = json.loads((output_dir / CONTEST / "report.json").read_text())
+
+    def utilities(name: str) -> list[np.ndarray]:
+        listings = [output_dir / CONTEST / entrant / "prompts.jsonl" for entrant in entrants(plan, name)]
+        return [oracle(listing, report["n_prompts"]) for listing in listings]
+
+    base, *_ = names = list(plan["compare"]["models"])
+    rows: dict[str, Any] = {}
+    for name in names:
+        entries = [report["models"][entrant] for entrant in entrants(plan, name)]
+        compared = {} if name == base else rates(utilities(name), utilities(base), utilities(plan["baseline"]))
+        if name == plan["baseline"]:
+            compared["over_baseline"] = None
+        rows[name] = {**compared, "guidance": [entry["guidance"] for entry in entries], **means(entries)}
+    return {"baseline": plan["baseline"], "rows": rows, "sweep": report["guidance_sweep"]}
+
+
+def rates(ours: list[np.ndarray], base: list[np.ndarray], against: list[np.ndarray]) -> dict[str, Any]:
+    """Win rates over base and baseline, all seeds together and one by one."""
+    return {
+        "over_base": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(base, axis=1))),
+        "over_base_by_seed": [win_rate(a, b).rate for a, b in zip(ours, base, strict=True)],
+        "over_baseline": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1))),
+    }
+
+
+def oracle(listing: Path, prompts: int) -> np.ndarray:
+    """Its utilities (prompts x pictures) of a model's pictures."""
+    lines = listing.read_text().splitlines()
+    return np.array([json.loads(line)["scores"]["oracle"] for line in lines], dtype=float).reshape(prompts, -1)
 
 
 def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:
@@ -150,9 +208,7 @@ def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple
     for seed in seeds:
         folder = output_dir / f"{method}-{seed}"
         report = json.loads((folder / "report.json").read_text())
-        pictures = (folder / "evaluation" / model / "prompts.jsonl").read_text().splitlines()
-        each = np.array([json.loads(line)["scores"]["oracle"] for line in pictures], dtype=float)
-        utilities.append(each.reshape(report["n_prompts"], -1))
+        utilities.append(oracle(folder / "evaluation" / model / "prompts.jsonl", report["n_prompts"]))
         rows.append(report["models"][model])
     return utilities, rows
 
@@ -162,17 +218,18 @@ def means(rows: list[dict]) -> dict[str, float]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """One row per method."""
-    lines = [
-        f"| model | win rate over base | by seed | win rate over {found['baseline']} | attributes right | style "
-        "| diversity |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """One row per method; with the guidance of each seed, if it was chosen."""
+    chosen = any("guidance" in row for row in found["rows"].values())
+    columns = ["model", *["guidance"] * chosen, "win rate over base", "by seed", f"win rate over {found['baseline']}"]
+    columns += ["attributes right", "style", "diversity"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, row in found["rows"].items():
+        scales = sorted({f"{scale:g}" for scale in row.get("guidance", [])}, key=float)
         by_seed = ", ".join(f"{100 * rate:.1f}" for rate in row.get("over_base_by_seed", []))
-        rates = [shown(row[key]) if row.get(key) else "" for key in ("over_base", "over_baseline")]
-        numbers = f"{100 * row['attributes']:.1f} % | {row['style']:.3f} | {row['diversity']:.3f}"
-        lines.append(f"| {name} | {rates[0]} | {by_seed} | {rates[1]} | {numbers} |")
+        over = [shown(row[key]) if row.get(key) else "" for key in ("over_base", "over_baseline")]
+        cells = [name, *[", ".join(scales)] * chosen, over[0], by_seed, over[1]]
+        cells += [f"{100 * row['attributes']:.1f} %", f"{row['style']:.3f}", f"{row['diversity']:.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import reconstruction
 import torch
+from panels import Log
 from PIL import Image
-from reconstruction_plot import ticks
 from tiny import denoiser, draws, image_batch, pair_folder, saved
 from torch import Tensor, nn
 
@@ -72,4 +72,4 @@ def test_curves_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_ticks_are_round_numbers():
-    assert ticks(0.04, 1.5) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1.0])
+    assert Log(0.04, 1.5).ticks() == pytest.approx([0.05, 0.1, 0.2, 0.5, 1.0])

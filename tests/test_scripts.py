@@ -83,6 +83,30 @@ def test_a_lora_run_ends_in_a_lora_that_loads(world, tmp_path, overrides):
     assert not (tmp_path / "run" / "unet").exists()
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [*ADAPTER, "--objective=diffpo.diffusion.methods.npo.JointGuidance"],
+        ["--objective=diffpo.diffusion.methods.self_npo.SelfNPO", "--reference=diffpo.references.Ema"],
+        [
+            *ADAPTER,
+            "--objective=diffpo.diffusion.methods.self_npo.SelfNPO",
+            "--objective.trajectories=diffpo.diffusion.trajectories.FromNoise",
+            "--objective.trajectories.steps=4",
+            "--objective.trajectories.truncated=1",
+            "--objective.trajectories.visits=2",
+            "--data.source=diffpo.unpaired.PromptsOnly",
+            "--data.source.path={prompts}",
+        ],
+    ],
+    ids=["joint guidance", "Self-NPO of pictures", "Self-NPO of prompts"],
+)
+def test_negative_networks_are_trained(world, tmp_path, overrides):
+    train(world, tmp_path / "run", *[text.replace("{prompts}", f"{world}/prompts.jsonl") for text in overrides])
+    written = "pytorch_lora_weights.safetensors" if ADAPTER[0] in overrides else "unet"
+    assert (tmp_path / "run" / written).exists()
+
+
 def test_a_lora_on_sdxl_in_epochs_with_held_out_pairs_and_a_dry_run_of_publishing(world, tmp_path, capsys):
     options = ["--fit.steps=null", "--fit.epochs=1", "--validation.share=0.4", "--validation.every=1"]
     publish = ["--publish.repo=me/tuned", "--publish.dry_run=true"]

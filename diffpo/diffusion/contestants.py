@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor, nn
 
-from diffpo.diffusion.bases import load_base
+from diffpo.diffusion.bases import FAMILIES, load_base
+from diffpo.diffusion.blending import Network, Part, adapters, opened, require_known_range, shift
 from diffpo.diffusion.drawing import digest
+from diffpo.diffusion.kohya import unet_layers
+from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
 from diffpo.hub import reaching
 from diffpo.scoring import Scorer, scored_by
 from diffpo.tables import PICTURES, folder_of
 
+NEGATIVE = {
+    StableDiffusionPipeline: StableDiffusionNegativePipeline,
+    StableDiffusionXLPipeline: StableDiffusionXLNegativePipeline,
+}
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
 
 
@@ -27,6 +36,11 @@ class Model:
         base: hub id, folder or single file of a pipeline.
         unet: a UNet that replaces the base's: hub id, folder (what `train_diffusion_dpo.py` wrote), or file.
         lora: adapters on top: hub id, folder or file.
+        negative: what guidance leads away from (arXiv:2505.11245), tuned from the base on reversed preference: hub id,
+            folder or file of a UNet, a LoRA or a difference (`scripts/mix_negative.py`). The network in the negative
+            half is base + alpha (unet and lora - base) + mix (negative - base).
+        alpha: how much of unet and lora is in the negative half.
+        mix: how much of the negative is.
         vae: a VAE that replaces the base's.
         config: for a single file, see `diffpo.diffusion.loading.StableDiffusion`.
         scheduler: settings that replace those of the base's scheduler.
@@ -43,6 +57,9 @@ class Model:
     base: str | None = None
     unet: str | None = None
     lora: str | None = None
+    negative: str | None = None
+    alpha: float = 1.0
+    mix: float = 1.0
     vae: str | None = None
     config: str | None = None
     scheduler: dict[str, Any] | None = None
@@ -66,20 +83,45 @@ class Model:
         """
         assert self.base is not None
         pipeline = load_base(self.base, self.unet, self.vae, self.config, self.scheduler, self.revision, self.variant)
+        unet = pipeline.unet.state_dict()
         if self.lora is not None:
             add_lora(pipeline, self.lora)
-        return pipeline
+        if self.negative is None:
+            return pipeline
+        options = FAMILIES[type(pipeline).__name__].options | {
+            "negative_unet": self.negative_unet(self.base, self.negative, unet)
+        }
+        return NEGATIVE[type(pipeline)].from_pipe(pipeline, **options)
+
+    def negative_unet(self, base: str, negative: str, unet: Mapping[str, Tensor]) -> nn.Module:
+        """The network of the negative half.
+
+        Args:
+            unet: weights of the positive half, without the LoRA.
+        """
+        require_known_range(alpha=self.alpha, mix=self.mix)
+        mixed = load_base(base, config=self.config, revision=self.revision, variant=self.variant, encodes=False).unet
+        parts: list[tuple[float, Part]] = [(self.mix, opened(negative, mixed.config))]
+        if self.unet is not None:
+            parts.append((self.alpha, Network(self.unet, unet)))
+        if self.lora is not None:
+            parts.append((self.alpha, adapters(self.lora, unet_layers(self.lora, mixed.config)[0])))
+        shift(mixed, parts)
+        return mixed
 
     @property
     def source(self) -> str:
         parts = [self.base, self.unet and f"UNet {self.unet}", self.lora and f"LoRA {self.lora}", self.pictures]
+        parts.append(self.negative and f"negative {self.negative} (alpha {self.alpha:g}, mix {self.mix:g})")
         return " + ".join(part for part in parts if part)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What its pictures depend on, the state of local weights included."""
-        chosen = {name: value for name, value in asdict(self).items() if value is not None and name != "name"}
-        local = [Path(path) for path in (self.base, self.unet, self.lora, self.vae) if path and Path(path).exists()]
+        other = {"name"} if self.negative else {"name", "alpha", "mix"}
+        chosen = {name: value for name, value in asdict(self).items() if value is not None and name not in other}
+        parts = (self.base, self.unet, self.lora, self.negative, self.vae)
+        local = [Path(path) for path in parts if path and Path(path).exists()]
         return {"model": chosen, "files": stamped([file for path in local for file in weights(path)])}
 
     def files(self, prompts: list[str], pictures: int) -> list[Path]:
@@ -113,7 +155,7 @@ class Model:
     @property
     def runs(self) -> list[str]:
         """What may be folders of training runs."""
-        return [path for path in (self.unet, self.lora) if path]
+        return [path for path in (self.unet, self.lora, self.negative) if path]
 
 
 def add_lora(pipeline: Any, path: str) -> None:
@@ -145,7 +187,7 @@ def require_distinct(models: list[Model], output_dir: Path) -> None:
     if doubled := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"Two models are called {doubled[0]!r}; give each a name of its own.")
     for model in models:
-        for path in (model.base, model.unet, model.lora, model.pictures):
+        for path in (model.base, model.unet, model.lora, model.negative, model.pictures):
             if path and Path(path).resolve() == (output_dir / model.name).resolve():
                 raise ValueError(
                     f"{path} is where the pictures of {model.name!r} would go; choose another output_dir."

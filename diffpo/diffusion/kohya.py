@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import convert_unet_state_dict_to_peft
 from jaxtyping import Float
 from peft.utils.other import get_pattern_key
@@ -91,24 +92,41 @@ def export_kohya(lora: str, output: Path, dtype: torch.dtype = torch.float16) ->
 
 
 def read_layers(lora: str) -> dict[str, Layer]:
-    """The layers of a UNet's LoRA by the names of the modules they belong to, whatever layout the file has."""
+    """The layers of a LoRA that changes a UNet alone, by the names of the modules they belong to."""
+    layers, others = unet_layers(lora)
+    if others:
+        raise ValueError(
+            f"{lora} also changes other networks ({len(others)} weights, first {others[0]}); only a UNet's part is "
+            "exported. Save the UNet's part alone with save_lora_weights(folder, unet_lora_layers=...)."
+        )
+    return layers
+
+
+def unet_layers(lora: str, config: FrozenDict | None = None) -> tuple[dict[str, Layer], list[str]]:
+    """The layers of a UNet's LoRA by the names of the modules they belong to, whatever layout the file has.
+
+    Args:
+        lora: hub id, folder or file that `load_lora_weights` reads.
+        config: of the UNet; with it, layers that are named as in the original SDXL UNet are understood too.
+
+    Returns:
+        The layers, and the names of weights that belong to other networks.
+
+    Raises:
+        ValueError: if it is no plain LoRA, or has nothing for a UNet.
+    """
     with reaching(lora, "a LoRA"):
-        loaded: Any = StableDiffusionPipeline.lora_state_dict(lora, return_lora_metadata=True)
+        loaded: Any = StableDiffusionPipeline.lora_state_dict(lora, unet_config=config, return_lora_metadata=True)
     state, alphas, metadata = loaded
     unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
     if not unet or not all("lora" in name for name in unet):
         names = ", ".join(sorted(state)[:2])
         raise ValueError(f"{lora} holds no LoRA of a UNet (its weights are {names}, ...); name one that does.")
-    if others := sorted(state.keys() - {f"unet.{name}" for name in unet}):
-        raise ValueError(
-            f"{lora} also changes other networks ({len(others)} weights, first {others[0]}); only a UNet's part is "
-            "exported. Save the UNet's part alone with save_lora_weights(folder, unet_lora_layers=...)."
-        )
     parts = convert_unet_state_dict_to_peft(unet)
     down, up = ({n.removesuffix(end): v for n, v in parts.items() if n.endswith(end)} for end in LAYERS)
     if down.keys() != up.keys() or len(parts) != len(down) + len(up):
         odd = sorted(name for name in parts if not name.endswith(LAYERS)) or sorted(down.keys() ^ up.keys())
-        raise ValueError(f"{lora} is no plain LoRA ({odd[0]}); DoRA and biases cannot be exported, merge it instead.")
+        raise ValueError(f"{lora} is no plain LoRA ({odd[0]}); DoRA and biases cannot be read, merge it instead.")
     if original := [name for name in down if ORIGINAL.match(name)]:
         raise ValueError(
             f"{lora} names layers as the original SDXL UNet does ({len(original)} of {len(down)}): it is in kohya's "
@@ -118,7 +136,8 @@ def read_layers(lora: str) -> dict[str, Layer]:
         key.removeprefix("unet.").removesuffix(".alpha").removesuffix(LAYERS[0]): float(value)
         for key, value in convert_unet_state_dict_to_peft(alphas or {}).items()
     }
-    return {name: Layer(down[name], up[name], alpha(name, len(down[name]), beside, metadata)) for name in down}
+    layers = {name: Layer(down[name], up[name], alpha(name, len(down[name]), beside, metadata)) for name in down}
+    return layers, sorted(state.keys() - {f"unet.{name}" for name in unet})
 
 
 def alpha(name: str, rank: int, beside: dict[str, float], metadata: dict[str, Any] | None) -> float:

@@ -1,15 +1,18 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+import torch
 import yaml
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from diffpo.adapters import LoRA
 from diffpo.diffusion.contestants import Model, require_distinct, stamped, warnings
 from diffpo.diffusion.loading import StableDiffusion
+from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline
 from diffpo.scorers.oracle import Oracle
 
 
@@ -19,6 +22,7 @@ def world(tmp_path_factory):
     tiny.saved(root / "base")
     tiny.saved_xl(root / "xl")
     tiny.moved(tiny.unet()).save_pretrained(root / "run" / "unet")
+    tiny.moved(tiny.unet(), seed=1).save_pretrained(root / "bad" / "unet")
     tiny.unet(cross_attention_dim=24).save_pretrained(root / "wide" / "unet")
     loaded = StableDiffusion(str(root / "base"), adapter=LoRA(rank=2)).load()
     tiny.trained(loaded.unet)
@@ -56,6 +60,54 @@ def test_a_lora_of_another_architecture_names_what_does_not_fit(world):
         Model("wrong", str(world / "base"), lora=str(world / "nowhere")).load()
 
 
+def test_the_negative_half_is_the_mix_of_base_positive_and_negative(world):
+    """With a UNet, a LoRA and another UNet by hand."""
+    parts = {"unet": str(world / "run"), "lora": str(world / "lora"), "negative": str(world / "bad")}
+    model = Model("away", str(world / "base"), **parts, alpha=0.5, mix=0.25)
+    found = model.load().negative_unet.state_dict()
+    run, bad = (UNet2DConditionModel.from_pretrained(world / name / "unet").state_dict() for name in ("run", "bad"))
+    fused = tiny.pipeline()
+    fused.load_lora_weights(world / "lora")
+    fused.fuse_lora()
+    fused.unload_lora_weights()
+    lora = fused.unet.state_dict()
+    for name, theta in tiny.unet().state_dict().items():
+        positive = run[name] + lora[name] - theta
+        by_hand = theta + 0.5 * (positive - theta) + 0.25 * (bad[name] - theta)
+        torch.testing.assert_close(found[name], by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["base", "xl"])
+def test_a_negative_of_no_weight_draws_the_positives_picture(world, kind):
+    model = Model("away", str(world / kind), negative=str(world / kind), mix=0.0)
+    plain = Model("plain", str(world / kind)).load()
+    np.testing.assert_allclose(tiny.drawn(model.load()).astype(int), tiny.drawn(plain).astype(int), atol=1)
+
+
+def test_guidance_leads_away_from_the_negative(world):
+    model = Model("away", str(world / "base"), unet=str(world / "run"), negative=str(world / "bad"), alpha=0.0)
+    by_hand = StableDiffusionNegativePipeline.from_pipe(
+        Model("run", str(world / "base"), unet=str(world / "run")).load()
+    )
+    by_hand.load_negative(str(world / "bad"))
+    np.testing.assert_array_equal(tiny.drawn(model.load()), tiny.drawn(by_hand))
+
+
+def test_a_negative_is_part_of_what_a_model_is(world):
+    plain = Model("a", "x", unet="u")
+    away = replace(plain, negative=str(world / "bad"), mix=0.5)
+    assert "alpha" not in plain.identity["model"]
+    assert (away.identity["model"]["alpha"], away.identity["model"]["mix"]) == (1.0, 0.5)
+    assert away.identity["files"] != plain.identity["files"]
+    assert away.source == f"x + UNet u + negative {world / 'bad'} (alpha 1, mix 0.5)"
+    assert away.runs == ["u", str(world / "bad")]
+
+
+def test_a_negative_of_another_architecture_names_what_does_not_fit(world):
+    with pytest.raises(ValueError, match=r"wide is for another architecture: its .*\(8, 24\), the base's \(8, 16\)"):
+        Model("wrong", str(world / "base"), negative=str(world / "wide")).load()
+
+
 @pytest.mark.parametrize("both", [{}, {"base": "a", "pictures": "b"}])
 def test_a_model_is_drawn_with_or_is_finished(both):
     with pytest.raises(ValueError, match="'x' needs a base to draw with, or a folder of pictures"):
@@ -75,7 +127,15 @@ def test_names_are_distinct_and_there_is_one():
         require_distinct([], Path("out"))
 
 
-@pytest.mark.parametrize("given", [{"base": "runs/a"}, {"base": "x", "unet": "runs/a"}, {"pictures": "runs/b/../a/"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"base": "runs/a"},
+        {"base": "x", "unet": "runs/a"},
+        {"base": "x", "negative": "runs/a"},
+        {"pictures": "runs/b/../a/"},
+    ],
+)
 def test_pictures_do_not_go_where_a_model_is(given):
     with pytest.raises(ValueError, match="is where the pictures of 'a' would go; choose another output_dir"):
         require_distinct([Model("a", **given)], Path("runs"))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import safe_open
@@ -13,7 +14,7 @@ from tiny import drawn, pipeline, pipeline_xl, trained
 
 from diffpo.adapters import WarmLoRA
 from diffpo.cli import launch
-from diffpo.diffusion.kohya import Layer, describe, export_kohya, one_alpha, read_layers
+from diffpo.diffusion.kohya import Layer, describe, export_kohya, one_alpha, read_layers, unet_layers
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
@@ -165,6 +166,14 @@ def test_what_is_no_plain_lora_of_a_unet_is_refused(tmp_path, weights, message):
     with pytest.raises(ValueError, match=message):
         export_kohya(str(tmp_path / "in.safetensors"), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_original_names_of_sdxl_are_understood_with_its_config(tmp_path):
+    save_file(ORIGINAL | {f"{BLOCK}.alpha": torch.tensor(5.0)}, tmp_path / "in.safetensors")
+    layers, others = unet_layers(str(tmp_path / "in.safetensors"), FrozenDict(layers_per_block=2))
+    assert layers.keys() == {"down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"}
+    assert {layer.alpha for layer in layers.values()} == {5.0}
+    assert others == []
 
 
 def script(monkeypatch, *arguments: str) -> None:

@@ -1,0 +1,72 @@
+"""Diffusion-NPO trained inside the guided prediction, as its step-aware and video flavors are."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffpo.core import PairLoss
+from diffpo.diffusion.denoiser import Denoiser
+from diffpo.diffusion.noising import Noised
+from diffpo.diffusion.objective import DenoisingPreference, Residual
+from diffpo.losses import Sigmoid
+from diffpo.references import NOISE, SCORES, Reference
+
+
+@dataclass(frozen=True)
+class JointGuidance(DenoisingPreference):
+    """Pairs in their order, judged by the guided prediction; trained is its unconditional branch alone.
+
+    eps = eps_theta(x, no prompt) + g (eps_ref(x, c) - eps_theta(x, no prompt)): the frozen network is the conditional
+    branch. Since d eps / d eps_theta = 1 - g < 0, what makes the guided prediction better moves theta the other way:
+    the result is a negative network, as `Reverse`d pairs make one with any other objective (arXiv:2505.11245, sec. 4).
+    Its code does so for SPO and for video rewards (github.com/G-U-N/Diffusion-NPO); there the likelihoods are those of
+    sampling steps, here the denoising errors of Diffusion-DPO, the reference's with both branches frozen.
+
+    A pair costs one pass of the policy, and three of the reference.
+
+    Args:
+        loss: a change of the trained branch moves the guided prediction g - 1 times as far, hence a smaller beta here.
+        guidance: g, as pipelines count it (`guidance_scale`).
+
+    Raises:
+        ValueError: if g is at most 1, where guidance is off or the sign of the trained branch positive.
+    """
+
+    needs_unconditional: ClassVar[bool] = True
+    loss: PairLoss = field(default_factory=lambda: Sigmoid(beta=500.0))
+    guidance: float = 5.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.guidance <= 1:
+            raise ValueError(f"JointGuidance needs a guidance above 1, got {self.guidance}; pipelines use 5 to 7.5.")
+
+    @property
+    def reference_inputs(self) -> None:
+        return None
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return (NOISE,) + (SCORES,) * self.loss.needs_reference
+
+    def residual(self, policy: Denoiser, reference: Reference | None, noised: Noised) -> "GuidedResidual":
+        assert reference is not None  # it is asked for noise
+        conditional = reference(
+            lambda unet: replace(policy, unet=unet).eps(noised.x_t, noised.t, noised.batch.cond), NOISE
+        )
+        return GuidedResidual(policy, noised, conditional, self.guidance)
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedResidual(Residual):
+    """Guided minus true noise, with a given conditional branch."""
+
+    conditional: Float[Tensor, "k b *picture"]
+    guidance: float
+
+    def __call__(self, unet: nn.Module) -> Float[Tensor, "k b *picture"]:
+        noised = self.noised
+        free = replace(self.policy, unet=unet).eps(noised.x_t, noised.t, noised.batch.unconditional)
+        return free + self.guidance * (self.conditional - free) - noised.eps

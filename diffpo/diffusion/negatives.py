@@ -1,0 +1,207 @@
+"""What files of a negative preference hold, made a second network or adapters of the first."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.hooks import ModelHook, remove_hook_from_module
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from diffpo.diffusion.bases import from_subfolder, require_whole
+from diffpo.diffusion.blending import DIFFERENCE, MARK, Difference, Network
+from diffpo.diffusion.routing import plain
+from diffpo.diffusion.stored import header, stored, weight_files
+from diffpo.hub import reaching
+
+NEGATIVE = "negative"
+Scales = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """Adapters as `load_lora_adapter` takes them.
+
+    Attributes:
+        prefix: of the keys of the network they belong to.
+        alphas: of files that do not say them in their metadata.
+    """
+
+    path: str
+    prefix: str
+    state: dict[str, Any]
+    alphas: dict[str, float] | None
+    metadata: dict[str, Any] | None
+
+
+def read_difference(path: str) -> Difference | None:
+    """The weight difference that a local file or folder holds (`scripts/mix_negative.py`); None for anything else.
+
+    Raises:
+        ValueError: if the file is broken.
+    """
+    place = Path(path)
+    files = weight_files(place, Path(DIFFERENCE).stem) if place.suffix == ".safetensors" or place.is_dir() else []
+    weights = stored(files)
+    if place.is_file() and place.name != DIFFERENCE and not (files and MARK.items() <= header(place).items()):
+        return None
+    return Difference(path, weights) if files else None
+
+
+def read_full(path: str, network: Any, part: str) -> Any:
+    """A network of full weights, of the positive's architecture, type and device; None if the path holds none.
+
+    Args:
+        part: of a pipeline that it is.
+
+    Raises:
+        ValueError: if it is of another architecture, or cannot be read.
+    """
+    local = Path(path)
+    if local.is_dir() and not any((local / place / "config.json").exists() for place in ("", part)):
+        return None
+    if local.suffix == ".safetensors" and local.is_file() and any("lora" in name for name in stored([local])):
+        return None
+    try:
+        negative = from_subfolder(type(plain(network)), path, part)
+    except OSError as error:
+        if local.exists():
+            raise ValueError(f"{path} does not hold a {part}: {' '.join(str(error).split())[:300]}") from error
+        return None  # a hub id: of a LoRA, or of nothing, which its own reader says
+    require_whole(negative, part, path)
+    require_same_architecture(negative, network, path)
+    return negative.to(device=network.device, dtype=network.dtype).requires_grad_(False)
+
+
+def read_lora(pipeline: Any, path: str, part: str) -> Lora:
+    """Adapters of one network of a pipeline, in any layout that diffusers reads.
+
+    Raises:
+        ValueError: if there are none for it, or they name layers that it does not have.
+    """
+    network = vars(pipeline)[part]
+    with reaching(path, "a LoRA"):
+        # Kohya's files name SDXL's blocks in another way; the config says how to translate. Only UNets have alphas.
+        state, *alphas, metadata = pipeline.lora_state_dict(
+            path, unet_config=network.config, return_lora_metadata=True
+        )
+    names = [name.removeprefix(f"{part}.") for name in state if name.startswith(f"{part}.")]
+    if not names:
+        raise ValueError(f"{path} holds no LoRA of a {part}; name one that was trained for this base.")
+    have = {name.removesuffix(".base_layer") for name, _ in plain(network).named_modules()}
+    layers = {name.rsplit(".lora", 1)[0].removesuffix(".base_layer") for name in names}
+    if strange := sorted(layers - have):
+        raise ValueError(f"{path} was trained for another {part}: the base has no layer {strange[0]}.")
+    return Lora(path, part, state, alphas[0] if alphas else None, metadata)
+
+
+def attach(network: Any, lora: Lora, mix: float) -> Scales:
+    """Load adapters as `NEGATIVE`, inactive and frozen; all else, training flags included, stays as it is.
+
+    Returns:
+        The adapters of the negative half: those that are active, at their own scales, and this one.
+
+    Raises:
+        ValueError: if they do not fit the layers.
+    """
+    before = {layer: (layer.active_adapters, layer.disable_adapters) for layer in adapted(network)}
+    scales = active(network) | {NEGATIVE: mix}
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        network.load_lora_adapter(
+            dict(lora.state),
+            prefix=lora.prefix,
+            adapter_name=NEGATIVE,
+            network_alphas=lora.alphas,
+            metadata=lora.metadata,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"{lora.path} was trained for another base: {' '.join(str(error).split())[:300]}; name one of this base."
+        ) from error
+    finally:
+        for layer in adapted(network):
+            layer._active_adapter, layer._disable_adapters = before.get(layer, ([], False))
+        network.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    for name, parameter in network.named_parameters():
+        if f".{NEGATIVE}." in name:
+            parameter.data = parameter.data.to(network.device, network.dtype)
+    return scales
+
+
+def adapted(network: nn.Module) -> list[Any]:
+    """Modules that are BaseTunerLayers too, which no type can say."""
+    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def active(network: nn.Module) -> dict[str, float | None]:
+    """Adapters that are on, at their own scales."""
+    layers = [layer for layer in adapted(network) if not layer.disable_adapters]
+    return dict.fromkeys(name for layer in layers for name in layer.active_adapters)
+
+
+@contextmanager
+def switched(layers: list[Any], scales: Scales) -> Iterator[None]:
+    """Inside, the named adapters are active and no others; a scale of None is the one that they have."""
+    kept = [(layer._active_adapter, layer._disable_adapters, dict(layer.scaling)) for layer in layers]
+    for layer in layers:
+        layer._active_adapter, layer._disable_adapters = list(scales), False
+        for name, scale in scales.items():
+            if scale is not None:
+                layer.set_scale(name, scale)
+    try:
+        yield
+    finally:
+        for layer, (names, disabled, scaling) in zip(layers, kept, strict=True):
+            layer._active_adapter, layer._disable_adapters = names, disabled
+            layer.scaling.update(scaling)
+
+
+def merged_copy(network: Any, lora: Lora | None = None, mix: float = 1.0) -> Any:
+    """A second network like this one; active adapters and, at scale `mix`, a LoRA are merged into its weights."""
+    network = plain(network)
+    # The hook of an offloaded network leads to other networks, which are not to be copied.
+    memo = {id(hook): ModelHook() for name, hook in vars(network).items() if name == "_hf_hook"}
+    twin: Any = remove_hook_from_module(deepcopy(network, memo), recurse=True)
+    scales = active(twin) if lora is None else attach(twin, lora, mix)
+    layers = adapted(twin)
+    with switched(layers, scales):
+        for layer in layers:
+            layer.merge()
+    if layers:
+        twin.unload_lora()
+    return twin.requires_grad_(False)
+
+
+@torch.no_grad()
+def add_difference(network: nn.Module, difference: Difference, mix: float) -> None:
+    """Shift weights in place by `mix` times a difference, computed in fp32.
+
+    Raises:
+        ValueError: if it is for another architecture.
+    """
+    state = network.state_dict()
+    difference.require_fits(state)
+    for name in difference.names:
+        theta = state[name]
+        theta.copy_(theta.float().add_(difference.offset(name, theta).to(theta.device, torch.float32), alpha=mix))
+
+
+def require_same_architecture(negative: nn.Module, network: nn.Module, source: str) -> None:
+    """Raise a ValueError that names the first weight that differs from the network's, and both shapes."""
+    Network(source, own(negative)).require_fits(own(network))
+
+
+def own(network: nn.Module) -> dict[str, Tensor]:
+    """A network's own weights, without adapters of whatever kind."""
+    return {
+        name.replace(".base_layer.", "."): weight
+        for name, weight in plain(network).state_dict().items()
+        if not any(mark in f".{name}" for mark in (".lora_", ".processor.", ".encoder_hid_proj."))
+    }

@@ -1,0 +1,156 @@
+"""Two networks behind one: who answers which half of the batches of classifier-free guidance."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.cache_utils import CacheMixin
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+
+# Arguments about positions in a picture: their first axis is no batch, whatever its length.
+UNBATCHED = {"image_rotary_emb", "img_ids", "txt_ids", "ip_adapter_masks"}
+
+
+@dataclass(eq=False)
+class Routing:
+    """What becomes of the calls of a network during one call of its pipeline.
+
+    Pipelines of diffusers either put both halves into one batch, the unconditional first, or call twice and name each
+    call by `cache_context`. A call with other rows than the first has no two halves: guidance was switched off on the
+    way, or it is a call of its own, such as the one of skip-layer guidance.
+
+    Attributes:
+        negative: answers the unconditional half.
+        guided: whether batches have two halves, where calls have no names.
+        around: what the negative is called in.
+        rows: of the first batch.
+        name: of the call that is made, None where calls have none.
+    """
+
+    negative: Callable[..., Any]
+    guided: bool
+    around: Callable[[], AbstractContextManager] = nullcontext
+    rows: int | None = None
+    name: str | None = None
+
+    def answer(self, positive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the network called with these arguments is to say; `positive` is its own answer."""
+        if self.name == "uncond":
+            return self.other(*args, **kwargs)
+        rows = len(next(iter((*args, *kwargs.values()))))
+        self.rows = self.rows or rows
+        if not self.guided or rows != self.rows or self.name not in (None, "cond_uncond"):
+            return positive(*args, **kwargs)
+        unconditional, conditional = (
+            taken((args, kwargs), rows, half) for half in (slice(rows // 2), slice(rows // 2, None))
+        )
+        return joined(called(self.other, unconditional), called(positive, conditional))
+
+    def other(self, *args: Any, **kwargs: Any) -> Any:
+        with self.around():
+            return self.negative(*args, **kwargs)
+
+    @contextmanager
+    def naming(
+        self, own: Callable[..., Any], others: Callable[..., Any] | None, name: str, **where: Any
+    ) -> Iterator[None]:
+        """In place of the `cache_context` of a network: that of both, and the name is kept."""
+        self.name = name
+        try:
+            with ExitStack() as stack:
+                for context in (own, others):
+                    if context is not None:
+                        stack.enter_context(context(name, **where))
+                yield
+        finally:
+            self.name = None
+
+
+@contextmanager
+def answered(network: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
+    """Inside, calls of the network are answered by `answer(own, ...)`; afterwards it is as it was.
+
+    Every call leads through `Module._compiled_call_impl`, which in-place compilation sets. Taking that place leaves
+    everything further in as it is: hooks, patched forwards (offloading, caches) and compiled graphs. A module hook
+    would become part of a graph, and one added after compilation is not noticed.
+
+    Args:
+        answer: gets the network's own way to answer, and the arguments.
+    """
+    own = vars(network).get("_compiled_call_impl")
+    vars(network)["_compiled_call_impl"] = partial(answer, own or network._call_impl)
+    try:
+        yield
+    finally:
+        del vars(network)["_compiled_call_impl"]
+        if own is not None:
+            vars(network)["_compiled_call_impl"] = own
+
+
+@contextmanager
+def routed(
+    network: nn.Module,
+    negative: nn.Module,
+    guided: bool,
+    around: Callable[[], AbstractContextManager] = nullcontext,
+) -> Iterator[None]:
+    """Inside, calls of the network are answered as `Routing` says; afterwards it is as it was.
+
+    Args:
+        negative: another network, or the same one.
+        guided: see `Routing`, as `around`.
+    """
+    positive: Any = vars(network).get("_compiled_call_impl") or network._call_impl
+    routing = Routing(positive if negative is network else negative, guided, around)
+    inner, other = plain(network), plain(negative)
+    with ExitStack() as stack:
+        stack.enter_context(answered(network, routing.answer))
+        if isinstance(inner, CacheMixin):
+            others = other.cache_context if isinstance(other, CacheMixin) and other is not inner else None
+            vars(inner)["cache_context"] = partial(routing.naming, inner.cache_context, others)
+            stack.callback(vars(inner).pop, "cache_context")
+        yield
+
+
+def arguments_of(pipeline: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call of a pipeline of diffusers, defaults included, whatever mixins stand before it."""
+    theirs = (kind for kind in type(pipeline).__mro__ if kind.__module__.startswith("diffusers."))
+    stock = next(vars(kind)["__call__"] for kind in theirs if "__call__" in vars(kind))
+    bound = inspect.signature(stock).bind(pipeline, *args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def plain(network: nn.Module) -> Any:
+    """What `torch.compile(network)` wraps."""
+    return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+
+def called(network: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    args, kwargs = arguments
+    return network(*args, **kwargs)
+
+
+def taken(tree: Any, rows: int, half: slice) -> Any:
+    """One half of every tensor with that many rows, however deep: IP-adapters pass lists, ControlNets tuples."""
+    if isinstance(tree, Tensor):
+        return tree[half] if tree.ndim and len(tree) == rows else tree
+    if isinstance(tree, dict):
+        return {name: value if name in UNBATCHED else taken(value, rows, half) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(taken(value, rows, half) for value in tree)
+    return tree
+
+
+def joined(first: Any, second: Any) -> Any:
+    """Both answers as one batch, in the form that they have: a tuple, or diffusers' output object."""
+    if isinstance(first, Tensor):
+        return torch.cat([first, second])
+    if isinstance(first, dict):
+        return type(first)(**{name: joined(value, second[name]) for name, value in first.items()})
+    return tuple(joined(*both) for both in zip(first, second, strict=True))

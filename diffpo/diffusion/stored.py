@@ -1,0 +1,123 @@
+"""Weights of a network in safetensors files, read and written a piece at a time."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffpo.hub import reaching
+
+WEIGHTS = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True, eq=False)
+class Stored(Mapping[str, Tensor]):
+    """Tensors by name, each read when it is asked for and forgotten by this object at once.
+
+    Attributes:
+        files: of every tensor.
+    """
+
+    files: Mapping[str, Path]
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.files[name], "pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def stored(files: list[Path]) -> Stored:
+    """What is in some files.
+
+    Raises:
+        ValueError: if one is absent or broken.
+    """
+    found = {}
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                found |= dict.fromkeys(file.keys(), path)
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} cannot be read as safetensors ({reason}); copy or download it again.") from error
+    return Stored(found)
+
+
+def header(file: Path) -> dict[str, str]:
+    """The metadata of a file."""
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def located(path: str, *stems: str) -> Path:
+    """A local file or folder; of a hub id, the configs and the weights with such names are fetched.
+
+    Raises:
+        ValueError: if there is neither.
+    """
+    if Path(path).exists():
+        return Path(path)
+    endings = (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
+    names = ["config.json"] + [stem + ending for stem in stems for ending in endings]
+    with reaching(path, "weights"):
+        return Path(snapshot_download(path, allow_patterns=names + [f"unet/{name}" for name in names]))
+
+
+def weight_files(place: Path, stem: str = WEIGHTS) -> list[Path]:
+    """The files that weights of a network are in: a file, those in `unet/`, or those at the top of a folder.
+
+    Args:
+        stem: how their names begin.
+
+    Returns:
+        The files; none if there are none.
+    """
+    if place.is_file():
+        return [place]
+    for folder in (place / "unet", place):
+        if (index := folder / f"{stem}.safetensors.index.json").exists():
+            names = json.loads(index.read_text())["weight_map"].values()
+            return [folder / name for name in sorted(set(names))]
+        if (whole := folder / f"{stem}.safetensors").exists():
+            return [whole]
+    return []
+
+
+def write(
+    tensor: Callable[[str], Tensor],
+    sizes: Mapping[str, int],
+    folder: Path,
+    stem: str,
+    shard_size: int,
+    metadata: dict[str, str],
+) -> None:
+    """Write tensors as diffusers names them, in shards with an index if they do not fit into one.
+
+    No more than one shard is held at a time.
+
+    Args:
+        tensor: by name; called once for each.
+        sizes: in bytes, of the tensors to write.
+        folder: which exists.
+        stem: how the names of files begin.
+        shard_size: in bytes.
+        metadata: of every file.
+    """
+    plan = split_state_dict_into_shards_factory(
+        dict(sizes), get_storage_size=int, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=shard_size
+    )
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: tensor(name).contiguous() for name in names}, folder / file, {"format": "pt"} | metadata)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,150 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+from tiny import WIDTH, moved, pipeline, unet
+from tiny_negatives import saved_difference, saved_lora
+
+from diffpo.diffusion.blending import DIFFERENCE
+from diffpo.diffusion.negatives import (
+    NEGATIVE,
+    active,
+    adapted,
+    add_difference,
+    attach,
+    merged_copy,
+    read_difference,
+    read_full,
+    read_lora,
+    switched,
+)
+
+LATENTS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+STATES = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def out(network: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return network(LATENTS, 5, encoder_hidden_states=STATES).sample
+
+
+def flags(network: torch.nn.Module) -> list:
+    return [
+        (layer.active_adapters, layer.disable_adapters, dict(layer.scaling))
+        for layer in network.modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+
+
+def with_style(folder: Path):
+    """A pipeline with a LoRA of its own, at another scale and on other layers than the negative's."""
+    pipe = pipeline()
+    pipe.load_lora_weights(saved_lora(folder, 0.3, ("to_k", "to_q")), adapter_name="style")
+    pipe.set_adapters(["style"], [0.5])
+    return pipe
+
+
+def test_an_attached_lora_changes_nothing_until_it_is_switched_on(tmp_path):
+    pipe = with_style(tmp_path / "style")
+    network = pipe.unet
+    network.conv_in.weight.requires_grad_(True)
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    before = out(network)
+    scales = attach(network, read_lora(pipe, saved_lora(tmp_path / "negative"), "unet"), mix=0.8)
+    assert scales == {"style": None, NEGATIVE: 0.8}
+    assert torch.equal(out(network), before)
+    assert {name for name, parameter in network.named_parameters() if parameter.requires_grad} == trainable
+    standing = flags(network)
+    with switched(adapted(network), scales):
+        assert not torch.allclose(out(network), before, atol=1e-3)
+    assert flags(network) == standing
+    assert torch.equal(out(network), before)
+
+
+def test_switching_equals_merging_equals_diffusers_own_adapters(tmp_path):
+    pipe, path = with_style(tmp_path / "style"), saved_lora(tmp_path / "negative")
+    merged = out(merged_copy(pipe.unet, read_lora(pipe, path, "unet"), mix=0.6))
+    scales = attach(pipe.unet, read_lora(pipe, path, "unet"), mix=0.6)
+    with switched(adapted(pipe.unet), scales):
+        shared = out(pipe.unet)
+    theirs = with_style(tmp_path / "again")
+    theirs.load_lora_weights(path, adapter_name="other")
+    theirs.set_adapters(["style", "other"], [0.5, 0.6])
+    assert torch.allclose(shared, out(theirs.unet), atol=1e-6)
+    assert torch.allclose(merged, shared, atol=1e-5)
+
+
+def test_adapters_that_are_off_are_not_merged(tmp_path):
+    pipe = with_style(tmp_path)
+    pipe.unet.disable_lora()
+    assert active(pipe.unet) == {}
+    assert torch.equal(out(merged_copy(pipe.unet)), out(unet()))
+
+
+def test_a_copy_has_no_adapters_and_leaves_the_network_alone(tmp_path):
+    pipe = with_style(tmp_path)
+    before, standing = out(pipe.unet), flags(pipe.unet)
+    copy = merged_copy(pipe.unet)
+    assert copy.state_dict().keys() == unet().state_dict().keys()
+    assert adapted(copy) == []
+    assert torch.allclose(out(copy), before, atol=1e-6)
+    assert torch.equal(out(pipe.unet), before)
+    assert flags(pipe.unet) == standing
+
+
+def test_a_difference_is_added_as_often_as_asked(tmp_path):
+    network, path = unet(), saved_difference(tmp_path)
+    add_difference(network, read_difference(path), 1.0)
+    assert torch.allclose(out(network), out(moved(unet(), 0.05)), atol=1e-5)
+    add_difference(network, read_difference(path), -1.0)
+    assert torch.allclose(out(network), out(unet()), atol=1e-5)
+
+
+def test_what_a_path_holds_is_told_apart(tmp_path):
+    lora, difference = saved_lora(tmp_path / "lora"), saved_difference(tmp_path / "difference")
+    unet().save_pretrained(tmp_path / "tuned" / "unet")
+    unet().save_pretrained(tmp_path / "top")
+    renamed = (tmp_path / "difference" / DIFFERENCE).rename(tmp_path / "shared.safetensors")
+    assert read_difference(str(renamed)).names == unet().state_dict().keys()
+    assert [read_difference(path) for path in (lora, difference, str(tmp_path / "tuned"))] == [None] * 3
+    assert [read_full(path, unet(), "unet") for path in (lora, f"{lora}/pytorch_lora_weights.safetensors")] == [
+        None
+    ] * 2
+    for place in ("tuned", "top"):
+        assert torch.equal(out(read_full(str(tmp_path / place), unet(7), "unet")), out(unet()))
+
+
+def test_a_full_network_takes_the_positives_type(tmp_path):
+    unet().save_pretrained(tmp_path)
+    assert read_full(str(tmp_path), unet().to(torch.bfloat16), "unet").dtype == torch.bfloat16
+
+
+def test_another_architecture_is_refused_by_its_first_weight(tmp_path):
+    unet(cross_attention_dim=8).save_pretrained(tmp_path)
+    name = r"attn2\.to_k\.weight is \(8, 8\), the base's \(8, 16\)"
+    with pytest.raises(ValueError, match=name):
+        read_full(str(tmp_path), unet(), "unet")
+    with pytest.raises(ValueError, match=r"attn2\.to_k\.weight is \(8, 16\), the base's \(8, 8\)"):
+        add_difference(unet(cross_attention_dim=8), read_difference(saved_difference(tmp_path / "d")), 1.0)
+
+
+def test_a_lora_of_another_network_is_refused(tmp_path):
+    pipe = pipeline()
+    wide = saved_lora(tmp_path / "wide", cross_attention_dim=8, targets=("to_k",))
+    with pytest.raises(ValueError, match="was trained for another base: .*name one of this base"):
+        merged_copy(pipe.unet, read_lora(pipe, wide, "unet"))
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    save_file({f"unet.mid.to_q.lora.{x}.weight": torch.zeros(2, 2) for x in ("down", "up")}, elsewhere)
+    with pytest.raises(ValueError, match=r"for another unet: the base has no layer mid\.to_q"):
+        read_lora(pipe, str(elsewhere), "unet")
+
+
+def test_a_path_without_weights_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ValueError, match="does not hold a LoRA|Cannot load a LoRA"):
+        read_lora(pipeline(), str(tmp_path), "unet")
+    (tmp_path / "config.json").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match="does not hold a unet"):
+        read_full(str(tmp_path), unet(), "unet")
