@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
@@ -15,19 +16,36 @@ from diffpo.hub import reaching
 WEIGHTS = "diffusion_pytorch_model"
 
 
-@dataclass(frozen=True, eq=False)
+TOGETHER = (
+    2**26
+)  # bytes that are read of a file before it is opened anew: what was read of it stays in memory till then
+
+
+@dataclass(eq=False)
 class Stored(Mapping[str, Tensor]):
-    """Tensors by name, each read when it is asked for and forgotten by this object at once.
+    """Tensors by name, each read when it is asked for and soon forgotten by this object.
 
     Attributes:
         files: of every tensor.
     """
 
     files: Mapping[str, Path]
+    opened: dict[Path, Any] = field(default_factory=dict)
+    read: int = 0
 
     def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self.files[name], "pt") as file:
-            return file.get_tensor(name)
+        file = self.files[name]
+        if file not in self.opened:
+            self.opened[file] = safe_open(file, "pt")
+        tensor = self.opened[file].get_tensor(name)
+        self.read += tensor.nbytes
+        if self.read > TOGETHER:
+            self.opened.clear()
+            self.read = 0
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
