@@ -44,21 +44,21 @@ class Interrupted(RuntimeError):
     """Whoever answers is gone for now; running the same command later goes on where it stopped.
 
     Args:
-        said: texts that were answered before, by their index.
+        said: what was answered before, by its index.
     """
 
-    def __init__(self, message: str, said: Mapping[int, str]):
+    def __init__(self, message: str, said: Mapping[int, Any]):
         super().__init__(message)
         self.said = said
 
 
 class Speaker(ABC):
-    """What captioners and perturbers have in common."""
+    """What captioners, perturbers and judges for a person have in common."""
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What the texts depend on; texts of different identities are never mixed in one folder."""
+        """What the answers depend on; those of different identities are never mixed in one folder."""
 
     def check(self) -> None:
         """Raise a ValueError if this cannot be used, before hours of work; weights need not be loaded for that."""

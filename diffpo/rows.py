@@ -166,6 +166,18 @@ class AtLeast(RowMap):
 
 
 @dataclass(frozen=True)
+class Only(RowMap):
+    """Keep rows with one value in a column, compared as texts: the pairs of one user, say."""
+
+    column: str
+    value: str
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        row.require(self.column, self)
+        return row if str(row.extra[self.column]) == self.value else None
+
+
+@dataclass(frozen=True)
 class ForTraining(RowMap):
     """Drop the prompts that `ForValidation` with the same share keeps."""
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffpo.users import UserEmbeddings
@@ -27,9 +28,9 @@ class Recognized(NamedTuple):
 def recognized(embeddings: UserEmbeddings) -> Recognized:
     """Give each user's last chunk to the user with the nearest mean of the other chunks.
 
-    Nearest by the cosine of last tokens (of a chat model: the last layer), from which the mean over all users was
-    subtracted. PPD (arXiv:2501.06655) trains a residual network for the same question. Chance is 1 / users and
-    5 / users; the chunks of a user share no pair.
+    Nearest by the mean over tokens of their cosines, after the mean over all users was subtracted. PPD
+    (arXiv:2501.06655) trains a residual network for the same question. Chance is 1 / users and 5 / users; the chunks
+    of a user share no pair.
 
     Raises:
         ValueError: if fewer than two users have three chunks or more.
@@ -42,7 +43,7 @@ def recognized(embeddings: UserEmbeddings) -> Recognized:
         )
     means, held_out = [], []
     for user in known:
-        *others, last = (embeddings.read(user, chunk)[-1] for chunk in embeddings.chunks(user))
+        *others, last = (embeddings.read(user, chunk) for chunk in embeddings.chunks(user))
         means.append(torch.stack(others).mean(0))
         held_out.append(last)
     center = torch.stack(means).mean(0)
@@ -51,8 +52,10 @@ def recognized(embeddings: UserEmbeddings) -> Recognized:
     return Recognized(len(known), *((ranks < n).float().mean().item() for n in (1, 5)))
 
 
-def ranked(held_out: Tensor, means: Tensor) -> Tensor:
-    """How many means are nearer than a user's own one; a tie counts against it."""
-    cosines = held_out @ means.T
+def ranked(
+    held_out: Float[Tensor, "users tokens width"], means: Float[Tensor, "users tokens width"]
+) -> Int[Tensor, " users"]:
+    """How many means are nearer than a user's own one, given unit tokens; a tie counts against it."""
+    cosines = torch.einsum("itw,jtw->ij", held_out, means)
     own = cosines.diagonal()[:, None]
     return (cosines >= own).sum(1) - 1

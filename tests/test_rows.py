@@ -11,6 +11,7 @@ from diffpo.rows import (
     DropTies,
     ForTraining,
     ForValidation,
+    Only,
     PairRow,
     PerPrompt,
     Reverse,
@@ -104,3 +105,12 @@ def test_maps_run_in_order_and_the_one_that_drops_is_told():
     smooth, drop = Smooth(0.5), DropTies()
     assert mapped(ROW, [drop, smooth], DRAWS).prob == 0.5
     assert mapped(ROW, [smooth, drop], DRAWS) is drop
+
+
+def test_only_one_value_is_kept_whether_it_is_a_number_or_a_text():
+    ann, seven, nobody = (replace(ROW, extra={"user_id": user}) for user in ("ann", 7, None))
+    assert Only("user_id", "ann")(ann, DRAWS) is ann
+    assert Only("user_id", "7")(seven, DRAWS) is seven
+    assert Only("user_id", "ann")(nobody, DRAWS) is None
+    with pytest.raises(ValueError, match="Only needs column 'user_id'"):
+        Only("user_id", "ann")(ROW, DRAWS)

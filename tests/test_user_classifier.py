@@ -28,8 +28,9 @@ def test_the_last_chunk_goes_to_the_nearest_mean(tmp_path):
 
 
 def test_ranks_count_nearer_means_and_ties():
-    means = torch.eye(3)
-    assert ranked(torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.5, 0.0], [1.0, 1.0, 1.0]]), means).tolist() == [0, 1, 2]
+    means = torch.eye(3)[:, None]
+    held_out = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.5, 0.0], [1.0, 1.0, 1.0]])[:, None]
+    assert ranked(held_out, means).tolist() == [0, 1, 2]
 
 
 def test_too_few_chunks_are_told(tmp_path):

@@ -13,7 +13,7 @@ from diffpo.scorers.dual import CLIP
 
 @dataclass(frozen=True, eq=False)
 class PooledDifference(UserEmbedder):
-    """Means over a person's comparisons, three tokens: of e(liked) - e(disliked), of e(liked), of e(disliked).
+    """Three tokens, in this order: means of e(liked) - e(disliked), e(liked) and e(disliked) over comparisons.
 
     Ours, for where a vision-language model is too much: seconds on a CPU, and no text. e has length 1. Captions are
     not looked at: both pictures have the same, so what both show because of it cancels in the first token, which is 0

@@ -1,0 +1,79 @@
+import json
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from tiny_judges import question
+
+from diffpo.captioning import Interrupted
+from diffpo.user_judges.endpoint import EndpointUserJudge
+from diffpo.user_judging import Verdict
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Says to each question what `said` has for its caption, one answer after the other; a number is a failure."""
+    asked, said = [], {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(request)
+            words = [part["text"] for part in request["messages"][0]["content"] if part["type"] == "text"]
+            caption = next(word for word in words if word.startswith("Now")).split("Caption: ")[1].strip()
+            answers = said.get(caption, ["1"])
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": answer}}]}
+            body = json.dumps({"error": {"message": "no way"}} if isinstance(answer, int) else reply).encode()
+            self.send_response(answer if isinstance(answer, int) else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=served.serve_forever, daemon=True).start()
+    served.asked, served.said = asked, said
+    served.url = f"http://127.0.0.1:{served.server_address[1]}/v1"
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+def test_a_question_is_sent_with_all_its_pictures_in_order(server):
+    judge = EndpointUserJudge("m", server.url)
+    judge.check()
+    assert judge([question(support=2)], [3]) == [Verdict(1, "1")]
+    sent = server.asked[-1]
+    assert sent["seed"] == 3
+    kinds = [part["type"] for part in sent["messages"][0]["content"]]
+    assert Counter(kinds)["image_url"] == 6
+    assert kinds[0] == kinds[-1] == "text"
+
+
+def test_an_answer_that_names_no_picture_is_asked_for_again_with_another_seed(server):
+    server.said |= {"a": ["hm", "", "2"], "b": ["2"], "c": ["1 or 2"]}
+    judge = EndpointUserJudge("m", server.url, parallel=1)
+    verdicts = judge([question("a"), question("b"), question("c")], [10, 20, 30])
+    assert verdicts == [Verdict(2, "2", 2), Verdict(2, "2"), Verdict(None, "1 or 2", 2)]
+    assert [request["seed"] for request in server.asked] == [10, 20, 30, 11, 31, 12, 32]
+
+
+def test_when_it_stops_answering_clear_verdicts_are_kept(server):
+    server.said |= {"a": ["2"], "b": ["hm", 503], "c": ["hm", "1"]}
+    judge = EndpointUserJudge("m", server.url, tries=1, parallel=1)
+    with pytest.raises(Interrupted, match="stopped answering .*no way.*run the same command again") as told:
+        judge([question("a"), question("b"), question("c")], [1, 2, 3])
+    assert told.value.said == {0: Verdict(2, "2"), 2: Verdict(1, "1", 1)}
+
+
+def test_verdicts_depend_on_instruction_and_retries():
+    one = EndpointUserJudge("m")
+    assert one.identity == EndpointUserJudge("m", "http://a/v1").identity
+    assert one.identity != EndpointUserJudge("m", instruction="Say 1").identity
+    assert one.identity != EndpointUserJudge("m", retries=0).identity
