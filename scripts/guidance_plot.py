@@ -18,7 +18,9 @@ SEED = re.compile(r"-\d+$")
 LINE = 16  # of the legend
 
 
-def main(report: Path, output: Path, scorer: str | None = None, settings: str = "") -> None:
+def main(
+    report: Path, output: Path, scorer: str | None = None, floor: float | None = None, settings: str = ""
+) -> None:
     """Plot quality against guidance scale from the report of an evaluation with a sweep.
 
     Args:
@@ -26,12 +28,15 @@ def main(report: Path, output: Path, scorer: str | None = None, settings: str = 
         output: a .png; models whose names differ in a number at the end (`-0`, `-1`, their seeds) are one curve, their
             mean, with bars from the lowest to the highest.
         scorer: null is the one that chose the scales.
+        floor: what lies below is drawn at this height; null draws all.
         settings: the resolved config.
     """
     sweep = json.loads(report.read_text())["guidance_sweep"]
     if sweep is None:
         raise ValueError(f"{report} tells of no sweep; set sweep in the config of scripts/evaluate.py.")
     curves = by_method(sweep["curves"], scorer or sweep["metric"])
+    if floor is not None:
+        curves = {name: [(x, *(max(y, floor) for y in ys)) for x, *ys in curve] for name, curve in curves.items()}
     plot(curves, f"{scorer or sweep['metric']}, mean over {sweep['n_prompts']} development prompts", output)
     print(f"{output}: {len(curves)} curves")
 

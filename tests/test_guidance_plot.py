@@ -23,7 +23,7 @@ def test_seeds_are_one_curve_from_their_lowest_to_their_highest():
 
 def test_a_report_becomes_a_picture(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"guidance_sweep": sweep(base=[0.1, -0.2], tuned=[0.3, 0.1])}))
-    guidance_plot.main(tmp_path / "report.json", tmp_path / "plot.png")
+    guidance_plot.main(tmp_path / "report.json", tmp_path / "plot.png", floor=0.0)
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size == (720, 380)
         assert len(picture.convert("RGB").getcolors(1 << 16)) > 8
