@@ -15,6 +15,7 @@ from diffpo.diffusion.bases import FAMILIES, load_base
 from diffpo.diffusion.blending import Network, Part, adapters, opened, require_known_range, shift
 from diffpo.diffusion.drawing import digest
 from diffpo.diffusion.kohya import unet_layers
+from diffpo.diffusion.negatives import require_layers
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
 from diffpo.hub import reaching
 from diffpo.scoring import Scorer, scored_by
@@ -165,12 +166,8 @@ def add_lora(pipeline: Any, path: str) -> None:
         ValueError: if they are for another architecture, naming a layer that does not fit.
     """
     with reaching(path, "a LoRA"):
-        kind = type(pipeline)
-        state, alphas = kind.lora_state_dict(path, unet_config=pipeline.unet.config)[:2]
-        layers = {name.rsplit(".lora", 1)[0].removeprefix("unet."): name for name in state if name.startswith("unet.")}
-    have = dict(pipeline.unet.named_modules())
-    if strange := sorted(layer for layer in layers if layer.removesuffix(".base_layer") not in have):
-        raise ValueError(f"{path} was trained for another UNet: the base has no layer {strange[0]}.")
+        state, *_ = type(pipeline).lora_state_dict(path, unet_config=pipeline.unet.config)
+    require_layers([name.removeprefix("unet.") for name in state if name.startswith("unet.")], pipeline.unet, path)
     try:
         pipeline.load_lora_weights(path)
     except RuntimeError as error:

@@ -1,6 +1,6 @@
 """What files of a negative preference hold, made a second network or adapters of the first."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -92,11 +92,22 @@ def read_lora(pipeline: Any, path: str, part: str) -> Lora:
     names = [name.removeprefix(f"{part}.") for name in state if name.startswith(f"{part}.")]
     if not names:
         raise ValueError(f"{path} holds no LoRA of a {part}; name one that was trained for this base.")
+    require_layers(names, network, path)
+    return Lora(path, part, state, alphas[0] if alphas else None, metadata)
+
+
+def require_layers(names: Iterable[str], network: nn.Module, path: str) -> None:
+    """Raise a ValueError if a LoRA's weights belong to a layer that the network does not have.
+
+    Args:
+        names: of its weights, without the prefix of the network.
+        path: of the LoRA.
+    """
     have = {name.removesuffix(".base_layer") for name, _ in plain(network).named_modules()}
     layers = {name.rsplit(".lora", 1)[0].removesuffix(".base_layer") for name in names}
     if strange := sorted(layers - have):
-        raise ValueError(f"{path} was trained for another {part}: the base has no layer {strange[0]}.")
-    return Lora(path, part, state, alphas[0] if alphas else None, metadata)
+        kind = type(plain(network)).__name__
+        raise ValueError(f"{path} was trained for another {kind}: the base has no layer {strange[0]}.")
 
 
 def attach(network: Any, lora: Lora, mix: float) -> Scales:

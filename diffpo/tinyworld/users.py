@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from io import BytesIO
 from itertools import combinations, product
 from pathlib import Path
@@ -60,7 +60,7 @@ class Taste:
 
     @property
     def weights(self) -> Float[np.ndarray, "7"]:
-        return np.array([getattr(self, axis) for axis in AXES])
+        return np.array(astuple(self))
 
     def utility(self, measured: Measurement, asked: Attributes) -> float:
         """Share of the stated attributes that are right + w . traits / sqrt(7); -1 without a clean object.

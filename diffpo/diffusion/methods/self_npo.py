@@ -63,7 +63,7 @@ class SelfNPO(Objective):
         cut = self.trajectories(policy, reference, batch.best(), draws)
         visits, shape = range(len(cut.t) // len(draws.row)), cut.x_t.shape[2:]
         s = later(cut.t, len(policy.a), torch.cat([draws.uniform(f"later {visit}") for visit in visits]))
-        noise = torch.cat([draws.normal(f"later {visit}", *shape) for visit in visits])
+        noise = torch.cat([draws.normal(f"fresh {visit}", *shape) for visit in visits])
         x_s = noised_from(policy, cut.x_t, cut.t, s, noise[None])
         seen = policy.prediction.x_0(policy.out(x_s, s, cut.batch.cond), x_s, policy.signal(s), policy.noise(s))
         off = (seen - cut.x_0).square() + self.huber**2

@@ -7,6 +7,7 @@ from tiny import WIDTH, denoiser, draws, image_batch
 from diffpo.diffusion.denoiser import Conditioning, Denoiser, Epsilon, Flow, Velocity
 from diffpo.diffusion.methods.self_npo import SelfNPO, later, noised_from
 from diffpo.diffusion.trajectories import FromNoise, FromPictures
+from diffpo.draws import Draws
 from diffpo.references import Ema, FrozenCopy
 
 T = torch.tensor([0, 400, 700])
@@ -52,12 +53,27 @@ def test_loss_by_hand(prediction):
     objective, reference, batch = SelfNPO(huber=0.1), FrozenCopy(policy.unet), batch_with_empty()
     cut = objective.trajectories(policy, reference, batch.best(), draws())
     s = later(cut.t, 1000, draws().uniform("later 0"))
-    x_s = noised_from(policy, cut.x_t, cut.t, s, draws().normal("later 0", 4, 8, 8)[None])
+    x_s = noised_from(policy, cut.x_t, cut.t, s, draws().normal("fresh 0", 4, 8, 8)[None])
     a, sigma, out = policy.signal(s), policy.noise(s), policy.out(x_s, s, cut.batch.cond)
     seen = {Epsilon: (x_s - sigma * out) / a, Velocity: a * x_s - sigma * out, Flow: x_s - sigma * out}
     d = seen[type(prediction)] - cut.x_0
     step = objective(policy, reference, batch, draws())
     torch.testing.assert_close(step.loss, ((d**2 + 0.01).sqrt() - 0.1).mean())
+
+
+def test_times_say_nothing_of_the_noise(monkeypatch):
+    """Draws of one name would share their random bits."""
+    names = []
+    for kind in ("normal", "uniform", "integers"):
+        draw = getattr(Draws, kind)
+        monkeypatch.setattr(
+            Draws, kind, lambda self, name, *more, draw=draw: names.append(name) or draw(self, name, *more)
+        )
+    policy = denoiser()
+    for trajectories in (FromPictures(), FromNoise(steps=4, truncated=1, visits=2)):
+        names.clear()
+        SelfNPO(trajectories)(policy, FrozenCopy(policy.unet), batch_with_empty(), draws())
+        assert len(names) == len(set(names)) >= 4
 
 
 def test_weights_of_rows_count():
