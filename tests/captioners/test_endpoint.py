@@ -1,11 +1,9 @@
 import base64
-import json
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from threading import Thread
 
 import pytest
+from fake_endpoint import serving
 from PIL import Image
 
 from diffpo.captioners.endpoint import Endpoint, EndpointPerturber, data_url
@@ -16,35 +14,19 @@ PICTURES = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
 
 @pytest.fixture
 def server(monkeypatch):
-    """Speaks the chat-completions JSON: repeats the text it is sent, or fails as `failing` says of that text."""
-    asked, failing = [], {}
+    """Repeats the text it is sent, or fails as `failing` says of that text."""
+    failing = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(request)
-            content = request["messages"][0]["content"]
-            text = content if isinstance(content, str) else content[1]["text"]
-            reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text or None}}]}
-            status = failing.get(text, 200 if request["model"] == "m" else 404)
-            body = json.dumps(reply if status == 200 else {"error": {"message": "no way"}}).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
+    def answer(request):
+        content = request["messages"][0]["content"]
+        text = content if isinstance(content, str) else content[1]["text"]
+        status = failing.get(text, 200 if request["model"] == "m" else 404)
+        return (text or None) if status == 200 else status
 
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=served.serve_forever, daemon=True).start()
-    served.asked, served.failing = asked, failing
-    served.url = f"http://127.0.0.1:{served.server_address[1]}/v1"
-    yield served
-    served.shutdown()
-    served.server_close()
+    with serving(answer) as served:
+        served.failing = failing
+        yield served
 
 
 def test_picture_prompt_and_seed_are_sent(server):

@@ -1,9 +1,7 @@
-import json
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
+from fake_endpoint import serving
 from tiny_judges import question
 
 from diffpo.captioning import Interrupted
@@ -14,35 +12,18 @@ from diffpo.user_judging import Verdict
 @pytest.fixture
 def server(monkeypatch):
     """Says to each question what `said` has for its caption, one answer after the other; a number is a failure."""
-    asked, said = [], {}
+    said = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(request)
-            words = [part["text"] for part in request["messages"][0]["content"] if part["type"] == "text"]
-            caption = next(word for word in words if word.startswith("Now")).split("Caption: ")[1].strip()
-            answers = said.get(caption, ["1"])
-            answer = answers.pop(0) if len(answers) > 1 else answers[0]
-            reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": answer}}]}
-            body = json.dumps({"error": {"message": "no way"}} if isinstance(answer, int) else reply).encode()
-            self.send_response(answer if isinstance(answer, int) else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
+    def answer(request):
+        words = [part["text"] for part in request["messages"][0]["content"] if part["type"] == "text"]
+        caption = next(word for word in words if word.startswith("Now")).split("Caption: ")[1].strip()
+        answers = said.get(caption, ["1"])
+        return answers.pop(0) if len(answers) > 1 else answers[0]
 
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=served.serve_forever, daemon=True).start()
-    served.asked, served.said = asked, said
-    served.url = f"http://127.0.0.1:{served.server_address[1]}/v1"
-    yield served
-    served.shutdown()
-    served.server_close()
+    with serving(answer) as served:
+        served.said = said
+        yield served
 
 
 def test_a_question_is_sent_with_all_its_pictures_in_order(server):
