@@ -138,7 +138,7 @@ def test_a_lora_of_another_network_is_refused(tmp_path):
         merged_copy(pipe.unet, read_lora(pipe, wide, "unet"))
     elsewhere = tmp_path / "elsewhere.safetensors"
     save_file({f"unet.mid.to_q.lora.{x}.weight": torch.zeros(2, 2) for x in ("down", "up")}, elsewhere)
-    with pytest.raises(ValueError, match=r"for another unet: the base has no layer mid\.to_q"):
+    with pytest.raises(ValueError, match=r"for another UNet2DConditionModel: the base has no layer mid\.to_q"):
         read_lora(pipe, str(elsewhere), "unet")
 
 
