@@ -124,6 +124,10 @@ class Objective(ABC):
         answers are more than one number per candidate: then they cannot be remembered."""
         return None
 
+    def attach(self, policy: Any, seed: int) -> None:
+        """Give the network, before training wraps it, parts that only this objective trains, as submodules; they are
+        not exported. Most objectives need none."""
+
     @abstractmethod
     def __call__(self, policy: Any, reference: Any, batch: Any, draws: Draws) -> Step: ...
 

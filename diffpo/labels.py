@@ -31,7 +31,7 @@ class ScoreLabel(RowMap):
         scorer: name that `recorded` has to say, e.g. pickscore; null takes whoever scored.
         keep_order: keep who the source says is chosen, and ask the scorer only how surely: prob = max(1/2, sigmoid of
             the gap chosen minus rejected). A pair that the scorer orders the other way, and a tie of the source, has
-            prob 1/2, which `diffpo.losses.Confidence` turns into no gradient; unclamped, gamma (2 prob - 1) would turn
+            prob 1/2, which `Confidence` turns into no gradient; unclamped, gamma (2 prob - 1) would turn
             the pair round. The released code orders by score and never meets this.
 
     Raises:

@@ -36,7 +36,7 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.fit import Preview, fit
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.order import Share
 from diffpo.run import METRICS, FitConfig, open_run
 from diffpo.sources import PickAPic

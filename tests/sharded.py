@@ -32,7 +32,7 @@ from diffpo.diffusion.methods.rethinking import BoundedUpdates
 from diffpo.diffusion.methods.sft import SFT
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import Ema, FrozenCopy, Reference, SwitchedOff
 from diffpo.sharding import reshard, whole, whole_state
 

@@ -11,14 +11,16 @@ from diffpo.core import PairLoss
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
 from diffpo.labels import ScoreLabel
-from diffpo.losses import IPO, Confidence, Sigmoid
+from diffpo.losses.combined import Confidence
+from diffpo.losses.logistic import Sigmoid
+from diffpo.losses.margin import IPO
 from diffpo.rows import DropTies
 
 CONFIG = """
 loss:
-  class_path: diffpo.losses.Confidence
+  class_path: diffpo.losses.combined.Confidence
   init_args:
-    inner: {class_path: diffpo.losses.Sigmoid, init_args: {beta: 5000}}
+    inner: {class_path: diffpo.losses.logistic.Sigmoid, init_args: {beta: 5000}}
     gamma: 2.0
 data:
   source: {class_path: diffpo.sources.PickAPic, init_args: {path: pairs}}
@@ -98,11 +100,16 @@ def test_the_dump_loads_to_the_same_arguments(config, tmp_path):
 
 
 def test_the_dump_states_defaults():
-    _, settings = parse(loss_only, ["--loss", "diffpo.losses.Confidence", "--loss.inner", "diffpo.losses.IPO"])
+    _, settings = parse(
+        loss_only, ["--loss", "diffpo.losses.combined.Confidence", "--loss.inner", "diffpo.losses.margin.IPO"]
+    )
     assert yaml.safe_load(settings) == {
         "loss": {
-            "class_path": "diffpo.losses.Confidence",
-            "init_args": {"inner": {"class_path": "diffpo.losses.IPO", "init_args": {"beta": 0.1}}, "gamma": 10.0},
+            "class_path": "diffpo.losses.combined.Confidence",
+            "init_args": {
+                "inner": {"class_path": "diffpo.losses.margin.IPO", "init_args": {"beta": 0.1}},
+                "gamma": 10.0,
+            },
         }
     }
 
@@ -112,7 +119,7 @@ def test_the_dump_states_defaults():
     [
         (["--loss.inner.bta", "7"], "'bta' is not accepted"),
         (["--loss.inner.beta", "much"], '"beta":\n.*float.*much'),
-        (["--loss", "diffpo.losses.Nope"], "Nope"),
+        (["--loss", "diffpo.losses.logistic.Nope"], "Nope"),
         (["--data.framing.resolution", "wide"], "resolution.*wide"),
         (["--data.framing.resolutoin", "64"], "resolutoin"),
         (["--sed", "1"], "--sed"),
@@ -131,20 +138,20 @@ def test_a_missing_argument_is_named(capsys):
 
 
 def test_another_class_starts_from_its_own_defaults(config):
-    arguments, _ = parse(program, ["--config", config, "--loss.inner", "diffpo.losses.IPO"])
+    arguments, _ = parse(program, ["--config", config, "--loss.inner", "diffpo.losses.margin.IPO"])
     assert arguments["loss"].inner == IPO(beta=0.1)
     arguments, _ = parse(program, ["--config", config, "--optimizer", "torch.optim.SGD", "--optimizer.lr", "1.0"])
     assert arguments["optimizer"]([nn.Parameter()]).defaults["weight_decay"] == 0.0
 
 
 def test_another_class_in_a_later_file_starts_from_its_own_defaults(config, tmp_path):
-    (tmp_path / "more.yaml").write_text("loss: {class_path: diffpo.losses.IPO}")
+    (tmp_path / "more.yaml").write_text("loss: {class_path: diffpo.losses.margin.IPO}")
     arguments, _ = parse(program, ["--config", config, "--config", str(tmp_path / "more.yaml")])
     assert arguments["loss"] == IPO(beta=0.1)
 
 
 def test_the_same_class_keeps_its_arguments(config):
-    arguments, _ = parse(program, ["--config", config, "--loss.inner", "diffpo.losses.Sigmoid"])
+    arguments, _ = parse(program, ["--config", config, "--loss.inner", "diffpo.losses.logistic.Sigmoid"])
     assert arguments["loss"].inner == Sigmoid(beta=5000.0)
 
 
@@ -154,7 +161,7 @@ def test_launch_calls_main_with_objects_and_settings(monkeypatch):
     def main(loss: PairLoss, settings: str = "") -> None:
         seen.update(loss=loss, settings=settings)
 
-    run(monkeypatch, main, "--loss", "diffpo.losses.IPO")
+    run(monkeypatch, main, "--loss", "diffpo.losses.margin.IPO")
     assert seen["loss"] == IPO()
     assert yaml.safe_load(seen["settings"])["loss"]["init_args"] == {"beta": 0.1}
 
@@ -170,7 +177,7 @@ def test_a_package_error_is_one_line_and_exit_1(monkeypatch, capsys):
 
 def test_a_value_that_a_constructor_refuses_is_one_line_too(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
-        run(monkeypatch, loss_only, "--loss", "diffpo.losses.Robust", "--loss.flip_rate", "0.7")
+        run(monkeypatch, loss_only, "--loss", "diffpo.losses.logistic.Robust", "--loss.flip_rate", "0.7")
     assert (
         capsys.readouterr().err == "error: Robust needs a flip_rate in [0, 0.5), got 0.7; 0.1 is the usual choice.\n"
     )

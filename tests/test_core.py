@@ -3,7 +3,7 @@ import torch
 from tiny import pair_logps
 
 from diffpo.core import PairLabels, PairLogps, pair_step
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 
 
 def test_swapped_sides_negate_the_margin():

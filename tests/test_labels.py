@@ -8,7 +8,8 @@ import torch
 from diffpo.core import PairLabels, PairLogps
 from diffpo.draws import Draws
 from diffpo.labels import Mislabel, ScoreLabel, Smooth
-from diffpo.losses import Confidence, Sigmoid
+from diffpo.losses.combined import Confidence
+from diffpo.losses.logistic import Sigmoid
 from diffpo.rows import BreakTies, PairRow, mapped
 
 DRAWS = Draws(0, (0,), (3,))

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "diffpo").rglob("*.py"))
-TRACKS = ("diffusion", "tinyworld")
+TRACKS = ("diffusion", "text", "tinyworld")
 
 
 def name(path: Path) -> str:
@@ -58,16 +58,26 @@ def test_what_is_shared_does_not_know_the_tracks(path):
     assert not any(imports_from(path, f"diffpo.{track}") for track in TRACKS)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if "diffusion" in path.parts], ids=name)
-def test_the_image_track_does_not_know_the_tiny_world(path):
+@pytest.mark.parametrize("path", [path for path in MODULES if {"diffusion", "text"} & {*path.parts}], ids=name)
+def test_a_track_does_not_know_the_tiny_world(path):
     assert not imports_from(path, "diffpo.tinyworld")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "text" in path.parts], ids=name)
+def test_the_text_track_does_not_know_the_image_track(path):
+    assert not imports_from(path, "diffpo.diffusion")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "diffusion" in path.parts], ids=name)
+def test_the_image_track_does_not_know_the_text_track(path):
+    assert not imports_from(path, "diffpo.text")
 
 
 def test_the_core_loads_no_modeling_library():
     """In a process of its own: here they are loaded already."""
     program = """
 import sys
-import diffpo.core, diffpo.draws, diffpo.labels, diffpo.losses, diffpo.references, diffpo.rows
+import diffpo.core, diffpo.draws, diffpo.labels, diffpo.losses.combined, diffpo.references, diffpo.rows
 print(*sorted({name.split(".")[0] for name in sys.modules} & {"diffusers", "transformers", "torchvision", "peft"}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)

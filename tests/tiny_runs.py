@@ -25,7 +25,7 @@ from diffpo.diffusion.loading import LoadedStableDiffusion, StableDiffusion
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
 from diffpo.fit import fit
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.order import Order, Share
 from diffpo.pairs import Pairs
 from diffpo.references import Ema, FrozenCopy, Reference

@@ -12,7 +12,7 @@ from diffpo.diffusion.guard import Guard, scale_gradient
 from diffpo.diffusion.noising import ForwardNoise, Noised, Noising
 from diffpo.diffusion.weighting import TimeWeighting
 from diffpo.draws import Draws
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import NOISE, SCORES, Reference
 
 QUARTERS = 4
@@ -49,7 +49,7 @@ class DenoisingPreference(Objective):
         if self.loss.needs_probability:
             raise ValueError(
                 f"{type(self.loss).__name__} needs true probabilities, the denoising surrogate is none; choose a loss "
-                "of margins, e.g. diffpo.losses.Sigmoid."
+                "of margins, e.g. diffpo.losses.logistic.Sigmoid."
             )
 
     @property

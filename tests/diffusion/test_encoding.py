@@ -23,7 +23,7 @@ from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
 from diffpo.fit import fit
 from diffpo.labels import ScoreLabel
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.mixing import Mixed
 from diffpo.order import Share
 from diffpo.run import FitConfig, open_run

@@ -18,7 +18,7 @@ from diffpo.diffusion.methods.sft import SFT
 from diffpo.diffusion.noising import Among, ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.fit import fit
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder
 

@@ -16,7 +16,11 @@ from diffpo.diffusion.denoiser import Epsilon, ImageBatch, Velocity
 from diffpo.diffusion.guard import Guard
 from diffpo.diffusion.noising import ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference, mean_over_processes
-from diffpo.losses import IPO, ChosenNLL, Confidence, Hinge, LengthNormalised, Robust, Sigmoid, SimPO, Sum
+from diffpo.losses.combined import Confidence, LengthNormalised, Sum
+from diffpo.losses.likelihood import ChosenNLL
+from diffpo.losses.logistic import Robust, Sigmoid
+from diffpo.losses.margin import IPO, Hinge
+from diffpo.losses.reference_free import SimPO
 from diffpo.references import FrozenCopy
 
 LOG2 = torch.tensor(math.log(2))

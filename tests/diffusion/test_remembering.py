@@ -16,7 +16,8 @@ from diffpo.diffusion.noising import Among, ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.diffusion.remembering import remembered, require_still
 from diffpo.fit import fit
-from diffpo.losses import IPO, Sigmoid
+from diffpo.losses.logistic import Sigmoid
+from diffpo.losses.margin import IPO
 from diffpo.references import FrozenCopy
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder

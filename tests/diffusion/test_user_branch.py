@@ -16,7 +16,7 @@ from diffpo.diffusion.loading import StableDiffusion, load_tuned
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.diffusion.user_attention import KERNELS, user_input
 from diffpo.diffusion.user_branch import UserBranch
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import SwitchedOff
 
 TOKENS, FEATURES = 3, 6

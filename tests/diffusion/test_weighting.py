@@ -5,7 +5,7 @@ from tiny import denoiser, draws, image_batch, moved, scheduler, unet
 from diffpo.diffusion.denoiser import Denoiser
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.diffusion.weighting import InverseSNR, SigmoidSNR
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
 
 EVERY_TIME = torch.arange(1000)

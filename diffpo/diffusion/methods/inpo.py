@@ -6,7 +6,7 @@ from diffpo.core import PairLoss
 from diffpo.diffusion.inversion import PolicyInversion
 from diffpo.diffusion.noising import Noising
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 
 
 @dataclass(frozen=True)

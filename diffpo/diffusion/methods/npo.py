@@ -10,7 +10,7 @@ from diffpo.core import PairLoss
 from diffpo.diffusion.denoiser import Denoiser
 from diffpo.diffusion.noising import Noised
 from diffpo.diffusion.objective import DenoisingPreference, Residual
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import NOISE, SCORES, Reference
 
 

@@ -6,7 +6,8 @@ from diffpo.core import PairLoss
 from diffpo.diffusion.inversion import PolicyInversion
 from diffpo.diffusion.noising import Noising
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.losses import Confidence, Sigmoid
+from diffpo.losses.combined import Confidence
+from diffpo.losses.logistic import Sigmoid
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from tiny import draws, pair_logps
 from diffpo.core import PairLabels, PairLogps
 from diffpo.diffusion.methods.capo import Calibrated, CaPO
 from diffpo.labels import ScoreLabel
-from diffpo.losses import IPO
+from diffpo.losses.margin import IPO
 from diffpo.rows import PairRow
 
 PAIR = PairRow(0, ("a", "a"), (None, None), extra={"score_chosen": 3.0, "score_rejected": 1.0})

@@ -11,7 +11,9 @@ from diffpo.diffusion.inversion import PolicyInversion
 from diffpo.diffusion.methods.dcpo import DCPO
 from diffpo.diffusion.noising import ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.losses import IPO, Confidence, Sigmoid
+from diffpo.losses.combined import Confidence
+from diffpo.losses.logistic import Sigmoid
+from diffpo.losses.margin import IPO
 from diffpo.references import FrozenCopy
 
 SIGMOID = Sigmoid(500.0)

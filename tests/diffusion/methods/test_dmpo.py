@@ -5,7 +5,7 @@ import torch
 
 from diffpo.core import PairLabels, PairLogps
 from diffpo.diffusion.methods.dmpo import DMPO
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 
 
 def margins(*values: float) -> PairLogps:

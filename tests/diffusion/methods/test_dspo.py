@@ -8,7 +8,7 @@ from diffpo.diffusion.methods.dspo import DSPO
 from diffpo.diffusion.methods.sft import SFT
 from diffpo.diffusion.noising import ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
 
 

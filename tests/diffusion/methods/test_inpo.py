@@ -9,7 +9,7 @@ from diffpo.diffusion.inversion import PolicyInversion
 from diffpo.diffusion.methods.inpo import InPO
 from diffpo.diffusion.noising import ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference, Residual
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
 
 

@@ -8,7 +8,7 @@ from diffpo.diffusion.denoiser import Conditioning
 from diffpo.diffusion.methods.npo import GuidedResidual, JointGuidance
 from diffpo.diffusion.noising import ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
 from diffpo.rows import PairRow, Reverse
 

@@ -4,7 +4,7 @@ from tiny import denoiser, draws, image_batch
 from diffpo.core import PairLabels
 from diffpo.diffusion.methods.sft import SFT
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.losses import ChosenNLL
+from diffpo.losses.likelihood import ChosenNLL
 
 
 def test_is_the_chosen_nll_without_the_rejected_side():

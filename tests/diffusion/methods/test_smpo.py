@@ -9,7 +9,7 @@ from diffpo.core import PairLabels
 from diffpo.diffusion.denoiser import Denoiser
 from diffpo.diffusion.methods.smpo import SmPO
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.losses import Sigmoid
+from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy, Reference
 
 

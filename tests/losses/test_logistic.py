@@ -7,7 +7,11 @@ from tiny import pair_logps
 from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.losses import IPO, ChosenNLL, Confidence, Hinge, LengthNormalised, Robust, Sigmoid, SimPO, Sum
+from diffpo.losses.combined import Confidence, LengthNormalised, Sum
+from diffpo.losses.likelihood import ChosenNLL
+from diffpo.losses.logistic import Robust, Sigmoid
+from diffpo.losses.margin import IPO, Hinge
+from diffpo.losses.reference_free import SimPO
 
 MARGIN = [Sigmoid(0.5), Robust(0.5, 0.1), Hinge(0.5), IPO(0.5)]
 

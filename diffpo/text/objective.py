@@ -1,0 +1,44 @@
+"""The pairwise objective of the text track: DPO and its descendants are settings of its two fields."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
+from diffpo.draws import Draws
+from diffpo.losses.logistic import Sigmoid
+from diffpo.references import SCORES, Reference
+from diffpo.text.sequences import Reduce, SumTokens, TokenBatch, token_logps
+
+
+@dataclass(frozen=True)
+class SequencePreference(Objective):
+    """log p(completion | prompt) goes into a pairwise loss (DPO, arXiv:2305.18290).
+
+    Args:
+        loss: of the two log-likelihoods.
+        reduce: how tokens add up to them.
+    """
+
+    loss: PairLoss = field(default_factory=Sigmoid)
+    reduce: Reduce = field(default_factory=SumTokens)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return (SCORES,) if self.loss.needs_reference else ()
+
+    @property
+    def reference_inputs(self) -> str | None:
+        return repr(self.reduce)
+
+    def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
+        weights = self.reduce.weights(batch)
+
+        def logp(model: nn.Module) -> Float[Tensor, "k b"]:
+            return (weights * token_logps(model, batch)).sum(-1)
+
+        trained = logp(policy)
+        frozen = reference(logp) if reference is not None and self.needs_reference else torch.zeros_like(trained)
+        return pair_step(self.loss, PairLogps(trained, frozen, length=weights.sum(-1)), batch.label)
