@@ -22,9 +22,10 @@ def main(
     base: Path = Path("assets/tiny-sd"),
     pictures: int = 1500,
     users: int = 24,
-    viewers: int = 12,
+    viewers: int = 24,
     held_out: int = 8,
-    support: int = 64,
+    support: int = 96,
+    tie: float = 3.0,
     steps: int = 25,
     seed: int = 0,
     settings: str = "",
@@ -43,6 +44,7 @@ def main(
         viewers: seen users who judge the same two pictures.
         held_out: users whose tastes no seen user has.
         support: pairs that every held-out user judges.
+        tie: threshold below which a user notices no difference; see diffpo.tinyworld.users.judged_pairs.
         steps: denoising steps.
         seed: of everything random.
         settings: the resolved config.
@@ -51,7 +53,7 @@ def main(
         ValueError: if the folder holds another world.
     """
     about = {"base": str(base), "pictures": pictures, "users": users, "viewers": viewers, "held_out": held_out}
-    about |= {"support": support, "steps": steps, "seed": seed}
+    about |= {"support": support, "tie": tie, "steps": steps, "seed": seed}
     if (output_dir / BUILT).exists():
         require_same(json.loads((output_dir / BUILT).read_text()), about, output_dir)
         return
@@ -62,9 +64,10 @@ def main(
     write_prompts(split, output_dir / "prompts", seed)
     drawing = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32)
     kept, shown = everybody.held_out, everybody.seen
-    later = judged_pairs(drawing, split.training, kept, support, len(kept), steps, seed=seed + 1, first_seed=pictures)
+    held = {"seed": seed + 1, "first_seed": pictures, "tie": tie}
+    later = judged_pairs(drawing, split.training, kept, support, len(kept), steps, **held)
     later.to_parquet(output_dir / "held_out.parquet")
-    judged = judged_pairs(drawing, split.training, shown, pictures // 2, viewers, steps, seed=seed)
+    judged = judged_pairs(drawing, split.training, shown, pictures // 2, viewers, steps, seed=seed, tie=tie)
     judged.to_parquet(output_dir / "train.parquet")
     write_json(output_dir / BUILT, about)
     print(f"{len(judged)} verdicts of {users} users and {len(later)} of {held_out} held-out ones are in {output_dir}.")

@@ -28,7 +28,7 @@ from diffpo.files import writing
 from diffpo.ledger import REMEDY, write_json
 from diffpo.prompts import Prompts
 from diffpo.sources import Source
-from diffpo.tinyworld.user_comparison import compared, utilities
+from diffpo.tinyworld.user_comparison import compared, judged, utilities
 from diffpo.tinyworld.users import Population, Taste
 from diffpo.workfolder import WAIT
 
@@ -78,6 +78,7 @@ def main(
     sampling: Sampling,
     between: Between | None = None,
     sheets: Sheets | None = None,
+    users: list[str] | None = None,
     seed: int = 0,
     settings: str = "",
 ) -> None:
@@ -86,13 +87,15 @@ def main(
     Args:
         models: what is compared; the first, a base, is what win rates in the terminal are over.
         tastes: users.json of scripts/build_users.py.
-        support: pairs with `user_id`; all its users judge. Embeddings are made of some of their pairs.
+        support: pairs with `user_id`. Embeddings are made of some of each user's pairs.
         embedder: the one that the models were trained with.
         prompts: what is drawn for every user.
-        output_dir: gets `report.json`, pictures and sheets. The same command again goes on where a stopped one was.
+        output_dir: gets `report.json`, `utilities.json` (of every row of the tables: users x prompts x pictures),
+            pictures and sheets. The same command again goes on where a stopped one was.
         sampling: how all models draw; the same seeds for every model and user.
         between: mixtures of two users; null draws none.
         sheets: pictures to look at; null makes none.
+        users: ids of those who judge; null are all users of `support` who have enough pairs.
         seed: of which pairs are support.
         settings: the resolved config.
     """
@@ -102,7 +105,9 @@ def main(
     began, asked = time.perf_counter(), [record["prompt"] for record in prompts.read()]
     people = Population.read(tastes).all
     heard = Support.of(embedder, support, most_shots(models, between), seed)
-    require_known(models, heard, people, between, sheets)
+    require_known(models, heard, people, between, sheets, users)
+    if users:
+        heard = heard.only(users)
     with writing(f"output_dir {output_dir}", REMEDY):
         output_dir.mkdir(parents=True, exist_ok=True)
         if state.is_main_process:
@@ -115,7 +120,10 @@ def main(
         seconds = round(time.perf_counter() - began, 1)
         report = {"seed": sampling.first_seed, "n_prompts": len(asked), **asdict(sampling), "seconds": seconds}
         report |= {"versions": versions(), "interval": INTERVAL, "support": dict(heard.identity)}
-        report |= compared(rows, {user: people[user] for user in heard.shown}, asked)
+        judging = {user: people[user] for user in heard.shown}
+        worth = judged(rows, judging, asked)
+        report |= compared(rows, worth, judging, asked)
+        write_json(output_dir / "utilities.json", {row: found.tolist() for row, found in worth.items()})
         if between:
             report["between"] = asdict(between) | {"utility": curve(mixtures, between, people, asked)}
             sheet(
@@ -144,17 +152,18 @@ def require_known(
     people: Mapping[str, Taste],
     between: Between | None,
     sheets: Sheets | None,
+    judging: Sequence[str] | None = None,
 ) -> None:
     """Raise a ValueError, before anything is drawn, if something is named that there is not."""
     users, rows = list(support.shown), [row for model in models for row in model.rows]
     hearing = [model.name for model in models if model.user_attention]
     if len(rows) != len(set(rows)):
         raise ValueError(f"Two rows of the table have one name in {rows}; give each model a name of its own.")
-    asked = [("tastes", user, list(people)) for user in users]
+    asked = [("users", user, users) for user in judging or ()] + [("tastes", user, list(people)) for user in users]
     if between:
         asked += [
             ("between.model", between.model, hearing),
-            *(("between.users", user, users) for user in between.users),
+            *(("between.users", user, judging or users) for user in between.users),
         ]
     if sheets:
         asked.append(("sheets.row", sheets.row, rows))

@@ -19,9 +19,11 @@ import yaml
 
 from diffpo.cli import launch
 from diffpo.evaluation import win_rate
+from diffpo.tinyworld import user_evidence
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
 EVALUATE, CONTEST = "scripts/evaluate.py", "contest"
+EVALUATE_USERS = "scripts/evaluate_users.py"
 SFT = "diffpo.diffusion.methods.sft.SFT"
 ASPECTS = ("attributes", "style", "diversity")
 
@@ -44,7 +46,10 @@ def main(
             command lines of our scripts) these run first. There and in overrides, `{output}` is `output_dir`. With
             `compare` (`config`, one of scripts/evaluate.py, and `models`: name: fields of
             diffpo.diffusion.contestants.Model, the first one being the base) these are evaluated after the runs, and a
-            second table tells of them; where a field names `{seed}`, there is one model for each seed.
+            second table tells of them; where a field names `{seed}`, there is one model for each seed. With `users`
+            (`config`, one of scripts/evaluate_users.py, and `groups`: name: `models` as above, of
+            diffpo.diffusion.personal.UserModel, and `overrides`), users judge the runs of each seed instead of the
+            oracle, and there is a table for each group.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
@@ -57,8 +62,11 @@ def main(
     todo = [(method, seed) for seed in plan["seeds"] for method in plan["methods"]]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda job: run(plan, *job, output_dir, shared), todo))
-    found = measured(plan, output_dir)
-    text = table(found)
+    if "users" in plan:
+        found, text = judged_by_users(plan, output_dir, jobs)
+    else:
+        found = measured(plan, output_dir)
+        text = table(found)
     if "compare" in plan:
         contest(plan, output_dir, jobs)
         found["contest"] = contested(plan, output_dir)
@@ -109,7 +117,7 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
         shared: overrides that come before those of the method.
     """
     folder = output_dir / f"{method}-{seed}"
-    if (folder / "report.json").exists():
+    if (folder / ("README.md" if "users" in plan else "report.json")).exists():
         return
     pairs = output_dir / ("encoded" if "encode" in plan else "scored")  # scores.json goes with encoded pairs
     places = {"{scores}": str(pairs), "{output}": str(output_dir)}
@@ -194,6 +202,29 @@ def rates(ours: list[np.ndarray], base: list[np.ndarray], against: list[np.ndarr
         "over_base_by_seed": [win_rate(a, b).rate for a, b in zip(ours, base, strict=True)],
         "over_baseline": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1))),
     }
+
+
+def judged_by_users(plan: dict[str, Any], output_dir: Path, jobs: int) -> tuple[dict[str, Any], str]:
+    """The numbers and the tables of all groups of users."""
+    groups, seeds = plan["users"]["groups"], plan["seeds"]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda job: drawn_for_group(plan, *job, output_dir), [(g, s) for g in groups for s in seeds]))
+    found = {group: user_evidence.pooled([output_dir / f"{group}-{seed}" for seed in seeds]) for group in groups}
+    tables = [user_evidence.table(f"{group} users", rows) for group, rows in found.items()]
+    curves = [user_evidence.curve(rows) for rows in found.values() if rows["between"]]
+    return {"seeds": seeds, "grid": plan, "groups": found}, "\n\n".join([*tables, *curves])
+
+
+def drawn_for_group(plan: dict[str, Any], group: str, seed: int, output_dir: Path) -> None:
+    """The pictures of one group of users from the models of one seed; those that are there are not drawn again."""
+    folder, places = output_dir / f"{group}-{seed}", {"{output}": str(output_dir), "{seed}": str(seed)}
+    models = json.loads(placed(json.dumps(plan["users"]["groups"][group]["models"]), places))
+    listed = output_dir / f"{folder.name}.yaml"
+    listed.write_text(yaml.safe_dump({"models": [{"name": name, **fields} for name, fields in models.items()]}))
+    overrides = [placed(override, places) for override in plan["users"]["groups"][group]["overrides"]]
+    configs = [f"--config={plan['users']['config']}", f"--config={listed}", *overrides, f"--output_dir={folder}"]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, EVALUATE_USERS, *configs], check=True, env=one_thread)
 
 
 def oracle(listing: Path, prompts: int) -> np.ndarray:

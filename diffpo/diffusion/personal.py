@@ -1,7 +1,7 @@
 """Drawing for users, and comparing models that do: each user judges the pictures that were drawn for them (PPD)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,10 @@ class Support:
         }
         about = {"source": str(source), "digest": chunks.digest, "pairs": pairs, "seed": seed, **chunks.counts}
         return Support(embedder, shown, {**embedder.identity, **about})
+
+    def only(self, users: Sequence[str]) -> "Support":
+        """Of some of the users."""
+        return replace(self, shown={user: self.shown[user] for user in users})
 
     def tokens(self, user: str, shots: int) -> Float[Tensor, "u e"]:
         return self.embedder([self.shown[user][:shots]]).tokens[0]

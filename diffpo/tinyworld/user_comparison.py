@@ -29,16 +29,28 @@ def utilities(files: Sequence[Path], taste: Taste, asked: Sequence[str]) -> Floa
     return np.array(found).reshape(len(asked), each)
 
 
-def compared(rows: Mapping[str, Files], people: Mapping[str, Taste], asked: Sequence[str]) -> dict[str, Any]:
+Worth = Mapping[str, Float[np.ndarray, "users prompts pictures"]]
+
+
+def judged(
+    rows: Mapping[str, Files], people: Mapping[str, Taste], asked: Sequence[str]
+) -> dict[str, Float[np.ndarray, "users prompts pictures"]]:
+    """Utilities of the pictures that each user gets, by name of the row of the tables."""
+    return {
+        row: np.stack([utilities(files[user], taste, asked) for user, taste in people.items()])
+        for row, files in rows.items()
+    }
+
+
+def compared(
+    rows: Mapping[str, Files], worth: Worth, people: Mapping[str, Taste], asked: Sequence[str]
+) -> dict[str, Any]:
     """What a report says of every row of its tables, and of every two.
 
     Args:
         rows: pictures that each user gets, by name of the row; `win_rate` of a user is over the first one.
+        worth: what `judged` says of them.
     """
-    worth = {
-        row: np.stack([utilities(files[user], taste, asked) for user, taste in people.items()])
-        for row, files in rows.items()
-    }
     first = next(iter(worth.values()))
     pairs = []
     for b, a in combinations(rows, 2):

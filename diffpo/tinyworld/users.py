@@ -169,6 +169,7 @@ def judged_pairs(
     guidance: float = 2.5,
     seed: int = 0,
     first_seed: int = 0,
+    tie: float = 3.0,
 ) -> Dataset:
     """Two samples per prompt, each pair shown to several users: a row for each of them, in the layout of Pick-a-Pic.
 
@@ -181,6 +182,9 @@ def judged_pairs(
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         first_seed: of the first picture; the others count up.
+        tie: threshold below which a difference goes unnoticed, as of `oracle.noisy_label`. Two pictures of one prompt
+            are often worth nearly the same to a user; at 3, three in five such comparisons are ties, and nine in ten
+            of the others say what the user likes.
 
     Raises:
         ValueError: if there are not as many users as viewers.
@@ -202,18 +206,18 @@ def judged_pairs(
                 shown = {"caption": captions[i], "jpg_0": jpegs[0], "jpg_1": jpegs[1], "seed_0": one, "seed_1": other}
                 same = {"has_label": True, "are_different": True, "pair_id": i}
                 viewing = {user: users[user] for user in rng.choice(list(users), size=viewers, replace=False)}
-                yield from (shown | same | said for said in verdicts(jpegs, asked[i], viewing, rng))
+                yield from (shown | same | said for said in verdicts(jpegs, asked[i], viewing, rng, tie))
 
     return Dataset.from_list(list(rows()), features=JUDGED)
 
 
 def verdicts(
-    shown: tuple[bytes, bytes], asked: Attributes, users: Mapping[str, Taste], rng: np.random.Generator
+    shown: tuple[bytes, bytes], asked: Attributes, users: Mapping[str, Taste], rng: np.random.Generator, tie: float
 ) -> Iterator[dict]:
     """What users say of two pictures."""
     first, second = map(measured, shown)
     for user, taste in users.items():
-        label = noisy_label(taste.utility(first, asked) - taste.utility(second, asked), rng)
+        label = noisy_label(taste.utility(first, asked) - taste.utility(second, asked), rng, tie=tie)
         yield {"user_id": user, "label_0": label, "label_1": 1 - label}
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from diffpo.tinyworld.captions import plain, read_caption
 from diffpo.tinyworld.scenes import Attributes, Scene, render
-from diffpo.tinyworld.user_comparison import compared, measured, utilities
+from diffpo.tinyworld.user_comparison import compared, judged, measured, utilities
 from diffpo.tinyworld.users import Taste
 
 PEOPLE = {"ann": Taste(size=1.0), "bob": Taste(size=-1.0)}
@@ -20,9 +20,13 @@ def files(tmp_path_factory):
     return shown
 
 
+def told(rows: dict) -> dict:
+    return compared(rows, judged(rows, PEOPLE, ASKED), PEOPLE, ASKED)
+
+
 def test_what_one_user_likes_its_opposite_does_not(files):
     rows = {"base": dict.fromkeys(PEOPLE, [files["small"]]), "tuned": dict.fromkeys(PEOPLE, [files["large"]])}
-    found = compared(rows, PEOPLE, ASKED)
+    found = told(rows)
     tuned, base = found["models"]["tuned"], found["models"]["base"]
     assert {user: entry["win_rate"] for user, entry in tuned["users"].items()} == {"ann": 1.0, "bob": 0.0}
     assert found["pairs"] == [
@@ -33,13 +37,13 @@ def test_what_one_user_likes_its_opposite_does_not(files):
 
 def test_pictures_of_ones_own_beat_those_of_everybody(files):
     own = {"ann": [files["large"]], "bob": [files["small"]]}
-    found = compared({"base": dict.fromkeys(PEOPLE, [files["large"]]), "own": own}, PEOPLE, ASKED)
+    found = told({"base": dict.fromkeys(PEOPLE, [files["large"]]), "own": own})
     assert found["pairs"][0]["win_rate"] == 0.75  # a tie for ann
     assert [entry["win_rate"] for entry in found["models"]["own"]["users"].values()] == [0.5, 1.0]
 
 
 def test_attributes_are_counted_apart_from_taste(files):
-    found = compared({"base": dict.fromkeys(PEOPLE, [files["wrong"]])}, PEOPLE, ASKED)["models"]["base"]
+    found = told({"base": dict.fromkeys(PEOPLE, [files["wrong"]])})["models"]["base"]
     assert (found["attributes"], found["clean"]) == (0.5, 1.0)
     assert found["users"]["ann"]["attributes"] == 0.5
 

@@ -132,7 +132,7 @@ def test_verdicts_of_opposite_users_differ_and_are_noisy(monkeypatch):
     shown = {b"large": VIVID, b"small": replace(VIVID, extent=EXTENT[1] - step)}
     monkeypatch.setattr("diffpo.tinyworld.users.measured", shown.__getitem__)
     rng, users = np.random.default_rng(0), {"ann": Taste(size=1.0), "bob": Taste(size=-1.0)}
-    said = [list(verdicts((b"large", b"small"), ASKED, users, rng)) for _ in range(200)]
+    said = [list(verdicts((b"large", b"small"), ASKED, users, rng, tie=0.2)) for _ in range(200)]
     ann, bob = (np.mean([one[i]["label_0"] for one in said]) for i in (0, 1))
     assert 0.65 < ann < 0.9
     assert 0.1 < bob < 0.35

@@ -1,0 +1,71 @@
+"""Scorers who play users: one network for several rewards at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from diffpo.rows import PairRow
+from diffpo.sources import Layout, Refer
+from diffpo.tables import open_table
+
+USER, SCORES = "user_id", ("score_chosen", "score_rejected")
+
+
+@dataclass(frozen=True)
+class RewardUsers(Layout):
+    """The multi-reward setting of PPD (arXiv:2501.06655): each scorer is a user, who prefers what it scores higher.
+
+    The same pairs stand here once for each scorer, with its id in the column `user_id`, so scripts/embed_users.py and
+    diffpo.user_rows.ForUser take them for users, and a mixture of users is a mixture of rewards. What the pairs' own
+    labels say is not looked at. Equal scores are a tie, and so is a pair that a scorer could not read (null).
+
+    Args:
+        scored: folder that scripts/score_pairs.py wrote, by the id of the user that its scorer plays.
+
+    Raises:
+        ValueError: if no scorer is named, or a folder cannot be read, lacks scores or holds other columns than the
+            others.
+    """
+
+    scored: dict[str, str]
+
+    def __post_init__(self):
+        if not self.scored:
+            raise ValueError("RewardUsers needs folders of scored pairs; write them with scripts/score_pairs.py.")
+
+    def open(self) -> Dataset:
+        tables = []
+        for user, folder in self.scored.items():
+            table = open_table(folder, "train", None)
+            if lacking := [name for name in SCORES if name not in table.column_names]:
+                raise ValueError(
+                    f"{folder} has no column {lacking[0]!r}; score its pairs with scripts/score_pairs.py."
+                )
+            others = [name for name in table.column_names if name != USER]
+            tables.append(table.select_columns(others).add_column(USER, [user] * len(table)))
+        first = tables[0]
+        for folder, table in zip(self.scored.values(), tables, strict=True):
+            if table.features != first.features:
+                odd = sorted(set(table.column_names) ^ set(first.column_names)) or "of other types"
+                raise ValueError(f"{folder} differs from the first folder in columns {odd}; score the same pairs.")
+        return concatenate_datasets(tables)
+
+    @property
+    def candidates(self) -> tuple[str, str]:
+        return "chosen", "rejected"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return "prompt", USER, *SCORES
+
+    def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
+        """The side of the higher score first."""
+        scores = tuple(record[name] for name in SCORES)
+        known = all(score is not None and isfinite(score) for score in scores)
+        sides = cell("chosen"), cell("rejected")
+        prob = 1.0 if known and scores[0] != scores[1] else 0.5
+        row = PairRow(index, (record["prompt"],) * 2, sides, prob, scores if known else (0.0, 0.0), extra=record)
+        return row.swapped() if known and scores[1] > scores[0] else row
