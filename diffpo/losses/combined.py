@@ -1,12 +1,14 @@
 """Losses made of losses: their sum, and what changes what a loss sees."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.losses.logistic import Sigmoid
+from diffpo.losses.two_sided import BCO
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Wrapper(PairLoss):
 
 @dataclass(frozen=True)
 class LengthNormalised(Wrapper):
-    """Any loss on per-element likelihoods: IPO as TRL trains it, DPO-norm, ..."""
+    """Any loss on per-element likelihoods: IPO as TRL trains it, DPO-norm (around Sigmoid), ..."""
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         one = torch.ones_like(pair.length)
@@ -78,3 +80,35 @@ class Confidence(Wrapper):
         scale = self.gamma * (2 * label.prob - 1)
         scaled = replace(pair, policy=scale * pair.policy, reference=scale * pair.reference)
         return self.inner(scaled, replace(label, prob=torch.ones_like(label.prob)))
+
+
+@dataclass(frozen=True)
+class Centered(Wrapper):
+    """Log-ratios minus their mean over both sides of the micro-batch, without gradient.
+
+    Around BCO this is the published loss (arXiv:2404.04656), whose shift is the mean of the two classes' rewards; the
+    paper lets it run over batches. Losses of the margin do not change.
+    """
+
+    inner: PairLoss = field(default_factory=BCO)
+
+    def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
+        return self.inner(replace(pair, policy=pair.policy - pair.log_ratio.detach().mean()), label)
+
+
+@dataclass(frozen=True)
+class AOT(Wrapper):
+    """Alignment by optimal transport, paired (arXiv:2406.05882): distributions of margins are compared, not margins.
+
+    Margins log p_w - log p_l of policy and of reference are sorted over the micro-batch, and those of the same rank
+    go into a loss of the margin. Loss, label and weight of a rank belong to the pair that has it under the policy. A
+    micro-batch of one is the inner loss; the larger it is, the closer to distributions: prefer it to accumulation.
+    """
+
+    inner: PairLoss = field(default_factory=Sigmoid)
+
+    def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
+        policy, reference = pair.policy[0] - pair.policy[1], pair.reference[0] - pair.reference[1]
+        rank = policy.argsort().argsort()
+        matched = reference.sort().values[rank]
+        return self.inner(replace(pair, reference=torch.stack([matched, torch.zeros_like(matched)])), label)
