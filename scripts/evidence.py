@@ -24,8 +24,9 @@ from diffpo.tinyworld import user_evidence
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
 EVALUATE, CONTEST = "scripts/evaluate.py", "contest"
 EVALUATE_USERS = "scripts/evaluate_users.py"
-SFT = "diffpo.diffusion.methods.sft.SFT"
-ASPECTS = ("attributes", "style", "diversity")
+SFT = "methods.sft.SFT"
+ALSO = ["--preview=null", "--evaluation.base_pictures={output}/base"]
+ASPECTS = {"attributes": "{:.1%}", "style": "{:.3f}", "diversity": "{:.3f}"}
 
 
 def main(
@@ -49,7 +50,9 @@ def main(
             second table tells of them; where a field names `{seed}`, there is one model for each seed. With `users`
             (`config`, one of scripts/evaluate_users.py, and `groups`: name: `models` as above, of
             diffpo.diffusion.personal.UserModel, and `overrides`), users judge the runs of each seed instead of the
-            oracle, and there is a table for each group.
+            oracle, and there is a table for each group. `script` is what runs, train_diffusion_dpo.py where nothing is
+            said; `also`, overrides of every run, stands for what that script's runs get otherwise; and `aspects` maps
+            numbers of a model in a report to formats of the table's columns.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
@@ -66,11 +69,11 @@ def main(
         found, text = judged_by_users(plan, output_dir, jobs)
     else:
         found = measured(plan, output_dir)
-        text = table(found)
+        text = table(found, plan.get("aspects", ASPECTS))
     if "compare" in plan:
         contest(plan, output_dir, jobs)
         found["contest"] = contested(plan, output_dir)
-        text += "\n\n" + table(found["contest"])
+        text += "\n\n" + table(found["contest"], ASPECTS)
     print(text)
     (output_dir / "table.md").write_text(text + "\n")
     if record:
@@ -86,8 +89,8 @@ def require_baseline(plan: dict[str, Any], grid: Path) -> None:
     """Raise a SystemExit if the grid does not compare with SFT on winners."""
     if not any(SFT in override for override in plan["methods"].get(plan["baseline"], [])):
         sys.exit(
-            f"error: the baseline of {grid} is {plan['baseline']!r}; it has to be one of its methods, with "
-            f"--objective={SFT}: a method that does not beat SFT on winners has shown nothing."
+            f"error: the baseline of {grid} is {plan['baseline']!r}; it has to be one of its methods, with {SFT} of "
+            "its track as objective: a method that does not beat SFT on winners has shown nothing."
         )
 
 
@@ -121,11 +124,10 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
         return
     pairs = output_dir / ("encoded" if "encode" in plan else "scored")  # scores.json goes with encoded pairs
     places = {"{scores}": str(pairs), "{output}": str(output_dir)}
-    chosen = [placed(override, places) for override in plan["methods"][method]]
-    kept = f"--evaluation.base_pictures={output_dir / 'base'}"
-    overrides = [*shared, *chosen, kept, f"--output_dir={folder}", f"--seed={seed}", "--preview=null"]
+    chosen = [placed(override, places) for override in [*plan.get("also", ALSO), *plan["methods"][method]]]
+    overrides = [*shared, *chosen, f"--output_dir={folder}", f"--seed={seed}"]
     resume = ["--resume=latest"] if folder.exists() else []
-    command = [sys.executable, SCRIPT, f"--config={plan['config']}", *overrides, *resume]
+    command = [sys.executable, plan.get("script", SCRIPT), f"--config={plan['config']}", *overrides, *resume]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log:
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -144,10 +146,11 @@ def measured(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
     methods, baseline, seeds = list(plan["methods"]), plan["baseline"], plan["seeds"]
     base, base_rows = scores(output_dir, methods[0], seeds, "base")
     against, _ = scores(output_dir, baseline, seeds, "tuned")
-    rows: dict[str, Any] = {"base": means(base_rows)}
+    aspects = plan.get("aspects", ASPECTS)
+    rows: dict[str, Any] = {"base": means(base_rows, aspects)}
     for method in methods:
         ours, entries = scores(output_dir, method, seeds, "tuned")
-        rows[method] = rates(ours, base, against) | means(entries)
+        rows[method] = rates(ours, base, against) | means(entries, aspects)
     rows[baseline]["over_baseline"] = None
     used = json.loads((output_dir / f"{methods[0]}-{seeds[0]}" / "report.json").read_text())["versions"]
     judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
@@ -191,7 +194,7 @@ def contested(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
         compared = {} if name == base else rates(utilities(name), utilities(base), utilities(plan["baseline"]))
         if name == plan["baseline"]:
             compared["over_baseline"] = None
-        rows[name] = {**compared, "guidance": [entry["guidance"] for entry in entries], **means(entries)}
+        rows[name] = {**compared, "guidance": [entry["guidance"] for entry in entries], **means(entries, ASPECTS)}
     return {"baseline": plan["baseline"], "rows": rows, "sweep": report["guidance_sweep"]}
 
 
@@ -244,22 +247,26 @@ def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple
     return utilities, rows
 
 
-def means(rows: list[dict]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in ASPECTS}
+def means(rows: list[dict], aspects: dict[str, str]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in aspects}
 
 
-def table(found: dict[str, Any]) -> str:
-    """One row per method; with the guidance of each seed, if it was chosen."""
+def table(found: dict[str, Any], aspects: dict[str, str]) -> str:
+    """One row per method; with the guidance of each seed, if it was chosen.
+
+    Args:
+        aspects: formats of further columns.
+    """
     chosen = any("guidance" in row for row in found["rows"].values())
     columns = ["model", *["guidance"] * chosen, "win rate over base", "by seed", f"win rate over {found['baseline']}"]
-    columns += ["attributes right", "style", "diversity"]
+    columns += list(aspects)
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, row in found["rows"].items():
         scales = sorted({f"{scale:g}" for scale in row.get("guidance", [])}, key=float)
         by_seed = ", ".join(f"{100 * rate:.1f}" for rate in row.get("over_base_by_seed", []))
         over = [shown(row[key]) if row.get(key) else "" for key in ("over_base", "over_baseline")]
         cells = [name, *[", ".join(scales)] * chosen, over[0], by_seed, over[1]]
-        cells += [f"{100 * row['attributes']:.1f} %", f"{row['style']:.3f}", f"{row['diversity']:.3f}"]
+        cells += [shape.format(row[name]).replace("%", " %") for name, shape in aspects.items()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -58,7 +58,7 @@ def run(world, tmp_path, **changed) -> dict:
 
 def test_the_shipped_config_parses():
     evaluated, _ = parse(evaluate_users.main, ["--config=configs/evaluate_tiny_users.yaml", "--output_dir=out"])
-    assert [model.name for model in evaluated["models"]] == ["base", "sft", "dpo", "ppd", "shuffled"]
+    assert [model.name for model in evaluated["models"]] == ["base", "ppd", "shuffled"]
 
 
 def test_every_model_is_judged_by_every_user_and_the_second_run_draws_nothing(world, tmp_path, capsys, monkeypatch):

@@ -28,12 +28,12 @@ USER = "{user}"
 class OneUser:
     """Stands before a pipeline that hears users: it draws for one of them wherever a call names nobody."""
 
-    def for_user(self, tokens: Float[Tensor, "u e"]) -> "OneUser":
-        self.tokens = tokens
+    def for_user(self, tokens: Float[Tensor, "u e"], scale: float = 1.0) -> "OneUser":
+        self.told = {"user_embeds": tokens, "user_guidance_scale": scale}
         return self
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(*args, **{"user_embeds": self.tokens, **kwargs})  # type: ignore[reportAttributeAccessIssue]
+        return super().__call__(*args, **self.told | kwargs)  # type: ignore[reportAttributeAccessIssue]
 
 
 class StableDiffusionOneUserPipeline(OneUser, StableDiffusionUserPipeline):
@@ -62,6 +62,7 @@ class UserModel:
         lora: adapters on top, likewise.
         user_attention: by which users are heard: hub id, folder (what `train_diffusion_dpo.py` wrote) or file. Null
             hears nobody, so pictures are drawn once for all users (or by each user's own model).
+        user_guidance: how much of a user is heard (`user_guidance_scale` of the pipelines that hear users).
         shots: support pairs that a user is heard by; each number is a row of the tables.
         shuffled: whether users are heard as somebody else (`others`): what remains of a gain then is not personal.
 
@@ -74,6 +75,7 @@ class UserModel:
     unet: str | None = None
     lora: str | None = None
     user_attention: str | None = None
+    user_guidance: float = 1.0
     shots: list[int] = field(default_factory=lambda: [4])
     shuffled: bool = False
 
@@ -105,11 +107,12 @@ class UserModel:
         return pipeline
 
     @property
-    def branch(self) -> dict[str, str | None]:
+    def branch(self) -> dict[str, Any]:
         """The state of what hears users, part of what pictures depend on."""
         path = self.user_attention
         local = list(weights(Path(path))) if path and Path(path).exists() else []
-        return {"user_attention": path, "user_attention_files": stamped(local)}
+        about = {"user_attention": path, "user_attention_files": stamped(local)}
+        return about | {"user_guidance": self.user_guidance}
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +227,7 @@ def drawn_for(
         about: what the tokens are, part of what the pictures depend on.
     """
     identity = {**model.of(USER).identity, **model.branch, **about}
-    return draw(lambda: load().for_user(tokens), prompts, sampling, folder, identity, folder.name)
+    return draw(lambda: load().for_user(tokens, model.user_guidance), prompts, sampling, folder, identity, folder.name)
 
 
 def win_rate_by_users(

@@ -89,6 +89,13 @@ def test_a_model_that_hears_draws_for_each_user_and_number_of_shots(world, suppo
     assert pictures(rows["ppd-3"]["ann"]) != pictures(rows["ppd-3"]["bob"])
 
 
+def test_a_user_of_whom_nothing_is_heard_gets_the_pictures_of_the_base(world, support, tmp_path):
+    deaf = model(world, "deaf", user_attention=str(world / "hearing"), user_guidance=0.0, shots=[1])
+    models = deaf, model(world, "base")
+    (nothing,), (plain,) = (drawn_for_users(m, support, PROMPTS, SAMPLING, tmp_path).values() for m in models)
+    assert [pictures(files) for files in nothing.values()] == [pictures(files) for files in plain.values()]
+
+
 def test_shuffled_users_are_heard_as_somebody_else(world, support, tmp_path):
     path = str(world / "hearing")
     (own,) = drawn_for_users(model(world, "ppd", user_attention=path), support, PROMPTS, SAMPLING, tmp_path).values()
