@@ -1,4 +1,4 @@
-"""LoRA on a diffusers UNet: what is trained, and the switch that turns the policy into its own reference."""
+"""LoRA on a network: what is trained, and the switch that turns the policy into its own reference."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -121,7 +121,10 @@ class LoRA(LowRank):
         names = [name for name, _ in unet.named_modules()]
         for target in self.targets:
             if not any(f".{name}".endswith(f".{target}") for name in names):
-                raise ValueError(f"The UNet has no layer {target!r}; name others in base.adapter.targets, e.g. to_q.")
+                raise ValueError(
+                    f"{type(unet).__name__} has no layer {target!r}; name others in base.adapter.targets, its linear "
+                    f"layers are {', '.join(linear_layers(unet))}."
+                )
         unet.requires_grad_(False)
         config = LoraConfig(
             r=self.rank,
@@ -174,6 +177,10 @@ class WarmLoRA(LowRank):
 
     def off(self, unet: nn.Module) -> AbstractContextManager:
         return adapter_only(START)(unet)
+
+
+def linear_layers(network: nn.Module) -> list[str]:
+    return sorted({n.rpartition(".")[2] for n, module in network.named_modules() if isinstance(module, nn.Linear)})
 
 
 def carries_adapters(unet: nn.Module) -> bool:

@@ -128,6 +128,19 @@ class Objective(ABC):
         """Give the network, before training wraps it, parts that only this objective trains, as submodules; they are
         not exported. Most objectives need none."""
 
+    def trained(self, policy: Any) -> list[Any]:
+        """What the optimizer gets of a policy that is not wrapped yet: its trainable parameters; or groups of them, as
+        torch's optimizers take them, where some have a learning rate of their own, the policy's group first."""
+        return [p for p in policy.parameters() if p.requires_grad]
+
+    def after(self, steps: int) -> "Objective":
+        """The objective that holds once so many optimizer steps were made: itself, unless a method changes with time.
+
+        A run asks anew before each step, so that resuming needs no state; held-out pairs are judged by the objective
+        as it was configured.
+        """
+        return self
+
     @abstractmethod
     def __call__(self, policy: Any, reference: Any, batch: Any, draws: Draws) -> Step: ...
 

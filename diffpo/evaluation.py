@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 Numbers = Mapping[str, np.ndarray]
-ASPECTS = ("attributes", "style", "clean")
+ASPECTS = ("attributes", "style", "clean", "length", "drift", "pictured")
 
 
 class Evaluation(ABC):

@@ -63,7 +63,7 @@ def fit(
         reference: None if the objective needs none.
         prepare: turns (policy as wrapped for training, collated batch, draws) into what the objective calls policy
             and batch, e.g. `StableDiffusion.prepare`.
-        optimizer: called with the trainable parameters.
+        optimizer: called with the trainable parameters, or with the groups of them that the objective makes.
         preview: something to look at, drawn at step 0 and then every `preview.every` steps.
         validation: held-out pairs that are judged with the weights that would be exported.
 
@@ -75,7 +75,7 @@ def fit(
     """
     config, accelerator = run.config, run.accelerator
     steps = config.steps_on(pairs.size)
-    stepper = optimizer([p for p in policy.parameters() if p.requires_grad])
+    stepper = optimizer(objective.trained(policy))
     schedule: Any = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
     model, stepper = accelerator.prepare(policy, stepper)
     parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
@@ -106,7 +106,7 @@ def fit(
                     reference.at(draws)
                 trained, batch = prepare(model, raw, draws)
                 with run.autocast():
-                    result = objective(trained, reference, batch, draws)
+                    result = objective.after(step)(trained, reference, batch, draws)
                 accelerator.backward(result.loss)
                 meter.add(result.metrics)
                 meter.add_number("loss", result.loss)

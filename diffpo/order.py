@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -107,6 +107,37 @@ class Shapes(Groups):
             for same in np.split(by_shape, np.cumsum(counts)[:-1])
         ]
         return rng.permutation(np.concatenate(groups)).ravel()
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths(Groups):
+    """Rows of similar length follow one another, so that a batch of texts is padded little.
+
+    Each epoch visits every row once: a new order is cut into windows, and each window is sorted by length and cut into
+    groups, which are then shuffled over the epoch.
+
+    Attributes:
+        of: each row's length, in any unit.
+        together: rows of similar length that follow one another.
+    """
+
+    of: Int[np.ndarray, " n"]
+    together: int
+
+    WINDOW: ClassVar[int] = 64  # groups; the more, the more alike are the lengths in one, and the less new its rows
+
+    @property
+    def epoch(self) -> int:
+        return len(self.of)
+
+    def grouped(self, order: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+        window = self.WINDOW * self.together
+        groups = list[np.ndarray]()
+        for begin in range(0, len(order), window):
+            some = order[begin : begin + window]
+            alike = some[np.argsort(self.of[some], kind="stable")]
+            groups += [alike[i : i + self.together] for i in range(0, len(alike), self.together)]
+        return np.concatenate([groups[i] for i in rng.permutation(len(groups))])
 
 
 @dataclass(frozen=True)

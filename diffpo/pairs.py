@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -34,11 +34,18 @@ class Pairs(ABC):
         """Endless collated batches from number `share.first` on, with `epoch` and `row` (tuples of int)."""
 
 
+Measure = Callable[[PairRow], int]
+
+
+def unmeasured(row: PairRow) -> int:
+    return 0
+
+
 class PairTable:
     """Rows of one layout after its row maps. Candidates stay on disk until a row's are read.
 
     Every row passes through the maps once here, to find which are kept, and again whenever it is visited, so memory
-    holds three integers per pair whatever the size of the table.
+    holds four integers per pair whatever the size of the table.
 
     Attributes:
         kept: positions of the rows that no map dropped.
@@ -48,16 +55,20 @@ class PairTable:
         ids: how many ids its rows take up.
         shapes: number of the shape of each kept row's pictures; None if all have one.
         users: number of each kept row's user, 0 if it has none.
+        lengths: what `measure` says of each kept row.
 
     Args:
         first_id: id of the first row of the table.
+        measure: of a row, for an order in which similar ones stand together.
 
     Raises:
         ValueError: if a column is missing, a kept row has no prompt, or no row is left.
     """
 
-    def __init__(self, source: Layout, maps: list[RowMap], seed: int, first_id: int = 0):
-        self.source, self.maps, self.seed, self.first_id = source, maps, seed, first_id
+    def __init__(
+        self, source: Layout, maps: list[RowMap], seed: int, first_id: int = 0, measure: Measure = unmeasured
+    ):
+        self.source, self.maps, self.seed, self.first_id, self.measure = source, maps, seed, first_id, measure
         table = source.open()
         require_columns(table.column_names, [*source.candidates, *source.needs], source)
         self.cells = source.cells(table)
@@ -65,8 +76,8 @@ class PairTable:
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
-        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 3)))
-        self.kept, self.row_ids, self.users = found.T
+        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 4)))
+        self.kept, self.row_ids, self.users, self.lengths = found.T
         self.ids = source.ids(len(table))
         shapes = source.shapes(table)
         self.shapes = None if shapes is None else shapes[self.kept]
@@ -85,7 +96,7 @@ class PairTable:
         assert isinstance(found, PairRow)
         return found
 
-    def _scan(self, rows: int) -> Iterator[tuple[int, int, int]]:
+    def _scan(self, rows: int) -> Iterator[tuple[int, int, int, int]]:
         promptless, first = 0, None
         users: dict[str, int] = {}
         for row, record in enumerate(records(self.light)):
@@ -94,7 +105,8 @@ class PairTable:
                 if None in found.prompts:
                     promptless, first = promptless + 1, row if first is None else first
                 self.notes.update(found.notes)
-                yield row, found.id, users.setdefault(found.shots.user, len(users)) if found.shots else 0
+                user = users.setdefault(found.shots.user, len(users)) if found.shots else 0
+                yield row, found.id, user, self.measure(found)
             else:
                 self.dropped[type(found).__name__] += 1
         if promptless:
@@ -113,7 +125,7 @@ class PairTable:
         return mapped(row, self.maps, Draws(self.seed, (0,), (row.id,)))
 
 
-def open_tables(source: Source, maps: list[RowMap], seed: int) -> list[PairTable]:
+def open_tables(source: Source, maps: list[RowMap], seed: int, measure: Measure = unmeasured) -> list[PairTable]:
     """The tables of a source's layouts; ids of rows count on from one to the next.
 
     Raises:
@@ -126,7 +138,7 @@ def open_tables(source: Source, maps: list[RowMap], seed: int) -> list[PairTable
     for layout in source.layouts:
         first_id = sum(table.ids for table in tables)
         with named_if_mixed(layout, source):
-            tables.append(PairTable(layout, maps, seed, first_id))
+            tables.append(PairTable(layout, maps, seed, first_id, measure))
     require_equal([len(table[0].candidates) for table in tables], source)
     return tables
 
@@ -162,3 +174,25 @@ def require_equal(candidates: Collection[int], source: Source) -> None:
     if len(set(candidates)) > 1:
         said = ", ".join(f"{type(layout).__name__} {k}" for layout, k in zip(source.layouts, candidates, strict=True))
         raise ValueError(f"Sources that are mixed need equally many candidates per row, here are {said}; train apart.")
+
+
+def loaded(loader: Iterable) -> Iterator:
+    """What a loader gives, with an error of a worker in one line: torch puts the whole traceback into its message."""
+    try:
+        yield from loader
+    except ValueError as error:
+        raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error
+
+
+def became(tables: Sequence[PairTable], passed_over: str = "") -> str:
+    """What became of the rows of tables, as a sentence.
+
+    Args:
+        passed_over: what was lost after the maps.
+    """
+    rows = sum(len(table.light) for table in tables)
+    dropped = sum((table.dropped for table in tables), Counter[str]())
+    noted = sum((table.notes for table in tables), Counter[str]())
+    lost = "".join(f", {name} dropped {n}" for name, n in dropped.items())
+    lost += "".join(f"; {n} {note}" for note, n in noted.items())
+    return f"{sum(map(len, tables))} of {rows} rows were kept{lost}{passed_over}."

@@ -1,7 +1,7 @@
 """Reference answers that are computed once: with draws that repeat, they are numbers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +115,11 @@ def make(table: Path, shape: tuple[int, ...]) -> None:
             for begin in range(0, left, BLOCK):
                 file.write(np.full(min(BLOCK, left - begin), np.nan, dtype="<f4").tobytes())
         unfinished.replace(table)
+
+
+def require_still(reference: Callable[..., Reference] | None) -> None:
+    """Raise a ValueError if a reference was chosen, which may move."""
+    if reference is not None:
+        raise ValueError(
+            "Only the untuned base can be remembered, which never moves; set reference or remember to null."
+        )

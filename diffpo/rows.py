@@ -17,8 +17,9 @@ class PairRow:
 
     Attributes:
         id: position in the source; with the seed and the epoch it is the key of every random draw about the pair.
-        prompts: one per candidate; they differ only if the data have one caption per image.
-        candidates: texts, or images that are read when they are needed.
+        prompts: one per candidate, a text or (in the text track) a list of chat messages; they differ only if the data
+            have one caption per image.
+        candidates: what `diffpo.text.completions` calls so, or images that are read when they are needed.
         prob: P(chosen wins) in [0.5, 1], 0.5 being a tie; of one candidate, 1 if it is desirable and 0 if not.
         scores: what a scorer says of each candidate; zeros without one.
         weight: importance of the pair in the batch mean.
@@ -29,7 +30,7 @@ class PairRow:
     """
 
     id: int
-    prompts: tuple[str | None, ...]
+    prompts: tuple[Any, ...]
     candidates: tuple[Any, ...]
     prob: float = 1.0
     scores: tuple[float, ...] = (0.0, 0.0)

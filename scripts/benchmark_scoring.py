@@ -18,8 +18,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from diffpo.cli import launch
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.judging import Question, judged
+from diffpo.pictures import read_image
 from diffpo.scorers.pickscore import PickScore
 
 SHAPES = {

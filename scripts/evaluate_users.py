@@ -19,13 +19,13 @@ from PIL import Image
 from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
 from diffpo.diffusion.drawing import Sampling
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.personal import Files, Support, UserModel, drawn_for, drawn_for_users
 from diffpo.diffusion.user_pipelines import mixed
 from diffpo.embedders.embedder import UserEmbedder
 from diffpo.evaluation import shown, versions
 from diffpo.files import writing
 from diffpo.ledger import REMEDY, write_json
+from diffpo.pictures import read_image
 from diffpo.prompts import Prompts
 from diffpo.sources import Source
 from diffpo.tinyworld.user_comparison import compared, judged, utilities

@@ -23,11 +23,12 @@ from diffpo.diffusion.encoding import Encoding
 from diffpo.diffusion.fingerprint import require_encoded_for
 from diffpo.diffusion.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.preview import PictureGrid, PreviewConfig
-from diffpo.diffusion.remembering import remembered, require_still
+from diffpo.diffusion.remembering import remembered
 from diffpo.diffusion.validation import HeldOut
 from diffpo.evaluation import Evaluation
 from diffpo.publish import Publish
 from diffpo.references import Reference
+from diffpo.remembered import require_still
 from diffpo.run import FitConfig, open_run
 
 

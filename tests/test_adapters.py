@@ -119,7 +119,7 @@ def test_exported_lora_loads_in_a_plain_pipeline(lora_file):
 
 
 def test_layers_that_the_network_lacks_are_named():
-    with pytest.raises(ValueError, match="The UNet has no layer 'to_p'; name others in base.adapter.targets"):
+    with pytest.raises(ValueError, match="UNet2DConditionModel has no layer 'to_p'; name others .* layers are .*to_q"):
         LoRA(targets=["to_q", "to_p"]).attach(unet())
 
 

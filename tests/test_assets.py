@@ -7,9 +7,9 @@ import torch
 import yaml
 from diffusers import StableDiffusionPipeline
 
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.sampling import generate
 from diffpo.pairs import PairTable
+from diffpo.pictures import read_image
 from diffpo.sources import PickAPic
 from diffpo.tinyworld.captions import placed, read_caption
 from diffpo.tinyworld.oracle import measure, utility

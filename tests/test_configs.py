@@ -4,27 +4,39 @@ from pathlib import Path
 import evaluate
 import pytest
 import train_diffusion_dpo
+import train_text_dpo
 import yaml
 
 from diffpo.checkpoint import flat
 from diffpo.cli import parse
 from diffpo.hub import GONE
 
-RECIPES = sorted([*Path("configs/diffusion").glob("*.yaml"), Path("configs/quickstart.yaml")])
+RECIPES = sorted(
+    [*Path("configs").glob("[dt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/ppd_tiny.yaml")]
+)
+SCRIPTS = {"text": train_text_dpo.main}
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+
+
+def parsed(recipe: Path, *overrides: str) -> tuple[dict, str]:
+    """What a recipe makes of the script of its track."""
+    script = SCRIPTS.get(recipe.parent.name, train_diffusion_dpo.main)
+    return parse(script, [f"--config={recipe}", *overrides, "--output_dir=out"])
 
 
 @each_recipe
 def test_a_recipe_parses_and_its_resolved_form_is_itself(recipe, tmp_path):
-    _, settings = parse(train_diffusion_dpo.main, [f"--config={recipe}", "--output_dir=out"])
-    (tmp_path / "config.yaml").write_text(settings)
-    assert parse(train_diffusion_dpo.main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings
+    _, settings = parsed(recipe)
+    resolved = tmp_path / recipe.parent.name / "config.yaml"
+    resolved.parent.mkdir()
+    resolved.write_text(settings)
+    assert parsed(resolved)[1] == settings
 
 
 @each_recipe
 def test_the_header_names_source_devices_and_the_true_batch(recipe):
     header = " ".join(line[1:] for line in recipe.read_text().splitlines() if line.startswith("#"))
-    arguments, _ = parse(train_diffusion_dpo.main, [f"--config={recipe}", "--output_dir=out"])
+    arguments, _ = parsed(recipe)
     batch = arguments["fit"].batch_size
     assert re.search(r"arXiv:\d{4}\.\d{5}|github\.com/", header)
     assert re.search(r"\d+ (GPU|process)", header)
@@ -48,8 +60,8 @@ def test_every_grid_names_methods_that_parse(tmp_path):
         plan = yaml.safe_load(grid.read_text())
         assert plan["baseline"] in plan["methods"]
         for overrides in plan["methods"].values():
-            chosen = [override.replace("{scores}", str(tmp_path)) for override in overrides]
-            parse(train_diffusion_dpo.main, [f"--config={plan['config']}", *chosen, "--output_dir=out"])
+            chosen = [override.replace("{scores}", str(tmp_path)) for override in [*plan.get("also", []), *overrides]]
+            parsed(Path(plan["config"]), *chosen)
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)

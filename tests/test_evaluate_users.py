@@ -10,8 +10,8 @@ from tiny import pipeline, saved, trained
 
 from diffpo.cli import parse
 from diffpo.diffusion import drawing
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.user_branch import UserBranch
+from diffpo.pictures import read_image
 from diffpo.tinyworld.users import judged_pairs, population, split_requests
 
 PROMPTS = ["a red circle", "a circle on the left"]

@@ -2,7 +2,7 @@ from itertools import islice
 
 import numpy as np
 
-from diffpo.order import Order, Pick, Shapes, Share, Users
+from diffpo.order import Lengths, Order, Pick, Shapes, Share, Users
 
 
 def taken(order: Order, n: int) -> list[Pick]:
@@ -107,3 +107,12 @@ def test_users_are_visited_equally_often_whatever_they_have():
         assert sorted(np.bincount(visited, minlength=10)[7:9]) == [1, 2]
     assert len({tuple(visited) for visited in epochs}) == 12
     assert {index for visited in epochs for index in visited} == set(range(10))
+
+
+def test_rows_of_similar_length_follow_one_another_and_each_comes_once_an_epoch():
+    lengths = np.arange(40) % 10
+    picks = taken(Order((40,), Share(4, 0), groups=Lengths(lengths, together=4)), 20)
+    epochs = [[pick.index for pick in picks if pick.epoch == epoch] for epoch in range(2)]
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    assert all(len({lengths[i] for i in epoch[n : n + 4]}) == 1 for epoch in epochs for n in range(0, 40, 4))
+    assert epochs[0] != epochs[1]

@@ -6,7 +6,7 @@ import pytest
 
 from diffpo.labels import ScoreLabel
 from diffpo.mixing import Mixed
-from diffpo.pairs import PairTable, open_tables
+from diffpo.pairs import PairTable, became, open_tables
 from diffpo.rows import DropPromptless, DropTies, Weight
 from diffpo.sources import Columns
 from diffpo.unpaired import Unpaired
@@ -29,7 +29,7 @@ def test_an_empty_table_is_refused(tmp_path):
         PairTable(table_of(tmp_path, []), [], seed=0)
 
 
-def test_kept_rows_cost_two_integers_each(tmp_path):
+def test_kept_rows_cost_four_integers_each(tmp_path):
     table = PairTable(table_of(tmp_path, ["a"] * 5), [], seed=0)
     assert table.kept.dtype == np.int64
     assert table.kept.nbytes == table.row_ids.nbytes == 5 * 8
@@ -105,3 +105,15 @@ def test_a_range_is_not_taken_from_scores_of_another_scorer(tmp_path):
     with pytest.raises(ValueError, match="'version': 'v2.0'.* and .*'version': 'v2.1'.*name its scores.json"):
         open_tables(source, [label], seed=0)
     assert len(open_tables(source, [ScoreLabel(recorded=str(tmp_path / "b"))], seed=0)) == 1
+
+
+def test_kept_rows_are_measured(tmp_path):
+    table = PairTable(
+        table_of(tmp_path, ["abc", None, "a"]), [DropPromptless()], 0, measure=lambda row: len(row.prompts[0])
+    )
+    assert table.lengths.tolist() == [3, 1]
+
+
+def test_what_became_of_the_rows_of_all_tables_is_one_sentence(tmp_path):
+    table = PairTable(table_of(tmp_path, ["abc", None, "a"]), [DropPromptless()], 0)
+    assert became([table, table], "; 1 was lost") == "4 of 6 rows were kept, DropPromptless dropped 2; 1 was lost."

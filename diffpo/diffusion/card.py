@@ -1,11 +1,8 @@
 """The model card that is written beside the weights."""
 
-import json
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +10,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
 from diffpo import __version__
+from diffpo.card import installed, judged, last_metrics, license_note, paths
 from diffpo.core import Objective
 from diffpo.diffusion.bases import SINGLE_FILES
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.loading import StableDiffusion
-from diffpo.evaluation import versions
 from diffpo.hub import LICENSES, is_hub_id
-from diffpo.run import METRICS
 from diffpo.sources import Source
 
 
@@ -63,7 +59,7 @@ def write_card(
         f"```bash\naccelerate launch {shlex.join(command)}\n```" if command else "",
         last_metrics(folder),
         judged(folder),
-        f"## License\n\n{license_note(base)}",
+        f"## License\n\n{license_note(base.path)}",
         f"## Recipe\n\n{', '.join(f'{name} {number}' for name, number in installed().items())}",
         f"```yaml\n{settings.strip()}\n```",
     ]
@@ -103,13 +99,6 @@ def sources(source: Source) -> list[str]:
         for layout in source.layouts
         for path in (layout.encoding["datasets"] if isinstance(layout, EncodedPairs) else paths(asdict(layout)))  # type: ignore[reportArgumentType]
     ]
-
-
-def paths(tree: Any) -> list[str]:
-    """What sources call `path`, in mixtures of sources too."""
-    if isinstance(tree, dict):
-        return [found for name, x in tree.items() for found in ([x] if name == "path" else paths(x))]
-    return [found for x in tree for found in paths(x)] if isinstance(tree, list | tuple) else []
 
 
 def snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
@@ -159,42 +148,3 @@ def gallery(folder: Path, prompts: Sequence[str]) -> list[dict[str, Any]]:
     for i in range(len(prompts)):
         grid.crop((i * side, grid.height - side, (i + 1) * side, grid.height)).save(folder / "images" / f"{i}.png")
     return [{"text": prompt, "output": {"url": f"images/{i}.png"}} for i, prompt in enumerate(prompts)]
-
-
-def last_metrics(folder: Path) -> str:
-    """The last value of each metric, without those by quarter of the schedule."""
-    if not (folder / METRICS).exists():
-        return ""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    last = {name: value for line in lines for name, value in line.items() if not re.search(r"/t\d+-\d+$", name)}
-    rows = [f"| {name} | {value:.4g} |" for name, value in last.items() if name != "step"]
-    return "\n".join([f"| last of `{METRICS}` | step {last['step']} |", "|---|---|", *rows])
-
-
-def judged(folder: Path) -> str:
-    """Win rates with their intervals and each model's figures, from `report.json`."""
-    if not (folder / "report.json").exists():
-        return ""
-    report = json.loads((folder / "report.json").read_text())
-    wins = [
-        f"- `{pair['a']}` wins {pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}] "
-        f"against `{pair['b']}` on {report['n_prompts']} prompts, by {pair['metric']}"
-        for pair in report["pairs"]
-    ]
-    models = report["models"]
-    columns = [key for key, x in next(iter(models.values())).items() if isinstance(x, float) and key != "guidance"]
-    rows = [f"| {name} | {' | '.join(f'{entry[key]:.3f}' for key in columns)} |" for name, entry in models.items()]
-    lines = [*wins, "", f"| model | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}", *rows]
-    return "\n".join(["## Evaluation", "", *lines])
-
-
-def license_note(base: StableDiffusion) -> str:
-    known = LICENSES.get(base.path)
-    if known is None:
-        return f"The weights derive from `{base.path}`, whose license applies to them."
-    name = f"[{known['license_name']}]({known['license_link']})" if "license_link" in known else known["license"]
-    return f"The weights derive from `{base.path}`, whose license ({name}) applies to them."
-
-
-def installed() -> dict[str, str]:
-    return versions() | {"accelerate": version("accelerate")}

@@ -11,8 +11,9 @@ import yaml
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
+from diffpo.blending import Network, Part, shift
 from diffpo.diffusion.bases import FAMILIES, load_base
-from diffpo.diffusion.blending import Network, Part, adapters, opened, require_known_range, shift
+from diffpo.diffusion.blending import adapters, opened, require_known_range
 from diffpo.diffusion.drawing import digest
 from diffpo.diffusion.kohya import unet_layers
 from diffpo.diffusion.negatives import require_layers

@@ -1,7 +1,6 @@
 """From a source of pairs to batches: of pixels and prompts, or of what was encoded of them."""
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,11 +15,11 @@ from diffpo.diffusion.bare_prompts import PromptReader
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.encoded_reader import EncodedReader
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen, loaded
+from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen
 from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.mixing import turns
 from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
-from diffpo.pairs import Pairs, PairTable, open_tables
+from diffpo.pairs import Pairs, PairTable, became, loaded, open_tables
 from diffpo.rows import DropTies, RowMap
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
@@ -204,14 +203,6 @@ class ImagePairs(Pairs, Dataset[Example]):
         """What became of the rows, over all processes; every process has to call it."""
         broken, enlarged = self.seen.everywhere()
         unreadable = sorted({row for _, row in broken})
-        rows, dropped = (
-            sum(len(table.light) for table in self.tables),
-            sum((t.dropped for t in self.tables), Counter()),
-        )
-        noted = sum((table.notes for table in self.tables), Counter())
-        lost = "".join(f", {name} dropped {n}" for name, n in dropped.items())
-        lost += "".join(f"; {n} {note}" for note, n in noted.items())
         passed_over = f"; {len(unreadable)} with an unreadable picture were passed over: rows {unreadable[:10]}"
-        kept = sum(map(len, self.tables))
-        told = f"{kept} of {rows} rows were kept{lost}{passed_over if unreadable else ''}."
+        told = became(self.tables, passed_over if unreadable else "")
         return f"{told}{enlarged}{self.reader.report()}"

@@ -11,9 +11,10 @@ import numpy as np
 from datasets import Dataset, Features, Value
 
 from diffpo import arrow
-from diffpo.diffusion.images import BrokenImage, Framing
+from diffpo.diffusion.images import Framing
 from diffpo.diffusion.prompt_states import PromptStates
 from diffpo.ledger import require_same
+from diffpo.pictures import BrokenImage
 from diffpo.rows import PairRow
 from diffpo.sources import Layout, Refer
 

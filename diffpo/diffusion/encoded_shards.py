@@ -19,9 +19,10 @@ from diffpo import arrow
 from diffpo.arrow import Shards
 from diffpo.diffusion.encoded import EXTRA, PAIRS, VARIANTS, columns, latents_of, of_sides
 from diffpo.diffusion.encoder import Encoder, at_a_time
-from diffpo.diffusion.images import BrokenImage, Framed, Framing
-from diffpo.diffusion.pixels import decoded, loaded
-from diffpo.pairs import PairTable
+from diffpo.diffusion.images import Framed, Framing
+from diffpo.diffusion.pixels import decoded
+from diffpo.pairs import PairTable, loaded
+from diffpo.pictures import BrokenImage
 from diffpo.rows import PairRow
 
 

@@ -17,12 +17,12 @@ from PIL import Image
 
 from diffpo.diffusion.contestants import warnings
 from diffpo.diffusion.drawing import Sampling, draw, draw_or_copy
-from diffpo.diffusion.images import BrokenImage, read_image
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
 from diffpo.evaluation import Evaluation, Numbers, compared, summary, table, versions
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.pictures import BrokenImage, read_image
 from diffpo.prompts import Prompts
 from diffpo.scoring import Scorer
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffpo.diffusion.images import read_image
 from diffpo.files import writing
+from diffpo.pictures import read_image
 
 
 def write_geneval(files: Sequence[Path], records: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.judging import Question, Scores, judged
 from diffpo.evaluation import Numbers
 from diffpo.ledger import Ledger
+from diffpo.pictures import read_image
 from diffpo.scoring import Scorer
 
 

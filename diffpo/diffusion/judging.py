@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from diffpo.diffusion.images import BrokenImage
+from diffpo.pictures import BrokenImage
 from diffpo.scoring import Scorer
 
 THREADS = min(16, os.cpu_count() or 1)

@@ -10,9 +10,11 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
-from diffpo.diffusion.blending import DIFFERENCE, MARK, Blend, opened, require_known_range, require_layout
-from diffpo.diffusion.stored import WEIGHTS, Stored, located, stored, weight_files, write
+from diffpo.blending import Blend
+from diffpo.diffusion.blending import DIFFERENCE, MARK, opened, require_known_range, require_layout
+from diffpo.diffusion.stored import WEIGHTS, located, weight_files, write
 from diffpo.files import writing
+from diffpo.stored import Stored, stored
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from accelerate.hooks import ModelHook, remove_hook_from_module
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from diffpo.blending import Network
 from diffpo.diffusion.bases import from_subfolder, require_whole
-from diffpo.diffusion.blending import DIFFERENCE, MARK, Difference, Network
+from diffpo.diffusion.blending import DIFFERENCE, MARK, Difference
 from diffpo.diffusion.routing import plain
-from diffpo.diffusion.stored import header, stored, weight_files
+from diffpo.diffusion.stored import weight_files
 from diffpo.hub import reaching
+from diffpo.stored import header, stored
 
 NEGATIVE = "negative"
 Scales = Mapping[str, float | None]

@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from diffpo.diffusion.images import BrokenImage, read_image
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.pictures import BrokenImage, read_image
 
 PARTS = Path(__file__).parent
 SCRIPTS = ("page.js", "page_charts.js", "page_gallery.js")

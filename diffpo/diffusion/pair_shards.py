@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
 from diffpo.cells import Cell, Held
-from diffpo.diffusion.images import BrokenImage, image_size
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.pictures import BrokenImage, image_size
 from diffpo.rows import PairRow
 
 SHARD = 500 * 2**20  # bytes of pictures, about

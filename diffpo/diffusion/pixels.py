@@ -1,7 +1,7 @@
 """Pairs as pixels and prompts: one visit, and batches of visits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffpo.core import PairLabels
-from diffpo.diffusion.images import BrokenImage, Framed, Framing, read_image
+from diffpo.diffusion.images import Framed, Framing
 from diffpo.draws import Draws
+from diffpo.pictures import BrokenImage, read_image
 from diffpo.rows import PairRow
 
 
@@ -203,11 +204,3 @@ class Seen:
         pictures, enlarged = sum(gather_object([self.pictures])), sum(gather_object([self.enlarged]))
         too_small = f" {enlarged} of {pictures} pictures read were smaller than the resolution and were enlarged."
         return broken, too_small if enlarged else ""
-
-
-def loaded(loader: Iterable) -> Iterator:
-    """What a loader gives, with an error of a worker in one line: torch puts the whole traceback into its message."""
-    try:
-        yield from loader
-    except ValueError as error:
-        raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error

@@ -67,14 +67,6 @@ def remembered(
     return known
 
 
-def require_still(reference: Callable[..., Reference] | None) -> None:
-    """Raise a ValueError if a reference was chosen, which may move."""
-    if reference is not None:
-        raise ValueError(
-            "Only the untuned base can be remembered, which never moves; set reference or remember to null."
-        )
-
-
 def identity(
     objective: Objective, base: StableDiffusion, data: PairData, seed: int, storage: torch.dtype
 ) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from diffpo.cells import Cell, Held
 from diffpo.diffusion.encoded import EncodedPicture
-from diffpo.diffusion.images import BrokenImage, image_size
 from diffpo.draws import Draws
+from diffpo.pictures import BrokenImage, image_size
 from diffpo.rows import PairRow, RowMap
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Bool
 from PIL import Image
 
 from diffpo.cells import Cell, Held
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.judging import Question, judged
 from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
+from diffpo.pictures import read_image
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.shared_work import shared_out

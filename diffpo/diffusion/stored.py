@@ -1,80 +1,16 @@
-"""Weights of a network in safetensors files, read and written a piece at a time."""
+"""Where the weights of a UNet are, and how diffusers wants them written: a piece at a time."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from diffpo.hub import reaching
 
 WEIGHTS = "diffusion_pytorch_model"
-
-
-TOGETHER = (
-    2**26
-)  # bytes that are read of a file before it is opened anew: what was read of it stays in memory till then
-
-
-@dataclass(eq=False)
-class Stored(Mapping[str, Tensor]):
-    """Tensors by name, each read when it is asked for and soon forgotten by this object.
-
-    Attributes:
-        files: of every tensor.
-    """
-
-    files: Mapping[str, Path]
-    opened: dict[Path, Any] = field(default_factory=dict)
-    read: int = 0
-
-    def __getitem__(self, name: str) -> Tensor:
-        file = self.files[name]
-        if file not in self.opened:
-            self.opened[file] = safe_open(file, "pt")
-        tensor = self.opened[file].get_tensor(name)
-        self.read += tensor.nbytes
-        if self.read > TOGETHER:
-            self.opened.clear()
-            self.read = 0
-        return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.files
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-
-def stored(files: list[Path]) -> Stored:
-    """What is in some files.
-
-    Raises:
-        ValueError: if one is absent or broken.
-    """
-    found = {}
-    for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                found |= dict.fromkeys(file.keys(), path)
-        except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} cannot be read as safetensors ({reason}); copy or download it again.") from error
-    return Stored(found)
-
-
-def header(file: Path) -> dict[str, str]:
-    """The metadata of a file."""
-    with safe_open(file, "pt") as opened:
-        return opened.metadata() or {}
 
 
 def located(path: str, *stems: str) -> Path:

@@ -9,9 +9,9 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, loaded
+from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
 from diffpo.order import Share
-from diffpo.pairs import Pairs
+from diffpo.pairs import Pairs, loaded
 from diffpo.streams import PairStream, Window, lost
 
 PATIENCE = 100

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut
+from diffpo.pictures import read_image
 from diffpo.rows import PairRow
 
 LISTING = "prompts.jsonl"

@@ -1,49 +1,15 @@
-"""Which pairs are kept from training and judged during it."""
+"""Which pictures are kept from training and judged during it."""
 
 from dataclasses import dataclass, replace
 
 from diffpo.diffusion.data import PairData
-from diffpo.pairs import Pairs
-from diffpo.rows import ForTraining, ForValidation
-from diffpo.sources import Source
-from diffpo.validation import Validation
+from diffpo.held_out import Split
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """A validation split: the objective's metrics on pairs that are never trained on, as `validation/...`.
+class HeldOut(Split):
+    """Held-out pairs of pictures: no flips, no random crops, no emptied captions."""
 
-    Args:
-        share: of the prompts that is held out, all their pairs together; a hash of the prompt decides, so the split is
-            the same in every run.
-        source: pairs from elsewhere instead, e.g. a set's own validation split; then nothing is held out.
-        every: optimiser steps between judgements.
-        pairs: how many are judged.
-
-    Raises:
-        ValueError: if the share is not between 0 and 1, or a count is not positive.
-    """
-
-    share: float = 0.05
-    source: Source | None = None
-    every: int = 100
-    pairs: int = 256
-
-    def __post_init__(self):
-        if not 0 < self.share < 1:
-            raise ValueError(f"validation.share must lie between 0 and 1, got {self.share}.")
-        if self.every < 1 or self.pairs < 1:
-            raise ValueError(f"validation.every and validation.pairs must be at least 1, got {self}.")
-
-    def held_out(self, data: PairData) -> PairData:
-        """The pairs to judge: same row maps, no flips, no random crops, no emptied captions."""
+    def plain(self, data: PairData) -> PairData:
         framing = replace(data.framing, flip=False, random_crop=False)
-        held = replace(data, framing=framing, caption_dropout=0.0, cycle=None)
-        if self.source is None:
-            return replace(held, rows=[ForValidation(self.share), *data.rows])
-        return replace(held, source=self.source)
-
-    def split(self, data: PairData, seed: int) -> tuple[Pairs, Validation]:
-        """Pairs to train on, and those to judge."""
-        kept = data if self.source else replace(data, rows=[ForTraining(self.share), *data.rows])
-        return kept.open(seed), Validation(self.held_out(data).open(seed), self.every, self.pairs)
+        return replace(data, framing=framing, caption_dropout=0.0, cycle=None)

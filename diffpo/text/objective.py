@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -34,11 +33,21 @@ class SequencePreference(Objective):
         return repr(self.reduce)
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
+        return self.judged(self.pair(policy, reference, batch), batch)
+
+    def pair(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch) -> PairLogps:
+        """What both models say of the candidates."""
         weights = self.reduce.weights(batch)
 
         def logp(model: nn.Module) -> Float[Tensor, "k b"]:
             return (weights * token_logps(model, batch)).sum(-1)
 
-        trained = logp(policy)
-        frozen = reference(logp) if reference is not None and self.needs_reference else torch.zeros_like(trained)
-        return pair_step(self.loss, PairLogps(trained, frozen, length=weights.sum(-1)), batch.label)
+        # The reference first: the policy's graph is not yet held meanwhile.
+        nothing = weights.new_zeros(weights.shape[:2])
+        frozen = reference(logp) if reference is not None and self.needs_reference else nothing
+        return PairLogps(logp(policy), frozen, length=weights.sum(-1))
+
+    def judged(self, pair: PairLogps, batch: TokenBatch) -> Step:
+        step = pair_step(self.loss, pair, batch.label)
+        chosen, *_, rejected = pair.policy.detach()
+        return Step(step.loss, step.metrics | {"logps/chosen": chosen, "logps/rejected": rejected})

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.personal import Files, win_rate_by_users
+from diffpo.pictures import read_image
 from diffpo.tinyworld.captions import read_caption
 from diffpo.tinyworld.oracle import Measurement, measure
 from diffpo.tinyworld.users import Taste

@@ -8,9 +8,10 @@ from tiny_encoded import TORN, encoded, pixels, world
 
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
-from diffpo.diffusion.images import BrokenImage, Framing
+from diffpo.diffusion.images import Framing
 from diffpo.diffusion.rows import MinSize
 from diffpo.pairs import PairTable
+from diffpo.pictures import BrokenImage
 from diffpo.rows import Reverse
 
 

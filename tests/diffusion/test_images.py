@@ -1,4 +1,3 @@
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -7,75 +6,8 @@ import torch
 from PIL import Image, ImageOps
 from tiny import draws, picture
 
-from diffpo.diffusion.images import BrokenImage, Framing, image_size, read_image
+from diffpo.diffusion.images import Framing
 from diffpo.draws import Draws
-
-RED = (255, 0, 0)
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def test_bytes_paths_mappings_and_pictures_are_all_read(tmp_path):
-    picture("red").save(tmp_path / "a.png")
-    data = encoded(picture("red"))
-    for value in (
-        data,
-        "a.png",
-        str(tmp_path / "a.png"),
-        {"bytes": data, "path": None},
-        {"bytes": None, "path": "a.png"},
-        picture("red"),
-    ):
-        assert read_image(value, tmp_path).getpixel((0, 0)) == RED
-
-
-@pytest.mark.parametrize("value", [b"", b"not a picture", "nowhere.png", None, {"bytes": None, "path": None}, 7])
-def test_what_cannot_be_read_is_a_broken_image(value):
-    with pytest.raises(BrokenImage):
-        read_image(value)
-
-
-def test_a_picture_cut_short_is_broken():
-    data = encoded(picture(seed=0))
-    with pytest.raises(BrokenImage):
-        read_image(data[: len(data) // 2])
-
-
-def test_transparency_is_laid_on_white():
-    clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    clear.putpixel((1, 0), (255, 0, 0, 255))
-    read = read_image(encoded(clear))
-    assert [read.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), RED]
-
-
-@pytest.mark.parametrize(
-    ("image", "want"),
-    [
-        (Image.new("L", (2, 2), 128), (128, 128, 128)),
-        (Image.new("1", (2, 2), 1), (255, 255, 255)),
-        (Image.fromarray(np.full((2, 2), 128 * 256, np.uint16)), (128, 128, 128)),
-        (picture("red").convert("P"), RED),
-    ],
-)
-def test_grey_palette_and_16_bit_become_rgb(image, want):
-    assert read_image(encoded(image)).getpixel((0, 0)) == want
-
-
-def test_cmyk_becomes_rgb():
-    read = read_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
-    assert np.abs(np.subtract(read.getpixel((0, 0)), RED)).max() <= 3
-
-
-def test_camera_rotation_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    buffer = io.BytesIO()
-    picture(size=(20, 10)).save(buffer, "JPEG", exif=exif)
-    assert read_image(buffer.getvalue()).size == (10, 20)
 
 
 def test_both_sides_get_one_crop_and_one_flip():
@@ -143,13 +75,6 @@ def test_a_mirrored_crop_is_counted_from_the_other_side():
     plain, draw = replace(framing, flip=False), [Draws(0, (0,), (i,)) for i in range(20)]
     pairs = [(framing(wide, d).time_ids[0, 3], plain(wide, d).time_ids[0, 3], d.uniform("flip")) for d in draw]
     assert all(left == (64 - unflipped if flip < 0.5 else unflipped) for left, unflipped, flip in pairs)
-
-
-def test_sizes_come_from_headers():
-    data = encoded(picture(seed=0, size=(50, 40)))
-    assert image_size(data[:60]) == image_size(picture(size=(50, 40))) == (50, 40)
-    with pytest.raises(BrokenImage):
-        image_size(b"")
 
 
 SDXL = """

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffpo.diffusion.images import BrokenImage
 from diffpo.diffusion.judging import Question, judged
+from diffpo.pictures import BrokenImage
 from diffpo.scoring import Scorer
 
 

@@ -8,10 +8,10 @@ from tiny_embedders import Means, compared
 
 from diffpo.diffusion import drawing
 from diffpo.diffusion.drawing import Sampling
-from diffpo.diffusion.images import read_image
 from diffpo.diffusion.personal import Support, UserModel, drawn_for_users, others, win_rate_by_users
 from diffpo.diffusion.user_branch import UserBranch
 from diffpo.embedders.embedder import embed_pairs
+from diffpo.pictures import read_image
 from diffpo.sources import Columns
 
 PROMPTS = ["a red circle", "a blue cross on the left"]

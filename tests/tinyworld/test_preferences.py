@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from tiny import pipeline
 
-from diffpo.diffusion.images import read_image
 from diffpo.pairs import PairTable
+from diffpo.pictures import read_image
 from diffpo.sources import PickAPic
 from diffpo.tinyworld.captions import EVALUATION_FAMILY, TRAINING_FAMILIES, read_caption
 from diffpo.tinyworld.preferences import Split, row, sample_pairs, split_scenes, write_prompts

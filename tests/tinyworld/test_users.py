@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tiny
 
-from diffpo.diffusion.images import read_image
 from diffpo.pairs import PairTable
+from diffpo.pictures import read_image
 from diffpo.sources import PickAPic
 from diffpo.tinyworld.captions import read_caption
 from diffpo.tinyworld.oracle import Measurement

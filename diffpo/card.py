@@ -1,0 +1,57 @@
+"""What the model cards of all tracks say: where the data are, what was measured, under which license."""
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from diffpo.evaluation import versions
+from diffpo.hub import LICENSES
+from diffpo.run import METRICS
+
+
+def paths(tree: Any) -> list[str]:
+    """What sources call `path`, in mixtures of sources too."""
+    if isinstance(tree, dict):
+        return [found for name, x in tree.items() for found in ([x] if name == "path" else paths(x))]
+    return [found for x in tree for found in paths(x)] if isinstance(tree, list | tuple) else []
+
+
+def last_metrics(folder: Path) -> str:
+    """The last value of each metric, without those by quarter of the schedule."""
+    if not (folder / METRICS).exists():
+        return ""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    last = {name: value for line in lines for name, value in line.items() if not re.search(r"/t\d+-\d+$", name)}
+    rows = [f"| {name} | {value:.4g} |" for name, value in last.items() if name != "step"]
+    return "\n".join([f"| last of `{METRICS}` | step {last['step']} |", "|---|---|", *rows])
+
+
+def judged(folder: Path) -> str:
+    """Win rates with their intervals and each model's figures, from `report.json`."""
+    if not (folder / "report.json").exists():
+        return ""
+    report = json.loads((folder / "report.json").read_text())
+    wins = [
+        f"- `{pair['a']}` wins {pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}] "
+        f"against `{pair['b']}` on {report['n_prompts']} prompts, by {pair['metric']}"
+        for pair in report["pairs"]
+    ]
+    models = report["models"]
+    columns = [key for key, x in next(iter(models.values())).items() if isinstance(x, float) and key != "guidance"]
+    rows = [f"| {name} | {' | '.join(f'{entry[key]:.3f}' for key in columns)} |" for name, entry in models.items()]
+    lines = [*wins, "", f"| model | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}", *rows]
+    return "\n".join(["## Evaluation", "", *lines])
+
+
+def license_note(path: str) -> str:
+    known = LICENSES.get(path)
+    if known is None:
+        return f"The weights derive from `{path}`, whose license applies to them."
+    name = f"[{known['license_name']}]({known['license_link']})" if "license_link" in known else known["license"]
+    return f"The weights derive from `{path}`, whose license ({name}) applies to them."
+
+
+def installed() -> dict[str, str]:
+    return versions() | {"accelerate": version("accelerate")}

@@ -1,0 +1,26 @@
+import json
+
+from diffpo.card import judged, last_metrics, license_note, paths
+
+
+def test_the_last_value_of_each_metric_is_shown_without_those_by_quarter(tmp_path):
+    lines = [{"step": 1, "loss": 0.7, "mse/t0-249": 1.0}, {"step": 2, "loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert last_metrics(tmp_path).splitlines() == [
+        "| last of `metrics.jsonl` | step 2 |",
+        "|---|---|",
+        "| loss | 0.5 |",
+    ]
+
+
+def test_a_folder_without_files_says_nothing(tmp_path):
+    assert last_metrics(tmp_path) == judged(tmp_path) == ""
+
+
+def test_paths_are_found_in_mixtures_too():
+    assert paths({"path": "a", "sources": [{"path": "b", "split": "c"}]}) == ["a", "b"]
+
+
+def test_a_license_that_is_known_is_named():
+    assert "openrail++" in license_note("stabilityai/stable-diffusion-xl-base-1.0")
+    assert "whose license applies" in license_note("someone/base")
