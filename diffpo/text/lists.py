@@ -1,0 +1,100 @@
+"""Lists of answers to one prompt, each with a score: data for losses that rank more than two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diffpo.draws import Draws
+from diffpo.rows import PairRow, RowMap
+from diffpo.sources import Refer, Stored
+from diffpo.text.completions import Completion, Segment
+
+
+@dataclass(frozen=True)
+class Lists(Stored):
+    """One record per prompt: answers and their scores, which become a row of candidates, best first.
+
+    Equal scores keep the order of the data; a list of equal scores only is a tie. Rows of one run need equally many
+    candidates: let the row map `ListOf` come first.
+
+    Args:
+        prompt: column of texts, or of lists of messages.
+        responses: column with the list of answers; each a text, or a list of messages.
+        scores: column with the list of their scores, the greater the better.
+        steps: column with the list of steps of each answer, lists of texts that make up the answer; then `responses`
+            is not read.
+        low: score that becomes 0.
+        high: score that becomes 1.
+
+    Raises:
+        ValueError: if `low < high` does not hold, or a record has not one score for each answer, or one out of range.
+    """
+
+    prompt: str = "prompt"
+    responses: str = "responses"
+    scores: str = "scores"
+    steps: str | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self):
+        if not self.low < self.high:
+            raise ValueError(f"Lists needs low < high, got {self.low} and {self.high}.")
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.prompt, self.steps or self.responses, self.scores
+
+    def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
+        prompt, answers, scores = (record[name] for name in self.needs)
+        if len(answers) != len(scores) or not answers:
+            raise ValueError(
+                f"Row {index} has {len(answers)} answers and {len(scores)} scores; it needs one score for each answer."
+            )
+        share = [(score - self.low) / (self.high - self.low) for score in scores]
+        if not all(0 <= value <= 1 for value in share):
+            raise ValueError(
+                f"Row {index} has scores {scores}, not all in [{self.low}, {self.high}]; set low and high of the "
+                "source to the range of its scorer."
+            )
+        order = sorted(range(len(answers)), key=lambda i: -share[i])
+        said = [stepwise(answers[i]) if self.steps else answers[i] for i in order]
+        prob = 0.5 if min(share) == max(share) else 1.0
+        ranked = tuple(share[i] for i in order)
+        return PairRow(index, (prompt,) * len(order), tuple(said), prob=prob, scores=ranked, extra=record)
+
+
+def stepwise(steps: list[str]) -> Completion:
+    """Steps, one after the other, as parts of a completion."""
+    return Completion(tuple(Segment(text, part=number) for number, text in enumerate(steps, start=1)))
+
+
+@dataclass(frozen=True)
+class ListOf(RowMap):
+    """Keep `size` candidates of each row: the best, the worst, and those at equal distances between them.
+
+    Rows with fewer are dropped. Two of them are the usual pair of a best-of-n data set.
+
+    Raises:
+        ValueError: if the size is below 2.
+    """
+
+    size: int
+
+    def __post_init__(self):
+        if self.size < 2:
+            raise ValueError(f"ListOf needs a size of at least 2, got {self.size}.")
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        n = len(row.candidates)
+        if n < self.size:
+            return None
+        kept = [i * (n - 1) // (self.size - 1) for i in range(self.size)]
+        prompts, candidates, scores = (
+            tuple(values[i] for i in kept) for values in (row.prompts, row.candidates, row.scores)
+        )
+        return replace(row, prompts=prompts, candidates=candidates, scores=scores)

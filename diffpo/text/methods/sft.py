@@ -1,0 +1,35 @@
+"""Supervised fine-tuning on winners: the baseline every preference method has to beat."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from diffpo.core import Objective, PairLogps, Step
+from diffpo.draws import Draws
+from diffpo.losses.likelihood import ChosenNLL
+from diffpo.references import Reference
+from diffpo.text.sequences import SumTokens, TokenBatch, token_logps
+
+
+@dataclass(frozen=True)
+class SFT(Objective):
+    """-log p(chosen | prompt) / |chosen|, |chosen| in tokens; rejected completions are not computed.
+
+    Each row counts alike, however long its completion is; rows can be single completions.
+    """
+
+    @property
+    def needs_candidates(self) -> int:
+        return 1
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
+        best = batch.best()
+        weights = SumTokens().weights(best)
+        logp = (weights * token_logps(policy, best)).sum(-1)
+        loss = ChosenNLL()(PairLogps(logp, torch.zeros_like(logp), length=weights.sum(-1)), best.label)
+        return Step((best.label.weight * loss).mean(), {"logps/chosen": logp[0].detach(), "nll/chosen": loss.detach()})

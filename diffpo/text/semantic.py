@@ -1,0 +1,140 @@
+"""How far answers have drifted from their prompts: cosine distances of text embeddings, as columns of the pairs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
+
+from diffpo.files import writing
+from diffpo.hub import reaching
+from diffpo.ledger import write_json
+from diffpo.sources import Columns
+from diffpo.text.completions import spoken
+
+COLUMNS = ("sem_distance", "sem_distance_rejected")
+SUMMARY = "semantic.json"
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder(ABC):
+    """A frozen network that gives a text one vector.
+
+    Args:
+        path: hub id or folder.
+        revision: of a hub id.
+        device: on which it computes, in fp32.
+    """
+
+    path: str
+    revision: str | None = None
+    device: str = "cpu"
+
+    @abstractmethod
+    def load(self) -> Any: ...
+
+    @abstractmethod
+    def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]: ...
+
+    @cached_property
+    def network(self) -> nn.Module:
+        with reaching(self.path, "a text encoder"):
+            return self.load().to(self.device).eval()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        with reaching(self.path, "a tokenizer"):
+            return AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that are read; the rest of a text is not."""
+        config: Any = self.network.config
+        return min(self.tokenizer.model_max_length, config.max_position_embeddings)
+
+    def cut(self, texts: list[str]) -> int:
+        """How many of the texts are longer than what is read."""
+        return sum(len(ids) > self.longest for ids in self.tokenizer(texts, verbose=False)["input_ids"])
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> Float[Tensor, "n d"]:
+        """Embeddings of length 1."""
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+        tokens = tokens.to(self.device)
+        output = self.network(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        return nn.functional.normalize(self.pooled(output, tokens.attention_mask[..., None].float()).float(), dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class CLIPText(TextEncoder):
+    """The text half of a CLIP (arXiv:2103.00020); it reads 77 tokens, so it suits prompts of pictures."""
+
+    path: str = "openai/clip-vit-large-patch14"
+
+    def load(self) -> Any:
+        kind: Any = CLIPTextModelWithProjection
+        return kind.from_pretrained(self.path, revision=self.revision)
+
+    def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]:
+        return output.text_embeds
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceEncoder(TextEncoder):
+    """An encoder whose states are averaged over tokens, as those of arXiv:1908.10084."""
+
+    path: str = "sentence-transformers/all-MiniLM-L6-v2"
+
+    def load(self) -> Any:
+        return AutoModel.from_pretrained(self.path, revision=self.revision)
+
+    def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]:
+        return (output.last_hidden_state * attended).sum(1) / attended.sum(1)
+
+
+def distances(encoder: TextEncoder, prompts: Sequence[Any], sides: Sequence[Any]) -> Float[Tensor, " n"]:
+    """1 - cosine of prompt and answer, in [0, 2]; texts or lists of messages."""
+    one, two = (encoder([spoken(text) for text in texts]) for texts in (prompts, sides))
+    return (1 - (one * two).sum(-1)).clamp(0, 2).cpu()
+
+
+def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch_size: int = 64) -> dict[str, Any]:
+    """Write the pairs with `sem_distance` (of the chosen side) and `sem_distance_rejected` as one parquet file.
+
+    Returns:
+        What is in `semantic.json`: the encoder, and mean, least and greatest distance of each column; `cut` answers
+        were longer than the encoder reads.
+
+    Raises:
+        ValueError: if the source or the encoder cannot be loaded, or the folder is not empty.
+        RuntimeError: if the disk is full.
+    """
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise ValueError(f"output_dir {output_dir} is not empty; choose another one.")
+    table, cut = source.open(), 0
+
+    def measured(rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        nonlocal cut
+        cut += sum(encoder.cut([spoken(text) for text in rows[side]]) for side in source.candidates)
+        prompts = [rows[name] for name in source.needs]
+        sides = zip(COLUMNS, prompts, source.candidates, strict=True)
+        return {name: distances(encoder, asked, rows[side]).tolist() for name, asked, side in sides}
+
+    found = table.map(measured, batched=True, batch_size=batch_size, load_from_cache_file=False)
+    spread = {name: torch.tensor(found[name][:]) for name in COLUMNS}
+    about = {"encoder": type(encoder).__name__, "model_id": encoder.path, "revision": encoder.revision}
+    about |= {"source": str(source), "pairs": len(found), "cut": cut}
+    about |= {
+        name: {"mean": float(x.mean()), "min": float(x.min()), "max": float(x.max())} for name, x in spread.items()
+    }
+    with writing(str(output_dir), "Free some space, or choose another place."):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        found.to_parquet(output_dir / "train.parquet")
+    write_json(output_dir / SUMMARY, about)
+    return about

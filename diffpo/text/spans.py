@@ -1,0 +1,122 @@
+"""Row maps that say which pieces of an answer matter: spans of the text that differ, or the steps of a solution."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+
+from diffpo.draws import Draws
+from diffpo.rows import PairRow, RowMap
+from diffpo.text.completions import Completion, Segment, spoken
+from diffpo.text.lists import stepwise
+
+Span = Sequence[int]  # where it begins, and where it ends, in characters
+
+
+@dataclass(frozen=True)
+class MarkedSpans(RowMap):
+    """Take the spans of both answers from columns that list (begin, end) in characters; they become parts.
+
+    A pair without any span compares nothing and is dropped.
+
+    Args:
+        columns: of the chosen and of the rejected side, as the source orders them.
+
+    Raises:
+        ValueError: if spans overlap, are out of order or go beyond the text.
+    """
+
+    columns: tuple[str, str] = ("chosen_spans", "rejected_spans")
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        columns = self.columns[::-1] if row.turned else self.columns
+        return with_spans(row, [row.column(name, self) for name in columns])
+
+
+@dataclass(frozen=True)
+class TaggedSpans(RowMap):
+    """Take the spans from columns that repeat the answers with tags around what differs, as RRPO's data do.
+
+    Args:
+        columns: of the chosen and of the rejected side, as the source orders them.
+        tags: what stands before and after a span.
+
+    Raises:
+        ValueError: if a tagged text without its tags is not the answer.
+    """
+
+    columns: tuple[str, str] = ("answer_masked", "pred_masked")
+    tags: tuple[str, str] = ("<MASK>", "</MASK>")
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        columns = self.columns[::-1] if row.turned else self.columns
+        spans = []
+        for candidate, name in zip(row.candidates, columns, strict=True):
+            pieces = re.split("|".join(map(re.escape, self.tags)), row.column(name, self))
+            if "".join(pieces) != spoken(candidate):
+                raise ValueError(
+                    f"{name} of row {row.id} without {' and '.join(self.tags)} is {''.join(pieces)[:40]!r}..., the "
+                    f"answer is {spoken(candidate)[:40]!r}...; they have to be the same text."
+                )
+            ends = [sum(map(len, pieces[: i + 1])) for i in range(len(pieces))]
+            spans.append(list(zip(ends[::2], ends[1::2], strict=False)))
+        return with_spans(row, spans)
+
+
+@dataclass(frozen=True)
+class DifferingWords(RowMap):
+    """Take as spans the words in which the two answers differ, by the longest runs of words that both have."""
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        words = [re.findall(r"\s*\S+|\s+$", spoken(candidate)) for candidate in row.candidates]
+        changes = [code for code in SequenceMatcher(None, *words, autojunk=False).get_opcodes() if code[0] != "equal"]
+        chosen = [(begin, end) for _, begin, end, _, _ in changes]
+        rejected = [(begin, end) for _, _, _, begin, end in changes]
+        return with_spans(row, [in_characters(*side) for side in zip(words, (chosen, rejected), strict=True)])
+
+
+def in_characters(words: list[str], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans that count words, in characters; those of no words are left out."""
+    begins = [sum(map(len, words[:i])) for i in range(len(words) + 1)]
+    return [(begins[begin], begins[end]) for begin, end in spans if begin < end]
+
+
+def with_spans(row: PairRow, spans: Sequence[Sequence[Span]]) -> PairRow | None:
+    """The row with its candidates in pieces, or None if nothing is marked in any."""
+    if not any(len(each) for each in spans):
+        return None
+    pieces = (cut(spoken(text), each, row) for text, each in zip(row.candidates, spans, strict=True))
+    return replace(row, candidates=tuple(pieces))
+
+
+def cut(text: str, spans: Sequence[Span], row: PairRow) -> Completion:
+    """A text in pieces: marked ones are parts 1, 2, ..., what lies between them is part 0."""
+    bounds = [0, *(position for span in spans for position in span), len(text)]
+    if sorted(bounds) != bounds or any(begin == end for begin, end in spans):
+        raise ValueError(
+            f"Row {row.id} has spans {[tuple(span) for span in spans]} in a text of {len(text)} characters; give them "
+            "in their order, not empty, apart from one another and as (begin, end)."
+        )
+    pieces = (text[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False))
+    parts = ((piece, (i + 1) // 2 if i % 2 else 0) for i, piece in enumerate(pieces))
+    return Completion(tuple(Segment(piece, part=part) for piece, part in parts if piece))
+
+
+@dataclass(frozen=True)
+class SplitSteps(RowMap):
+    r"""Split each answer into steps, which become its parts 1, 2, ...
+
+    Args:
+        pattern: regular expression; a step begins after each match, or at it if it is empty: `(?=Step \d)`. The
+            default is the end of a line. White space alone is no step.
+    """
+
+    pattern: str = r"\n+"
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        return replace(row, candidates=tuple(stepwise(self.steps(spoken(text))) for text in row.candidates))
+
+    def steps(self, text: str) -> list[str]:
+        ends = (match.end() for match in re.finditer(self.pattern, text))
+        bounds = [0, *(end for end in ends if text[:end].strip()), len(text)]
+        return [text[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False) if begin < end]

@@ -1,0 +1,106 @@
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+from tiny_text import language_model, token_batch
+
+from diffpo.draws import Draws
+from diffpo.losses.likelihood import ChosenTotalNLL
+from diffpo.losses.reference_free import ORPO
+from diffpo.references import FrozenCopy
+from diffpo.rows import PairRow
+from diffpo.text.methods.rationales import RationalePreference, WithRationale
+from diffpo.text.objective import SequencePreference
+from diffpo.text.selecting import between
+from diffpo.text.sequences import token_logps
+
+DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
+BATCH = token_batch(k=3)
+WHY = "{chosen} is right, {rejected} is {vague}."
+
+
+def row(i: int = 0, prompt="Why {first}?") -> PairRow:
+    return PairRow(i, (prompt, prompt), ("good", "bad"), extra={"rationale": WHY})
+
+
+def explained(i: int, **changed) -> PairRow:
+    changed_row = WithRationale()(row(i, **changed), Draws(0, (0,), (i,)))
+    assert changed_row is not None
+    return changed_row
+
+
+def test_a_coin_says_what_stands_first_and_the_rationale_follows_it():
+    found = set()
+    for i in range(20):
+        made = explained(i)
+        first_is_good = made.prompts[2].index("good") < made.prompts[2].index("bad")
+        names = ("first", "second") if first_is_good else ("second", "first")
+        assert made.candidates == (
+            "good",
+            "bad",
+            f"the {names[0]} answer is right, the {names[1]} answer is {{vague}}.",
+        )
+        assert "Question:\nWhy {first}?\n" in made.prompts[2]
+        assert len(made.scores) == 3
+        found.add(first_is_good)
+    assert found == {True, False}
+
+
+def test_of_a_conversation_the_question_becomes_a_message():
+    made = explained(0, prompt=[{"role": "user", "content": "Why?"}])
+    (message,) = made.prompts[2]
+    assert message["role"] == "user"
+    assert "Question:\nWhy?\n" in message["content"]
+
+
+def test_what_would_argue_for_the_loser_is_refused():
+    with pytest.raises(ValueError, match="sides of row 0 were exchanged"):
+        WithRationale()(row().swapped(), Draws(0, (0,), (0,)))
+    with pytest.raises(ValueError, match="lacks {second}; add"):
+        WithRationale(template="{prompt} {first}")
+    with pytest.raises(ValueError, match="takes pairs, row 0 has 3 candidates"):
+        WithRationale()(explained(0), Draws(0, (0,), (0,)))
+
+
+def test_at_the_reference_what_is_left_of_log_two_is_gamma_nll():
+    model = language_model()
+    step = RationalePreference(gamma=3.0)(model, FrozenCopy(model), BATCH, DRAWS)
+    logps, scored = token_logps(model, BATCH)[2], BATCH.scored[2, :, 1:]
+    nll = (-logps.sum(-1) / scored.sum(-1)).mean()
+    torch.testing.assert_close(step.loss - 3.0 * nll, torch.tensor(log(2)))
+    torch.testing.assert_close(step.metrics["rationale/nll"].mean(), nll)
+
+
+def test_the_papers_sum_grows_with_the_tokens():
+    model = language_model()
+    total = RationalePreference(rationale=ChosenTotalNLL())(model, FrozenCopy(model), BATCH, DRAWS)
+    torch.testing.assert_close(total.metrics["rationale/nll"], -token_logps(model, BATCH)[2].sum(-1))
+
+
+@pytest.mark.parametrize("base", [SequencePreference(), SequencePreference(ORPO())], ids=["RDPO", "RORPO"])
+def test_gamma_zero_is_the_base_bit_for_bit(base):
+    frozen, grads, losses = FrozenCopy(language_model(1)), [], []
+    for objective, batch in ((RationalePreference(base, gamma=0.0), BATCH), (base, between(BATCH, 0, 2))):
+        model = language_model()
+        step = objective(model, frozen if base.needs_reference else None, batch, DRAWS)
+        step.loss.backward()
+        grads.append(model.lm_head.weight.grad)
+        losses.append(step.loss.detach())
+    assert torch.equal(*losses)
+    assert torch.equal(*grads)
+
+
+def test_the_rationale_is_learned_and_neither_pair_nor_reference_knows_it():
+    model, other = language_model(), replace(BATCH, ids=BATCH.ids.clone())
+    other.ids[2, :, 4] = 5
+    frozen = FrozenCopy(language_model(1))
+    ours, theirs = (RationalePreference()(model, frozen, batch, DRAWS) for batch in (BATCH, other))
+    assert torch.equal(ours.metrics["rewards/margins"], theirs.metrics["rewards/margins"])
+    assert not torch.equal(ours.metrics["rationale/nll"], theirs.metrics["rationale/nll"])
+    before = ours.metrics["rationale/nll"].mean()
+    ours.loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.05 * parameter.grad
+    assert RationalePreference()(model, frozen, BATCH, DRAWS).metrics["rationale/nll"].mean() < before

@@ -1,0 +1,133 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_text import saved_pairs, tokenizer
+
+from diffpo.draws import Draws
+from diffpo.order import Share
+from diffpo.rows import PairRow, RowMap
+from diffpo.sources import Columns
+from diffpo.text.completions import Completion, Segment
+from diffpo.text.data import TextData
+from diffpo.text.sources import Conversations
+from diffpo.text.tokenizing import Tokenizing
+
+TOKENIZING = Tokenizing(tokenizer())
+ASK, YES, NO = (
+    {"role": role, "content": x} for role, x in (("user", "is"), ("assistant", "yes"), ("assistant", "no"))
+)
+
+
+class Thirds(RowMap):
+    """A third candidate, in two steps."""
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        steps = Completion((Segment("may", part=1), Segment("be", part=2)))
+        return replace(row, prompts=row.prompts[:1] * 3, candidates=(*row.candidates, steps))
+
+
+def opened(tmp_path, records, **changed):
+    Dataset.from_list(records).to_parquet(str(tmp_path / "rows.parquet"))
+    source = changed.pop("source", Columns)(str(tmp_path / "rows.parquet"))
+    return TextData(source, workers=0, **changed).open(0, TOKENIZING)
+
+
+def pair(chosen, rejected, prompt="is"):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def texts(batch, which) -> list[str]:
+    return [
+        "".join(TOKENIZING.tokenizer.convert_ids_to_tokens(ids[mask]))
+        for ids, mask in zip(batch.ids.flatten(0, 1), which.flatten(0, 1), strict=True)
+    ]
+
+
+def test_a_batch_holds_prompts_and_scored_completions(tmp_path):
+    batch = opened(tmp_path, [pair("yes", "no")]).first(1)
+    assert texts(batch, batch.attended) == ["<s>isyes</s>", "<s>isno</s>"]
+    assert texts(batch, batch.scored) == ["yes</s>", "no</s>"]
+    assert texts(batch, ~batch.attended) == ["", "<pad>"]
+    assert torch.equal(batch.part, batch.scored.long())
+
+
+def test_messages_and_whole_conversations_give_the_same_tokens(tmp_path):
+    apart = opened(tmp_path, [pair([YES], [NO], [ASK])]).first(1)
+    whole = opened(tmp_path, [{"chosen": [ASK, YES], "rejected": [ASK, NO]}], source=Conversations).first(1)
+    assert texts(apart, apart.attended)[0] == "<s><u>is\n<a>yes</s>"
+    assert torch.equal(apart.ids, whole.ids)
+    assert torch.equal(apart.scored, whole.scored)
+
+
+def test_lists_of_completions_in_parts_make_a_batch_of_three(tmp_path):
+    batch = opened(tmp_path, [pair("yes", "no"), pair("no", "yes")], rows=[Thirds()]).first(2)
+    assert batch.ids.shape[:2] == (3, 2)
+    assert batch.label.score.shape == (3, 2)
+    assert texts(batch, batch.part == 2)[4:] == ["be</s>", "be</s>"]
+
+
+def test_the_prompt_is_cut_alike_to_leave_room_for_the_longest_completion(tmp_path):
+    batch = opened(tmp_path, [pair("yesyes", "no", "abcdefgh")], max_length=11).first(1)
+    assert texts(batch, batch.attended) == ["<s>fghyesyes</s>", "<s>fghno</s>"]
+    assert batch.notes == {"prompts were cut on the left": 2}
+
+
+def test_a_completion_that_does_not_fit_by_itself_is_cut(tmp_path):
+    batch = opened(tmp_path, [pair("yesyes", "no", "abc")], max_length=5).first(1)
+    assert texts(batch, batch.scored) == ["yesy", "no</s>"]
+    assert batch.notes["completions were cut on the right"] == 1
+
+
+def test_prompts_have_a_limit_of_their_own(tmp_path):
+    batch = opened(tmp_path, [pair("yes", "no", "abcdefgh")], max_prompt_length=3).first(1)
+    assert texts(batch, batch.attended & ~batch.scored)[0] == "<s>gh"
+
+
+def test_useless_rows_are_dropped_and_counted_and_cuts_are_reported(tmp_path):
+    rows = [pair("yes", "no", "abcdefgh"), pair("yes", "yes"), pair("", "no"), pair(None, "no")]
+    pairs = opened(tmp_path, rows, max_length=8)
+    next(iter(pairs.batches(Share(2, seed=0))))
+    assert pairs.report() == (
+        "1 of 4 rows were kept, DropIdentical dropped 1, DropEmpty dropped 2. Of 4 texts read, 4 prompts were cut on "
+        "the left."
+    )
+
+
+def test_batches_are_a_function_of_seed_and_position(tmp_path):
+    pairs = TextData(Columns(saved_pairs(tmp_path / "x.parquet")), together=2, workers=0).open(0, TOKENIZING)
+    stream = pairs.batches(Share(2, seed=0))
+    rows = [next(stream).row for _ in range(9)]
+    assert next(iter(pairs.batches(Share(2, seed=0, first=7)))).row == rows[7]
+    assert sorted(sum(rows[:6], ())) == list(range(12))
+
+
+def test_rows_of_similar_length_stand_together(tmp_path):
+    pairs = opened(tmp_path, [pair("yes" * (1 + i % 2 * 9), "no") for i in range(16)], together=4)
+    stream = pairs.batches(Share(4, seed=0))
+    assert {len({row % 2 for row in next(stream).row}) for _ in range(4)} == {1}
+
+
+def test_an_error_in_a_text_names_the_row(tmp_path):
+    pairs = opened(tmp_path, [pair([ASK, YES], [ASK, NO], [ASK])])
+    with pytest.raises(ValueError, match="Row 0: A candidate repeats its prompt"):
+        pairs.first(1)
+
+
+def test_an_error_in_a_worker_is_one_line(tmp_path):
+    opened(tmp_path, [pair([ASK, YES], [ASK, NO], [ASK])])
+    pairs = TextData(Columns(str(tmp_path / "rows.parquet")), workers=1).open(0, TOKENIZING)
+    with pytest.raises(ValueError, match="^Row 0: A candidate repeats its prompt"):
+        next(iter(pairs.batches(Share(1, seed=0))))
+
+
+def test_missing_columns_are_named(tmp_path):
+    with pytest.raises(ValueError, match="Columns needs columns 'rejected', the table has 'prompt', 'chosen'"):
+        opened(tmp_path, [{"prompt": "is", "chosen": "yes"}])
+
+
+@pytest.mark.parametrize("wrong", [{"max_length": 1}, {"max_prompt_length": 2000}, {"together": 0}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"data.{next(iter(wrong))}"):
+        TextData(Columns("x"), **wrong)

@@ -1,0 +1,17 @@
+from tiny_text import saved_pairs, tokenizer
+
+from diffpo.order import Share
+from diffpo.sources import Columns
+from diffpo.text.data import TextData
+from diffpo.text.tokenizing import Tokenizing
+from diffpo.text.validation import HeldOutTexts
+
+
+def test_each_text_is_either_trained_on_or_judged(tmp_path):
+    data = TextData(Columns(saved_pairs(tmp_path / "x.parquet")), workers=0)
+    training, validation = HeldOutTexts(share=0.4).split(data, 0, Tokenizing(tokenizer()))
+    parts = [
+        set(next(iter(pairs.batches(Share(pairs.size or 0, seed=0)))).row) for pairs in (training, validation.pairs)
+    ]
+    assert parts[0] | parts[1] == set(range(12))
+    assert not parts[0] & parts[1]
