@@ -1,0 +1,50 @@
+"""Build the tiny language world: `tiny-lm` and `tiny-rewrites` (pairs, prompts). About ten minutes on one core, once.
+
+python scripts/build_language.py --output_dir assets
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from diffpo.cli import launch
+from diffpo.tinyworld.language.build import build_tokenizer, train_language_model
+from diffpo.tinyworld.language.preferences import sample_pairs, write_prompts
+from diffpo.tinyworld.language.requests import requests, split_requests
+
+
+def main(
+    output_dir: Path,
+    steps: int = 1000,
+    pairs: int = 3000,
+    base: Path | None = None,
+    seed: int = 0,
+    settings: str = "",
+) -> None:
+    """Build the tiny language world.
+
+    Args:
+        output_dir: gets the two folders.
+        steps: optimiser steps of the language model.
+        pairs: prompts that are answered twice.
+        base: a finished language model, to skip its training.
+        seed: of everything random.
+        settings: the resolved config.
+    """
+    torch.set_flush_denormal(True)
+    if base is None:
+        tokenizer = build_tokenizer(seed)
+        model = train_language_model(tokenizer, requests(), steps, seed=seed)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    for part in (model, tokenizer):
+        part.save_pretrained(output_dir / "tiny-lm")
+    split, folder = split_requests(seed), output_dir / "tiny-rewrites"
+    write_prompts(split, folder / "prompts", seed)
+    sample_pairs(model.eval(), tokenizer, split.training, pairs, seed).to_parquet(folder / "train.parquet")
+
+
+if __name__ == "__main__":
+    launch(main)

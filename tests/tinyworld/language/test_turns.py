@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from tiny_text import language_model
+
+from diffpo.text.chat import Chat
+from diffpo.tinyworld.language.build import build_tokenizer
+from diffpo.tinyworld.language.requests import split_requests
+from diffpo.tinyworld.language.turns import held, messages, rated, sample_conversations
+from diffpo.tinyworld.scenes import Attributes
+
+ASKED = Attributes("red", "circle")
+GOOD, BAD = "a large red circle in the center, white background", "a small blue circle on the left, gray background"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return language_model(vocabulary=len(tokenizer)).eval()
+
+
+def test_conversations_alternate_and_have_two_or_three_turns(model, tokenizer):
+    table = sample_conversations(model, tokenizer, split_requests().training, pairs=4, turns=3)
+    for row in table:
+        for side in (row["chosen"], row["rejected"]):
+            assert {message["role"] for message in side[::2]} == {"assistant"}
+            assert {message["role"] for message in side[1::2]} == {"user"}
+        assert row["chosen"][1::2] == row["rejected"][1::2]
+    assert {len(row["chosen"]) for row in table} == {3, 5}
+
+
+def test_parts_of_a_conversation_are_its_turns(tokenizer):
+    said = Chat(tokenizer)([{"role": "user", "content": "a"}], messages(["a", "b"], [GOOD, BAD]))
+    assert [segment.part for segment in said.completion.segments if segment.scored] == [1, 2]
+
+
+def test_a_later_turn_is_written_as_the_template_writes_it(model, tokenizer, monkeypatch):
+    """What the model reads in the second turn is what it will be trained on."""
+    read = []
+
+    def noted(model, tokenizer, prompts, writing, title=None):
+        read.append(prompts[0])
+        return [["a red circle"]]
+
+    monkeypatch.setattr("diffpo.tinyworld.language.turns.write", noted)
+    held(model, tokenizer, [["something red", "a circle"]], 2, seed=0)
+    conversation = [{"role": "user", "content": "something red"}, {"role": "assistant", "content": "a red circle"}]
+    conversation.append({"role": "user", "content": "a circle"})
+    template = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.bos_token + read[1] == template
+
+
+def test_the_better_conversation_is_mostly_chosen():
+    rng = np.random.default_rng(0)
+    rows = [rated(["r", "s"], [ASKED, ASKED], [BAD, BAD], [GOOD, GOOD], rng) for _ in range(50)]
+    assert sum(row["chosen"][0]["content"] == GOOD for row in rows) > 45
