@@ -7,7 +7,8 @@ from torch._utils import ExceptionWrapper
 
 from diffpo.cells import Held
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import PixelReader, Seen, count_enlarged, loaded
+from diffpo.diffusion.pixels import PixelReader, Seen, count_enlarged
+from diffpo.pairs import loaded
 from diffpo.rows import PairRow
 
 

@@ -14,11 +14,12 @@ from diffpo.diffusion.methods.dspo import DSPO
 from diffpo.diffusion.methods.inpo import InPO
 from diffpo.diffusion.noising import Among, ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.diffusion.remembering import remembered, require_still
+from diffpo.diffusion.remembering import remembered
 from diffpo.fit import fit
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
 from diffpo.references import FrozenCopy
+from diffpo.remembered import require_still
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder
 
