@@ -2,13 +2,49 @@
 
 import json
 import re
+import shlex
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from diffpo import __version__
+from diffpo.core import Objective
 from diffpo.evaluation import versions
 from diffpo.hub import LICENSES
 from diffpo.run import METRICS
+
+
+def opening(name: str, base: str, data: str, objective: Objective, ema: float | None) -> list[str]:
+    """Sections that say what this is.
+
+    Args:
+        base: hub id or path of what was tuned.
+        data: on what.
+        ema: decay of the moving average that the weights are, or None.
+    """
+    method = f"{type(objective).__module__}.{type(objective).__qualname__}"
+    averaged = f"the moving average of the run (decay {ema})" if ema else "the last of the run"
+    tuned = f"`{base}` tuned on {data} by diffpo {__version__} (`{method}`)."
+    return [f"# {name}", tuned, f"The weights are {averaged}."]
+
+
+def closing(folder: Path, base: str, settings: str, command: Sequence[str]) -> list[str]:
+    """Sections that say how it was made and what was measured, some of them empty.
+
+    Args:
+        folder: of the run, with what was logged and reported by now.
+        settings: the resolved config.
+        command: script and arguments of the run.
+    """
+    return [
+        f"```bash\naccelerate launch {shlex.join(command)}\n```" if command else "",
+        last_metrics(folder),
+        judged(folder),
+        f"## License\n\n{license_note(base)}",
+        f"## Recipe\n\n{', '.join(f'{name} {number}' for name, number in installed().items())}",
+        f"```yaml\n{settings.strip()}\n```",
+    ]
 
 
 def paths(tree: Any) -> list[str]:

@@ -10,23 +10,19 @@ import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from diffpo.cli import launch
-from diffpo.evaluation import win_rate
+from diffpo.evidence import ASPECTS, CONTEST, TUNING, candidates, contested, entrants, measured, swept, table
 from diffpo.tinyworld import user_evidence
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
-EVALUATE, CONTEST = "scripts/evaluate.py", "contest"
-EVALUATE_USERS = "scripts/evaluate_users.py"
+EVALUATE, EVALUATE_USERS = "scripts/evaluate.py", "scripts/evaluate_users.py"
 SFT = "methods.sft.SFT"
 ALSO = ["--preview=null", "--evaluation.base_pictures={output}/base"]
-ASPECTS = {"attributes": "{:.1%}", "style": "{:.3f}", "diversity": "{:.3f}"}
 
 
 def main(
@@ -41,18 +37,22 @@ def main(
 
     Args:
         grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the method that is SFT);
-            with `score` (a config of scripts/score_pairs.py) all runs read pairs that are scored once, and `{scores}`
-            in an override is the folder of their scores.json; with `encode` (a config of scripts/encode_pairs.py) all
-            runs read pairs that are encoded once, from the scored ones if there are any; with `prepare` (a list of
-            command lines of our scripts) these run first. There and in overrides, `{output}` is `output_dir`. With
-            `compare` (`config`, one of scripts/evaluate.py, and `models`: name: fields of
-            diffpo.diffusion.contestants.Model, the first one being the base) these are evaluated after the runs, and a
-            second table tells of them; where a field names `{seed}`, there is one model for each seed. With `users`
-            (`config`, one of scripts/evaluate_users.py, and `groups`: name: `models` as above, of
-            diffpo.diffusion.personal.UserModel, and `overrides`), users judge the runs of each seed instead of the
-            oracle, and there is a table for each group. `script` is what runs, train_diffusion_dpo.py where nothing is
-            said; `also`, overrides of every run, stands for what that script's runs get otherwise; and `aspects` maps
-            numbers of a model in a report to formats of the table's columns.
+            with `rival` (another method) all are compared with that, too. With `score` (a config of
+            scripts/score_pairs.py) all runs read pairs that are scored once, and `{scores}` in an override is the
+            folder of their scores.json; with `encode` (a config of scripts/encode_pairs.py) all runs read pairs that
+            are encoded once, from the scored ones if there are any; with `prepare` (a list of command lines of our
+            scripts) these run first. There and in overrides, `{output}` is `output_dir`. With `tune` (`seed`, `also`:
+            further overrides of these runs, by which development prompts judge them, and `values`: method: argument:
+            list of values) each value of that argument is tried with that seed first, and all seeds of the method
+            take the one with the best utility. With `compare` (`config`, one of scripts/evaluate.py, and `models`:
+            name: fields of diffpo.diffusion.contestants.Model, the first one being the base) these are evaluated
+            after the runs, and a second table tells of them; where a field names `{seed}`, there is one model for
+            each seed. With `users` (`config`, one of scripts/evaluate_users.py, and `groups`: name: `models` as
+            above, of diffpo.diffusion.personal.UserModel, and `overrides`), users judge the runs of each seed instead
+            of the oracle, and there is a table for each group. `script` is what runs, train_diffusion_dpo.py where
+            nothing is said; `also`, overrides of every run, stands for what that script's runs get otherwise; and
+            `aspects` maps numbers of a model in a report to formats of the table's columns, utility being the
+            oracle's mean.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
@@ -62,13 +62,13 @@ def main(
     plan = yaml.safe_load(grid.read_text())
     require_baseline(plan, grid)
     shared = prepared(plan, output_dir)
-    todo = [(method, seed) for seed in plan["seeds"] for method in plan["methods"]]
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda job: run(plan, *job, output_dir, shared), todo))
+    chosen, sweep = tuned(plan, output_dir, jobs, shared) if "tune" in plan else ({}, {})
+    whole = plan | {"methods": {name: plan["methods"][name] + chosen.get(name, []) for name in plan["methods"]}}
+    run_all(whole, output_dir, jobs, shared)
     if "users" in plan:
         found, text = judged_by_users(plan, output_dir, jobs)
     else:
-        found = measured(plan, output_dir)
+        found = measured(plan, output_dir, chosen) | {"tuning": sweep}
         text = table(found, plan.get("aspects", ASPECTS))
     if "compare" in plan:
         contest(plan, output_dir, jobs)
@@ -113,6 +113,25 @@ def made(script: str, config: str, overrides: list[str], folder: Path, reader: s
     return [f"--data.source={reader}", f"--data.source.path={folder}"]
 
 
+def run_all(plan: dict[str, Any], output_dir: Path, jobs: int, shared: list[str]) -> None:
+    todo = [(method, seed) for seed in plan["seeds"] for method in plan["methods"]]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda job: run(plan, *job, output_dir, shared), todo))
+
+
+def tuned(
+    plan: dict[str, Any], output_dir: Path, jobs: int, shared: list[str]
+) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
+    """For each method that is tuned, the overrides that did best, and the mean utility of all that were tried."""
+    tune, folder = plan["tune"], output_dir / TUNING
+    tries = candidates(tune["values"])
+    methods = {run: plan["methods"][method] + more for method in tries for run, more in tries[method].items()}
+    also = [placed(override, {"{output}": str(output_dir)}) for override in [*plan.get("also", ALSO), *tune["also"]]]
+    run_all(plan | {"methods": methods, "seeds": [tune["seed"]], "also": also}, folder, jobs, shared)
+    sweep = {method: swept(tries[method], folder, tune["seed"]) for method in tries}
+    return {method: tries[method][max(found, key=found.__getitem__)] for method, found in sweep.items()}, sweep
+
+
 def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: list[str]) -> None:
     """One run, started or taken up again, unless it is finished.
 
@@ -141,28 +160,6 @@ def placed(text: str, places: dict[str, str]) -> str:
     return text
 
 
-def measured(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """All numbers of the table; intervals are bootstrapped over prompts, a prompt's pictures of all seeds together."""
-    methods, baseline, seeds = list(plan["methods"]), plan["baseline"], plan["seeds"]
-    base, base_rows = scores(output_dir, methods[0], seeds, "base")
-    against, _ = scores(output_dir, baseline, seeds, "tuned")
-    aspects = plan.get("aspects", ASPECTS)
-    rows: dict[str, Any] = {"base": means(base_rows, aspects)}
-    for method in methods:
-        ours, entries = scores(output_dir, method, seeds, "tuned")
-        rows[method] = rates(ours, base, against) | means(entries, aspects)
-    rows[baseline]["over_baseline"] = None
-    used = json.loads((output_dir / f"{methods[0]}-{seeds[0]}" / "report.json").read_text())["versions"]
-    judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
-    return {"baseline": baseline, "seeds": seeds, **judge, "rows": rows, "grid": plan, "versions": used}
-
-
-def entrants(plan: dict[str, Any], name: str) -> list[str]:
-    """Names under which the model of each seed is evaluated."""
-    seeded = "{seed}" in json.dumps(plan["compare"]["models"][name])
-    return [f"{name}-{seed}" if seeded else name for seed in plan["seeds"]]
-
-
 def contest(plan: dict[str, Any], output_dir: Path, jobs: int) -> None:
     """Evaluate all models of all seeds together, each at its own best guidance if the config says so."""
     models = {}
@@ -177,34 +174,6 @@ def contest(plan: dict[str, Any], output_dir: Path, jobs: int) -> None:
     launched = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={jobs}", "--cpu"]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*launched, EVALUATE, *configs], check=True, env=one_thread)
-
-
-def contested(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """The numbers of the second table; the base is the first model, the baseline of the first table stays that."""
-    report = json.loads((output_dir / CONTEST / "report.json").read_text())
-
-    def utilities(name: str) -> list[np.ndarray]:
-        listings = [output_dir / CONTEST / entrant / "prompts.jsonl" for entrant in entrants(plan, name)]
-        return [oracle(listing, report["n_prompts"]) for listing in listings]
-
-    base, *_ = names = list(plan["compare"]["models"])
-    rows: dict[str, Any] = {}
-    for name in names:
-        entries = [report["models"][entrant] for entrant in entrants(plan, name)]
-        compared = {} if name == base else rates(utilities(name), utilities(base), utilities(plan["baseline"]))
-        if name == plan["baseline"]:
-            compared["over_baseline"] = None
-        rows[name] = {**compared, "guidance": [entry["guidance"] for entry in entries], **means(entries, ASPECTS)}
-    return {"baseline": plan["baseline"], "rows": rows, "sweep": report["guidance_sweep"]}
-
-
-def rates(ours: list[np.ndarray], base: list[np.ndarray], against: list[np.ndarray]) -> dict[str, Any]:
-    """Win rates over base and baseline, all seeds together and one by one."""
-    return {
-        "over_base": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(base, axis=1))),
-        "over_base_by_seed": [win_rate(a, b).rate for a, b in zip(ours, base, strict=True)],
-        "over_baseline": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1))),
-    }
 
 
 def judged_by_users(plan: dict[str, Any], output_dir: Path, jobs: int) -> tuple[dict[str, Any], str]:
@@ -228,51 +197,6 @@ def drawn_for_group(plan: dict[str, Any], group: str, seed: int, output_dir: Pat
     configs = [f"--config={plan['users']['config']}", f"--config={listed}", *overrides, f"--output_dir={folder}"]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, EVALUATE_USERS, *configs], check=True, env=one_thread)
-
-
-def oracle(listing: Path, prompts: int) -> np.ndarray:
-    """Its utilities (prompts x pictures) of a model's pictures."""
-    lines = listing.read_text().splitlines()
-    return np.array([json.loads(line)["scores"]["oracle"] for line in lines], dtype=float).reshape(prompts, -1)
-
-
-def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:
-    """The oracle's utilities (prompts x pictures) and the report's entry of a model, for each seed."""
-    utilities, rows = [], []
-    for seed in seeds:
-        folder = output_dir / f"{method}-{seed}"
-        report = json.loads((folder / "report.json").read_text())
-        utilities.append(oracle(folder / "evaluation" / model / "prompts.jsonl", report["n_prompts"]))
-        rows.append(report["models"][model])
-    return utilities, rows
-
-
-def means(rows: list[dict], aspects: dict[str, str]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in aspects}
-
-
-def table(found: dict[str, Any], aspects: dict[str, str]) -> str:
-    """One row per method; with the guidance of each seed, if it was chosen.
-
-    Args:
-        aspects: formats of further columns.
-    """
-    chosen = any("guidance" in row for row in found["rows"].values())
-    columns = ["model", *["guidance"] * chosen, "win rate over base", "by seed", f"win rate over {found['baseline']}"]
-    columns += list(aspects)
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    for name, row in found["rows"].items():
-        scales = sorted({f"{scale:g}" for scale in row.get("guidance", [])}, key=float)
-        by_seed = ", ".join(f"{100 * rate:.1f}" for rate in row.get("over_base_by_seed", []))
-        over = [shown(row[key]) if row.get(key) else "" for key in ("over_base", "over_baseline")]
-        cells = [name, *[", ".join(scales)] * chosen, over[0], by_seed, over[1]]
-        cells += [shape.format(row[name]).replace("%", " %") for name, shape in aspects.items()]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def shown(rate: dict[str, float]) -> str:
-    return f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ def commands_of(grid, monkeypatch, **more) -> list[list[str]]:
     """What a grid of two runs of one method would start."""
     commands = []
     monkeypatch.setattr(evidence.subprocess, "run", lambda command, **settings: commands.append(command[1:]))
-    monkeypatch.setattr(evidence, "measured", lambda plan, folder: {"baseline": "sft", "rows": {}})
+    monkeypatch.setattr(evidence, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}})
     methods = {"sft": [f"--objective={evidence.SFT}", "--data.rows.recorded={scores}"]}
     plan = {"config": "a.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"} | more
     grid.write_text(yaml.dump(plan))

@@ -1,6 +1,5 @@
 """The model card that is written beside the weights."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
-from diffpo import __version__
-from diffpo.card import installed, judged, last_metrics, license_note, paths
+from diffpo.card import closing, opening, paths
 from diffpo.core import Objective
 from diffpo.diffusion.bases import SINGLE_FILES
 from diffpo.diffusion.data import PairData
@@ -46,22 +44,13 @@ def write_card(
         command: script and arguments of the run.
         repo: where it will be published, which the card then loads it from; None is the folder.
     """
-    method = f"{type(objective).__module__}.{type(objective).__qualname__}"
-    averaged = f"the moving average of the run (decay {ema})" if ema else "the last of the run"
     sections = [
-        f"# {repo or folder.resolve().name}",
-        f"`{base.path}` tuned on image preferences by diffpo {__version__} (`{method}`).",
-        f"The weights are {averaged}.",
+        *opening(repo or folder.resolve().name, base.path, "image preferences", objective, ema),
         *pictures(folder),
         f"## Loading\n\n```python\n{snippet(base, pipeline, repo or str(folder))}\n```",
         other_parts(base),
         f"## Training\n\nData: {named(data.source)}\n\n{report}",
-        f"```bash\naccelerate launch {shlex.join(command)}\n```" if command else "",
-        last_metrics(folder),
-        judged(folder),
-        f"## License\n\n{license_note(base.path)}",
-        f"## Recipe\n\n{', '.join(f'{name} {number}' for name, number in installed().items())}",
-        f"```yaml\n{settings.strip()}\n```",
+        *closing(folder, base.path, settings, command),
     ]
     head = front_matter(base, data, gallery(folder, prompts)).to_yaml()
     text = "\n\n".join(section for section in sections if section)

@@ -1,6 +1,5 @@
 """The model card that is written beside the weights of a language model."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from diffpo import __version__
-from diffpo.card import installed, judged, last_metrics, license_note, paths
+from diffpo.card import closing, opening, paths
 from diffpo.core import Objective
 from diffpo.hub import is_hub_id
 from diffpo.text.data import TextData
@@ -38,20 +36,11 @@ def write_card(
         command: script and arguments of the run.
         repo: where it will be published, which the card then loads it from; None is the folder.
     """
-    method = f"{type(objective).__module__}.{type(objective).__qualname__}"
-    averaged = f"the moving average of the run (decay {ema})" if ema else "the last of the run"
     sections = [
-        f"# {repo or folder.resolve().name}",
-        f"`{base.path}` tuned on text preferences by diffpo {__version__} (`{method}`).",
-        f"The weights are {averaged}.",
+        *opening(repo or folder.resolve().name, base.path, "text preferences", objective, ema),
         f"## Loading\n\n```python\n{snippet(base, repo or str(folder))}\n```",
         f"## Training\n\nData: `{data.source}`\n\n{report}",
-        f"```bash\naccelerate launch {shlex.join(command)}\n```" if command else "",
-        last_metrics(folder),
-        judged(folder),
-        f"## License\n\n{license_note(base.path)}",
-        f"## Recipe\n\n{', '.join(f'{name} {number}' for name, number in installed().items())}",
-        f"```yaml\n{settings.strip()}\n```",
+        *closing(folder, base.path, settings, command),
     ]
     text = "\n\n".join(section for section in sections if section)
     ModelCard(f"---\n{front_matter(base, data).to_yaml()}\n---\n\n{text}\n").save(folder / "README.md")
@@ -77,10 +66,11 @@ def snippet(base: CausalLM, where: str) -> str:
     """Python that loads the result with transformers alone."""
     revision = "" if base.revision is None or base.adapter is None else f', revision="{base.revision}"'
     loaded = where if base.adapter is None else base.path
+    network, reader = base.network_class.__name__, base.reader_class.__name__
     lines = [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {network}, {reader}",
         "",
-        f'model = AutoModelForCausalLM.from_pretrained("{loaded}"{revision})',
-        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
+        f'model = {network}.from_pretrained("{loaded}"{revision})',
+        f'{base.reads_by} = {reader}.from_pretrained("{where}")',
     ]
     return "\n".join(lines + ([] if base.adapter is None else base.adapter.snippet(where)))

@@ -82,6 +82,8 @@ class CausalLM:
     revision: str | None = None
 
     network_class: ClassVar[Any] = AutoModelForCausalLM
+    reader_class: ClassVar[Any] = AutoTokenizer
+    reads_by: ClassVar[str] = "tokenizer"
 
     def __post_init__(self):
         if self.quantization is not None and self.adapter is None:

@@ -11,8 +11,7 @@ from diffpo.text.sequences import TokenBatch
 
 def taken(batch: TokenBatch, which: Int[Tensor, "m b"]) -> TokenBatch:
     """For each row the candidates with these numbers, without padding that none of them needs."""
-    k, b = batch.ids.shape[:2]
-    rows = torch.arange(b, device=which.device)
+    rows = torch.arange(batch.ids.shape[1], device=which.device)
     size = int(batch.attended[which, rows].sum(-1).max())
 
     def tokens(x: Tensor) -> Tensor:
@@ -25,7 +24,7 @@ def taken(batch: TokenBatch, which: Int[Tensor, "m b"]) -> TokenBatch:
         scored=tokens(batch.scored),
         part=tokens(batch.part),
         label=replace(batch.label, score=batch.label.score[which, rows]),
-        inputs={name: x.unflatten(0, (k, b))[which, rows].flatten(0, 1) for name, x in batch.inputs.items()},
+        inputs={name: x[which, rows].flatten(0, 1) for name, x in batch.inputs_by_candidate().items()},
     )
 
 

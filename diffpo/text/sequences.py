@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from diffpo.core import PairLabels
@@ -27,7 +27,7 @@ class TokenBatch:
         label: what the data say.
         row: id of each row.
         epoch: of each row.
-        inputs: what else the network is given, e.g. `pixel_values`, with k * b rows.
+        inputs: what else the network is given, e.g. `pixel_values`; of most networks, with k * b rows.
         notes: what was done to the texts that a run reports, and how often.
     """
 
@@ -56,9 +56,23 @@ class TokenBatch:
     def best(self) -> "TokenBatch":
         """The first candidate of each row alone."""
         label = PairLabels(self.label.prob, self.label.score[:1], self.label.weight)
-        inputs = {name: tensor[: len(self.row)] for name, tensor in self.inputs.items()}
+        inputs = {name: tensor[0] for name, tensor in self.inputs_by_candidate().items()}
         first = {name: x[:1] for name, x in vars(self).items() if name in ("ids", "attended", "scored", "part")}
         return replace(self, label=label, inputs=inputs, **first)
+
+    def inputs_by_candidate(self) -> dict[str, Shaped[Tensor, "k b *rest"]]:
+        """`inputs` with the candidates apart.
+
+        Raises:
+            ValueError: if one has not a row per candidate, as the patches of Qwen-VL's pictures.
+        """
+        k, b = self.ids.shape[:2]
+        if odd := [name for name, tensor in self.inputs.items() if len(tensor) != k * b]:
+            raise ValueError(
+                f"{odd[0]} has {len(self.inputs[odd[0]])} rows for {k * b} candidates, so some cannot be taken "
+                "out; choose an objective that reads all candidates (MDPO), or a base like LLaVA."
+            )
+        return {name: tensor.unflatten(0, (k, b)) for name, tensor in self.inputs.items()}
 
     def pin_memory(self) -> "TokenBatch":
         return self.map(Tensor.pin_memory)

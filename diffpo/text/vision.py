@@ -130,6 +130,8 @@ class VisionLM(CausalLM):
     """
 
     network_class: ClassVar[Any] = AutoModelForImageTextToText
+    reader_class: ClassVar[Any] = AutoProcessor
+    reads_by: ClassVar[str] = "processor"
 
     def tokenizing(self) -> SeeingTokenizing:
         with reaching(self.path, "a processor"):

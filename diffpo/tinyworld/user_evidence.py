@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffpo.diffusion.personal import win_rate_by_users
+from diffpo.evidence import shown
 
 OVER = ("base", "sft", "dpo")  # what win rates are over, where a table has it
 
@@ -63,7 +64,3 @@ def curve(found: Mapping[str, Any]) -> str:
         means = np.mean([between["utility"][user] for between in found["between"]], axis=0)
         lines.append(f"| utility for {user} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
     return "\n".join(lines)
-
-
-def shown(rate: Mapping[str, float]) -> str:
-    return f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"

@@ -6,6 +6,7 @@ from diffpo.text.data import TextData
 from diffpo.text.loading import CausalLM
 from diffpo.text.objective import SequencePreference
 from diffpo.text.sources import Conversations
+from diffpo.text.vision import VisionLM
 
 DATA = TextData(Conversations("someone/pairs"))
 
@@ -28,6 +29,12 @@ def test_an_adapter_is_loaded_into_its_base():
     assert 'from_pretrained("someone/base", revision="v1")' in snippet(base, "out")
     assert snippet(base, "out").endswith('model.load_adapter("out")')
     assert front_matter(base, DATA).to_dict()["base_model_relation"] == "adapter"
+
+
+def test_a_model_that_sees_is_loaded_with_its_processor():
+    lines = snippet(VisionLM("someone/sees"), "out").splitlines()
+    assert lines[0] == "from transformers import AutoModelForImageTextToText, AutoProcessor"
+    assert lines[-1] == 'processor = AutoProcessor.from_pretrained("out")'
 
 
 def test_local_paths_are_left_out_of_what_the_hub_reads(tmp_path):

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from tiny_text import language_model, token_batch
 
@@ -26,6 +27,13 @@ def test_scores_and_inputs_go_with_their_candidates():
     some = between(batch, 1, 3)
     assert torch.equal(some.label.score, scores[1:3])
     assert torch.equal(some.inputs["x"].flatten(), scores[1:3].flatten())
+
+
+def test_inputs_that_belong_to_no_candidate_are_refused():
+    patches = replace(BATCH, inputs={"pixel_values": torch.zeros(40, 2)})
+    for take in (lambda: between(patches, 0, 2), patches.best):
+        with pytest.raises(ValueError, match="pixel_values has 40 rows for 12 candidates"):
+            take()
 
 
 def test_all_of_them_are_the_batch():

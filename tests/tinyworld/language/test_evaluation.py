@@ -1,11 +1,11 @@
 import json
 from dataclasses import replace
 
-import evidence
 import numpy as np
 import pytest
 from tiny_text import language_model
 
+from diffpo.evidence import oracle
 from diffpo.prompts import Prompts
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.text.loading import CausalLM, load_base
@@ -83,7 +83,7 @@ def test_every_rewrite_is_listed_prompt_by_prompt_with_what_was_measured(finishe
 
 def test_the_runner_of_evidence_reads_the_listing(finished):
     folder, report = finished
-    utilities = evidence.oracle(folder / "evaluation" / "tuned" / "prompts.jsonl", report["n_prompts"])
+    utilities = oracle(folder / "evaluation" / "tuned" / "prompts.jsonl", report["n_prompts"])
     assert utilities.shape == (2, 3)
     assert utilities.mean() == pytest.approx(report["models"]["tuned"]["scores"]["oracle"]["mean"])
 

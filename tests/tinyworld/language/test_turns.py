@@ -1,25 +1,12 @@
 import numpy as np
-import pytest
-from tiny_text import language_model
 
 from diffpo.text.chat import Chat
-from diffpo.tinyworld.language.build import build_tokenizer
 from diffpo.tinyworld.language.requests import split_requests
 from diffpo.tinyworld.language.turns import held, messages, rated, sample_conversations
 from diffpo.tinyworld.scenes import Attributes
 
 ASKED = Attributes("red", "circle")
 GOOD, BAD = "a large red circle in the center, white background", "a small blue circle on the left, gray background"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    return language_model(vocabulary=len(tokenizer)).eval()
 
 
 def test_conversations_alternate_and_have_two_or_three_turns(model, tokenizer):

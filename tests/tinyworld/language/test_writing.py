@@ -5,21 +5,10 @@ import torch
 from tiny_text import language_model
 
 from diffpo.draws import Draws
-from diffpo.tinyworld.language.build import build_tokenizer
 from diffpo.tinyworld.language.writing import Writing, gumbel, write
 
 PROMPTS = ["a red circle:", "something blue at the top:", "cross:"]
 WRITING = Writing(rewrites=3, tokens=6)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    return language_model(vocabulary=len(tokenizer)).eval()
 
 
 def test_each_prompt_gets_its_rewrites(model, tokenizer):
