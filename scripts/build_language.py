@@ -1,4 +1,6 @@
-"""Build the tiny language world: `tiny-lm` and `tiny-rewrites` (pairs, prompts). About ten minutes on one core, once.
+"""Build the tiny language world: `tiny-lm` and `tiny-rewrites` (pairs, ranked lists, conversations, prompts).
+
+About ten minutes on two cores, once:
 
 python scripts/build_language.py --output_dir assets
 """
@@ -10,14 +12,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diffpo.cli import launch
 from diffpo.tinyworld.language.build import build_tokenizer, train_language_model
+from diffpo.tinyworld.language.lists import sample_lists
 from diffpo.tinyworld.language.preferences import sample_pairs, write_prompts
 from diffpo.tinyworld.language.requests import requests, split_requests
+from diffpo.tinyworld.language.turns import sample_conversations
 
 
 def main(
     output_dir: Path,
     steps: int = 1000,
     pairs: int = 3000,
+    lists: int = 1500,
+    conversations: int = 1500,
     base: Path | None = None,
     seed: int = 0,
     settings: str = "",
@@ -28,6 +34,8 @@ def main(
         output_dir: gets the two folders.
         steps: optimiser steps of the language model.
         pairs: prompts that are answered twice.
+        lists: prompts that are answered four times.
+        conversations: of two or three prompts, that are held twice.
         base: a finished language model, to skip its training.
         seed: of everything random.
         settings: the resolved config.
@@ -43,7 +51,10 @@ def main(
         part.save_pretrained(output_dir / "tiny-lm")
     split, folder = split_requests(seed), output_dir / "tiny-rewrites"
     write_prompts(split, folder / "prompts", seed)
-    sample_pairs(model.eval(), tokenizer, split.training, pairs, seed).to_parquet(folder / "train.parquet")
+    asking = model.eval(), tokenizer, split.training
+    sample_pairs(*asking, pairs, seed).to_parquet(folder / "train.parquet")
+    sample_lists(*asking, lists, seed=seed).to_parquet(folder / "lists.parquet")
+    sample_conversations(*asking, conversations, seed=seed).to_parquet(folder / "conversations.parquet")
 
 
 if __name__ == "__main__":

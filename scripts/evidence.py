@@ -97,7 +97,7 @@ def require_baseline(plan: dict[str, Any], grid: Path) -> None:
 def prepared(plan: dict[str, Any], output_dir: Path) -> list[str]:
     """What makes runs train on pairs that are scored and encoded first, as the grid says, if they are not yet."""
     for line in plan.get("prepare", []):
-        subprocess.run([sys.executable, *shlex.split(line.replace("{output}", str(output_dir)))], check=True)
+        once(line.replace("{output}", str(output_dir)), output_dir / "prepared.txt")
     source = []
     if "score" in plan:
         source = made(SCORE, plan["score"], [], output_dir / "scored", "diffpo.sources.Columns")
@@ -105,6 +105,15 @@ def prepared(plan: dict[str, Any], output_dir: Path) -> list[str]:
         reader = "diffpo.diffusion.encoded.EncodedPairs"
         source = made(ENCODE, plan["encode"], source, output_dir / "encoded", reader)
     return source
+
+
+def once(line: str, done: Path) -> None:
+    """Run a command line that is not among those that are done."""
+    if not done.exists() or line not in done.read_text().splitlines():
+        subprocess.run([sys.executable, *shlex.split(line)], check=True)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        with done.open("a") as listed:
+            listed.write(f"{line}\n")
 
 
 def made(script: str, config: str, overrides: list[str], folder: Path, reader: str) -> list[str]:

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from diffpo.evidence import contested, entrants, measured, rates, shown, table
+from diffpo.evidence import candidates, contested, entrants, measured, rates, shown, table
 
 ASPECTS = {"attributes": "{:.1%}", "length": "{:.1f}"}
 ENTRY = {"attributes": 0.5, "style": 0.25, "diversity": 0.125, "length": 10.5, "guidance": 2.5}
@@ -37,6 +37,33 @@ def test_a_grid_names_the_columns_that_are_tabulated(tmp_path):
     assert head.endswith("| win rate over sft | attributes | length |")
     assert base.endswith("|  | 50.0 % | 10.5 |")
     assert sft == "| sft | 75.0 % [50.0, 100.0] | 75.0 |  | 50.0 % | 8.0 |"
+
+
+def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
+    """Two prompts; dpo wins one and ties one against sft, whose rival it is."""
+    for name, tuned in (("sft", [1.0, 1.0]), ("dpo", [2.0, 1.0])):
+        folder = tmp_path / f"{name}-0"
+        listed(folder / "evaluation" / "base", [0.0, 1.0])
+        listed(folder / "evaluation" / "tuned", tuned)
+        report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY}, "versions": {}}
+        (folder / "report.json").write_text(json.dumps(report))
+    plan = {"methods": {"sft": [], "dpo": []}, "baseline": "sft", "rival": "dpo", "seeds": [0]}
+    aspects = {"utility": "{:.2f}"}
+    found = measured(plan | {"aspects": aspects}, tmp_path, {"dpo": ["--objective.loss.beta=0.5"]})
+    head, _, base, sft, dpo = table(found, aspects).splitlines()
+    overs = "win rate over base | by seed | win rate over sft | win rate over dpo"
+    assert head == f"| model | tuned | {overs} | utility |"
+    assert base == "| base |  |  |  |  |  | 0.50 |"
+    assert sft == "| sft |  | 75.0 % [50.0, 100.0] | 75.0 |  | 25.0 % [0.0, 50.0] | 1.00 |"
+    assert dpo == "| dpo | beta 0.5 | 75.0 % [50.0, 100.0] | 75.0 | 75.0 % [50.0, 100.0] |  | 1.50 |"
+
+
+def test_one_argument_of_a_method_is_tuned():
+    assert candidates({"dpo": {"loss.beta": [0.1, 1]}}) == {
+        "dpo": {"dpo-0.1": ["--loss.beta=0.1"], "dpo-1": ["--loss.beta=1"]}
+    }
+    with pytest.raises(SystemExit, match="dpo is tuned by 2 arguments"):
+        candidates({"dpo": {"loss.beta": [0.1], "optimizer.lr": [0.1]}})
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import evidence
 import pytest
@@ -279,6 +280,8 @@ def test_a_grid_can_prepare_its_data_and_name_where_it_is(tmp_path, monkeypatch)
     first, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, prepare=[made], methods=methods)
     assert first == ["scripts/caption_pairs.py", "--columns=[a, b]", f"--output_dir={tmp_path}/captioned"]
     assert all(f"--data.source.path={tmp_path}/captioned" in run for run in runs)
+    again = commands_of(tmp_path / "grid.yaml", monkeypatch, prepare=[made], methods=methods)
+    assert again == [[*run, "--resume=latest"] for run in runs]
 
 
 def test_runs_of_a_grid_share_the_pictures_of_the_base(tmp_path, monkeypatch):
@@ -290,6 +293,35 @@ def test_a_grid_can_run_another_script_and_say_what_all_its_runs_get(tmp_path, m
     runs = commands_of(tmp_path / "grid.yaml", monkeypatch, script="scripts/train_text_dpo.py", also=["--fit.steps=1"])
     assert [run[:3] for run in runs] == [["scripts/train_text_dpo.py", "--config=a.yaml", "--fit.steps=1"]] * 2
     assert not any("--preview=null" in run for run in runs)
+
+
+def test_what_did_best_on_development_prompts_is_taken_by_all_seeds(tmp_path, monkeypatch):
+    """Three values are tried with a seed of their own; the second has the best utility."""
+    tuned = {"seed": 9, "also": ["--evaluation.prompts.path=d"], "values": {"sft": {"loss.beta": [0.1, 0.5, 2.0]}}}
+    for value, score in ((0.1, 0.0), (0.5, 2.0), (2.0, 1.0)):
+        folder = tmp_path / "tuning" / f"sft-{value}-9"
+        finished(folder, [0.0, 0.0], [score, score])
+        (folder / "report.json").rename(folder / "later.json")  # as if it came from the run
+    started = []
+
+    def run(command, **settings):
+        (output,) = (Path(word.split("=")[1]) for word in command if word.startswith("--output_dir="))
+        started.append((output.name, command))
+        if (output / "later.json").exists():
+            (output / "later.json").rename(output / "report.json")
+
+    monkeypatch.setattr(evidence.subprocess, "run", run)
+    monkeypatch.setattr(evidence, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}} | chosen)
+    plan = {"config": "a.yaml", "methods": {"sft": [f"--objective={evidence.SFT}"]}, "seeds": [0, 1]}
+    (tmp_path / "grid.yaml").write_text(yaml.dump(plan | {"baseline": "sft", "tune": tuned}))
+    evidence.main(tmp_path / "grid.yaml", tmp_path, jobs=1, record=tmp_path / "kept")
+    assert [name for name, _ in started] == ["sft-0.1-9", "sft-0.5-9", "sft-2.0-9", "sft-0", "sft-1"]
+    development = ["--evaluation.prompts.path=d" in command for _, command in started]
+    assert development == [True] * 3 + [False] * 2
+    assert all("--loss.beta=0.5" in command for _, command in started[3:])
+    assert json.loads((tmp_path / "kept" / "grid.json").read_text())["tuning"] == {
+        "sft": {"sft-0.1": 0.0, "sft-0.5": 2.0, "sft-2.0": 1.0}
+    }
 
 
 def test_users_judge_the_runs_of_each_seed(tmp_path, monkeypatch):

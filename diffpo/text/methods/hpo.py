@@ -21,20 +21,26 @@ HEAD = "value"
 
 @dataclass(frozen=True)
 class Rewards(RowMap):
-    """Take the reward of each side from columns: the weighted sum of its components, best scaled to [0, 1] each.
+    """Take the reward of each side from columns: the weighted sum of its components, best scaled to [0, 1].
 
     Args:
         columns: of each component, that of the chosen and of the rejected side, as the source orders them.
         weights: of the components.
+        low: sum that becomes 0.
+        high: sum that becomes 1; rewards beyond the range are not clamped.
 
     Raises:
-        ValueError: if there is not one weight for each component.
+        ValueError: if there is not one weight for each component, or `low < high` does not hold.
     """
 
     columns: Sequence[tuple[str, str]] = (("chosen_reward", "rejected_reward"),)
     weights: Sequence[float] = (1.0,)
+    low: float = 0.0
+    high: float = 1.0
 
     def __post_init__(self):
+        if not self.low < self.high:
+            raise ValueError(f"Rewards needs low < high, got {self.low} and {self.high}.")
         if len(self.columns) != len(self.weights) or not self.columns:
             raise ValueError(f"Rewards needs a weight per component, got {len(self.columns)} and {len(self.weights)}.")
 
@@ -44,7 +50,7 @@ class Rewards(RowMap):
             sum(weight * float(row.column(name, self)) for name, weight in zip(names, self.weights, strict=True))
             for names in sides
         )
-        return replace(row, scores=tuple(totals))
+        return replace(row, scores=tuple((total - self.low) / (self.high - self.low) for total in totals))
 
 
 @dataclass(frozen=True)

@@ -62,13 +62,18 @@ def careless(asked: Attributes, rng: np.random.Generator, slip: float = 0.25) ->
     return replace(scene, **{name: others[rng.integers(len(others))]})
 
 
-def examples(asked: list[Attributes], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """Endless requests and rewrites, in all families that training knows."""
+def conversations(asked: list[Attributes], rng: np.random.Generator) -> Iterator[list[tuple[str, str]]]:
+    """Endless conversations: requests and rewrites, in all families that training knows. Half of them are of one turn,
+    the others of two or three, which have nothing to do with one another."""
     while True:
-        wanted = asked[rng.integers(len(asked))]
-        request = TRAINING_REQUESTS[rng.integers(len(TRAINING_REQUESTS))]
-        caption = TRAINING_FAMILIES[rng.integers(len(TRAINING_FAMILIES))]
-        yield prompt(wanted, request), caption(careless(wanted, rng))
+        turns = 1 if rng.random() < 0.5 else rng.integers(2, 4)
+        yield [example(asked[rng.integers(len(asked))], rng) for _ in range(turns)]
+
+
+def example(wanted: Attributes, rng: np.random.Generator) -> tuple[str, str]:
+    request = TRAINING_REQUESTS[rng.integers(len(TRAINING_REQUESTS))]
+    caption = TRAINING_FAMILIES[rng.integers(len(TRAINING_FAMILIES))]
+    return prompt(wanted, request), caption(careless(wanted, rng))
 
 
 def train_language_model(
@@ -79,7 +84,7 @@ def train_language_model(
     lr: float = 2e-3,
     seed: int = 0,
 ) -> LlamaForCausalLM:
-    """A Llama in miniature, trained from scratch on procedural rewrites; only the rewrite counts in its loss.
+    """A Llama in miniature, trained from scratch on procedural rewrites; only rewrites count in its loss.
 
     Args:
         asked: what the requests are about.
@@ -98,7 +103,7 @@ def train_language_model(
         tie_word_embeddings=True,
     )
     model = seeded(seed, LlamaForCausalLM, config)
-    rows = examples(asked, np.random.default_rng(seed))
+    rows = conversations(asked, np.random.default_rng(seed))
 
     def loss() -> Tensor:
         ids, labels = tokens(tokenizer, [next(rows) for _ in range(batch)])
@@ -108,14 +113,18 @@ def train_language_model(
     return model
 
 
-def tokens(tokenizer: Any, rows: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
-    """Ids of requests and rewrites, padded on the right, and the same with -100 where nothing is to be learned."""
+def tokens(tokenizer: Any, rows: Sequence[Sequence[tuple[str, str]]]) -> tuple[Tensor, Tensor]:
+    """Ids of conversations, padded on the right, and the same with -100 where nothing is to be learned."""
     ids, labels = [], []
-    for request, rewrite in rows:
-        asked = tokenizer(request).input_ids
-        answer = [*tokenizer(rewrite, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-        ids.append(torch.tensor(asked + answer))
-        labels.append(torch.tensor([-100] * len(asked) + answer))
+    for turns in rows:
+        said, learned = [tokenizer.bos_token_id], [-100]
+        for request, rewrite in turns:
+            asked = tokenizer(request, add_special_tokens=False).input_ids
+            answer = [*tokenizer(rewrite, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+            said += asked + answer
+            learned += [-100] * len(asked) + answer
+        ids.append(torch.tensor(said))
+        labels.append(torch.tensor(learned))
     pad = torch.nn.utils.rnn.pad_sequence
     return pad(ids, batch_first=True, padding_value=tokenizer.pad_token_id), pad(
         labels, batch_first=True, padding_value=-100.0

@@ -25,7 +25,8 @@ from diffpo.scorers.dual import CLIP
 from diffpo.text.loading import CausalLM, LoadedCausalLM, load_base
 from diffpo.tinyworld.language.drawing import Drawing
 from diffpo.tinyworld.language.oracle import RewriteOracle
-from diffpo.tinyworld.language.writing import Writing, write
+from diffpo.tinyworld.language.turns import answered
+from diffpo.tinyworld.language.writing import Writing
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Rewriting(Evaluation):
             {sft: runs/text-sft}.
         embedder: CLIP whose text tower measures drift.
         drawing: draws some rewrites; null draws none.
+        turns: prompts in a row that are asked in one conversation, in which the model reads what it has said before.
 
     Raises:
-        ValueError: if there are no prompts, the oracle cannot judge them, or a model beside is not there.
+        ValueError: if there are no prompts, the oracle cannot judge them, a model beside is not there, or `turns` is
+            below 1.
     """
 
     prompts: Prompts
@@ -55,8 +58,11 @@ class Rewriting(Evaluation):
     beside: dict[str, str] = field(default_factory=dict)
     embedder: str = "assets/tiny-clip"
     drawing: Drawing | None = None
+    turns: int = 1
 
     def __post_init__(self):
+        if self.turns < 1:
+            raise ValueError(f"Rewriting needs at least one turn, got {self.turns}.")
         RewriteOracle().check(self.asked())
         if taken := {"base", "tuned"} & self.beside.keys():
             raise ValueError(f"{taken.pop()!r} is the name of a model of this run; name the one beside it otherwise.")
@@ -88,7 +94,7 @@ class Rewriting(Evaluation):
             folder = output_dir / "evaluation" / name
             folder.mkdir(parents=True)
             tokenizer = model.tokenizing.tokenizer
-            written = write(model.network, tokenizer, asked, self.writing, name)
+            written = answered(model.network, tokenizer, asked, self.writing, self.turns, name)
             numbers[name] = self.measured(written, tokenizer, asked, clip, folder)
             files = sorted(folder.glob("*.png"))
             if files:
@@ -106,6 +112,7 @@ class Rewriting(Evaluation):
         return {
             "n_prompts": len(asked),
             "rewrites": self.writing.rewrites,
+            "turns": self.turns,
             "temperature": self.writing.temperature,
             "versions": versions(),
             "scorers": {scorer.name: scorer.identity},

@@ -1,6 +1,7 @@
 """Conversations of the tiny language world: several requests in a row, each of which the model rewrites."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,23 +31,39 @@ def sample_conversations(
     picks = rng.integers((len(asked), len(TRAINING_REQUESTS)), size=(pairs, turns, 2))
     wanted = [[asked[i] for i, _ in each[: turns - n % 2]] for n, each in enumerate(picks)]
     requests = [[TRAINING_REQUESTS[j](asked[i]) for i, j in each[: turns - n % 2]] for n, each in enumerate(picks)]
-    sides = [held(model, tokenizer, requests, turns, seed + 1000 * side) for side in range(2)]
+    sides = [held(model, tokenizer, requests, Writing(seed=seed + 1000 * side)) for side in range(2)]
     held_twice = zip(requests, wanted, *sides, strict=True)
     rows = [rated(said, about, one, other, rng) for said, about, one, other in held_twice]
     return Dataset.from_list([row for row in rows if row["chosen"] != row["rejected"]])
 
 
-def held(model: Any, tokenizer: Any, requests: list[list[str]], turns: int, seed: int) -> list[list[str]]:
+def answered(
+    model: Any, tokenizer: Any, asked: Sequence[str], writing: Writing, turns: int = 1, title: str | None = None
+) -> list[list[str]]:
+    """Rewrites of each prompt, which are asked in conversations of so many in a row, or fewer at the end.
+
+    Each rewrite of a prompt belongs to a conversation of its own. One turn is `write`.
+    """
+    conversations = [asked[begin : begin + turns] for begin in range(0, len(asked), turns)]
+    requests = [[text.removesuffix(END) for text in each] for each in conversations for _ in range(writing.rewrites)]
+    answers = held(model, tokenizer, requests, writing, title)
+    each = writing.rewrites
+    return [[answers[i // turns * each + j][i % turns] for j in range(each)] for i in range(len(asked))]
+
+
+def held(
+    model: Any, tokenizer: Any, requests: Sequence[Sequence[str]], writing: Writing, title: str | None = None
+) -> list[list[str]]:
     """The model's answers, turn by turn, written as its chat template writes them."""
     answers: list[list[str]] = [[] for _ in requests]
-    for turn in range(turns):
+    for turn in range(max(map(len, requests))):
         open_ones = [n for n, each in enumerate(requests) if turn < len(each)]
         texts = []
         for n in open_ones:
             said = zip(requests[n], answers[n], strict=False)
             before = "".join(f"{request}{END} {answer}{tokenizer.eos_token}" for request, answer in said)
             texts.append(f"{before}{requests[n][turn]}{END}")
-        written = write(model, tokenizer, texts, Writing(rewrites=1, seed=seed + turn), f"turn {turn + 1}")
+        written = write(model, tokenizer, texts, replace(writing, rewrites=1, seed=writing.seed + turn), title)
         for n, (answer,) in zip(open_ones, written, strict=True):
             answers[n].append(answer)
     return answers

@@ -121,3 +121,10 @@ def test_rewards_are_weighted_sums_and_turn_with_the_sides():
         Rewards(weights=[1.0, 2.0])
     with pytest.raises(ValueError, match="tau between 0 and 1, got 1"):
         HPO(tau=1.0)
+
+
+def test_rewards_are_scaled_to_the_unit_interval_by_their_range():
+    row = PairRow(0, ("p", "p"), ("a", "b"), extra={"chosen_reward": 2.0, "rejected_reward": -1.0})
+    assert Rewards(low=-2.0, high=2.0)(row, DRAWS).scores == (1.0, 0.25)
+    with pytest.raises(ValueError, match="low < high"):
+        Rewards(low=1.0, high=1.0)

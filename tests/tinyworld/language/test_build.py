@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer
 
 from diffpo.tinyworld.captions import read_caption
-from diffpo.tinyworld.language.build import build_tokenizer, careless, examples, tokens, train_language_model
+from diffpo.tinyworld.language.build import build_tokenizer, careless, conversations, tokens, train_language_model
 from diffpo.tinyworld.language.oracle import FAMILIES, kept, read_rewrite
 from diffpo.tinyworld.language.requests import EVALUATION_REQUEST, TRAINING_REQUESTS, prompt, requests
 from diffpo.tinyworld.scenes import Attributes, random_attributes
@@ -63,17 +63,27 @@ def test_what_is_open_is_drawn_at_random():
     assert np.mean([each.size is None for each in drawn]) == pytest.approx(0.5, abs=0.05)
 
 
-def test_examples_are_requests_and_full_captions():
-    rows = list(islice(examples(requests(), np.random.default_rng(0)), 100))
-    assert all(read_rewrite(rewrite) and read_caption(request).stated() for request, rewrite in rows)
+def test_examples_are_conversations_of_requests_and_full_captions():
+    rows = list(islice(conversations(requests(), np.random.default_rng(0)), 400))
+    turns = [turn for row in rows for turn in row]
+    assert all(read_rewrite(rewrite) and read_caption(request).stated() for request, rewrite in turns)
+    shares = [np.mean([len(row) == n for row in rows]) for n in (1, 2, 3)]
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.07)
 
 
-def test_only_the_rewrite_is_learned(tokenizer):
-    ids, labels = tokens(tokenizer, [("a red circle:", "a red"), ("a:", "red circle, left")])
-    assert ids.shape == labels.shape == (2, 8)
+def test_only_rewrites_are_learned(tokenizer):
+    ids, labels = tokens(tokenizer, [[("a red circle:", "a red")], [("a:", "red circle"), ("a blue:", "left")]])
+    assert ids.shape == labels.shape == (2, 11)
     learned = [tokenizer.convert_ids_to_tokens(row[row != -100].tolist()) for row in labels]
-    assert learned == [["a", "red", "</s>"], ["red", "circle", ",", "left", "</s>"]]
+    assert learned == [["a", "red", "</s>"], ["red", "circle", "</s>", "left", "</s>"]]
     assert torch.equal(ids[labels != -100], labels[labels != -100])
+
+
+def test_a_conversation_is_trained_as_the_template_writes_it(tokenizer):
+    messages = [{"role": "user", "content": "a red circle"}, {"role": "assistant", "content": "red circle, left"}] * 2
+    ids, _ = tokens(tokenizer, [[("a red circle:", "red circle, left")] * 2])
+    written = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert ids[0].tolist() == tokenizer(written, add_special_tokens=False).input_ids
 
 
 def test_training_starts_the_same_each_time_and_learns(tokenizer):

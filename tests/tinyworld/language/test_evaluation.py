@@ -130,3 +130,18 @@ def test_prompts_that_the_oracle_cannot_judge_are_refused_before_the_run(world, 
     (tmp_path / "prompts.txt").write_text("an astronaut\n")
     with pytest.raises(ValueError, match="is not a caption of the tiny world"):
         replace(evaluation(world), prompts=Prompts(str(tmp_path / "prompts.txt")))
+
+
+def test_prompts_can_be_asked_in_conversations(world, finished, tmp_path):
+    """The first prompt is answered as it is alone, the second one otherwise."""
+    folder, _ = finished
+    assert judged(world, tmp_path, turns=2)["turns"] == 2
+    alone, talked = lines(folder, "base"), lines(tmp_path, "base")
+    assert [line["prompt"] for line in talked] == [line["prompt"] for line in alone]
+    assert talked[:3] == alone[:3]
+    assert talked[3:] != alone[3:]
+
+
+def test_there_is_at_least_one_turn(world):
+    with pytest.raises(ValueError, match="at least one turn"):
+        evaluation(world, turns=0)

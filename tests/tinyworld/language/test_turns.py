@@ -2,7 +2,8 @@ import numpy as np
 
 from diffpo.text.chat import Chat
 from diffpo.tinyworld.language.requests import split_requests
-from diffpo.tinyworld.language.turns import held, messages, rated, sample_conversations
+from diffpo.tinyworld.language.turns import answered, held, messages, rated, sample_conversations
+from diffpo.tinyworld.language.writing import Writing, write
 from diffpo.tinyworld.scenes import Attributes
 
 ASKED = Attributes("red", "circle")
@@ -33,7 +34,7 @@ def test_a_later_turn_is_written_as_the_template_writes_it(model, tokenizer, mon
         return [["a red circle"]]
 
     monkeypatch.setattr("diffpo.tinyworld.language.turns.write", noted)
-    held(model, tokenizer, [["something red", "a circle"]], 2, seed=0)
+    held(model, tokenizer, [["something red", "a circle"]], Writing())
     conversation = [{"role": "user", "content": "something red"}, {"role": "assistant", "content": "a red circle"}]
     conversation.append({"role": "user", "content": "a circle"})
     template = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
@@ -44,3 +45,25 @@ def test_the_better_conversation_is_mostly_chosen():
     rng = np.random.default_rng(0)
     rows = [rated(["r", "s"], [ASKED, ASKED], [BAD, BAD], [GOOD, GOOD], rng) for _ in range(50)]
     assert sum(row["chosen"][0]["content"] == GOOD for row in rows) > 45
+
+
+def test_one_turn_is_plain_writing(model, tokenizer):
+    asked = ["a red circle:", "a blue shape:", "a cross:"]
+    writing = Writing(rewrites=2, tokens=6, seed=3)
+    assert answered(model, tokenizer, asked, writing) == write(model, tokenizer, asked, writing)
+
+
+def test_prompts_in_a_row_are_asked_in_one_conversation(model, tokenizer, monkeypatch):
+    """Four prompts in conversations of three: the second and third are read after what was said before."""
+    read = []
+
+    def noted(model, tokenizer, prompts, writing, title=None):
+        read.extend(prompts)
+        return [[f"answer {len(read) - len(prompts) + n}"] for n in range(len(prompts))]
+
+    monkeypatch.setattr("diffpo.tinyworld.language.turns.write", noted)
+    found = answered(model, tokenizer, ["a:", "b:", "c:", "d:"], Writing(rewrites=2), turns=3)
+    assert read[:4] == ["a:", "a:", "d:", "d:"]
+    assert read[4:6] == ["a: answer 0</s>b:", "a: answer 1</s>b:"]
+    assert read[6] == "a: answer 0</s>b: answer 4</s>c:"
+    assert found == [[f"answer {2 * n}", f"answer {2 * n + 1}"] for n in (0, 2, 3, 1)]
