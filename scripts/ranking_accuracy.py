@@ -5,16 +5,20 @@ python scripts/ranking_accuracy.py --base.path assets/tiny-lm --tuned runs/text 
 """
 
 import json
+import math
 from pathlib import Path
 
 import transformers
 from accelerate import PartialState
+from jsonargparse import set_parsing_settings
 
 from diffpo.cli import launch
 from diffpo.text.data import TextData
 from diffpo.text.likelihoods import of_pairs
 from diffpo.text.loading import CausalLM, load_base, load_tuned
 from diffpo.text.ranking_accuracy import accuracies
+
+set_parsing_settings(subclasses_enabled=[CausalLM])  # a base may be of another kind, e.g. VisionLM
 
 
 def main(
@@ -37,7 +41,7 @@ def main(
         betas: for which the exact minimizer is told.
         count: pairs, the first ones.
         batch_size: pairs that are read at a time.
-        output: JSON file of the numbers; null writes none.
+        output: JSON file of the numbers, null where there is none to tell; null writes none.
         seed: of the row maps.
         settings: the resolved config.
     """
@@ -49,7 +53,8 @@ def main(
     for name, value in found.items():
         print(f"{name:<36}{value:8.1%}")
     if output:
-        output.write_text(json.dumps({"pairs": prob.numel(), **found}, indent=2) + "\n")
+        numbers = {name: None if math.isnan(value) else value for name, value in found.items()}
+        output.write_text(json.dumps({"pairs": prob.numel(), **numbers}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -50,12 +50,12 @@ def front_matter(base: CausalLM, data: TextData) -> ModelCardData:
     """What the hub reads. It refuses bases and datasets that it does not have, so local paths are left out."""
     of_hub = is_hub_id(base.path)
     relation = "finetune" if base.adapter is None else "adapter"
-    tags = ["text-generation", "diffpo"]
+    tags = [base.task, "diffpo"]
     sources: list[str] = [path for layout in data.source.layouts for path in paths(asdict(layout))]  # type: ignore[reportArgumentType]
     named: dict[str, Any] = {"base_model": base.path, "base_model_relation": relation} if of_hub else {}
     return ModelCardData(
         library_name="transformers" if base.adapter is None else "peft",
-        pipeline_tag="text-generation",
+        pipeline_tag=base.task,
         datasets=[path for path in sources if is_hub_id(path)] or None,
         tags=tags if base.adapter is None else [*tags, *base.adapter.tags],
         **named,

@@ -84,6 +84,7 @@ class CausalLM:
     network_class: ClassVar[Any] = AutoModelForCausalLM
     reader_class: ClassVar[Any] = AutoTokenizer
     reads_by: ClassVar[str] = "tokenizer"
+    task: ClassVar[str] = "text-generation"
 
     def __post_init__(self):
         if self.quantization is not None and self.adapter is None:

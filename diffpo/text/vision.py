@@ -132,6 +132,7 @@ class VisionLM(CausalLM):
     network_class: ClassVar[Any] = AutoModelForImageTextToText
     reader_class: ClassVar[Any] = AutoProcessor
     reads_by: ClassVar[str] = "processor"
+    task: ClassVar[str] = "image-text-to-text"
 
     def tokenizing(self) -> SeeingTokenizing:
         with reaching(self.path, "a processor"):

@@ -35,6 +35,7 @@ def test_a_model_that_sees_is_loaded_with_its_processor():
     lines = snippet(VisionLM("someone/sees"), "out").splitlines()
     assert lines[0] == "from transformers import AutoModelForImageTextToText, AutoProcessor"
     assert lines[-1] == 'processor = AutoProcessor.from_pretrained("out")'
+    assert front_matter(VisionLM("someone/sees"), DATA).pipeline_tag == "image-text-to-text"
 
 
 def test_local_paths_are_left_out_of_what_the_hub_reads(tmp_path):
