@@ -36,13 +36,12 @@ class Quantization:
             compute: type that 4-bit weights are multiplied in.
 
         Raises:
-            ValueError: without bitsandbytes or a GPU.
+            ValueError: without bitsandbytes.
         """
-        if find_spec("bitsandbytes") is None or not torch.cuda.is_available():
-            missing = "bitsandbytes" if find_spec("bitsandbytes") is None else "a CUDA device"
+        if find_spec("bitsandbytes") is None:
             raise ValueError(
-                f"base.quantization needs bitsandbytes and a CUDA device, and there is no {missing}; pip install "
-                "'diffpo[8bit]' on a machine with a GPU, or set it to null."
+                "base.quantization needs bitsandbytes, which is not installed; pip install 'diffpo[8bit]', or set it "
+                "to null."
             )
         if self.bits == 8:
             return BitsAndBytesConfig(load_in_8bit=True)

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+import torch
+from tiny_text import token_batch
+from tiny_text_runs import run_text
+
+from diffpo.sources import Columns
+from diffpo.text.adapters import TextLoRA
+from diffpo.text.data import TextData
+from diffpo.text.loading import CausalLM, Quantization
+from diffpo.text.sequences import token_logps
+
+BITS = pytest.mark.parametrize("bits", [4, 8])
+BASE = "assets/tiny-lm"
+
+
+def quantized(bits) -> CausalLM:
+    return CausalLM(BASE, adapter=TextLoRA(rank=2), quantization=Quantization(bits))
+
+
+@BITS
+def test_frozen_weights_take_few_bits_and_say_nearly_the_same(bits):
+    batch = token_batch()
+    whole = CausalLM(BASE).load(storage=torch.float32).network
+    few = quantized(bits).load(storage=torch.float32).network
+    frozen = [p for p in few.parameters() if not p.requires_grad and p.dtype in (torch.int8, torch.uint8)]
+    stored = sum(p.numel() * p.element_size() for p in frozen)
+    replaced = sum(p.numel() for name, p in whole.named_parameters() if "_proj" in name)
+    assert stored == replaced * bits // 8
+    with torch.no_grad():
+        gap = token_logps(few, batch) - token_logps(whole, batch)
+    assert 0 < gap.abs().mean() < 0.5
+
+
+@BITS
+def test_only_the_adapter_is_trained_through_them(bits):
+    network = quantized(bits).load(storage=torch.float32).network
+    token_logps(network, token_batch()).sum().backward()
+    trained = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert any(network.get_parameter(name).grad.abs().sum() > 0 for name in trained)
+
+
+@BITS
+def test_a_run_writes_the_adapter_alone(bits, tmp_path):
+    data = TextData(Columns("assets/tiny-rewrites/train.parquet"), max_length=64, workers=0)
+    run_text(tmp_path, tmp_path / "out", base=quantized(bits), data=data)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "adapter_model.safetensors" in names
+    assert "model.safetensors" not in names
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert losses
+    assert losses[-1] != pytest.approx(0.6931, abs=1e-7)
