@@ -9,9 +9,10 @@ from torch.nn.functional import logsigmoid
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
-from diffpo.text.methods.tpo_tree import TPO, Alike, EqualSteps, LambdaRank, SimilarSteps, Steps, StepWeight
+from diffpo.text.methods.tpo_tree import TPO, Alike, LambdaRank
 from diffpo.text.objective import SequencePreference
 from diffpo.text.sequences import token_logps
+from diffpo.text.steps import EqualSteps, SimilarSteps, Steps, StepWeight
 
 DRAWS = Draws(0, (0, 0), (0, 1))
 SCORES = torch.tensor([[1.0, 0.9], [0.5, 0.9], [0.25, 0.1]])
@@ -91,15 +92,6 @@ def test_doubling_the_weight_of_steps_is_doubling_beta():
     torch.testing.assert_close(loss(doubled, lists()), loss(wide, lists()))
 
 
-def test_steps_are_compared_by_their_number_and_the_longer_answer_keeps_the_rest_in_the_last():
-    batch = token_batch(k=2, b=1, s=6, prompt=2)
-    part = torch.tensor([[[0, 0, 1, 1, 2, 3]], [[0, 0, 1, 2, 2, 2]]])
-    steps = Steps.of(replace(batch, part=part, scored=part > 0))
-    assert torch.equal(steps.tokens.sum(2).long(), torch.tensor([[[2, 1, 1]], [[1, 3, 0]]]))
-    assert torch.equal(steps.merged[0, 1, 0], torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 0]]))
-    assert torch.equal(steps.merged[0, 0, 0], torch.eye(3))
-
-
 def test_steps_that_say_the_same_weigh_two():
     """And add nothing, since their log-ratios are equal: here all answers are one."""
     batch = lists()
@@ -108,16 +100,6 @@ def test_steps_that_say_the_same_weigh_two():
     weight = SimilarSteps()(FrozenCopy(language_model()), same, Steps.of(same))
     torch.testing.assert_close(weight, torch.full_like(weight, 2.0))
     torch.testing.assert_close(loss(TPO(steps=SimilarSteps()), same), loss(TPO(steps=Constant(0.0)), same))
-
-
-def test_similarity_is_of_the_mean_states_of_steps():
-    model, batch = language_model(), lists()
-    with torch.no_grad():
-        states = model.model(batch.ids.flatten(0, 1), batch.attended.flatten(0, 1).long()).last_hidden_state
-    states = states.unflatten(0, (3, 2))
-    first = [states[k, 1, batch.part[k, 1] == 1].mean(0) for k in range(3)]
-    weight = SimilarSteps()(FrozenCopy(model), batch, Steps.of(batch))
-    torch.testing.assert_close(weight[0, 2, 1, 0], 1 + torch.cosine_similarity(first[0], first[2], dim=0))
 
 
 @pytest.mark.parametrize("objective", [TPO(), PLAIN], ids=["weighted", "plain"])
