@@ -21,7 +21,7 @@ from diffpo.tinyworld import user_evidence
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
 EVALUATE, EVALUATE_USERS = "scripts/evaluate.py", "scripts/evaluate_users.py"
-SFT = "methods.sft.SFT"
+SFT, OVERRIDES = "methods.sft.SFT", "overrides.json"
 ALSO = ["--preview=null", "--evaluation.base_pictures={output}/base"]
 
 
@@ -148,19 +148,28 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
         shared: overrides that come before those of the method.
     """
     folder = output_dir / f"{method}-{seed}"
-    if (folder / ("README.md" if "users" in plan else "report.json")).exists():
-        return
     pairs = output_dir / ("encoded" if "encode" in plan else "scored")  # scores.json goes with encoded pairs
     places = {"{scores}": str(pairs), "{output}": str(output_dir)}
     chosen = [placed(override, places) for override in [*plan.get("also", ALSO), *plan["methods"][method]]]
     overrides = [*shared, *chosen, f"--output_dir={folder}", f"--seed={seed}"]
+    require_same(overrides, folder)
+    if (folder / ("README.md" if "users" in plan else "report.json")).exists():
+        return
     resume = ["--resume=latest"] if folder.exists() else []
     command = [sys.executable, plan.get("script", SCRIPT), f"--config={plan['config']}", *overrides, *resume]
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / OVERRIDES).write_text(json.dumps(overrides))
     with (folder / "log.txt").open("a") as log:
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=one_thread)
     print(f"{folder.name} is done", flush=True)
+
+
+def require_same(overrides: list[str], folder: Path) -> None:
+    """Raise a SystemExit if a run was started by something else than the grid now says, e.g. before it was changed."""
+    started = folder / OVERRIDES
+    if started.exists() and json.loads(started.read_text()) != overrides:
+        sys.exit(f"error: {folder} was started with other overrides than the grid has now; delete it to run it anew.")
 
 
 def placed(text: str, places: dict[str, str]) -> str:

@@ -324,6 +324,14 @@ def test_what_did_best_on_development_prompts_is_taken_by_all_seeds(tmp_path, mo
     }
 
 
+def test_a_run_that_the_grid_has_left_behind_is_not_taken_for_its_own(tmp_path, monkeypatch):
+    methods = {"sft": [f"--objective={evidence.SFT}", "--fit.steps=1"]}
+    assert len(commands_of(tmp_path / "grid.yaml", monkeypatch, methods=methods)) == 2
+    methods["sft"][1] = "--fit.steps=2"
+    with pytest.raises(SystemExit, match="sft-0 was started with other overrides than the grid has now; delete it"):
+        commands_of(tmp_path / "grid.yaml", monkeypatch, methods=methods)
+
+
 def test_users_judge_the_runs_of_each_seed(tmp_path, monkeypatch):
     """One evaluation for each group and seed, told of that seed's models; a user's own name stays to be filled in."""
     models = {"base": {"base": "b"}, "own": {"base": "b", "unet": "{output}/own-{user}-{seed}"}}
