@@ -135,8 +135,9 @@ def tuned(
     tune, folder = plan["tune"], output_dir / TUNING
     tries = candidates(tune["values"])
     methods = {run: plan["methods"][method] + more for method in tries for run, more in tries[method].items()}
-    also = [placed(override, {"{output}": str(output_dir)}) for override in [*plan.get("also", ALSO), *tune["also"]]]
-    run_all(plan | {"methods": methods, "seeds": [tune["seed"]], "also": also}, folder, jobs, shared)
+    trial = {"methods": methods, "seeds": [tune["seed"]], "also": [*plan.get("also", ALSO), *tune["also"]]}
+    here = json.loads(placed(json.dumps(trial), {"{output}": str(output_dir)}))  # runs lie one folder deeper
+    run_all(plan | here, folder, jobs, shared)
     sweep = {method: swept(tries[method], folder, tune["seed"]) for method in tries}
     return {method: tries[method][max(found, key=found.__getitem__)] for method, found in sweep.items()}, sweep
 

@@ -312,13 +312,14 @@ def test_what_did_best_on_development_prompts_is_taken_by_all_seeds(tmp_path, mo
 
     monkeypatch.setattr(evidence.subprocess, "run", run)
     monkeypatch.setattr(evidence, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}} | chosen)
-    plan = {"config": "a.yaml", "methods": {"sft": [f"--objective={evidence.SFT}"]}, "seeds": [0, 1]}
+    plan = {"config": "a.yaml", "methods": {"sft": [f"--objective={evidence.SFT}", "--a={output}"]}, "seeds": [0, 1]}
     (tmp_path / "grid.yaml").write_text(yaml.dump(plan | {"baseline": "sft", "tune": tuned}))
     evidence.main(tmp_path / "grid.yaml", tmp_path, jobs=1, record=tmp_path / "kept")
     assert [name for name, _ in started] == ["sft-0.1-9", "sft-0.5-9", "sft-2.0-9", "sft-0", "sft-1"]
     development = ["--evaluation.prompts.path=d" in command for _, command in started]
     assert development == [True] * 3 + [False] * 2
     assert all("--loss.beta=0.5" in command for _, command in started[3:])
+    assert all(f"--a={tmp_path}" in command for _, command in started)
     assert json.loads((tmp_path / "kept" / "grid.json").read_text())["tuning"] == {
         "sft": {"sft-0.1": 0.0, "sft-0.5": 2.0, "sft-2.0": 1.0}
     }

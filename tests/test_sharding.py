@@ -45,7 +45,7 @@ def test_a_sharded_policy_trains_as_one_in_one_piece(root, kind):
     split, plain = load_file(root / f"{kind}.safetensors"), step(KINDS[kind], False, rank=None)
     own = {"losses", "gradient", "reference"}
     assert split.keys() == plain.keys()
-    torch.testing.assert_close(split["losses"], plain["losses"])
+    torch.testing.assert_close(split["losses"], plain["losses"], rtol=1e-4, atol=1e-4)
     assert plain["losses"][0] != plain["losses"][1]
     assert (split["gradient"] - plain["gradient"]).norm() < 1e-4 * plain["gradient"].norm()
     torch.testing.assert_close(split["reference"], plain["reference"])

@@ -153,7 +153,7 @@ def test_scale_moves_a_text_beta_to_images():
     policy, reference = policy_and_reference()
     text, image = DenoisingPreference(Sigmoid(0.1), scale=5e4), DenoisingPreference(Sigmoid(5000.0))
     losses = [objective(policy, reference, image_batch(), draws()).loss for objective in (text, image)]
-    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
 def test_reference_free_loss_never_calls_a_reference():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import WIDTH, image_batch, moved, pipeline, unet, unet_xl
+from tiny import WIDTH, alike, image_batch, moved, pipeline, unet, unet_xl
 
 from diffpo.adapters import LoRA
 from diffpo.diffusion.attention import ATTENTION
@@ -47,17 +47,17 @@ def test_the_base_is_unchanged_at_the_start_whoever_the_user_is(make):
     before = told(make())
     network = make()
     BRANCH.attach(network)
-    assert torch.equal(told(network, ALICE, BOB, NOBODY), before)
-    assert torch.equal(told(network), before)
+    assert alike(told(network, ALICE, BOB, NOBODY), before)
+    assert alike(told(network), before)
 
 
 @pytest.mark.parametrize("make", [unet, unet_xl])
 def test_tokens_of_zeros_are_nobody_for_any_weights_and_beside_users(make):
     network = personal(make())
     nobody = told(network)
-    assert torch.equal(told(network, NOBODY, NOBODY, NOBODY), nobody)
+    assert alike(told(network, NOBODY, NOBODY, NOBODY), nobody)
     mixed = told(network, ALICE, NOBODY, BOB)
-    assert torch.equal(mixed[1], nobody[1])
+    assert alike(mixed[1], nobody[1])
     assert not torch.allclose(mixed[0], nobody[0], atol=1e-3)
     assert not torch.allclose(mixed[0], mixed[2], atol=1e-3)
 
@@ -66,7 +66,7 @@ def test_a_mixture_of_two_users_is_either_of_them_at_its_ends():
     network = personal()
     ends = [a * ALICE + (1 - a) * BOB for a in (1.0, 0.0, 0.5)]
     alice, bob, between = told(network, *ends)
-    assert torch.equal(torch.stack([alice, bob]), told(network, ALICE, BOB, CAROL)[:2])
+    assert alike(torch.stack([alice, bob]), told(network, ALICE, BOB, CAROL)[:2])
     assert not torch.allclose(between, alice, atol=1e-3)
 
 
@@ -116,7 +116,7 @@ def test_a_mask_of_the_text_leaves_the_user_heard():
     attention, pixels, text, user = layer()
     mask = torch.tensor([[0.0, 0.0, -1e9, -1e9]]).expand(2, 1, -1)
     masked = partial(attention, pixels, text, attention_mask=mask)
-    assert torch.equal(masked(ip_hidden_states=torch.zeros_like(user)), masked())
+    assert alike(masked(ip_hidden_states=torch.zeros_like(user)), masked())
     torch.testing.assert_close(masked(ip_hidden_states=user), attention(pixels, text[:, :2], ip_hidden_states=user))
 
 
@@ -142,11 +142,11 @@ def test_a_copy_has_a_branch_of_its_own():
     network = personal()
     twin = copy.deepcopy(network)
     before = told(network, ALICE)
-    assert torch.equal(told(twin, ALICE), before)
+    assert alike(told(twin, ALICE), before)
     moved(network)
-    assert torch.equal(told(twin, ALICE), before)
+    assert alike(told(twin, ALICE), before)
     user_input(twin).on = False
-    assert not torch.equal(told(network, ALICE), told(network))
+    assert not alike(told(network, ALICE), told(network))
 
 
 @pytest.mark.parametrize("lora_first", [True, False])
@@ -158,11 +158,11 @@ def test_a_lora_before_or_after_leaves_the_branch_as_it_is(lora_first):
     else:
         BRANCH.attach(network)
         LoRA(rank=2).attach(network)
-    assert torch.equal(told(network, ALICE, BOB, NOBODY), told(plain))
+    assert alike(told(network, ALICE, BOB, NOBODY), told(plain))
     assert not any("user_" in name and "lora" in name for name, _ in network.named_parameters())
     moved(network, 0.3)
     one = told(network, ALICE, BOB, NOBODY)
-    assert torch.equal(one[2], told(network)[2])
+    assert alike(one[2], told(network)[2])
     network.fuse_lora()
     torch.testing.assert_close(told(network, ALICE, BOB, NOBODY), one, rtol=1e-4, atol=1e-5)
     network.unfuse_lora()
@@ -190,7 +190,7 @@ def test_a_saved_network_keeps_its_base_and_loses_the_branch_with_a_warning(tmp_
     logging.getLogger("diffusers").propagate = True
     with caplog.at_level(logging.WARNING):
         plain = type(network).from_pretrained(tmp_path)
-    assert torch.equal(told(plain), told(network))
+    assert alike(told(plain), told(network))
     assert "user_in" in caplog.text
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from PIL import Image
-from tiny import pipeline, pipeline_xl, trained
+from tiny import alike, pipeline, pipeline_xl, trained
 
 from diffpo.diffusion.pipelines import NegativeGuidanceMixin
 from diffpo.diffusion.user_branch import UserBranch
@@ -59,8 +59,8 @@ def calls(pipe) -> list[tuple[int, torch.Tensor]]:
 def test_nobody_is_the_stock_pipeline_and_users_differ(kind, made):
     pipe = hearing(kind, made)
     stock = drawn(made())
-    assert torch.equal(drawn(pipe), stock)
-    assert torch.equal(drawn(pipe, user_embeds=torch.zeros(TOKENS, WIDTH)), stock)
+    assert alike(drawn(pipe), stock, atol=1e-4)
+    assert alike(drawn(pipe, user_embeds=torch.zeros(TOKENS, WIDTH)), stock, atol=1e-4)
     ann, bob = drawn(pipe, user_embeds=ANN), drawn(pipe, user_embeds=BOB)
     assert min((ann - stock).abs().max(), (ann - bob).abs().max()) > 1e-3
 
