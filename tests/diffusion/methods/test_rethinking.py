@@ -106,7 +106,7 @@ def test_before_the_first_update_it_is_a_frozen_copy():
         DenoisingPreference()(policy, reference, image_batch(label=PairLabels.hard(3)), draws()).loss
         for reference in (FrozenCopy(unet()), BoundedUpdates(unet()))
     ]
-    assert torch.equal(*losses)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
 def test_an_objective_that_asks_for_something_else_is_refused():
@@ -121,7 +121,7 @@ def test_it_inverts_pictures_like_a_frozen_copy():
         InPO(noising=ReferenceInversion(3))(policy, kind(policy.unet), image_batch(), draws()).loss
         for kind in (FrozenCopy, BoundedUpdates)
     ]
-    assert torch.equal(*losses)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
 def test_a_period_of_nothing_is_refused():

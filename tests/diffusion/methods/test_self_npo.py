@@ -113,7 +113,7 @@ def test_prompts_are_enough_from_noise():
     objective = SelfNPO(FromNoise(steps=4, truncated=1, visits=2))
     others = replace(batch, latents=torch.zeros_like(batch.latents))
     one, two = (objective(policy, FrozenCopy(policy.unet), some, draws()) for some in (batch, others))
-    assert torch.equal(one.loss, two.loss)
+    torch.testing.assert_close(one.loss, two.loss, rtol=1e-4, atol=1e-5)
     assert len(one.metrics["huber/policy"]) == 6
     assert (objective.needs_candidates, SelfNPO().needs_candidates) == (0, 1)
 

@@ -25,7 +25,7 @@ def test_it_is_the_loss_that_transformers_computes():
 def test_rejected_completions_and_references_are_not_asked():
     batch = token_batch()
     single = SFT()(language_model(), None, batch.best(), draws())
-    assert torch.equal(SFT()(language_model(), None, batch, draws()).loss, single.loss)
+    torch.testing.assert_close(SFT()(language_model(), None, batch, draws()).loss, single.loss, rtol=1e-4, atol=1e-5)
     assert (SFT().needs_reference, SFT().needs_candidates) == (False, 1)
 
 
