@@ -58,7 +58,8 @@ def test_training_gives_what_training_on_pictures_gives_without_vae_and_text_enc
     for part in (AutoencoderKL, CLIPTextModel):
         monkeypatch.setattr(part, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
     again, same, seen_again = trained(root, tmp_path / "encoded", data, encodes=False, draws=False)
-    assert losses == pytest.approx(again, rel=2e-2)
+    assert losses[:3] == pytest.approx(again[:3], rel=1e-3)
+    assert losses == pytest.approx(again, rel=2e-2)  # last bits grow as training goes on
     assert (weights_ - same).norm() < 1e-2 * weights_.norm()
     assert {row for _, row in seen.broken} == {TORN}
     assert vars(seen) == vars(seen_again)
