@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.sharding import whole_state
 
 TRAINED = "default"
@@ -42,7 +43,7 @@ class Adapter(ABC):
             seed: of adapters that start at random.
 
         Raises:
-            ValueError: if the network carries adapters already.
+            Refusal: if the network carries adapters already.
         """
 
     @abstractmethod
@@ -104,7 +105,7 @@ class LoRA(LowRank):
         dropout: on the input of the updates.
 
     Raises:
-        ValueError: if the rank is not positive.
+        Refusal: if the rank is not positive.
     """
 
     rank: int = 8
@@ -114,14 +115,14 @@ class LoRA(LowRank):
 
     def __post_init__(self):
         if self.rank < 1:
-            raise ValueError(f"LoRA needs a rank of at least 1, got {self.rank}.")
+            raise Refusal(f"LoRA needs a rank of at least 1, got {self.rank}.")
 
     def attach(self, unet: Any, seed: int = 0) -> None:
         require_bare(unet)
         names = [name for name, _ in unet.named_modules()]
         for target in self.targets:
             if not any(f".{name}".endswith(f".{target}") for name in names):
-                raise ValueError(
+                raise Refusal(
                     f"{type(unet).__name__} has no layer {target!r}; name others in base.adapter.targets, its linear "
                     f"layers are {', '.join(linear_layers(unet))}."
                 )
@@ -170,7 +171,7 @@ class WarmLoRA(LowRank):
                 dict(state), prefix="unet", adapter_name=name, network_alphas=alphas, metadata=metadata
             )
         if not carries_adapters(unet):
-            raise ValueError(f"{self.path} holds no LoRA of a UNet; name one that was trained for this base.")
+            raise Refusal(f"{self.path} holds no LoRA of a UNet; name one that was trained for this base.")
         unet.set_adapter(TRAINED)
         only_trainable(adapter_layers(unet), [p for name, p in unet.named_parameters() if f".{TRAINED}." in name])
         cast_training_params(unet, dtype=torch.float32)
@@ -189,7 +190,7 @@ def carries_adapters(unet: nn.Module) -> bool:
 
 def require_bare(unet: nn.Module) -> None:
     if carries_adapters(unet):
-        raise ValueError(
+        raise Refusal(
             "The UNet already carries adapters; merge them into it first (pipe.fuse_lora()), or train them further "
             "with base.adapter diffpo.adapters.WarmLoRA."
         )
@@ -204,7 +205,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     """Every adapter of the model is off; what is trainable stays so.
 
     Raises:
-        ValueError: if the model carries no adapters.
+        Refusal: if the model carries no adapters.
     """
     layers = adapter_layers(model)
     for layer in layers:
@@ -238,7 +239,7 @@ def adapter_layers(model: nn.Module) -> list[Any]:
     """Modules that are BaseTunerLayers too, which no type can say."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no adapters to switch; set base.adapter, or use FrozenCopy.")
+        raise Refusal(f"{type(model).__name__} has no adapters to switch; set base.adapter, or use FrozenCopy.")
     return layers
 
 

@@ -12,6 +12,7 @@ from datasets.table import MemoryMappedTable, concat_tables
 
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.refusal import Refusal
 
 ENDING = ".arrow"
 PER_FILE = 1024  # rows, unless they are large
@@ -27,7 +28,7 @@ def write(file: Path, features: Features, records: Iterable[Mapping[str, Any]]) 
     """Write records as one batch: small ones would cost memory and time whenever the table is opened.
 
     Raises:
-        RuntimeError: if the disk is full; what was written then has another name.
+        Refusal: if the disk is full; what was written then has another name.
     """
     schema, unfinished = features.arrow_schema, file.with_suffix(".unfinished")
     batch = pa.RecordBatch.from_pylist([features.encode_example(dict(record)) for record in records], schema=schema)
@@ -42,11 +43,11 @@ def opened(folder: Path, what: str, count: int) -> Dataset:
     """All files of a table as one.
 
     Raises:
-        ValueError: if one is missing.
+        Refusal: if one is missing.
     """
     files = [folder / name for name in names(what, count)]
     if missing := [file.name for file in files if not file.exists()]:
-        raise ValueError(
+        raise Refusal(
             f"{folder} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or remove "
             "it and make it anew."
         )
@@ -72,7 +73,7 @@ class Shards(ABC):
         """Compute these files.
 
         Raises:
-            RuntimeError: if the disk is full.
+            Refusal: if the disk is full.
         """
 
     @property

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffpo.refusal import Refusal
+
 
 class Part(ABC):
     """What differs from a base by an offset.
@@ -32,14 +34,14 @@ class Part(ABC):
         """What it adds to theta, in fp64."""
 
     def require_fits(self, base: Mapping[str, Tensor]) -> None:
-        """Raise a ValueError that names the first tensor that the base does not have, or has in another shape."""
+        """Raise a Refusal that names the first tensor that the base does not have, or has in another shape."""
         for name in self.names:
             if name not in base:
-                raise ValueError(
+                raise Refusal(
                     f"{self.source} is for another architecture: the base has no {name}; name the base it belongs to."
                 )
             if (mine := self.shape(name)) != (theirs := tuple(base[name].shape)):
-                raise ValueError(
+                raise Refusal(
                     f"{self.source} is for another architecture: its {name} is {mine}, the base's {theirs}; "
                     "name the base it belongs to."
                 )
@@ -65,7 +67,7 @@ class Network(Part):
     def require_fits(self, base: Mapping[str, Tensor]) -> None:
         super().require_fits(base)
         if absent := [name for name in base if name not in self.weights]:
-            raise ValueError(
+            raise Refusal(
                 f"{self.source} is for another architecture: it has no {absent[0]}, the base has; "
                 "name the base it belongs to."
             )
@@ -82,7 +84,7 @@ class Blend(Mapping[str, Tensor]):
         parts: each with its scale.
 
     Raises:
-        ValueError: if a part does not fit the base.
+        Refusal: if a part does not fit the base.
     """
 
     base: Mapping[str, Tensor]
@@ -120,7 +122,7 @@ def shift(network: nn.Module, parts: Sequence[tuple[float, Part]]) -> None:
     """Add the scaled offsets of parts to a network, in place.
 
     Raises:
-        ValueError: if a part does not fit it.
+        Refusal: if a part does not fit it.
     """
     state = network.state_dict()
     blend = Blend(state, tuple(parts))

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from diffpo.refusal import Refusal
+
 SUMMARY = "captions.json"  # beside data that scripts/caption_pairs.py wrote
 
 
@@ -40,7 +42,7 @@ class Strategy(Enum):
         self.perturbed = perturbed
 
 
-class Interrupted(RuntimeError):
+class Interrupted(Refusal):
     """Whoever answers is gone for now; running the same command later goes on where it stopped.
 
     Args:
@@ -61,7 +63,7 @@ class Speaker(ABC):
         """What the answers depend on; those of different identities are never mixed in one folder."""
 
     def check(self) -> None:
-        """Raise a ValueError if this cannot be used, before hours of work; weights need not be loaded for that."""
+        """Raise a Refusal if this cannot be used, before hours of work; weights need not be loaded for that."""
 
     def rest(self) -> None:
         """Give the memory of a network back, if there is one; it is loaded again when it is needed again."""

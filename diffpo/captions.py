@@ -22,7 +22,7 @@ class DualCaptions(RowMap):
             writes these two.
 
     Raises:
-        ValueError: if a column is missing.
+        Refusal: if a column is missing.
     """
 
     script: ClassVar[str] = "scripts/caption_pairs.py"

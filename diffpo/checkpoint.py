@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from diffpo.refusal import Refusal
 from diffpo.sharding import split_like, whole_state
 
 WEIGHTS = "trainable.safetensors"
@@ -70,7 +71,7 @@ class Checkpoints:
         """Write the state after `step` on all ranks, then drop the oldest checkpoints.
 
         Raises:
-            RuntimeError: if a rank could not write, e.g. because the disk is full; earlier checkpoints stay.
+            Refusal: if a rank could not write, e.g. because the disk is full; earlier checkpoints stay.
         """
         final = self.root / f"checkpoint-{step:06d}"
         if (final / CONFIG).exists():
@@ -93,7 +94,7 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
             self.accelerator.wait_for_everyone()
             free = shutil.disk_usage(self.root).free / 2**30
-            raise RuntimeError(
+            raise Refusal(
                 f"Checkpoint {step} could not be written ({problem or 'on another process'}; {free:.2f} GiB are "
                 f"free). {self.last()} Free some space or lower fit.keep, then continue with --resume latest."
             )
@@ -122,7 +123,7 @@ class Checkpoints:
         except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             others = [whole.name for whole in self._whole() if whole.name != folder.name]
             before = f"delete it and resume {others[-1]}" if others else "there is no other one; delete it"
-            raise ValueError(
+            raise Refusal(
                 f"{folder} is damaged ({' '.join(str(error).split())[:200]}); {before}, or start anew in another "
                 "output_dir."
             ) from error
@@ -132,7 +133,7 @@ class Checkpoints:
         """The checkpoint to resume: `latest`, or the one at a path; None if there is none yet.
 
         Raises:
-            ValueError: if the path is no whole checkpoint, there are later ones, which the run would write once more,
+            Refusal: if the path is no whole checkpoint, there are later ones, which the run would write once more,
                 or a setting that shapes the run has changed.
         """
         if which == "latest":
@@ -143,11 +144,11 @@ class Checkpoints:
         else:
             folder = Path(which)
             if not (folder.name.startswith("checkpoint-") and (folder / CONFIG).exists()):
-                raise ValueError(
+                raise Refusal(
                     f"{folder} is not a whole checkpoint; name a folder checkpoint-N, or use --resume latest."
                 )
         if later := [whole.name for whole in self._whole() if step_of(whole) > step_of(folder)]:
-            raise ValueError(
+            raise Refusal(
                 f"{self.root} holds later checkpoints than {folder} ({', '.join(later)}); delete or move them, or "
                 "choose another --output_dir."
             )
@@ -164,7 +165,7 @@ class Checkpoints:
         )
         if changed:
             values = "; ".join(f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
-            raise ValueError(
+            raise Refusal(
                 f"{folder} belongs to another run: {values}. Restore these, or start anew in another output_dir; only "
                 f"{', '.join(MAY_DIFFER)} and the number of processes may change."
             )
@@ -173,11 +174,11 @@ class Checkpoints:
         """Refuse to start over in a folder that already holds a run.
 
         Raises:
-            ValueError: if there are checkpoints or results.
+            Refusal: if there are checkpoints or results.
         """
         held = [*self.root.glob("checkpoint-*"), *self.root.glob("*.safetensors"), *self.root.glob("unet")]
         if held:
-            raise ValueError(
+            raise Refusal(
                 f"{self.root} already holds {held[0].name}; continue that run with --resume latest, or choose another "
                 "--output_dir."
             )
@@ -203,7 +204,7 @@ def store_trainable(accelerator: Accelerator, policy: nn.Module) -> None:
         models.clear()
         stored, wanted = load_file(Path(folder) / WEIGHTS), trainable()
         if odd := sorted(stored.keys() ^ set(wanted)):
-            raise ValueError(f"{folder} trains other weights than this run ({len(odd)} names differ, first {odd[0]}).")
+            raise Refusal(f"{folder} trains other weights than this run ({len(odd)} names differ, first {odd[0]}).")
         state = policy.state_dict()
         for name in wanted:
             state[name].copy_(split_like(stored[name], state[name]))

@@ -1,37 +1,35 @@
 """Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
 
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, _typehints
 
-PACKAGE = str(Path(__file__).parent)
+from diffpo.refusal import Refusal
 
 
 def launch(main: Callable[..., None]) -> None:
     """Parse the command line by `main`'s signature and call it, with the resolved config as `settings`.
 
-    An error that diffpo raises on purpose is printed as one line; any other keeps its traceback.
+    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback.
     """
     try:
         arguments, settings = parse(main)
         main(**arguments, settings=settings)
-    except (ValueError, RuntimeError, FloatingPointError) as error:
-        refusal = raised_by_diffpo(error)
+    except Exception as error:
+        refusal = refusal_in(error)
         if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr)
         sys.exit(1)
 
 
-def raised_by_diffpo(error: BaseException | None) -> BaseException | None:
+def refusal_in(error: BaseException | None) -> Refusal | None:
     """The error itself, or the one it was caused by: where null is allowed, jsonargparse wraps what it catches."""
     while error is not None:
-        if any(frame.filename.startswith(PACKAGE) for frame in traceback.extract_tb(error.__traceback__)[-1:]):
+        if isinstance(error, Refusal):
             return error
         error = error.__cause__
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset, Value
 
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import PickAPic, Refer
 
@@ -25,7 +26,7 @@ class PickDoubleCaption(PickAPic):
             are missing, the error lists what is there.
 
     Raises:
-        ValueError: if a column is missing.
+        Refusal: if a column is missing.
     """
 
     path: str = "DualCPO/pick-double-caption"
@@ -36,7 +37,7 @@ class PickDoubleCaption(PickAPic):
         table = super().open()
         if missing := [name for name in self.captions if name not in table.column_names]:
             texts = [name for name, kind in table.features.items() if kind in TEXT]
-            raise ValueError(
+            raise Refusal(
                 f"{self.path} has no column {' and no '.join(missing)}; its columns of text are {', '.join(texts)}: "
                 "name two of them as data.source.captions."
             )

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diffpo.refusal import Refusal
+
 Numbers = Mapping[str, np.ndarray]
 ASPECTS = ("attributes", "style", "clean", "length", "drift", "pictured")
 
@@ -52,12 +54,12 @@ def win_rate(
     A NaN (an unreadable picture) takes its comparison out; so does a prompt that has no other.
 
     Raises:
-        ValueError: if nothing is left to compare.
+        Refusal: if nothing is left to compare.
     """
     unknown = np.isnan(ours) | np.isnan(theirs)
     known = ~unknown.all(axis=1)
     if not known.any():
-        raise ValueError("No picture of both models can be read, so there is nothing to compare.")
+        raise Refusal("No picture of both models can be read, so there is nothing to compare.")
     outcomes = np.where(unknown, np.nan, np.where(ours == theirs, 0.5, ours > theirs))
     wins = np.nanmean(outcomes[known], axis=1)
     low, high = interval(wins, resamples, level)

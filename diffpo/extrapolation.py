@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffpo.blending import Blend, Network
 from diffpo.files import writing
+from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
 
 Weights = Mapping[str, Tensor]
@@ -35,7 +36,7 @@ class Extrapolated(Mapping[str, Tensor]):
         dtype: of the results; None is that of theta. Steps of a learning rate of 1e-6 are lost in bf16.
 
     Raises:
-        ValueError: if they are of different architectures.
+        Refusal: if they are of different architectures.
     """
 
     plain: Weights
@@ -90,14 +91,14 @@ def extrapolate(
         How many tensors were written, and |theta - before| / |theta|.
 
     Raises:
-        ValueError: if a folder has no weights, they are of a LoRA or of different architectures, the two are the same,
+        Refusal: if a folder has no weights, they are of a LoRA or of different architectures, the two are the same,
             or there is something at output_dir.
-        RuntimeError: if the disk is full.
+        Refusal: if the disk is full.
     """
     if plain.resolve() == before.resolve():
-        raise ValueError(f"{plain} is given as the last round and as the one before; name two.")
+        raise Refusal(f"{plain} is given as the last round and as the one before; name two.")
     if output_dir.exists() and (output_dir.is_file() or any(output_dir.iterdir())):
-        raise ValueError(f"output_dir {output_dir} is not empty and is not overwritten; choose another one.")
+        raise Refusal(f"output_dir {output_dir} is not empty and is not overwritten; choose another one.")
     files, theta, earlier = weight_files(plain), stored(weight_files(plain)), stored(weight_files(before))
     after = Extrapolated(theta, earlier, alpha, dtype)
     moved = size = 0.0
@@ -125,11 +126,11 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files at the top of a folder.
 
     Raises:
-        ValueError: if there are none, or they are those of a LoRA, whose factors cannot be extrapolated apart.
+        Refusal: if there are none, or they are those of a LoRA, whose factors cannot be extrapolated apart.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"{folder} has no weights in safetensors at its top; name the folder of the network itself.")
+        raise Refusal(f"{folder} has no weights in safetensors at its top; name the folder of the network itself.")
     if any("lora" in name for name in stored(files)):
-        raise ValueError(f"{folder} holds a LoRA; merge it into its base first, and name the merged weights.")
+        raise Refusal(f"{folder} holds a LoRA; merge it into its base first, and name the merged weights.")
     return files

@@ -5,15 +5,17 @@ from contextlib import contextmanager
 
 from safetensors import SafetensorError
 
+from diffpo.refusal import Refusal
+
 
 @contextmanager
 def writing(what: str, remedy: str) -> Iterator[None]:
     """Name what could not be written, and the remedy.
 
     Raises:
-        RuntimeError: if the block fails to write, e.g. because the disk is full.
+        Refusal: if the block fails to write, e.g. because the disk is full.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise RuntimeError(f"{what} could not be written ({' '.join(str(error).split())[:200]}). {remedy}") from error
+        raise Refusal(f"{what} could not be written ({' '.join(str(error).split())[:200]}). {remedy}") from error

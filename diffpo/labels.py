@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, Reverse, RowMap
 from diffpo.scoring import SUMMARY
 
@@ -35,7 +36,7 @@ class ScoreLabel(RowMap):
             the pair round. The released code orders by score and never meets this.
 
     Raises:
-        ValueError: if a column is missing; if `low < high` or `temperature > 0` does not hold; or if there is nothing
+        Refusal: if a column is missing; if `low < high` or `temperature > 0` does not hold; or if there is nothing
             recorded, no range, a constant score, or another scorer than `scorer`.
     """
 
@@ -49,17 +50,15 @@ class ScoreLabel(RowMap):
 
     def __post_init__(self):
         if self.recorded is None and self.scorer is not None:
-            raise ValueError(f"ScoreLabel cannot tell whether {self.scorer} scored; set recorded to its {SUMMARY}.")
+            raise Refusal(f"ScoreLabel cannot tell whether {self.scorer} scored; set recorded to its {SUMMARY}.")
         if self.recorded is not None and (self.low, self.high) != (None, None):
-            raise ValueError(
+            raise Refusal(
                 f"ScoreLabel has a range in recorded ({self.recorded}) and low = {self.low}, high = {self.high}; "
                 "set only one of them."
             )
         low, high = self.range
         if not (low < high and self.temperature > 0):
-            raise ValueError(
-                f"ScoreLabel needs low < high and temperature > 0, got {low}, {high}, {self.temperature}."
-            )
+            raise Refusal(f"ScoreLabel needs low < high and temperature > 0, got {low}, {high}, {self.temperature}.")
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:
@@ -69,7 +68,7 @@ class ScoreLabel(RowMap):
         file = Path(self.recorded)
         file = file / SUMMARY if file.is_dir() else file
         if not file.exists():
-            raise ValueError(f"ScoreLabel finds no {file}; write it with scripts/score_pairs.py, or set low and high.")
+            raise Refusal(f"ScoreLabel finds no {file}; write it with scripts/score_pairs.py, or set low and high.")
         return json.loads(file.read_text())
 
     @cached_property
@@ -82,9 +81,7 @@ class ScoreLabel(RowMap):
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if len(row.candidates) != 2:
-            raise ValueError(
-                f"ScoreLabel compares two candidates, row {row.id} has {len(row.candidates)}; drop the map."
-            )
+            raise Refusal(f"ScoreLabel compares two candidates, row {row.id} has {len(row.candidates)}; drop the map.")
         if any(row.extra.get(name, 0.0) is None for name in self.columns):
             return None
         first, second = self.columns[::-1] if row.turned else self.columns
@@ -100,19 +97,19 @@ class ScoreLabel(RowMap):
 
 
 def require_usable(summary: dict[str, Any], scorer: str | None, recorded: str) -> None:
-    """Raise a ValueError if what is recorded is no range, or is of another scorer."""
+    """Raise a Refusal if what is recorded is no range, or is of another scorer."""
     if not {"min", "max", "scorer"} <= summary.keys():
-        raise ValueError(
+        raise Refusal(
             f"{recorded} does not say min, max and scorer (it says {', '.join(sorted(summary)) or 'nothing'}); name a "
             f"{SUMMARY} that scripts/score_pairs.py wrote."
         )
     if scorer is not None and summary["scorer"] != scorer:
-        raise ValueError(
+        raise Refusal(
             f"ScoreLabel wants scores of {scorer}, those of {recorded} are of {summary['scorer']}; score the pairs by "
             f"{scorer} (scripts/score_pairs.py), or change scorer."
         )
     if summary["min"] == summary["max"]:
-        raise ValueError(
+        raise Refusal(
             f"{summary['scorer']} gave {summary['min']} to each picture ({recorded}), so it cannot tell them apart; "
             "choose another scorer."
         )
@@ -126,7 +123,7 @@ class Smooth(RowMap):
 
     def __post_init__(self):
         if not 0 <= self.epsilon <= 0.5:
-            raise ValueError(f"Smooth needs an epsilon in [0, 0.5], got {self.epsilon}.")
+            raise Refusal(f"Smooth needs an epsilon in [0, 0.5], got {self.epsilon}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         return replace(row, prob=(1 - self.epsilon) * row.prob + self.epsilon * (1 - row.prob))
@@ -144,7 +141,7 @@ class Mislabel(RowMap):
 
     def __post_init__(self):
         if not 0 <= self.share <= 0.5:
-            raise ValueError(f"Mislabel needs a share in [0, 0.5], got {self.share}.")
+            raise Refusal(f"Mislabel needs a share in [0, 0.5], got {self.share}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if row.prob == 0.5 or draws.uniform("mislabel") >= self.share:

@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from diffpo.refusal import Refusal
+
 
 def precision(accelerator: Accelerator) -> torch.dtype:
     """Type that autocast rounds to; fp32 if it is off."""
@@ -21,22 +23,22 @@ def suit_launcher(accelerator: Accelerator, per_device_batch_size: int, max_grad
     """Settle what the launcher's own config cannot know; to be called before `accelerator.prepare`.
 
     Raises:
-        ValueError: if the launcher splits weights in a way that cannot be gathered for checkpoints and export (FSDP1,
+        Refusal: if the launcher splits weights in a way that cannot be gathered for checkpoints and export (FSDP1,
             ZeRO-3), or is DeepSpeed in fp16, whose skipped steps accelerate does not see.
     """
     plugin: Any
     if accelerator.distributed_type == DistributedType.FSDP:
         plugin = accelerator.state.fsdp_plugin
         if not accelerator.is_fsdp2:
-            raise ValueError("FSDP1 is not supported; set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml.")
+            raise Refusal("FSDP1 is not supported; set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml.")
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
         rounded = precision(accelerator)
         if plugin.zero_stage > 2:
-            raise ValueError(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported; set zero_stage: 2, or use FSDP2.")
+            raise Refusal(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported; set zero_stage: 2, or use FSDP2.")
         if rounded == torch.float16:
-            raise ValueError("DeepSpeed in fp16 is not supported; set mixed_precision: bf16, or use DDP or FSDP2.")
+            raise Refusal("DeepSpeed in fp16 is not supported; set mixed_precision: bf16, or use DDP or FSDP2.")
         plugin.gradient_accumulation_steps = accelerator.gradient_accumulation_steps
         plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": per_device_batch_size,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.files import writing
+from diffpo.refusal import Refusal
 
 IDENTITY = "identity.json"
 REMEDY = "Make room there (or choose another folder) and run the same command again: it goes on where it stopped."
@@ -27,8 +28,8 @@ class Ledger:
         rank: number of this process; no two open a ledger with the same one.
 
     Raises:
-        ValueError: if the folder holds results of another identity.
-        RuntimeError: if the folder cannot be written.
+        Refusal: if the folder holds results of another identity.
+        Refusal: if the folder cannot be written.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], rank: int = 0):
@@ -48,7 +49,7 @@ class Ledger:
         """Keep results; they are on disk, safe from a kill, when this returns.
 
         Raises:
-            RuntimeError: if the disk is full.
+            Refusal: if the disk is full.
         """
         text = "".join(json.dumps([row, result]) + "\n" for row, result in entries.items())
         with writing(str(self.file), REMEDY), self.file.open("a", encoding="utf-8") as lines:
@@ -65,12 +66,12 @@ def whole_lines(file: Path) -> bytes:
 def require_same(
     before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, remedy: str = "choose another output_dir"
 ) -> None:
-    """Raise a ValueError that says in what the results in a folder differ from those that are wanted."""
+    """Raise a Refusal that says in what the results in a folder differ from those that are wanted."""
     wanted: dict[str, Any] = json.loads(json.dumps(now))
     changed = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
     if changed:
         said = ", ".join(f"{key} was {before.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
-        raise ValueError(f"{folder} holds results of something else: {said}; {remedy}.")
+        raise Refusal(f"{folder} holds results of something else: {said}; {remedy}.")
 
 
 def write_json(file: Path, values: Mapping[str, Any], mark: str = "") -> None:
@@ -80,7 +81,7 @@ def write_json(file: Path, values: Mapping[str, Any], mark: str = "") -> None:
         mark: what keeps the unfinished files of several writers apart.
 
     Raises:
-        RuntimeError: if it cannot be written.
+        Refusal: if it cannot be written.
     """
     unfinished = file.with_name(f"{file.name}{mark}.unfinished")
     with writing(str(file), REMEDY):

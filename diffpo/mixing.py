@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 
+from diffpo.refusal import Refusal
 from diffpo.sources import Layout, Source
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
@@ -25,7 +26,7 @@ class Mixed(Source):
             stream does not know.
 
     Raises:
-        ValueError: if there is no source, a weight is missing or not positive, or a stream has none.
+        Refusal: if there is no source, a weight is missing or not positive, or a stream has none.
     """
 
     sources: list[Layout]
@@ -34,7 +35,7 @@ class Mixed(Source):
     def __post_init__(self):
         weights = self.weights
         if not self.sources or (weights and (len(weights) != len(self.sources) or min(weights) <= 0)):
-            raise ValueError(
+            raise Refusal(
                 f"Mixed needs sources, and a positive weight for each, got {len(self.sources)} and {weights}."
             )
 
@@ -46,7 +47,7 @@ class Mixed(Source):
         if self.weights:
             return tuple(map(float, self.weights))
         if None in sizes:
-            raise ValueError("Streams do not know how many pairs they hold; give data.source.weights to mix them.")
+            raise Refusal("Streams do not know how many pairs they hold; give data.source.weights to mix them.")
         return tuple(float(size) for size in sizes if size is not None)
 
 

@@ -14,6 +14,7 @@ from diffpo.draws import Draws
 from diffpo.labels import ScoreLabel
 from diffpo.order import Share
 from diffpo.records import records
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.scoring import identity_in, scored_by
 from diffpo.sources import Layout, Source
@@ -62,7 +63,7 @@ class PairTable:
         measure: of a row, for an order in which similar ones stand together.
 
     Raises:
-        ValueError: if a column is missing, a kept row has no prompt, or no row is left.
+        Refusal: if a column is missing, a kept row has no prompt, or no row is left.
     """
 
     def __init__(
@@ -83,9 +84,7 @@ class PairTable:
         self.shapes = None if shapes is None else shapes[self.kept]
         if not len(self.kept):
             lost = ", ".join(f"{name} dropped {n}" for name, n in self.dropped.items())
-            raise ValueError(
-                f"No pairs left of {len(table)} rows of {source}: {lost}; change data.source or data.rows."
-            )
+            raise Refusal(f"No pairs left of {len(table)} rows of {source}: {lost}; change data.source or data.rows.")
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -110,7 +109,7 @@ class PairTable:
             else:
                 self.dropped[type(found).__name__] += 1
         if promptless:
-            raise ValueError(
+            raise Refusal(
                 f"{promptless} of {rows} rows have no prompt (it is null), the first is row {first}; "
                 "fix the data, or drop such rows with --data.rows+=diffpo.rows.DropPromptless."
             )
@@ -129,11 +128,11 @@ def open_tables(source: Source, maps: list[RowMap], seed: int, measure: Measure 
     """The tables of a source's layouts; ids of rows count on from one to the next.
 
     Raises:
-        ValueError: if one cannot be used (it is named), or if they differ in the number of candidates per row.
+        Refusal: if one cannot be used (it is named), or if they differ in the number of candidates per row.
     """
     require_one_scorer(source, maps)
     if len(source.layouts) > 1 and any(isinstance(row_map, ForUser) for row_map in maps):
-        raise ValueError("Embeddings of users belong to one source, and several are mixed; train on one of them.")
+        raise Refusal("Embeddings of users belong to one source, and several are mixed; train on one of them.")
     tables: list[PairTable] = []
     for layout in source.layouts:
         first_id = sum(table.ids for table in tables)
@@ -148,14 +147,14 @@ def named_if_mixed(layout: Layout, source: Source) -> Iterator[None]:
     """Say which of several sources an error is about."""
     try:
         yield
-    except ValueError as error:
+    except Refusal as error:
         if len(source.layouts) == 1:
             raise
-        raise ValueError(f"Of the sources that are mixed, {layout} fails: {error}") from error
+        raise Refusal(f"Of the sources that are mixed, {layout} fails: {error}") from error
 
 
 def require_one_scorer(source: Source, maps: Sequence[RowMap]) -> None:
-    """Raise a ValueError if labels are to be made of scores of several scorers, whose ranges differ."""
+    """Raise a Refusal if labels are to be made of scores of several scorers, whose ranges differ."""
     labels = [row_map for row_map in maps if isinstance(row_map, ScoreLabel)]
     if not labels:
         return
@@ -163,25 +162,17 @@ def require_one_scorer(source: Source, maps: Sequence[RowMap]) -> None:
     of_data = [scorer for layout in source.layouts if (scorer := scored_by(layout.folder)) is not None]
     scorers = [*recorded, *of_data]
     if other := [scorer for scorer in scorers if scorer != scorers[0]]:
-        raise ValueError(
+        raise Refusal(
             f"ScoreLabel would compare scores of {scorers[0]} and {other[0]}, whose ranges differ; score all "
             "sources by one scorer (scripts/score_pairs.py) and name its scores.json as recorded, or train apart."
         )
 
 
 def require_equal(candidates: Collection[int], source: Source) -> None:
-    """Raise a ValueError if rows of different numbers of candidates were mixed."""
+    """Raise a Refusal if rows of different numbers of candidates were mixed."""
     if len(set(candidates)) > 1:
         said = ", ".join(f"{type(layout).__name__} {k}" for layout, k in zip(source.layouts, candidates, strict=True))
-        raise ValueError(f"Sources that are mixed need equally many candidates per row, here are {said}; train apart.")
-
-
-def loaded(loader: Iterable) -> Iterator:
-    """What a loader gives, with an error of a worker in one line: torch puts the whole traceback into its message."""
-    try:
-        yield from loader
-    except ValueError as error:
-        raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error
+        raise Refusal(f"Sources that are mixed need equally many candidates per row, here are {said}; train apart.")
 
 
 def became(tables: Sequence[PairTable], passed_over: str = "") -> str:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from diffpo.refusal import Refusal
 
-class BrokenImage(ValueError):
+
+class BrokenImage(Refusal):
     """A picture that cannot be read; it costs its pair, not the run."""
 
 
@@ -53,7 +55,7 @@ def opened(value: Any, folder: Path) -> Any:
 def broken_if_unreadable() -> Iterator[None]:
     try:
         yield
-    except BrokenImage:
+    except Refusal:
         raise
     # PIL raises OSError for most damage, but also these for a few formats.
     except (OSError, SyntaxError, ValueError, TypeError, AttributeError, Image.DecompressionBombError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.tables import heavy_columns, open_table, require_columns
 
 
@@ -22,7 +23,7 @@ class Prompts:
         revision: of a hub id.
 
     Raises:
-        ValueError: by `read`, if there are none or they cannot be read.
+        Refusal: by `read`, if there are none or they cannot be read.
     """
 
     path: str
@@ -36,10 +37,10 @@ class Prompts:
         records = self.lines() if self.path.endswith((".txt", ".json")) else self.table()
         records = records[: self.count]
         if not records:
-            raise ValueError(f"{self.path} holds no prompts.")
+            raise Refusal(f"{self.path} holds no prompts.")
         for number, record in enumerate(records):
             if not isinstance(record["prompt"], str) or not record["prompt"].strip():
-                raise ValueError(f"Prompt {number} of {self.path} is {record['prompt']!r}; each needs to be a text.")
+                raise Refusal(f"Prompt {number} of {self.path} is {record['prompt']!r}; each needs to be a text.")
         return records
 
     def lines(self) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ class Prompts:
             text = Path(self.path).read_text(encoding="utf-8")
             found = json.loads(text) if self.path.endswith(".json") else text.splitlines()
             if not isinstance(found, list):
-                raise ValueError(f"it is a {type(found).__name__}, not a list")
+                raise Refusal(f"it is a {type(found).__name__}, not a list")
         if self.path.endswith(".txt"):
             found = [line for line in found if line.strip()]
         return [self.record(entry, number) for number, entry in enumerate(found)]

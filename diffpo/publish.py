@@ -9,6 +9,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from diffpo.refusal import Refusal
+
 PARTS = ("README.md", "config.yaml", "metrics.jsonl", "report.json", "before_after.png", "*.safetensors")
 FOLDERS = ("unet/*", "images/*")
 
@@ -26,7 +28,7 @@ class Publish:
         dry_run: list what would be uploaded, and upload nothing; needs no network.
 
     Raises:
-        ValueError: if `repo` cannot be the name of a repository.
+        Refusal: if `repo` cannot be the name of a repository.
     """
 
     repo: str
@@ -37,13 +39,13 @@ class Publish:
         try:
             validate_repo_id(self.repo)
         except HFValidationError as error:
-            raise ValueError(f"publish.repo {self.repo!r} cannot be a name on the hub ({oneline(error)}).") from error
+            raise Refusal(f"publish.repo {self.repo!r} cannot be a name on the hub ({oneline(error)}).") from error
 
     def check(self) -> None:
         """Refuse before training what would fail after it; one process has to call this.
 
         Raises:
-            ValueError: if nobody is logged in, the hub cannot be reached, the login may not write to `repo`, or the
+            Refusal: if nobody is logged in, the hub cannot be reached, the login may not write to `repo`, or the
                 repository is public and `private` is asked for.
         """
         if self.dry_run:
@@ -53,25 +55,23 @@ class Publish:
             me = api.whoami()
             public = self.private and api.repo_exists(self.repo) and not api.model_info(self.repo).private
         except LocalTokenNotFoundError as error:
-            raise ValueError(f"Nobody is logged in to upload to {self.repo}; run `hf auth login` first.") from error
+            raise Refusal(f"Nobody is logged in to upload to {self.repo}; run `hf auth login` first.") from error
         except (OSError, HTTPError) as error:
             remedy = "run `hf auth login` again" if refused(error) else "check the network, or train without publish"
-            raise ValueError(f"{self.repo} cannot be checked on the hub ({oneline(error)}); {remedy}.") from error
+            raise Refusal(f"{self.repo} cannot be checked on the hub ({oneline(error)}); {remedy}.") from error
         owner, known = self.repo.split("/")[0], [me["name"], *(group["name"] for group in me["orgs"])]
         if "/" in self.repo and owner not in known:
-            raise ValueError(
-                f"publish.repo {self.repo} belongs to {owner}, the login to {', '.join(known)}; use those."
-            )
+            raise Refusal(f"publish.repo {self.repo} belongs to {owner}, the login to {', '.join(known)}; use those.")
         if me["auth"].get("accessToken", {}).get("role") == "read":
-            raise ValueError(f"The login may only read; run `hf auth login` with a token that may write {self.repo}.")
+            raise Refusal(f"The login may only read; run `hf auth login` with a token that may write {self.repo}.")
         if public:
-            raise ValueError(f"{self.repo} is public already; choose another publish.repo, or publish.private false.")
+            raise Refusal(f"{self.repo} is public already; choose another publish.repo, or publish.private false.")
 
     def __call__(self, folder: Path) -> None:
         """Upload a run and print where it is; one process has to call this.
 
         Raises:
-            RuntimeError: if the upload failed. The run is complete in `folder` all the same.
+            Refusal: if the upload failed. The run is complete in `folder` all the same.
         """
         files = uploads(folder)
         if self.dry_run:
@@ -87,7 +87,7 @@ class Publish:
         except (OSError, HTTPError, RuntimeError, ValueError) as error:
             command = ["hf", "upload", self.repo, str(folder), ".", *(["--private"] if self.private else [])]
             command += [part for name in names for part in ("--include", name)]
-            raise RuntimeError(
+            raise Refusal(
                 f"{folder} is complete, but its upload to {self.repo} failed ({oneline(error)}); do it by hand with: "
                 f"{shlex.join(command)}"
             ) from error

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset, IterableDataset
 
 from diffpo.cells import Held
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Refer, Stored
 from diffpo.tables import require_columns, undecoded
@@ -26,7 +27,7 @@ class AllPairs(Stored):
     """All pairs of each ranking; equal ranks are ties. `num_example_per_prompt` counts the pairs of the prompt."""
 
     def stream(self) -> IterableDataset:
-        raise ValueError(
+        raise Refusal(
             f"{type(self).__name__} compares records with one another, a stream gives them one by one; set "
             "data.stream to null."
         )
@@ -48,12 +49,12 @@ class AllPairs(Stored):
         """One record per pair, the better picture first."""
         pairs = [pair for ranking in rankings for pair in self.pairs(ranking)]
         if not pairs:
-            raise ValueError(f"No prompt in {self.path} has two pictures to compare; check the fields of {self}.")
+            raise Refusal(f"No prompt in {self.path} has two pictures to compare; check the fields of {self}.")
         return Dataset.from_list(pairs)
 
     def pairs(self, ranking: Ranking) -> Iterator[dict[str, Any]]:
         if None in ranking.ranks:
-            raise ValueError(
+            raise Refusal(
                 f"A picture of the prompt {ranking.prompt!r} has no rank (it is null); drop it from the data."
             )
         best_first = sorted(zip(ranking.ranks, ranking.pictures, strict=True), key=lambda ranked: ranked[0])
@@ -129,7 +130,7 @@ class HPDv2(Stored):
     Equal marks are a tie. The pictures lie in a folder of their own: name it with `images`.
 
     Raises:
-        ValueError: if a record does not hold two pictures with a mark each.
+        Refusal: if a record does not hold two pictures with a mark each.
     """
 
     paths: str = "file_path"
@@ -145,7 +146,7 @@ class HPDv2(Stored):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         paths, marks = record[self.paths], record["human_preference"]
         if len(paths) != 2 or len(marks) != 2 or not set(marks) <= {0, 1}:
-            raise ValueError(
+            raise Refusal(
                 f"Row {index} has {self.paths} = {paths} and human_preference = {marks}; HPDv2 needs two paths and "
                 "two marks of 0 or 1."
             )

@@ -13,6 +13,7 @@ from diffpo.draws import Draws
 from diffpo.files import writing
 from diffpo.ledger import IDENTITY, REMEDY, require_same, write_json
 from diffpo.references import SCORES, Reference, Score
+from diffpo.refusal import Refusal
 
 BLOCK = 2**16  # entries per write while a file is made
 
@@ -50,7 +51,7 @@ class Remembered(Reference):
         """Answers of shape (k, b, ...), looked up or computed.
 
         Raises:
-            ValueError: if something of another kind or shape is asked for than there is room for, or if the folder is
+            Refusal: if something of another kind or shape is asked for than there is room for, or if the folder is
                 not of these pairs.
         """
         if self.draws is None:
@@ -58,7 +59,7 @@ class Remembered(Reference):
             return self.inner(score, what)
         known, epoch, row = self.known[what], list(self.draws.epoch), list(self.draws.row)
         if max(epoch) >= len(known) or max(row) >= known.shape[1]:
-            raise ValueError(
+            raise Refusal(
                 f"{self.folder} remembers {known.shape[1]} pairs in {len(known)} epochs, but row {max(row)} "
                 f"of epoch {max(epoch)} is asked for; let data.cycle be what it was made with."
             )
@@ -67,10 +68,10 @@ class Remembered(Reference):
             self.looked_up += len(row) * (what == SCORES)
             return torch.from_numpy(found.copy()).to(self.draws.device, non_blocking=True)
         if self.inner is None:
-            raise ValueError(f"{self.folder} lacks the {what} of rows {row[:5]}; remove it, and start the run again.")
+            raise Refusal(f"{self.folder} lacks the {what} of rows {row[:5]}; remove it, and start the run again.")
         answers = self.inner(score, what)
         if answers.shape != found.shape:
-            raise ValueError(
+            raise Refusal(
                 f"The objective asks its reference for a tensor of shape {tuple(answers.shape)}, only numbers of "
                 f"shape {found.shape} can be remembered; set remember to null."
             )
@@ -92,8 +93,8 @@ def open_answers(folder: Path, identity: Mapping[str, Any], shapes: Mapping[str,
         shapes: epochs, ids, candidates and shape of one answer, by what is asked for.
 
     Raises:
-        ValueError: if the folder holds answers of something else; it says what differs.
-        RuntimeError: if the disk is full.
+        Refusal: if the folder holds answers of something else; it says what differs.
+        Refusal: if the disk is full.
     """
     whole = {**identity, "shapes": {what: list(shape) for what, shape in shapes.items()}}
     if (folder / IDENTITY).exists():
@@ -118,8 +119,6 @@ def make(table: Path, shape: tuple[int, ...]) -> None:
 
 
 def require_still(reference: Callable[..., Reference] | None) -> None:
-    """Raise a ValueError if a reference was chosen, which may move."""
+    """Raise a Refusal if a reference was chosen, which may move."""
     if reference is not None:
-        raise ValueError(
-            "Only the untuned base can be remembered, which never moves; set reference or remember to null."
-        )
+        raise Refusal("Only the untuned base can be remembered, which never moves; set reference or remember to null.")

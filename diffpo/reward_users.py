@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Layout, Refer
 from diffpo.tables import open_table
@@ -26,7 +27,7 @@ class RewardUsers(Layout):
         scored: folder that scripts/score_pairs.py wrote, by the id of the user that its scorer plays.
 
     Raises:
-        ValueError: if no scorer is named, or a folder cannot be read, lacks scores or holds other columns than the
+        Refusal: if no scorer is named, or a folder cannot be read, lacks scores or holds other columns than the
             others.
     """
 
@@ -34,23 +35,21 @@ class RewardUsers(Layout):
 
     def __post_init__(self):
         if not self.scored:
-            raise ValueError("RewardUsers needs folders of scored pairs; write them with scripts/score_pairs.py.")
+            raise Refusal("RewardUsers needs folders of scored pairs; write them with scripts/score_pairs.py.")
 
     def open(self) -> Dataset:
         tables = []
         for user, folder in self.scored.items():
             table = open_table(folder, "train", None)
             if lacking := [name for name in SCORES if name not in table.column_names]:
-                raise ValueError(
-                    f"{folder} has no column {lacking[0]!r}; score its pairs with scripts/score_pairs.py."
-                )
+                raise Refusal(f"{folder} has no column {lacking[0]!r}; score its pairs with scripts/score_pairs.py.")
             others = [name for name in table.column_names if name != USER]
             tables.append(table.select_columns(others).add_column(USER, [user] * len(table)))
         first = tables[0]
         for folder, table in zip(self.scored.values(), tables, strict=True):
             if table.features != first.features:
                 odd = sorted(set(table.column_names) ^ set(first.column_names)) or "of other types"
-                raise ValueError(f"{folder} differs from the first folder in columns {odd}; score the same pairs.")
+                raise Refusal(f"{folder} differs from the first folder in columns {odd}; score the same pairs.")
         return concatenate_datasets(tables)
 
     @property

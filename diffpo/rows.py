@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class PairRow:
         return self.extra[name]
 
     def require(self, name: str, asker: "RowMap") -> None:
-        """Raise a ValueError if the source has no such column; null in it is allowed."""
+        """Raise a Refusal if the source has no such column; null in it is allowed."""
         if name not in self.extra:
             raise self.lacks(name, asker)
 
-    def lacks(self, name: str, asker: "RowMap") -> ValueError:
+    def lacks(self, name: str, asker: "RowMap") -> Refusal:
         have = ", ".join(sorted(self.extra)) or "none"
-        return ValueError(
+        return Refusal(
             f"{type(asker).__name__} needs column {name!r}, row {self.id} has no value there (other columns: {have}); "
             f"name another column, or add it with {asker.script}."
         )

@@ -15,6 +15,7 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from diffpo.checkpoint import CONFIG, Checkpoints, flat
 from diffpo.launchers import precision, suit_launcher
+from diffpo.refusal import Refusal
 
 METRICS = "metrics.jsonl"
 
@@ -40,7 +41,7 @@ class FitConfig:
         report_to: trackers of accelerate: tensorboard, wandb, trackio, ...
 
     Raises:
-        ValueError: if a count is not positive, not exactly one of steps and epochs is given, or `ema` is no decay.
+        Refusal: if a count is not positive, not exactly one of steps and epochs is given, or `ema` is no decay.
     """
 
     steps: int | None = None
@@ -61,9 +62,9 @@ class FitConfig:
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"fit needs steps or epochs, got {self.steps} and {self.epochs}; set the other to null.")
+            raise Refusal(f"fit needs steps or epochs, got {self.steps} and {self.epochs}; set the other to null.")
         if (self.steps or self.epochs or 0) < 0:
-            raise ValueError(f"fit.steps and fit.epochs count from 0, got {self.steps or self.epochs}.")
+            raise Refusal(f"fit.steps and fit.epochs count from 0, got {self.steps or self.epochs}.")
         counts = {
             "batch_size": self.batch_size,
             "per_device_batch_size": self.per_device_batch_size,
@@ -73,9 +74,9 @@ class FitConfig:
         }
         for name, count in counts.items():
             if count is not None and count < 1:
-                raise ValueError(f"fit.{name} must be at least 1, got {count}.")
+                raise Refusal(f"fit.{name} must be at least 1, got {count}.")
         if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"fit.ema is a decay in [0, 1), got {self.ema}; null is none.")
+            raise Refusal(f"fit.ema is a decay in [0, 1), got {self.ema}; null is none.")
 
     def steps_on(self, size: int | None) -> int:
         """Optimiser steps of the run.
@@ -84,12 +85,12 @@ class FitConfig:
             size: pairs in an epoch; None if a stream holds them.
 
         Raises:
-            ValueError: if epochs of a stream are asked for.
+            Refusal: if epochs of a stream are asked for.
         """
         if self.steps is not None:
             return self.steps
         if size is None:
-            raise ValueError("A stream does not know how long an epoch is; set fit.steps instead of fit.epochs.")
+            raise Refusal("A stream does not know how long an epoch is; set fit.steps instead of fit.epochs.")
         return math.ceil((self.epochs or 0) * size / self.batch_size)
 
 
@@ -123,7 +124,7 @@ class Run:
         """Hand metrics to the trackers and add them to `metrics.jsonl`, where a resumed run repeats some steps.
 
         Raises:
-            RuntimeError: if they cannot be written, e.g. because the disk is full.
+            Refusal: if they cannot be written, e.g. because the disk is full.
         """
         try:
             self.accelerator.log(metrics, step=step)
@@ -131,7 +132,7 @@ class Run:
                 with (self.output_dir / METRICS).open("a") as lines:
                     lines.write(json.dumps({"step": step} | metrics) + "\n")
         except OSError as error:
-            raise RuntimeError(
+            raise Refusal(
                 f"The metrics of step {step} could not be written ({error}). {self.checkpoints.last()} Free some "
                 "space, then continue with --resume latest."
             ) from error
@@ -143,13 +144,13 @@ def open_run(
     """Start processes and trackers, and refuse early what would fail late.
 
     Raises:
-        ValueError: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
+        Refusal: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
             the batch does not divide over the processes, a tracker is not installed, or the launcher is not supported.
     """
     output_dir = Path(output_dir)
     missing = [name for name in config.report_to if name not in map(str, get_available_trackers())]
     if missing:
-        raise ValueError(f"fit.report_to names {', '.join(missing)}, not installed; pip install {' '.join(missing)}.")
+        raise Refusal(f"fit.report_to names {', '.join(missing)}, not installed; pip install {' '.join(missing)}.")
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         # The order of pairs is endless; without this accelerate would make a short step at each end of a loader.
@@ -159,7 +160,7 @@ def open_run(
     )
     together = config.per_device_batch_size * accelerator.num_processes
     if config.batch_size % together:
-        raise ValueError(
+        raise Refusal(
             f"fit.batch_size {config.batch_size} is not a multiple of {accelerator.num_processes} processes x "
             f"fit.per_device_batch_size {config.per_device_batch_size}; change one of the two sizes."
         )
@@ -190,12 +191,12 @@ def require_disk(output_dir: Path, needed: int, keep: int, result: int = 0) -> N
         result: bytes of what is exported at the end.
 
     Raises:
-        ValueError: if `keep` checkpoints, the one being written and the result do not fit on the disk.
+        Refusal: if `keep` checkpoints, the one being written and the result do not fit on the disk.
     """
     free, total = shutil.disk_usage(output_dir).free, needed * (keep + 1) + result
     if total > free:
         what = f"{keep + 1} checkpoints of {needed / 2**30:.2f} GiB do not" if needed else "What is trained does not"
-        raise ValueError(
+        raise Refusal(
             f"{what} fit on the disk of {output_dir} ({free / 2**30:.2f} GiB free); {total / 2**30:.2f} GiB are "
             "needed, the result included: free some space, lower fit.keep, or choose another output_dir."
         )

@@ -9,6 +9,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.refusal import Refusal
+
 SUMMARY = "scores.json"  # beside data that scripts/score_pairs.py wrote
 
 
@@ -41,7 +43,7 @@ class Scorer(ABC):
         """One score per prompt and candidate, in fp32 or better, on the CPU.
 
         Raises:
-            ValueError: if there are not as many prompts as candidates.
+            Refusal: if there are not as many prompts as candidates.
         """
 
     def aspects(self, prompts: Sequence[str], candidates: Sequence[Any]) -> dict[str, Float[Tensor, " n"]]:
@@ -49,7 +51,7 @@ class Scorer(ABC):
         return {}
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raise a ValueError if these prompts cannot be judged or the weights not loaded: before hours of work."""
+        """Raise a Refusal if these prompts cannot be judged or the weights not loaded: before hours of work."""
 
     def on(self, device: str) -> "Scorer":
         """The same scorer with its network, if it has one, on that device; nothing is loaded yet."""
@@ -75,6 +77,6 @@ def identity_in(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def require_as_many(prompts: Sequence[str], candidates: Sequence[Any]) -> None:
     if len(prompts) != len(candidates):
-        raise ValueError(
+        raise Refusal(
             f"There are {len(prompts)} prompts and {len(candidates)} candidates; a scorer takes one prompt for each."
         )

@@ -29,8 +29,8 @@ def shared_out(
         what: stands before the progress bar of the main process, and counts `unit`s.
 
     Raises:
-        ValueError: if the folder holds results of another identity.
-        RuntimeError: if the folder cannot be written.
+        Refusal: if the folder holds results of another identity.
+        Refusal: if the folder cannot be written.
     """
     state = PartialState()
     ledger = Ledger(folder, identity, state.process_index)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.tables import as_number, folder_of, open_stream, open_table, pictures_by_stem, undecoded
 
@@ -120,7 +121,7 @@ class Columns(Stored):
             sure.
 
     Raises:
-        ValueError: if such a number is not in [0.5, 1].
+        Refusal: if such a number is not in [0.5, 1].
     """
 
     prompt: str = "prompt"
@@ -141,7 +142,7 @@ class Columns(Stored):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         prob = as_number(record.get(self.prob, 1.0)) if self.prob else 1.0
         if not (isinstance(prob, float | int) and 0.5 <= prob <= 1):
-            raise ValueError(
+            raise Refusal(
                 f"Row {index} has {self.prob} = {prob!r}, but P(chosen wins) is a number in [0.5, 1]; if the column "
                 "says something else, set prob of the source to null or to another column."
             )
@@ -171,7 +172,7 @@ class PickAPic(Stored):
         label: column with 1 (the first wins), 0, or 0.5 for a tie, as number or text.
 
     Raises:
-        ValueError: if a label is none of the three values.
+        Refusal: if a label is none of the three values.
     """
 
     first: str = "jpg_0"
@@ -190,7 +191,7 @@ class PickAPic(Stored):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         label = as_number(record[self.label])
         if label not in (0, 0.5, 1):
-            raise ValueError(
+            raise Refusal(
                 f"Row {index} has {self.label} = {record[self.label]!r}; PickAPic needs 1, 0, or 0.5 for a tie."
             )
         undecided = record.get("has_label") is False or record.get("are_different") is False
@@ -216,7 +217,7 @@ class PairFolder(Layout):
     Stems name the pair; png, jpg, jpeg and webp may be mixed.
 
     Raises:
-        ValueError: if a chosen picture lacks its rejected one or its prompt, or the other way round.
+        Refusal: if a chosen picture lacks its rejected one or its prompt, or the other way round.
     """
 
     path: str
@@ -228,12 +229,12 @@ class PairFolder(Layout):
         stems = sorted(set().union(*sides, prompts))
         for name, have in (("chosen picture", sides[0]), ("rejected picture", sides[1]), ("prompt (.txt)", prompts)):
             if missing := [stem for stem in stems if stem not in have]:
-                raise ValueError(
+                raise Refusal(
                     f"{len(missing)} of {len(stems)} pairs in {root} have no {name}, the first is {missing[0]!r}; "
                     "a pair x needs chosen/x.png, rejected/x.png and x.txt."
                 )
         if not stems:
-            raise ValueError(f"{root} holds no pairs; a pair x needs chosen/x.png, rejected/x.png and x.txt.")
+            raise Refusal(f"{root} holds no pairs; a pair x needs chosen/x.png, rejected/x.png and x.txt.")
         texts = [prompts[stem].read_text(encoding="utf-8").strip() for stem in stems]
         chosen, rejected = ([str(side[stem].resolve()) for stem in stems] for side in sides)
         return Dataset.from_dict({"prompt": texts, "chosen": chosen, "rejected": rejected})

@@ -8,6 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from diffpo.refusal import Refusal
+
 # Bytes that are read of a file before it is opened anew: what was read of it stays in memory till then.
 TOGETHER = 2**26
 
@@ -49,7 +51,7 @@ def stored(files: list[Path]) -> Stored:
     """What is in some files.
 
     Raises:
-        ValueError: if one is absent or broken.
+        Refusal: if one is absent or broken.
     """
     found = {}
     for path in files:
@@ -58,7 +60,7 @@ def stored(files: list[Path]) -> Stored:
                 found |= dict.fromkeys(file.keys(), path)
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} cannot be read as safetensors ({reason}); copy or download it again.") from error
+            raise Refusal(f"{path} cannot be read as safetensors ({reason}); copy or download it again.") from error
     return Stored(found)
 
 

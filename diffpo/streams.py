@@ -13,6 +13,7 @@ from diffpo.cells import Held
 from diffpo.draws import Draws
 from diffpo.mixing import turns
 from diffpo.pairs import named_if_mixed, require_equal, require_one_scorer
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.sources import Layout, Source
 from diffpo.tables import heavy_columns, require_columns, undecoded
@@ -32,14 +33,14 @@ class Stream:
             one row group of each of the up to ten that it reads in turn. The order of shards is shuffled too.
 
     Raises:
-        ValueError: if the buffer is not positive.
+        Refusal: if the buffer is not positive.
     """
 
     buffer: int = 256
 
     def __post_init__(self):
         if self.buffer < 1:
-            raise ValueError(f"data.stream.buffer must be at least 1, got {self.buffer}.")
+            raise Refusal(f"data.stream.buffer must be at least 1, got {self.buffer}.")
 
 
 class Visit(NamedTuple):
@@ -74,7 +75,7 @@ class PairStream:
         number: which of `among` sources this is, for ids that no two share.
 
     Raises:
-        ValueError: if there is no record, or a column is missing.
+        Refusal: if there is no record, or a column is missing.
     """
 
     def __init__(self, source: Layout, maps: list[RowMap], seed: int, buffer: int, number: int = 0, among: int = 1):
@@ -84,7 +85,7 @@ class PairStream:
         self.heavy = heavy_columns(self.stream.features) | set(source.candidates)
         first = next(self._read(self.stream), None)
         if first is None:
-            raise ValueError(f"{source} holds no records.")
+            raise Refusal(f"{source} holds no records.")
         require_columns(list(first), [*source.candidates, *source.needs], source)
         row = self._row(0, first)
         self.candidates = len(row.candidates)
@@ -94,7 +95,7 @@ class PairStream:
         """Every kept pair of every epoch.
 
         Raises:
-            ValueError: if an epoch leaves no pair, or the stream breaks off.
+            Refusal: if an epoch leaves no pair, or the stream breaks off.
         """
         read, dropped, noted = 0, Counter[str](), Counter[str]()
         for epoch in count():
@@ -115,9 +116,7 @@ class PairStream:
                     dropped = dropped + Counter([by])  # anew: visits keep the old one
             if not kept:
                 said = lost(Counter({"": read}) + dropped)
-                raise ValueError(
-                    f"No pairs left in an epoch of {self.source}: {said}; change data.source or data.rows."
-                )
+                raise Refusal(f"No pairs left in an epoch of {self.source}: {said}; change data.source or data.rows.")
 
     def _read(self, stream: Any) -> Iterator[dict[str, Any]]:
         # Batches of one: a plain loop would deal the shards out among the workers of a DataLoader.
@@ -128,7 +127,7 @@ class PairStream:
                 n += 1
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise Refusal(
                 f"The stream of {self.source} broke off after {n} records of an epoch ({reason[:300]}); fetch the "
                 "damaged file again (without data.stream, a tar shard is named), or check the network."
             ) from error
@@ -143,7 +142,7 @@ def open_streams(source: Source, maps: list[RowMap], seed: int, buffer: int) -> 
     """The streams of a source's layouts.
 
     Raises:
-        ValueError: if one cannot be used (it is named), or if they differ in the number of candidates per row.
+        Refusal: if one cannot be used (it is named), or if they differ in the number of candidates per row.
     """
     require_one_scorer(source, maps)
     among = len(source.layouts)

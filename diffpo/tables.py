@@ -16,6 +16,7 @@ from pyarrow import ArrowInvalid
 from pyarrow.parquet import ParquetFile
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 
 FILES = {
     ".parquet": "parquet",
@@ -38,7 +39,7 @@ def open_table(path: str, split: str, revision: str | None, what: str = "a table
         what: it is, for the error.
 
     Raises:
-        ValueError: if it cannot be reached or read; a tar shard that is damaged is named.
+        Refusal: if it cannot be reached or read; a tar shard that is damaged is named.
     """
     with reaching(path, what):
         return opened(path, split, revision, streaming=False)
@@ -48,7 +49,7 @@ def open_stream(path: str, split: str, revision: str | None) -> IterableDataset:
     """The same records, read from where they are as they are asked for.
 
     Raises:
-        ValueError: if it cannot be reached or read; what is damaged further on is found further on.
+        Refusal: if it cannot be reached or read; what is damaged further on is found further on.
     """
     with reaching(path, "a table of pairs"):
         return opened(path, split, revision, streaming=True)
@@ -67,9 +68,9 @@ def opened(path: str, split: str, revision: str | None, streaming: bool) -> Data
         return loaded("webdataset", "train", streaming, data_files=shards)
     if local.is_file() or glob.has_magic(path):
         if local.suffix not in FILES:
-            raise ValueError(f"files are {', '.join(FILES)}")
+            raise Refusal(f"files are {', '.join(FILES)}")
         if not (files := sorted(glob.glob(path)) if glob.has_magic(path) else [path]):
-            raise ValueError("no file has such a name")
+            raise Refusal("no file has such a name")
         options = PARQUET if local.suffix == ".parquet" else {}
         return loaded(FILES[local.suffix], "train", streaming, data_files=files, **options)
     options = PARQUET if next(chain(local.glob("*.parquet"), local.glob("*/*.parquet")), None) else {}
@@ -81,7 +82,7 @@ def saved_to_disk(path: str, split: str) -> Dataset:
     if isinstance(saved, Dataset):
         return saved
     if split not in saved:
-        raise ValueError(f"data.source.split is {split!r}, there are {', '.join(map(str, saved))}.")
+        raise Refusal(f"data.source.split is {split!r}, there are {', '.join(map(str, saved))}.")
     return saved[split]
 
 
@@ -96,13 +97,13 @@ def loaded(builder: str, split: str, streaming: bool, **options: Any) -> Any:
             return IterableDataset.from_generator(parquet_rows, gen_kwargs={"files": list(files[split])})
         return built.as_streaming_dataset(split=split)
     except StopIteration as error:
-        raise ValueError("it is empty") from error
+        raise Refusal("it is empty") from error
     except tarfile.TarError as error:
-        raise ValueError(damaged(options["data_files"], error)) from error
+        raise Refusal(damaged(options["data_files"], error)) from error
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, tarfile.TarError):
-            raise ValueError(damaged(options["data_files"], error.__cause__)) from error
-        raise ValueError(str(error.__cause__)) from error
+            raise Refusal(damaged(options["data_files"], error.__cause__)) from error
+        raise Refusal(str(error.__cause__)) from error
 
 
 def parquet_rows(files: list[str]) -> Iterator[dict[str, Any]]:
@@ -112,7 +113,7 @@ def parquet_rows(files: list[str]) -> Iterator[dict[str, Any]]:
     Here it is one row group of each.
 
     Raises:
-        ValueError: if a file is damaged; it is named.
+        Refusal: if a file is damaged; it is named.
     """
     for file in files:
         try:
@@ -121,7 +122,7 @@ def parquet_rows(files: list[str]) -> Iterator[dict[str, Any]]:
                 for batch in reader.iter_batches(batch_size=16, use_threads=False):
                     yield from batch.to_pylist()
         except (OSError, ArrowInvalid) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
+            raise Refusal(f"{file} cannot be read: {error}") from error
 
 
 def damaged(shards: Sequence[str], error: tarfile.TarError) -> str:
@@ -160,21 +161,21 @@ def pictures_by_stem(folder: Path) -> dict[str, Path]:
     """Pictures of a folder by name without ending.
 
     Raises:
-        ValueError: if two of them share it.
+        Refusal: if two of them share it.
     """
     found: dict[str, Path] = {}
     for file in sorted(folder.glob("*")):
         if file.suffix.lower() in PICTURES:
             if file.stem in found:
-                raise ValueError(f"{file} and {found[file.stem].name} are both {file.stem!r}; keep one of them.")
+                raise Refusal(f"{file} and {found[file.stem].name} are both {file.stem!r}; keep one of them.")
             found[file.stem] = file
     return found
 
 
 def require_columns(have: Sequence[str], wanted: Sequence[str], asker: object) -> None:
-    """Raise a ValueError that names the columns that are wanted and absent."""
+    """Raise a Refusal that names the columns that are wanted and absent."""
     if missing := sorted(set(wanted) - set(have)):
-        raise ValueError(
+        raise Refusal(
             f"{type(asker).__name__} needs columns {', '.join(map(repr, missing))}, the table has "
             f"{', '.join(map(repr, have))}; name yours with the fields of {type(asker).__name__}."
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Refer, Stored
 from diffpo.tables import as_number
@@ -36,7 +37,7 @@ class Unpaired(Captioned):
         label: column with true or false, or 1 or 0, as number or text.
 
     Raises:
-        ValueError: if a label is neither.
+        Refusal: if a label is neither.
     """
 
     label: str = "label"
@@ -48,7 +49,7 @@ class Unpaired(Captioned):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         desirable = as_number(record[self.label])
         if desirable not in (0, 1):
-            raise ValueError(
+            raise Refusal(
                 f"Row {index} has {self.label} = {record[self.label]!r}; Unpaired needs true or 1, false or 0."
             )
         return replace(super().row(index, record, cell), prob=float(desirable))

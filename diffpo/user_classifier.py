@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffpo.refusal import Refusal
 from diffpo.users import UserEmbeddings
 
 FEWEST = 3  # chunks of a user: one is held out, a mean of one would be no mean
@@ -33,11 +34,11 @@ def recognized(embeddings: UserEmbeddings) -> Recognized:
     of a user share no pair.
 
     Raises:
-        ValueError: if fewer than two users have three chunks or more.
+        Refusal: if fewer than two users have three chunks or more.
     """
     known = [user for user in embeddings.users if len(embeddings.chunks(user)) >= FEWEST]
     if len(known) < 2:
-        raise ValueError(
+        raise Refusal(
             f"{len(known)} of {len(embeddings.users)} users in {embeddings.path} have {FEWEST} chunks or more, "
             "telling them apart takes 2 such users; embed more chunks per user (most_chunks), or leave classify out."
         )

@@ -15,6 +15,7 @@ from PIL import Image
 from diffpo.captioning import Speaker
 from diffpo.embedders.embedder import Shown
 from diffpo.evaluation import interval, shown
+from diffpo.refusal import Refusal
 
 Choice = Literal[1, 2]
 
@@ -111,14 +112,12 @@ def summed_up(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str, Any]:
         `_high`); how many `users` that are; what `counted` says of all pairs; and the same `per_user`.
 
     Raises:
-        ValueError: if no pair could be judged.
+        Refusal: if no pair could be judged.
     """
     rates = {user: rate for user, said in heard.items() if (rate := win_rate(said)) is not None}
     if not rates:
         pairs = sum(map(len, heard.values()))
-        raise ValueError(
-            f"Each of {pairs} pairs, or its support, has a picture that cannot be read; check the pictures."
-        )
+        raise Refusal(f"Each of {pairs} pairs, or its support, has a picture that cannot be read; check the pictures.")
     by_user = np.array(list(rates.values()))
     low, high = interval(by_user)
     overall = {"win_rate": float(by_user.mean()), "win_rate_low": low, "win_rate_high": high, "users": len(rates)}

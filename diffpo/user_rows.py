@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.users import UserEmbeddings
 
@@ -47,7 +48,7 @@ class ForUser(RowMap):
             without one. The paper does not tell its share; 0.1 is ours.
 
     Raises:
-        ValueError: if `dropout` is no share, or a user has no embedding.
+        Refusal: if `dropout` is no share, or a user has no embedding.
     """
 
     script: ClassVar[str] = "scripts/embed_users.py"
@@ -57,7 +58,7 @@ class ForUser(RowMap):
 
     def __post_init__(self):
         if not 0 <= self.dropout <= 1:
-            raise ValueError(f"ForUser needs a dropout in [0, 1], got {self.dropout}.")
+            raise Refusal(f"ForUser needs a dropout in [0, 1], got {self.dropout}.")
 
     @cached_property
     def users(self) -> UserEmbeddings:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.refusal import Refusal
 
 SUMMARY = "users.json"
 INDEX = "users.parquet"
@@ -58,7 +59,7 @@ class UserEmbeddings:
         path: folder that the script wrote.
 
     Raises:
-        ValueError: when it is first read, if the folder holds no embeddings of users, or not all of them.
+        Refusal: when it is first read, if the folder holds no embeddings of users, or not all of them.
     """
 
     path: str
@@ -68,7 +69,7 @@ class UserEmbeddings:
         """What `diffpo.diffusion.embedding_users.embed_users` says of them."""
         file = Path(self.path) / SUMMARY
         if not file.exists():
-            raise ValueError(
+            raise Refusal(
                 f"{self.path} holds no embeddings of users, or not all of them ({SUMMARY} is missing); run {EMBED}, "
                 "which goes on where it was stopped."
             )
@@ -91,7 +92,7 @@ class UserEmbeddings:
         """Numbers of a user's support chunks; one whose pictures could not be read is left out.
 
         Raises:
-            ValueError: if there is no such user.
+            Refusal: if there is no such user.
         """
         return tuple(self._of(user_id))
 
@@ -99,7 +100,7 @@ class UserEmbeddings:
         """One embedding, in fp32.
 
         Raises:
-            ValueError: if there is no such user, or no such chunk.
+            Refusal: if there is no such user, or no such chunk.
         """
         line = self._line(user_id, chunk)
         file, row = (self._index.column(name)[line].as_py() for name in ("file", "row"))
@@ -110,7 +111,7 @@ class UserEmbeddings:
         """Ids of the rows of the source that the embedding was made of; the user must not be trained on them with it.
 
         Raises:
-            ValueError: if there is no such user, or no such chunk.
+            Refusal: if there is no such user, or no such chunk.
         """
         return tuple(self._index.column("pair_ids")[self._line(user_id, chunk)].as_py())
 
@@ -118,14 +119,14 @@ class UserEmbeddings:
         """What the model said about the user; empty if it says nothing.
 
         Raises:
-            ValueError: if there is no such user, or no such chunk.
+            Refusal: if there is no such user, or no such chunk.
         """
         group, line = divmod(self._line(user_id, chunk), TOGETHER)
         table = pq.ParquetFile(Path(self.path) / INDEX).read_row_group(group, columns=[PROFILE])
         return table.column(PROFILE)[line].as_py()
 
     def require(self, model_id: str | None = None, tokens: int | None = None, width: int | None = None) -> None:
-        """Raise a ValueError if these are other embeddings than a network was, or will be, trained with.
+        """Raise a Refusal if these are other embeddings than a network was, or will be, trained with.
 
         Args:
             model_id: that they must come from; None, here and below, is any.
@@ -136,7 +137,7 @@ class UserEmbeddings:
         differs = {name: value for name, value in wanted.items() if value not in (None, self.summary[name])}
         if differs:
             said = ", ".join(f"{name} {self.summary[name]!r} instead of {value!r}" for name, value in differs.items())
-            raise ValueError(f"{self.path} holds embeddings with {said}; run {EMBED} with the embedder of the model.")
+            raise Refusal(f"{self.path} holds embeddings with {said}; run {EMBED} with the embedder of the model.")
 
     @cached_property
     def _index(self) -> pa.Table:
@@ -144,7 +145,7 @@ class UserEmbeddings:
         names = [name for name in COLUMNS if name != PROFILE]
         shards = shard_names(self.summary["files"])
         if missing := [name for name in [INDEX, *shards] if not (Path(self.path) / name).exists()]:
-            raise ValueError(
+            raise Refusal(
                 f"{self.path} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or "
                 f"remove it and run {EMBED}."
             )
@@ -161,7 +162,7 @@ class UserEmbeddings:
 
     def _of(self, user_id: UserId) -> dict[int, int]:
         if str(user_id) not in self._lines:
-            raise ValueError(
+            raise Refusal(
                 f"User {user_id!r} has no embedding in {self.path}, which knows {len(self._lines)} users; embed the "
                 f"user with {EMBED}, or leave the user's pairs out."
             )
@@ -169,7 +170,7 @@ class UserEmbeddings:
 
     def _line(self, user_id: UserId, chunk: int) -> int:
         if chunk not in (chunks := self._of(user_id)):
-            raise ValueError(f"User {user_id!r} has no chunk {chunk} in {self.path}; there are {sorted(chunks)}.")
+            raise Refusal(f"User {user_id!r} has no chunk {chunk} in {self.path}; there are {sorted(chunks)}.")
         return chunks[chunk]
 
 
@@ -183,17 +184,17 @@ def write_shard(file: Path, embeddings: Float[Tensor, "n tokens width"], dtype: 
     Hidden states of middle layers have outliers that float16 cannot hold.
 
     Raises:
-        ValueError: if a number is not finite, or too large for the type.
-        RuntimeError: if the disk is full.
+        Refusal: if a number is not finite, or too large for the type.
+        Refusal: if the disk is full.
     """
     largest, limit = embeddings.abs().amax().item() if len(embeddings) else 0.0, torch.finfo(TYPES[dtype]).max
     if not largest <= torch.finfo(torch.float32).max:
-        raise ValueError(
+        raise Refusal(
             "A user's embedding has numbers that are not finite: the network overflows in its own type; set "
             "embedder.dtype to bfloat16."
         )
     if largest > limit:
-        raise ValueError(
+        raise Refusal(
             f"A user's embedding has a number of {largest:.6g}, more than {dtype} can hold ({limit:.6g}); set dtype "
             "to bfloat16 or float32."
         )
@@ -208,7 +209,7 @@ def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """The index, line by line as `COLUMNS` says; it is there as a whole or not at all.
 
     Raises:
-        RuntimeError: if the disk is full.
+        Refusal: if the disk is full.
     """
     schema, unfinished = pa.schema(COLUMNS), file.with_suffix(".unfinished")
     with writing(str(file), REMEDY), pq.ParquetWriter(unfinished, schema) as table:

@@ -11,6 +11,7 @@ from typing import Any
 from diffpo.checkpoint import CONFIG
 from diffpo.files import writing
 from diffpo.ledger import IDENTITY, REMEDY, require_same, write_json
+from diffpo.refusal import Refusal
 
 WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
 
@@ -38,20 +39,20 @@ class WorkFolder:
         """Make the folder if there is none.
 
         Raises:
-            ValueError: if it holds something that is not from here.
-            RuntimeError: if it cannot be made.
+            Refusal: if it holds something that is not from here.
+            Refusal: if it cannot be made.
         """
         with writing(f"output_dir {self.path}", REMEDY):
             self.path.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in self.path.iterdir()}
         if found and not found & {self.summary, self.hidden}:
-            raise ValueError(f"output_dir {self.path} is not empty; choose another one.")
+            raise Refusal(f"output_dir {self.path} is not empty; choose another one.")
 
     def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """The summary of finished work; None if it is not finished.
 
         Raises:
-            ValueError: if it is of other work; it says what differs.
+            Refusal: if it is of other work; it says what differs.
         """
         if not (self.path / self.summary).exists():
             return None
@@ -60,14 +61,14 @@ class WorkFolder:
         return summary
 
     def require_room(self, what: str, needed: float | int) -> None:
-        """Raise a ValueError if what is still missing will not fit on the disk.
+        """Raise a Refusal if what is still missing will not fit on the disk.
 
         Args:
             needed: bytes of the whole, about.
         """
         left = needed - sum(file.stat().st_size for file in self.path.rglob(f"*{self.ending}"))
         if left > (free := shutil.disk_usage(self.path).free):
-            raise ValueError(
+            raise Refusal(
                 f"{what} need about {left / 2**30:.2f} GiB, the disk of {self.path} has {free / 2**30:.2f} GiB free: "
                 "free some space, or choose another output_dir."
             )
@@ -83,8 +84,8 @@ class WorkFolder:
             rank: number of this process; each calls this.
 
         Raises:
-            ValueError: if something else is; it says what differs.
-            RuntimeError: if the folder cannot be written.
+            Refusal: if something else is; it says what differs.
+            Refusal: if the folder cannot be written.
         """
         file = self.unfinished / IDENTITY
         if file.exists():

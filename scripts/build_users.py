@@ -50,7 +50,7 @@ def main(
         settings: the resolved config.
 
     Raises:
-        ValueError: if the folder holds another world.
+        Refusal: if the folder holds another world.
     """
     about = {"base": str(base), "pictures": pictures, "users": users, "viewers": viewers, "held_out": held_out}
     about |= {"support": support, "tie": tie, "steps": steps, "seed": seed}

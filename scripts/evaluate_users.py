@@ -27,6 +27,7 @@ from diffpo.files import writing
 from diffpo.ledger import REMEDY, write_json
 from diffpo.pictures import read_image
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 from diffpo.sources import Source
 from diffpo.tinyworld.user_comparison import compared, judged, utilities
 from diffpo.tinyworld.users import Population, Taste
@@ -154,11 +155,11 @@ def require_known(
     sheets: Sheets | None,
     judging: Sequence[str] | None = None,
 ) -> None:
-    """Raise a ValueError, before anything is drawn, if something is named that there is not."""
+    """Raise a Refusal, before anything is drawn, if something is named that there is not."""
     users, rows = list(support.shown), [row for model in models for row in model.rows]
     hearing = [model.name for model in models if model.user_attention]
     if len(rows) != len(set(rows)):
-        raise ValueError(f"Two rows of the table have one name in {rows}; give each model a name of its own.")
+        raise Refusal(f"Two rows of the table have one name in {rows}; give each model a name of its own.")
     asked = [("users", user, users) for user in judging or ()] + [("tastes", user, list(people)) for user in users]
     if between:
         asked += [
@@ -169,7 +170,7 @@ def require_known(
         asked.append(("sheets.row", sheets.row, rows))
     for where, name, known in asked:
         if name not in known:
-            raise ValueError(f"{where}: there is no {name!r} among {', '.join(known)}; name one of these.")
+            raise Refusal(f"{where}: there is no {name!r} among {', '.join(known)}; name one of these.")
 
 
 def drawn_between(

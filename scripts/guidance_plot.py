@@ -13,6 +13,7 @@ from panels import COLORS, HEIGHT, LEFT, TWICE, WIDTH, Linear, Log, Panel, reduc
 from PIL import Image, ImageDraw
 
 from diffpo.cli import launch
+from diffpo.refusal import Refusal
 
 SEED = re.compile(r"-\d+$")
 LINE = 16  # of the legend
@@ -33,7 +34,7 @@ def main(
     """
     sweep = json.loads(report.read_text())["guidance_sweep"]
     if sweep is None:
-        raise ValueError(f"{report} tells of no sweep; set sweep in the config of scripts/evaluate.py.")
+        raise Refusal(f"{report} tells of no sweep; set sweep in the config of scripts/evaluate.py.")
     curves = by_method(sweep["curves"], scorer or sweep["metric"])
     if floor is not None:
         curves = {name: [(x, *(max(y, floor) for y in ys)) for x, *ys in curve] for name, curve in curves.items()}

@@ -9,6 +9,7 @@ from tiny import image_batch, moved, pipeline, unet
 
 from diffpo.adapters import LoRA, WarmLoRA, adapter_only, adapters_off
 from diffpo.references import SwitchedOff
+from diffpo.refusal import Refusal
 
 
 def output(network) -> torch.Tensor:
@@ -95,17 +96,17 @@ def test_switching_to_one_adapter_does_not_thaw_another(lora_file):
 def test_a_unet_that_carries_adapters_is_refused():
     network = unet()
     LoRA(rank=2).attach(network)
-    with pytest.raises(ValueError, match="already carries adapters; merge them"):
+    with pytest.raises(Refusal, match="already carries adapters; merge them"):
         LoRA(rank=2).attach(network)
 
 
 def test_switching_a_plain_network_is_refused():
-    with pytest.raises(ValueError, match="has no adapters to switch; set base.adapter"), adapters_off(unet()):
+    with pytest.raises(Refusal, match="has no adapters to switch; set base.adapter"), adapters_off(unet()):
         pass
 
 
 def test_warm_lora_from_nowhere_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="does not hold a LoRA that can be read"):
+    with pytest.raises(Refusal, match="does not hold a LoRA that can be read"):
         WarmLoRA(str(tmp_path)).attach(unet())
 
 
@@ -119,18 +120,18 @@ def test_exported_lora_loads_in_a_plain_pipeline(lora_file):
 
 
 def test_layers_that_the_network_lacks_are_named():
-    with pytest.raises(ValueError, match="UNet2DConditionModel has no layer 'to_p'; name others .* layers are .*to_q"):
+    with pytest.raises(Refusal, match="UNet2DConditionModel has no layer 'to_p'; name others .* layers are .*to_q"):
         LoRA(targets=["to_q", "to_p"]).attach(unet())
 
 
 def test_a_rank_below_one_is_refused():
-    with pytest.raises(ValueError, match="rank of at least 1, got 0"):
+    with pytest.raises(Refusal, match="rank of at least 1, got 0"):
         LoRA(rank=0)
 
 
 def test_a_file_without_a_lora_is_refused(tmp_path):
     unet().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"{tmp_path} holds no LoRA of a UNet"):
+    with pytest.raises(Refusal, match=f"{tmp_path} holds no LoRA of a UNet"):
         WarmLoRA(str(tmp_path)).attach(unet())
 
 

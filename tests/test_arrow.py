@@ -7,6 +7,7 @@ from datasets import Features, Value
 
 from diffpo import arrow
 from diffpo.arrow import Shards
+from diffpo.refusal import Refusal
 
 COLUMNS = Features({"n": Value("int64"), "blob": Value("binary")})
 
@@ -49,7 +50,7 @@ def test_large_rows_make_files_of_fewer_rows():
 def test_a_missing_file_is_named(tmp_path):
     numbers = Numbers(2500, 8)
     numbers.write(list(numbers.files)[:2], tmp_path, silent=True)
-    with pytest.raises(ValueError, match="lacks 1 of its files, the first is numbers-00002-of-00003.arrow"):
+    with pytest.raises(Refusal, match="lacks 1 of its files, the first is numbers-00002-of-00003.arrow"):
         arrow.opened(tmp_path, "numbers", 3)
 
 
@@ -58,7 +59,7 @@ def test_a_disk_that_is_full_leaves_no_file_that_could_be_taken_for_whole(tmp_pa
     before, handler = getrlimit(RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     setrlimit(RLIMIT_FSIZE, (100_000, RLIM_INFINITY))
     try:
-        with pytest.raises(RuntimeError, match="numbers-00000-of-00001.arrow could not be written .*Make room there"):
+        with pytest.raises(Refusal, match="numbers-00000-of-00001.arrow could not be written .*Make room there"):
             Numbers(4, 50_000).write(["numbers-00000-of-00001.arrow"], tmp_path, silent=True)
     finally:
         setrlimit(RLIMIT_FSIZE, before)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from diffpo.blending import Blend, Network, shift
+from diffpo.refusal import Refusal
 
 THETA = {"a": torch.tensor([1.0, 3.0, 1e-3]), "b": torch.tensor([[0.1, 0.7]])}
 POSITIVE = Network("positive", {"a": torch.tensor([1.1, 0.0, 7e4]), "b": torch.tensor([[0.3, 0.9]])})
@@ -39,7 +40,7 @@ def test_another_architecture_names_the_first_tensor_that_differs():
 
 
 def refused(part: Network) -> str:
-    with pytest.raises(ValueError, match="another architecture") as error:
+    with pytest.raises(Refusal, match="another architecture") as error:
         Blend(THETA, ((1.0, part),))
     return str(error.value)
 

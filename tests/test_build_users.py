@@ -6,6 +6,7 @@ from datasets import Dataset
 from tiny import saved
 
 from diffpo.cli import parse
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.captions import read_caption
 from diffpo.tinyworld.users import Population, population
 
@@ -59,5 +60,5 @@ def test_no_pair_is_of_a_request_that_models_are_judged_on(world):
 def test_a_finished_world_is_not_built_again_and_no_other_goes_over_it(world, monkeypatch):
     monkeypatch.setattr(build_users, "judged_pairs", lambda *a, **k: pytest.fail("built again"))
     build(world)
-    with pytest.raises(ValueError, match="holds results of something else: pictures was 8 and is 6"):
+    with pytest.raises(Refusal, match="holds results of something else: pictures was 8 and is 6"):
         build(world, pictures=6)

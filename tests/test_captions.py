@@ -7,6 +7,7 @@ from tiny import draws
 from diffpo.captions import FALLBACK, DualCaptions
 from diffpo.labels import ScoreLabel
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, mapped
 from diffpo.sources import Columns
 
@@ -39,7 +40,7 @@ def test_captions_stay_with_their_pictures_when_a_scorer_exchanges_the_sides(cap
 
 
 def test_a_missing_column_names_the_script_that_writes_it():
-    with pytest.raises(ValueError, match=r"DualCaptions needs column 'caption_0'.*scripts/caption_pairs.py"):
+    with pytest.raises(Refusal, match=r"DualCaptions needs column 'caption_0'.*scripts/caption_pairs.py"):
         DualCaptions(("caption_0", "caption_1"))(ROW, draws(1))
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from diffpo.adapters import LoRA
 from diffpo.checkpoint import Checkpoints, flat, store_trainable
+from diffpo.refusal import Refusal
 from diffpo.run import METRICS
 
 
@@ -50,7 +51,7 @@ def test_only_trainable_weights_are_stored(tmp_path):
 
 def test_weights_that_this_run_does_not_train_are_refused(tmp_path):
     fit_points(tmp_path, save_every=4)
-    with pytest.raises(ValueError, match=r"trains other weights than this run \(2 names differ, first 3.bias\)"):
+    with pytest.raises(Refusal, match=r"trains other weights than this run \(2 names differ, first 3.bias\)"):
         fit_points(tmp_path, nn.Sequential(*scorer(), nn.Linear(1, 1)), resume="latest", steps=5)
 
 
@@ -74,9 +75,7 @@ def test_resume_picks_the_newest_or_the_named_one(run_folder, tmp_path):
 def test_an_older_checkpoint_is_not_resumed_among_later_ones(run_folder):
     """Their numbers would be written again, and the newest that stay would be those of the abandoned run."""
     older = str(run_folder / "checkpoint-000002")
-    with pytest.raises(
-        ValueError, match=r"later checkpoints than .*2 \(checkpoint-000003, checkpoint-000004\); delete"
-    ):
+    with pytest.raises(Refusal, match=r"later checkpoints than .*2 \(checkpoint-000003, checkpoint-000004\); delete"):
         fit_points(run_folder, resume=older)
     for name in ("checkpoint-000003", "checkpoint-000004"):
         shutil.rmtree(run_folder / name)
@@ -119,18 +118,18 @@ def test_resuming_in_an_empty_folder_starts_at_zero(tmp_path):
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(run_folder):
-    with pytest.raises(ValueError, match="nowhere is not a whole checkpoint; name a folder checkpoint-N"):
+    with pytest.raises(Refusal, match="nowhere is not a whole checkpoint; name a folder checkpoint-N"):
         checkpoints(run_folder).resume(str(run_folder / "nowhere"))
 
 
 def test_the_config_of_another_run_is_refused_by_the_names_of_its_keys(run_folder):
     changed = r"belongs to another run: loss.beta was None, now 3; seed was 0, now 1\. Restore these"
-    with pytest.raises(ValueError, match=changed):
+    with pytest.raises(Refusal, match=changed):
         checkpoints(run_folder, "seed: 1\nloss: {beta: 3}").resume("latest")
 
 
 def test_a_refused_resume_leaves_the_config_alone(run_folder):
-    with pytest.raises(ValueError, match="belongs to another run"):
+    with pytest.raises(Refusal, match="belongs to another run"):
         fit_points(run_folder, resume="latest", settings="seed: 1")
     assert (run_folder / "config.yaml").read_text() == "seed: 0"
 
@@ -154,7 +153,7 @@ def test_a_longer_run_goes_on_where_a_shorter_one_ended(run_folder, tmp_path):
 
 def test_a_run_shorter_than_its_checkpoint_is_refused(run_folder):
     with pytest.raises(
-        ValueError, match="checkpoint-000004 lies beyond the 3 steps of fit; raise them, or resume earlier"
+        Refusal, match="checkpoint-000004 lies beyond the 3 steps of fit; raise them, or resume earlier"
     ):
         fit_points(run_folder, resume="latest", steps=3)
 
@@ -178,9 +177,7 @@ def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(tmp_path, room, error
 def test_metrics_that_cannot_be_written_stop_the_run(run_folder):
     (run_folder / METRICS).unlink()
     (run_folder / METRICS).symlink_to("/dev/full")
-    with pytest.raises(
-        RuntimeError, match=r"metrics of step 5 could not .*No space left.*checkpoint-000004 is intact"
-    ):
+    with pytest.raises(Refusal, match=r"metrics of step 5 could not .*No space left.*checkpoint-000004 is intact"):
         fit_points(run_folder, resume="latest", steps=6)
 
 
@@ -193,7 +190,7 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path, name, how):
     damaged.unlink()
     if how == "cut":
         damaged.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"2 is damaged \(.*; delete it and resume checkpoint-000001,") as caught:
+    with pytest.raises(Refusal, match=r"2 is damaged \(.*; delete it and resume checkpoint-000001,") as caught:
         fit_points(tmp_path, resume="latest")
     assert "\n" not in str(caught.value)
     shutil.rmtree(damaged.parent)
@@ -201,7 +198,7 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path, name, how):
 
 
 def test_a_run_folder_is_no_checkpoint(run_folder, tmp_path):
-    with pytest.raises(ValueError, match="is not a whole checkpoint; name a folder checkpoint-N"):
+    with pytest.raises(Refusal, match="is not a whole checkpoint; name a folder checkpoint-N"):
         fit_points(tmp_path, resume=str(run_folder))
 
 

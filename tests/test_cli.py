@@ -10,6 +10,7 @@ from diffpo.cli import launch, parse
 from diffpo.core import PairLoss
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
+from diffpo.draws import Draws
 from diffpo.labels import ScoreLabel
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
@@ -189,6 +190,14 @@ def test_so_is_one_that_a_part_refuses_where_null_is_allowed(monkeypatch, capsys
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, main, "--framing.resolution", "7")
     assert capsys.readouterr().err == "error: data.framing.resolution must be a positive multiple of 8, got 7.\n"
+
+
+def test_a_fault_inside_the_package_keeps_its_traceback(monkeypatch):
+    def main(seed: int = 0, settings: str = "") -> None:
+        Draws(0, (0,), (0,)).normal("x", -1)
+
+    with pytest.raises(ValueError, match="negative dimensions"):
+        run(monkeypatch, main)
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyError("theirs")])

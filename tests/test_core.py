@@ -8,6 +8,7 @@ from tiny_runs import PointPreference, fit_points, scorer, weights
 
 from diffpo.core import PairLabels, PairLogps, Step, pair_step
 from diffpo.losses.logistic import Sigmoid
+from diffpo.refusal import Refusal
 
 
 def test_swapped_sides_negate_the_margin():
@@ -18,7 +19,7 @@ def test_swapped_sides_negate_the_margin():
 
 def test_a_list_of_three_has_no_margin():
     three = PairLogps(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3, 2))
-    with pytest.raises(ValueError, match="too many values"):
+    with pytest.raises(Refusal, match="too many values"):
         _ = three.margin
 
 

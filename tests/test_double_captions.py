@@ -5,6 +5,7 @@ from tiny import draws
 from diffpo.captions import DualCaptions
 from diffpo.double_captions import PickDoubleCaption
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 
 
 def stored(tmp_path, **changed) -> str:
@@ -37,7 +38,5 @@ def test_other_columns_of_captions_can_be_named(tmp_path):
 
 def test_missing_captions_are_told_with_the_texts_that_are_there(tmp_path):
     source = PickDoubleCaption(stored(tmp_path, caption_1=[], llava_1=["x"] * 3), "train")
-    with pytest.raises(
-        ValueError, match="no column caption_1; its columns of text are .*caption_0, llava_1: name two"
-    ):
+    with pytest.raises(Refusal, match="no column caption_1; its columns of text are .*caption_0, llava_1: name two"):
         PairTable(source, [], 0)

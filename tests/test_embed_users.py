@@ -9,6 +9,7 @@ from tiny_embedders import Means, compared
 from diffpo.cli import launch, parse
 from diffpo.embedders.chat import ChatEmbedder
 from diffpo.embedders.pooled import PooledDifference
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.users import UserEmbeddings
 
@@ -26,7 +27,7 @@ def killed(pairs, tmp_path_factory):
     root = tmp_path_factory.mktemp("killed")
     work = [TESTS / "embedding_until.py", pairs, root / "out", root / "log"]
     assert started(*work, 2).returncode == -signal.SIGKILL
-    with pytest.raises(ValueError, match="users.json is missing"):
+    with pytest.raises(Refusal, match="users.json is missing"):
         _ = UserEmbeddings(str(root / "out")).tokens
     done = started(*TWO, *work, 0)
     assert done.returncode == 0, done.stderr[-3000:]

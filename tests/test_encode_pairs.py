@@ -16,6 +16,7 @@ from diffpo.cli import launch, parse
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.images import Framing
+from diffpo.refusal import Refusal
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_a_kill_leaves_whole_files_and_one_that_is_not_taken_for_one(killed):
         "pairs-00001-of-00004.arrow",
         "pairs-00002-of-00004.unfinished",
     ]
-    with pytest.raises(ValueError, match="encoding.json is missing"):
+    with pytest.raises(Refusal, match="encoding.json is missing"):
         EncodedPairs(str(killed / "out" / ".encoding")).open()
 
 

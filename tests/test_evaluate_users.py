@@ -12,6 +12,7 @@ from diffpo.cli import parse
 from diffpo.diffusion import drawing
 from diffpo.diffusion.user_branch import UserBranch
 from diffpo.pictures import read_image
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.users import judged_pairs, population, split_requests
 
 PROMPTS = ["a red circle", "a circle on the left"]
@@ -109,5 +110,5 @@ def test_mixtures_begin_and_end_with_what_is_drawn_for_the_two_users(world, tmp_
 )
 def test_names_that_there_are_not_are_told_before_anything_is_drawn(world, tmp_path, changed, said, monkeypatch):
     monkeypatch.setattr(drawing, "generate", lambda *a, **k: pytest.fail("drawn"))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(Refusal, match=said):
         run(world, tmp_path, **changed)

@@ -4,6 +4,7 @@ import torch
 
 import diffpo
 from diffpo.evaluation import compared, interval, summary, table, versions, win_rate
+from diffpo.refusal import Refusal
 
 
 def scores(prompts: int = 30, pictures: int = 2, seed: int = 0) -> np.ndarray:
@@ -68,7 +69,7 @@ def test_an_unreadable_picture_takes_its_comparison_out():
     ours, theirs = np.array([[1.0, 1.0], [0.0, np.nan]]), np.array([[0.0, np.nan], [1.0, 0.0]])
     assert win_rate(ours, theirs).rate == 0.5
     assert win_rate(ours[:1], theirs[:1]).rate == 1.0
-    with pytest.raises(ValueError, match="nothing to compare"):
+    with pytest.raises(Refusal, match="nothing to compare"):
         win_rate(ours, np.full((2, 2), np.nan))
 
 

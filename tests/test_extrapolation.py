@@ -5,6 +5,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import log_softmax
 
 from diffpo.extrapolation import Extrapolated, accelerated, extrapolate
+from diffpo.refusal import Refusal
 
 PLAIN = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[0.1]], dtype=torch.bfloat16), "n": torch.tensor([3])}
 BEFORE = {"a": torch.tensor([0.0, 4.0]), "b": torch.tensor([[0.1]], dtype=torch.bfloat16), "n": torch.tensor([2])}
@@ -97,8 +98,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folders):
         ("plain", "nowhere", "nowhere has no weights in safetensors at its top"),
         (".", "before", "holds a LoRA; merge it into its base first"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(Refusal, match=message):
             extrapolate(folders / plain, folders / other, folders / "out", 0.3)
-    with pytest.raises(ValueError, match="is not empty and is not overwritten"):
+    with pytest.raises(Refusal, match="is not empty and is not overwritten"):
         extrapolate(folders / "plain", folders / "before", folders / "plain", 0.3)
     assert sorted(folders.iterdir()) == before

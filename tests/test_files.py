@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffpo.files import writing
+from diffpo.refusal import Refusal
 
 
 def fill(folder, told) -> None:
@@ -20,7 +21,7 @@ def fill(folder, told) -> None:
         try:
             with writing(name, "Free some space."):
                 write(folder / name)
-        except RuntimeError as error:
+        except Refusal as error:
             told.send(str(error))
 
 

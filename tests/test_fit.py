@@ -27,6 +27,7 @@ from diffpo.core import Step
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.fit import Preview
 from diffpo.references import Ema
+from diffpo.refusal import Refusal
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ class Diverging(PointPreference):
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, log_every):
     whole = fit_points(tmp_path / "whole", steps=3)
     folder = tmp_path / "diverging"
-    with pytest.raises(FloatingPointError, match="loss and grad_norm stopped being finite within the") as raised:
+    with pytest.raises(Refusal, match="loss and grad_norm stopped being finite within the") as raised:
         fit_points(folder, objective=Diverging(), steps=9, save_every=3, log_every=log_every)
     assert f"{folder}/checkpoint-000003 is intact. Lower the learning rate" in str(raised.value)
     assert "\n" not in str(raised.value)

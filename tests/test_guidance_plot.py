@@ -5,6 +5,8 @@ import pytest
 from panels import Linear, Log
 from PIL import Image
 
+from diffpo.refusal import Refusal
+
 
 def sweep(**curves: list[float]) -> dict:
     def points(means: list[float]) -> list[dict]:
@@ -31,7 +33,7 @@ def test_a_report_becomes_a_picture(tmp_path):
 
 def test_a_report_without_a_sweep_is_told(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"guidance_sweep": None}))
-    with pytest.raises(ValueError, match="tells of no sweep"):
+    with pytest.raises(Refusal, match="tells of no sweep"):
         guidance_plot.main(tmp_path / "report.json", tmp_path / "plot.png")
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from diffpo.held_out import Split
 from diffpo.pairs import Pairs
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies, ForTraining, ForValidation, RowMap
 
 
@@ -47,5 +48,5 @@ def test_a_share_of_the_prompts_is_judged_and_the_rest_trained_on():
 
 @pytest.mark.parametrize("wrong", [{"share": 0.0}, {"share": 1.0}, {"every": 0}, {"pairs": 0}])
 def test_what_cannot_be_judged_is_refused(wrong):
-    with pytest.raises(ValueError, match="validation"):
+    with pytest.raises(Refusal, match="validation"):
         AsTheyAre(**wrong)

@@ -2,6 +2,7 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from diffpo.hub import GONE, LICENSES, is_hub_id, reaching
+from diffpo.refusal import Refusal
 
 
 @pytest.mark.parametrize(
@@ -13,7 +14,7 @@ from diffpo.hub import GONE, LICENSES, is_hub_id, reaching
     ],
 )
 def test_a_deleted_id_names_its_replacement(gone, instead):
-    with pytest.raises(ValueError, match=f"{gone} was deleted from the hub; .*{instead}"), reaching(gone, "a model"):
+    with pytest.raises(Refusal, match=f"{gone} was deleted from the hub; .*{instead}"), reaching(gone, "a model"):
         pytest.fail("nothing is tried")
 
 
@@ -32,7 +33,7 @@ def test_a_local_folder_named_like_a_deleted_id_is_tried(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [OSError("no\n route"), FileNotFoundError("no\n route"), ValueError("no\n route")])
 def test_what_cannot_be_reached_is_one_line_with_cause_and_remedy(error):
     with (
-        pytest.raises(ValueError, match="Cannot load a UNet from 'some/unet'") as caught,
+        pytest.raises(Refusal, match="Cannot load a UNet from 'some/unet'") as caught,
         reaching("some/unet", "a UNet"),
     ):
         raise error
@@ -45,7 +46,7 @@ def test_what_cannot_be_reached_is_one_line_with_cause_and_remedy(error):
 
 def test_a_local_path_that_holds_something_else_says_so(tmp_path):
     with (
-        pytest.raises(ValueError, match="does not hold a VAE that can be read: no config") as caught,
+        pytest.raises(Refusal, match="does not hold a VAE that can be read: no config") as caught,
         reaching(str(tmp_path), "a VAE"),
     ):
         raise OSError("no\nconfig")
@@ -54,7 +55,7 @@ def test_a_local_path_that_holds_something_else_says_so(tmp_path):
 
 
 def test_long_reasons_are_cut(tmp_path):
-    with pytest.raises(ValueError, match="x" * 300 + "$"), reaching(str(tmp_path), "a VAE"):
+    with pytest.raises(Refusal, match="x" * 300 + "$"), reaching(str(tmp_path), "a VAE"):
         raise OSError("x" * 10_000)
 
 
@@ -84,5 +85,5 @@ def test_a_replacement_of_a_deleted_base_has_a_known_license():
 
 def test_a_network_that_fails_below_the_hub_is_told_in_a_line():
     told = r"Cannot load a LoRA from 'me/x'.*no route.*Check the spelling and the network"
-    with pytest.raises(ValueError, match=told), reaching("me/x", "a LoRA"):
+    with pytest.raises(Refusal, match=told), reaching("me/x", "a LoRA"):
         raise HTTPError("no route")

@@ -10,6 +10,7 @@ from diffpo.draws import Draws
 from diffpo.labels import Mislabel, ScoreLabel, Smooth
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
+from diffpo.refusal import Refusal
 from diffpo.rows import BreakTies, PairRow, mapped
 
 DRAWS = Draws(0, (0,), (3,))
@@ -71,9 +72,7 @@ def test_a_null_score_drops_the_row(column):
 
 
 def test_missing_score_names_column_row_and_script():
-    with pytest.raises(
-        ValueError, match=r"ScoreLabel needs column 'ps', row 3 .* score_chosen.*scripts/score_pairs.py"
-    ):
+    with pytest.raises(Refusal, match=r"ScoreLabel needs column 'ps', row 3 .* score_chosen.*scripts/score_pairs.py"):
         ScoreLabel(columns=("ps", "score_rejected"))(ROW, DRAWS)
 
 
@@ -132,31 +131,31 @@ def test_scores_outside_of_the_recorded_range_are_not_clamped(scored):
     ],
 )
 def test_what_is_recorded_has_to_be_a_range_of_the_same_scorer(scored, said, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         ScoreLabel(recorded=scored(**said), scorer="taste")
 
 
 def test_nothing_recorded_names_the_script(tmp_path):
-    with pytest.raises(ValueError, match=r"finds no .*no/scores.json; write it with scripts/score_pairs.py"):
+    with pytest.raises(Refusal, match=r"finds no .*no/scores.json; write it with scripts/score_pairs.py"):
         ScoreLabel(recorded=str(tmp_path / "no" / "scores.json"))
-    with pytest.raises(ValueError, match=r"finds no .*scores.json; write it with scripts/score_pairs.py"):
+    with pytest.raises(Refusal, match=r"finds no .*scores.json; write it with scripts/score_pairs.py"):
         ScoreLabel(recorded=str(tmp_path))
 
 
 @pytest.mark.parametrize("given", [{"low": 0.0}, {"high": 0.0}])
 def test_a_range_is_recorded_or_given(scored, given):
-    with pytest.raises(ValueError, match="set only one of them"):
+    with pytest.raises(Refusal, match="set only one of them"):
         ScoreLabel(recorded=scored(), **given)
 
 
 def test_a_scorer_is_told_by_what_is_recorded():
-    with pytest.raises(ValueError, match="cannot tell whether taste scored; set recorded to its scores.json"):
+    with pytest.raises(Refusal, match="cannot tell whether taste scored; set recorded to its scores.json"):
         ScoreLabel(scorer="taste")
 
 
 @pytest.mark.parametrize("given", [{"low": 1.0}, {"high": 0.0}, {"temperature": 0.0}])
 def test_an_empty_range_or_temperature_is_refused(given):
-    with pytest.raises(ValueError, match="low < high and temperature > 0"):
+    with pytest.raises(Refusal, match="low < high and temperature > 0"):
         ScoreLabel(**given)
 
 
@@ -182,5 +181,5 @@ def test_more_mislabeled_pairs_contain_the_fewer():
 
 def test_ties_and_shares_beyond_one_half():
     assert all(Mislabel(0.5)(TIE, Draws(0, (0,), (i,))) is TIE for i in range(20))
-    with pytest.raises(ValueError, match=r"share in \[0, 0.5\], got 0.6"):
+    with pytest.raises(Refusal, match=r"share in \[0, 0.5\], got 0.6"):
         Mislabel(0.6)

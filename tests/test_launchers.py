@@ -17,6 +17,7 @@ from tiny import unet, unet_xl
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from diffpo.launchers import precision, suit_launcher
+from diffpo.refusal import Refusal
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "configs" / "accelerate"
@@ -138,7 +139,7 @@ def test_fsdp2_keeps_fp32_and_leaves_rounding_to_autocast(environment):
     ],
 )
 def test_launchers_that_cannot_be_served_are_refused(kind, plugin, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(Refusal, match=said):
         suit_launcher(accelerator(DistributedType(kind), "fp16", **plugin), 1, 1.0)
 
 

@@ -6,6 +6,7 @@ from multiprocessing import get_context
 import pytest
 
 from diffpo.ledger import Ledger, write_json
+from diffpo.refusal import Refusal
 
 WHO = {"scorer": "brightness", "raw": False}
 
@@ -48,9 +49,9 @@ def test_a_torn_last_line_is_forgotten_and_does_not_spoil_the_next(tmp_path, tor
 
 def test_other_work_in_the_same_folder_is_refused_and_the_difference_named(tmp_path):
     Ledger(tmp_path, WHO)
-    with pytest.raises(ValueError, match=r"results of something else: raw was False and is True; choose another"):
+    with pytest.raises(Refusal, match=r"results of something else: raw was False and is True; choose another"):
         Ledger(tmp_path, {**WHO, "raw": True})
-    with pytest.raises(ValueError, match=r"seed was None and is 1"):
+    with pytest.raises(Refusal, match=r"seed was None and is 1"):
         Ledger(tmp_path, {**WHO, "seed": 1})
 
 
@@ -74,7 +75,7 @@ def fill(folder, told) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     try:
         ledger.add({row: 0.123456789 for row in range(20)})
-    except RuntimeError as error:
+    except Refusal as error:
         told.send(str(error))
 
 

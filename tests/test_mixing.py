@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffpo.mixing import BLOCK, GOLDEN, Mixed, turns
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 
 SOURCES = [Columns("a"), Columns("b")]
@@ -39,16 +40,16 @@ def test_starting_later_is_resuming(begin):
 def test_shares_are_the_weights_or_else_the_sizes():
     assert Mixed(SOURCES, [3.0, 1.0]).shares([10, 1000]) == (3.0, 1.0)
     assert Mixed(SOURCES).shares([10, 1000]) == (10.0, 1000.0)
-    with pytest.raises(ValueError, match="Streams do not know .*; give data.source.weights to mix them"):
+    with pytest.raises(Refusal, match="Streams do not know .*; give data.source.weights to mix them"):
         Mixed(SOURCES).shares([None, None])
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, 1.0, 1.0]])
 def test_each_source_needs_a_positive_weight(weights):
-    with pytest.raises(ValueError, match="a positive weight for each, got 2 and"):
+    with pytest.raises(Refusal, match="a positive weight for each, got 2 and"):
         Mixed(SOURCES, weights)
 
 
 def test_nothing_cannot_be_mixed():
-    with pytest.raises(ValueError, match="needs sources"):
+    with pytest.raises(Refusal, match="needs sources"):
         Mixed([])

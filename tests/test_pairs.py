@@ -7,6 +7,7 @@ import pytest
 from diffpo.labels import ScoreLabel
 from diffpo.mixing import Mixed
 from diffpo.pairs import PairTable, became, open_tables
+from diffpo.refusal import Refusal
 from diffpo.rows import DropPromptless, DropTies, Weight
 from diffpo.sources import Columns
 from diffpo.unpaired import Unpaired
@@ -19,13 +20,13 @@ def table_of(tmp_path, prompts):
 
 
 def test_null_prompts_are_an_early_error_with_a_remedy(tmp_path):
-    with pytest.raises(ValueError, match=r"2 of 3 rows have no prompt .* the first is row 0; .*DropPromptless"):
+    with pytest.raises(Refusal, match=r"2 of 3 rows have no prompt .* the first is row 0; .*DropPromptless"):
         PairTable(table_of(tmp_path, [None, "a", None]), [DropTies()], seed=0)
     assert len(PairTable(table_of(tmp_path, [None, "a", None]), [DropPromptless()], seed=0)) == 1
 
 
 def test_an_empty_table_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="does not hold a table of pairs that can be read: .* no data"):
+    with pytest.raises(Refusal, match="does not hold a table of pairs that can be read: .* no data"):
         PairTable(table_of(tmp_path, []), [], seed=0)
 
 
@@ -61,7 +62,7 @@ def test_ids_count_on_from_table_to_table_whatever_was_dropped(tmp_path):
 def test_a_column_that_one_of_several_sources_lacks(tmp_path):
     source = mixed(tmp_path, pairs_of(1, weight=[1.0]), pairs_of(1))
     with pytest.raises(
-        ValueError, match=r"Of the sources .* Columns\(path='.*/1/t.parquet'.* Weight needs column 'weight'"
+        Refusal, match=r"Of the sources .* Columns\(path='.*/1/t.parquet'.* Weight needs column 'weight'"
     ):
         open_tables(source, [Weight()], seed=0)
 
@@ -73,9 +74,7 @@ def test_rows_of_different_numbers_of_candidates_do_not_mix(tmp_path):
         datasets.Dataset.from_dict(data).to_parquet(folder / "t.parquet")
         return Unpaired(str(folder / "t.parquet"))
 
-    with pytest.raises(
-        ValueError, match="equally many candidates per row, here are Columns 2, Unpaired 1; train apart"
-    ):
+    with pytest.raises(Refusal, match="equally many candidates per row, here are Columns 2, Unpaired 1; train apart"):
         open_tables(mixed(tmp_path, pairs_of(1), unpaired), [], seed=0)
 
 
@@ -92,7 +91,7 @@ def scored(version):
 
 
 def test_labels_are_not_made_of_scores_of_different_scorers(tmp_path):
-    with pytest.raises(ValueError, match="'version': 'v2.0'.* and .*'version': 'v2.1'.*, whose ranges differ"):
+    with pytest.raises(Refusal, match="'version': 'v2.0'.* and .*'version': 'v2.1'.*, whose ranges differ"):
         open_tables(mixed(tmp_path / "a", scored("v2.0"), scored("v2.1")), [ScoreLabel()], seed=0)
     assert len(open_tables(mixed(tmp_path / "b", scored("v2.1"), scored("v2.1")), [ScoreLabel()], seed=0)) == 2
     assert len(open_tables(mixed(tmp_path / "c", scored("v2.0"), scored("v2.1")), [DropTies()], seed=0)) == 2
@@ -102,7 +101,7 @@ def test_a_range_is_not_taken_from_scores_of_another_scorer(tmp_path):
     scored("v2.0")(tmp_path / "a")
     source = scored("v2.1")(tmp_path / "b")
     label = ScoreLabel(recorded=str(tmp_path / "a"))
-    with pytest.raises(ValueError, match="'version': 'v2.0'.* and .*'version': 'v2.1'.*name its scores.json"):
+    with pytest.raises(Refusal, match="'version': 'v2.0'.* and .*'version': 'v2.1'.*name its scores.json"):
         open_tables(source, [label], seed=0)
     assert len(open_tables(source, [ScoreLabel(recorded=str(tmp_path / "b"))], seed=0)) == 1
 

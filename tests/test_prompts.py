@@ -4,6 +4,7 @@ import pytest
 from datasets import Dataset
 
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 
 WANTED = ["a red circle", "a «blue» square, 左"]
 
@@ -65,5 +66,5 @@ def test_pictures_of_a_set_are_not_read(tmp_path):
 def test_what_holds_no_prompts_is_refused(tmp_path, name, text, reason):
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(Refusal, match=reason):
         Prompts(str(tmp_path / name)).read()

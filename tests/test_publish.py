@@ -7,6 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 
 from diffpo import publish
 from diffpo.publish import Publish, uploads
+from diffpo.refusal import Refusal
 
 UPLOADED = [
     "README.md",
@@ -115,7 +116,7 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(run, connected, capsys)
 
 @pytest.mark.parametrize("name", ["a/b/c", "me/my--lora", "me/my lora", "", "me/x.git"])
 def test_a_name_that_the_hub_cannot_have_is_refused_at_once(name):
-    with pytest.raises(ValueError, match=re.escape(f"publish.repo {name!r} cannot be a name on the hub")):
+    with pytest.raises(Refusal, match=re.escape(f"publish.repo {name!r} cannot be a name on the hub")):
         Publish(name)
 
 
@@ -135,7 +136,7 @@ def test_a_name_that_the_hub_cannot_have_is_refused_at_once(name):
 )
 def test_what_would_fail_after_training_is_refused_before_it(connected, hub, message):
     connected(hub)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(Refusal, match=message) as caught:
         Publish("other/mine" if "other/" in message else "me/mine", private=True).check()
     assert "\n" not in str(caught.value)
     assert hub.asked == []
@@ -150,7 +151,7 @@ def test_a_repository_of_ones_own_passes(connected, repo):
 @pytest.mark.parametrize("error", [http(500), HTTPError("x"), RuntimeError("a\nb"), ValueError("bad card"), OSError()])
 def test_a_failed_upload_loses_nothing_and_says_how_to_repeat_it(run, connected, error):
     connected(Hub(failing=error))
-    with pytest.raises(RuntimeError, match="is complete, but its upload to me/mine failed") as caught:
+    with pytest.raises(Refusal, match="is complete, but its upload to me/mine failed") as caught:
         Publish("me/mine", private=True)(run)
     message = str(caught.value)
     assert "\n" not in message

@@ -8,6 +8,7 @@ from tiny import picture
 
 from diffpo.pairs import PairTable
 from diffpo.rankings import HPDv2, Ranked, RankedLists
+from diffpo.refusal import Refusal
 
 COLORS = ("red", "green", "blue", "white")
 
@@ -82,26 +83,26 @@ def test_hpdv2_marks_the_winner(tmp_path):
 def test_hpdv2_never_guesses(tmp_path):
     records = [{"prompt": "p", "file_path": ["a.jpg"], "human_preference": [1]}]
     (tmp_path / "train.json").write_text(json.dumps(records))
-    with pytest.raises(ValueError, match=r"Row 0 has file_path = \['a.jpg'\] .* needs two paths and two marks"):
+    with pytest.raises(Refusal, match=r"Row 0 has file_path = \['a.jpg'\] .* needs two paths and two marks"):
         opened(HPDv2(str(tmp_path / "train.json")))
 
 
 def test_misnamed_columns_are_listed(ranked):
-    with pytest.raises(ValueError, match="Ranked needs columns 'group', the table has 'prompt_id'.*fields of Ranked"):
+    with pytest.raises(Refusal, match="Ranked needs columns 'group', the table has 'prompt_id'.*fields of Ranked"):
         opened(Ranked(ranked, group="group"))
-    with pytest.raises(ValueError, match="RankedLists needs columns 'paths', the table has"):
+    with pytest.raises(Refusal, match="RankedLists needs columns 'paths', the table has"):
         opened(RankedLists(ranked, image="paths"))
 
 
 def test_a_rank_that_is_null_and_prompts_of_one_picture_are_refused(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([{"prompt": "p", "image_path": ["a", "b"], "rank": [1, None]}]))
-    with pytest.raises(ValueError, match="A picture of the prompt 'p' has no rank"):
+    with pytest.raises(Refusal, match="A picture of the prompt 'p' has no rank"):
         opened(RankedLists(str(tmp_path / "a.json")))
     (tmp_path / "b.json").write_text(json.dumps([{"prompt": "p", "image_path": ["a"], "rank": [1]}]))
-    with pytest.raises(ValueError, match="No prompt in .*b.json has two pictures to compare"):
+    with pytest.raises(Refusal, match="No prompt in .*b.json has two pictures to compare"):
         opened(RankedLists(str(tmp_path / "b.json")))
 
 
 def test_rankings_cannot_be_streamed(ranked):
-    with pytest.raises(ValueError, match="Ranked compares records with one another.*set data.stream to null"):
+    with pytest.raises(Refusal, match="Ranked compares records with one another.*set data.stream to null"):
         Ranked(ranked).stream()

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffpo.draws import Draws
 from diffpo.order import Order, Share
 from diffpo.references import SCORES, FrozenCopy, Reference, Score
+from diffpo.refusal import Refusal
 from diffpo.remembered import Remembered, open_answers
 from diffpo.validation import Validation
 
@@ -84,21 +85,21 @@ def test_batches_that_are_not_trained_on_are_neither_looked_up_nor_kept(folder):
 def test_more_than_a_number_per_candidate_is_refused(folder):
     reference = Remembered(Counting(), folder)
     reference.at(Draws(0, (0,), (1,)))
-    with pytest.raises(ValueError, match=r"shape \(2, 1, 4\), only numbers of shape \(2, 1\) can be remembered"):
+    with pytest.raises(Refusal, match=r"shape \(2, 1, 4\), only numbers of shape \(2, 1\) can be remembered"):
         reference(lambda model: torch.zeros(2, 1, 4))
 
 
 @pytest.mark.parametrize(("epoch", "row"), [(2, 0), (0, 5)])
 def test_pairs_and_epochs_that_it_has_no_place_for_are_refused(folder, epoch, row):
     inner = Counting()
-    with pytest.raises(ValueError, match="remembers 5 pairs in 2 epochs, but row . of epoch . is asked for"):
+    with pytest.raises(Refusal, match="remembers 5 pairs in 2 epochs, but row . of epoch . is asked for"):
         asked(Remembered(inner, folder), inner, (epoch,), (row,))
 
 
 def test_scores_of_something_else_are_refused_and_named(folder):
-    with pytest.raises(ValueError, match="base was 'a' and is 'b'; name another folder in remember"):
+    with pytest.raises(Refusal, match="base was 'a' and is 'b'; name another folder in remember"):
         open_answers(folder, {"base": "b"}, SHAPE)
-    with pytest.raises(ValueError, match=r"shapes was .*\[2, 5, 2\].* and is .*\[4, 5, 2\]"):
+    with pytest.raises(Refusal, match=r"shapes was .*\[2, 5, 2\].* and is .*\[4, 5, 2\]"):
         open_answers(folder, {"base": "a"}, {SCORES: (4, 5, 2)})
 
 
@@ -116,7 +117,7 @@ def test_the_file_takes_its_room_when_it_is_made(folder):
 
 def test_a_full_disk_is_told_in_one_line(tmp_path):
     (tmp_path / "scores.npy.unfinished").symlink_to("/dev/full")
-    with pytest.raises(RuntimeError, match=r"scores.npy could not be written .*No space left.* Make room there"):
+    with pytest.raises(Refusal, match=r"scores.npy could not be written .*No space left.* Make room there"):
         open_answers(tmp_path, {"base": "a"}, SHAPE)
 
 

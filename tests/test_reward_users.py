@@ -3,6 +3,7 @@ from datasets import Dataset
 
 from diffpo.cells import Cell
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 from diffpo.reward_users import RewardUsers
 from diffpo.rows import DropTies
 
@@ -55,14 +56,14 @@ def test_ties_and_unreadable_pictures_can_be_dropped(source):
 
 def test_pairs_that_nobody_scored_are_refused(tmp_path):
     Dataset.from_dict(PAIRS).to_parquet(tmp_path / "pairs.parquet")
-    with pytest.raises(ValueError, match="no column 'score_chosen'; score its pairs"):
+    with pytest.raises(Refusal, match="no column 'score_chosen'; score its pairs"):
         RewardUsers({"a": str(tmp_path)}).open()
-    with pytest.raises(ValueError, match="needs folders of scored pairs"):
+    with pytest.raises(Refusal, match="needs folders of scored pairs"):
         RewardUsers({})
 
 
 def test_folders_of_other_columns_are_refused(tmp_path):
     one = scored(tmp_path / "one", [1.0] * 3, [0.0] * 3)
     two = scored(tmp_path / "two", [1.0] * 3, [0.0] * 3, seed=[1, 2, 3])
-    with pytest.raises(ValueError, match=r"two differs from the first folder in columns \['seed'\]"):
+    with pytest.raises(Refusal, match=r"two differs from the first folder in columns \['seed'\]"):
         RewardUsers({"a": one, "b": two}).open()

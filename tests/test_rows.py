@@ -4,6 +4,7 @@ import pytest
 
 from diffpo.draws import Draws
 from diffpo.labels import Smooth
+from diffpo.refusal import Refusal
 from diffpo.rows import (
     AtLeast,
     BreakTies,
@@ -64,7 +65,7 @@ def test_weight_reads_its_column():
 def test_weight_per_prompt_by_hand():
     several = replace(ROW, weight=2.0, extra={"num_example_per_prompt": 4})
     assert PerPrompt()(several, DRAWS).weight == 0.5
-    with pytest.raises(ValueError, match="PerPrompt needs column 'num_example_per_prompt', row 3"):
+    with pytest.raises(Refusal, match="PerPrompt needs column 'num_example_per_prompt', row 3"):
         PerPrompt()(ROW, DRAWS)
 
 
@@ -75,7 +76,7 @@ def test_at_least_drops_what_is_below_or_null(value, kept):
 
 
 def test_at_least_needs_its_column():
-    with pytest.raises(ValueError, match="AtLeast needs column 'confidence', row 3"):
+    with pytest.raises(Refusal, match="AtLeast needs column 'confidence', row 3"):
         AtLeast("confidence", 0.95)(ROW, DRAWS)
 
 
@@ -112,5 +113,5 @@ def test_only_one_value_is_kept_whether_it_is_a_number_or_a_text():
     assert Only("user_id", "ann")(ann, DRAWS) is ann
     assert Only("user_id", "7")(seven, DRAWS) is seven
     assert Only("user_id", "ann")(nobody, DRAWS) is None
-    with pytest.raises(ValueError, match="Only needs column 'user_id'"):
+    with pytest.raises(Refusal, match="Only needs column 'user_id'"):
         Only("user_id", "ann")(ROW, DRAWS)

@@ -6,6 +6,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from diffpo import run as module
+from diffpo.refusal import Refusal
 from diffpo.run import FitConfig, open_run, require_disk
 
 
@@ -23,7 +24,7 @@ def fresh_accelerator():
 def test_a_folder_that_holds_a_run_is_refused_unless_resumed(tmp_path, held):
     (tmp_path / held).parent.mkdir(exist_ok=True)
     (tmp_path / held).touch()
-    with pytest.raises(ValueError, match=f"already holds {held.split('/')[0]}; .* --resume latest.*--output_dir"):
+    with pytest.raises(Refusal, match=f"already holds {held.split('/')[0]}; .* --resume latest.*--output_dir"):
         open_run(FitConfig(steps=1), tmp_path)
     assert open_run(FitConfig(steps=1), tmp_path, resume="latest").resume == "latest"
 
@@ -34,13 +35,13 @@ def test_accumulation_follows_from_the_two_batch_sizes(tmp_path):
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_values(tmp_path):
-    with pytest.raises(ValueError, match="fit.batch_size 10 is not a multiple of 1 processes x .*_batch_size 4"):
+    with pytest.raises(Refusal, match="fit.batch_size 10 is not a multiple of 1 processes x .*_batch_size 4"):
         open_run(FitConfig(steps=1, batch_size=10, per_device_batch_size=4), tmp_path)
     assert not (tmp_path / "config.yaml").exists()
 
 
 def test_a_missing_tracker_is_named_with_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match="fit.report_to names nosuch, not installed; pip install nosuch"):
+    with pytest.raises(Refusal, match="fit.report_to names nosuch, not installed; pip install nosuch"):
         open_run(FitConfig(steps=1, report_to=["nosuch"]), tmp_path)
 
 
@@ -72,41 +73,41 @@ def test_frozen_weights_are_stored_in_the_type_of_mixed_precision(tmp_path, fres
 def test_checkpoints_that_cannot_fit_are_refused_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 2**30))
     require_disk(tmp_path, needed=2**30, keep=4)
-    with pytest.raises(ValueError, match=r"6 checkpoints of 1.00 GiB do not fit .*\(5.00 GiB free\).*lower fit.keep"):
+    with pytest.raises(Refusal, match=r"6 checkpoints of 1.00 GiB do not fit .*\(5.00 GiB free\).*lower fit.keep"):
         require_disk(tmp_path, needed=2**30, keep=5)
 
 
 def test_a_result_that_cannot_fit_is_refused_before_the_run_with_or_without_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 2**30))
-    with pytest.raises(ValueError, match=r"5 checkpoints of 1.00 GiB do not fit .*6.00 GiB are needed"):
+    with pytest.raises(Refusal, match=r"5 checkpoints of 1.00 GiB do not fit .*6.00 GiB are needed"):
         require_disk(tmp_path, needed=2**30, keep=4, result=2**30)
     require_disk(tmp_path, needed=0, keep=4, result=5 * 2**30)
-    with pytest.raises(ValueError, match=r"What is trained does not fit .*6.00 GiB are needed, the result included"):
+    with pytest.raises(Refusal, match=r"What is trained does not fit .*6.00 GiB are needed, the result included"):
         require_disk(tmp_path, needed=0, keep=4, result=6 * 2**30)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "per_device_batch_size", "log_every", "save_every", "keep"])
 def test_a_count_of_nothing_is_refused(name):
-    with pytest.raises(ValueError, match=f"fit.{name} must be at least 1, got 0"):
+    with pytest.raises(Refusal, match=f"fit.{name} must be at least 1, got 0"):
         FitConfig(steps=1, **{name: 0})
 
 
 def test_an_average_that_never_moves_or_diverges_is_refused():
-    with pytest.raises(ValueError, match=r"fit.ema is a decay in \[0, 1\), got 1.0"):
+    with pytest.raises(Refusal, match=r"fit.ema is a decay in \[0, 1\), got 1.0"):
         FitConfig(steps=1, ema=1.0)
 
 
 def test_steps_or_epochs_are_given_and_not_both():
-    with pytest.raises(ValueError, match="fit needs steps or epochs, got None and None"):
+    with pytest.raises(Refusal, match="fit needs steps or epochs, got None and None"):
         FitConfig()
-    with pytest.raises(ValueError, match="got 3 and 1.5; set the other to null"):
+    with pytest.raises(Refusal, match="got 3 and 1.5; set the other to null"):
         FitConfig(steps=3, epochs=1.5)
 
 
 def test_epochs_become_whole_steps_and_need_a_length():
     config = FitConfig(epochs=1.5, batch_size=4)
     assert config.steps_on(10) == 4  # 15 pairs
-    with pytest.raises(ValueError, match="set fit.steps instead of fit.epochs"):
+    with pytest.raises(Refusal, match="set fit.steps instead of fit.epochs"):
         config.steps_on(None)
 
 

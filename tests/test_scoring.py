@@ -1,11 +1,12 @@
 import pytest
 
+from diffpo.refusal import Refusal
 from diffpo.scorers.oracle import Oracle
 from diffpo.scoring import require_as_many, scored_by
 
 
 def test_prompts_and_candidates_of_different_number_are_refused():
-    with pytest.raises(ValueError, match="There are 2 prompts and 1 candidates"):
+    with pytest.raises(Refusal, match="There are 2 prompts and 1 candidates"):
         require_as_many(["a", "b"], [None])
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from diffpo.refusal import Refusal
 from diffpo.shared_work import shared_out
 
 
@@ -32,5 +33,5 @@ def test_what_was_found_before_an_error_is_kept(tmp_path):
 
 def test_other_work_in_the_folder_is_refused(tmp_path):
     work(tmp_path, [])
-    with pytest.raises(ValueError, match="of was 'a' and is 'b'"):
+    with pytest.raises(Refusal, match="of was 'a' and is 'b'"):
         work(tmp_path, [], identity="b")

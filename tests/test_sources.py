@@ -8,6 +8,7 @@ from tiny import pair_folder, picture
 
 from diffpo.draws import Draws
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 from diffpo.rows import AtLeast, DropTies
 from diffpo.sources import Columns, HPDv3, PairFolder, PickAPic, PickAPicShards
 
@@ -45,7 +46,7 @@ def test_pickapic_rows_without_a_verdict_are_ties(tmp_path):
 
 
 def test_pickapic_never_guesses_a_label(tmp_path):
-    with pytest.raises(ValueError, match=r"Row 1 has label_0 = 0.7; PickAPic needs 1, 0, or 0.5"):
+    with pytest.raises(Refusal, match=r"Row 1 has label_0 = 0.7; PickAPic needs 1, 0, or 0.5"):
         rows(pickapic(tmp_path / "a.parquet", (1.0, 0.7)))
 
 
@@ -82,9 +83,7 @@ def test_binarized_set_that_says_how_sure_it_is(tmp_path):
 def test_binarized_set_never_guesses_a_probability(tmp_path, prob):
     lines = [{"prompt": "a", "chosen": "w.png", "rejected": "l.png", "prob": prob}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(
-        ValueError, match=rf"Row 0 has prob = {prob!r}, but P\(chosen wins\) is a number in \[0.5, 1\]"
-    ):
+    with pytest.raises(Refusal, match=rf"Row 0 has prob = {prob!r}, but P\(chosen wins\) is a number in \[0.5, 1\]"):
         rows(Columns(str(tmp_path / "a.jsonl")))
 
 
@@ -125,39 +124,37 @@ def test_pair_folder(tmp_path):
 def test_incomplete_pairs_are_named(tmp_path, lost, said):
     pair_folder(tmp_path, n=3)
     (tmp_path / lost).unlink()
-    with pytest.raises(ValueError, match=rf"1 of 3 pairs .* have no {said}.*the first is '{lost[-5]}'"):
+    with pytest.raises(Refusal, match=rf"1 of 3 pairs .* have no {said}.*the first is '{lost[-5]}'"):
         PairFolder(str(tmp_path)).open()
 
 
 def test_two_pictures_of_one_stem_are_refused(tmp_path):
     pair_folder(tmp_path, n=1)
     picture().save(tmp_path / "chosen" / "0.jpg")
-    with pytest.raises(ValueError, match="are both '0'; keep one"):
+    with pytest.raises(Refusal, match="are both '0'; keep one"):
         PairFolder(str(tmp_path)).open()
 
 
 def test_an_empty_folder_of_pairs_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no pairs; a pair x needs"):
+    with pytest.raises(Refusal, match="holds no pairs; a pair x needs"):
         PairFolder(str(tmp_path)).open()
 
 
 def test_misnamed_columns_are_listed(tmp_path):
     pickapic(tmp_path / "a.parquet")
-    with pytest.raises(
-        ValueError, match=r"Columns needs columns 'chosen', 'prompt', 'rejected', the table has 'jpg_0'"
-    ):
+    with pytest.raises(Refusal, match=r"Columns needs columns 'chosen', 'prompt', 'rejected', the table has 'jpg_0'"):
         rows(Columns(str(tmp_path / "a.parquet")))
 
 
 @pytest.mark.parametrize("gone", ["yuvalkirstain/pickapic_v1", "yuvalkirstain/pickapic_v2"])
 def test_deleted_data_sets_name_a_way_out(gone):
-    with pytest.raises(ValueError, match="was deleted from the hub; use a mirror or your own copy"):
+    with pytest.raises(Refusal, match="was deleted from the hub; use a mirror or your own copy"):
         PickAPic(gone).open()
 
 
 def test_unreachable_hub_is_one_line():
     with pytest.raises(
-        ValueError, match="Cannot load a table of pairs from 'someone/nothing'.*Check the spelling"
+        Refusal, match="Cannot load a table of pairs from 'someone/nothing'.*Check the spelling"
     ) as caught:
         Columns("someone/nothing").open()
     assert "\n" not in str(caught.value)
@@ -165,7 +162,7 @@ def test_unreachable_hub_is_one_line():
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "pairs.xlsx").write_text("")
-    with pytest.raises(ValueError, match="does not hold a table of pairs that can be read: files are .parquet"):
+    with pytest.raises(Refusal, match="does not hold a table of pairs that can be read: files are .parquet"):
         Columns(str(tmp_path / "pairs.xlsx")).open()
 
 
@@ -174,7 +171,7 @@ def test_ties_are_counted_and_nothing_left_is_an_error(tmp_path):
     assert dict(table.dropped) == {"DropTies": 1}
     assert table.kept.tolist() == [0, 1]
     with pytest.raises(
-        ValueError, match=r"No pairs left of 2 rows of .*DropTies dropped 2; change data.source or data.rows"
+        Refusal, match=r"No pairs left of 2 rows of .*DropTies dropped 2; change data.source or data.rows"
     ):
         PairTable(pickapic(tmp_path / "b.parquet", (0.5, 0.5)), [DropTies()], seed=0)
 
@@ -194,13 +191,13 @@ def test_a_row_map_sees_its_own_row(tmp_path):
 @pytest.mark.parametrize(("text", "reason"), [("", "it is empty"), ('{"prompt": \n{{', "JSON parse error")])
 def test_a_file_that_cannot_be_parsed_says_why(tmp_path, text, reason):
     (tmp_path / "pairs.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=f"does not hold a table of pairs that can be read: {reason}"):
+    with pytest.raises(Refusal, match=f"does not hold a table of pairs that can be read: {reason}"):
         Columns(str(tmp_path / "pairs.jsonl")).open()
 
 
 def test_another_split_of_a_saved_dataset_is_named(tmp_path):
     datasets.DatasetDict({"test": datasets.Dataset.from_dict({"prompt": ["a"]})}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match="data.source.split is 'train', there are test"):
+    with pytest.raises(Refusal, match="data.source.split is 'train', there are test"):
         Columns(str(tmp_path / "saved")).open()
 
 
@@ -226,7 +223,7 @@ def test_pickapic_as_tar_shards(tmp_path):
 def test_a_tar_without_the_expected_keys_lists_those_it_has(tmp_path):
     pickapic_shards(tmp_path / "s")
     with pytest.raises(
-        ValueError, match=r"PickAPic needs columns 'caption', .*, the table has 'jpg_0.jpg', .*'original_prompt.txt'"
+        Refusal, match=r"PickAPic needs columns 'caption', .*, the table has 'jpg_0.jpg', .*'original_prompt.txt'"
     ):
         rows(PickAPic(str(tmp_path / "s")))
 

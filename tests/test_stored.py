@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffpo import stored as module
+from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16), "c": torch.zeros(())}
@@ -30,8 +31,8 @@ def test_a_header_is_the_metadata_of_a_file(tmp_path):
 def test_an_absent_and_a_broken_file_are_told_by_name(tmp_path):
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     save_file(TENSORS, two)
-    with pytest.raises(ValueError, match="one.safetensors cannot be read as safetensors .*download it"):
+    with pytest.raises(Refusal, match="one.safetensors cannot be read as safetensors .*download it"):
         stored([one, two])
     two.write_bytes(two.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="two.safetensors cannot be read"):
+    with pytest.raises(Refusal, match="two.safetensors cannot be read"):
         stored([two])

@@ -6,6 +6,7 @@ import pytest
 from shards import pickapic_shards
 
 from diffpo.mixing import Mixed
+from diffpo.refusal import Refusal
 from diffpo.rows import AtLeast, DropTies
 from diffpo.sources import Columns, PairFolder, PickAPicShards
 from diffpo.streams import PairStream, Stream, Window, lost, open_streams
@@ -74,15 +75,13 @@ def test_a_table_can_be_read_as_a_stream(tmp_path):
 
 def test_an_epoch_without_a_pair_is_an_error(tmp_path):
     source = manifest(tmp_path / "a.jsonl", 2, sure=[0.0, 0.0])
-    with pytest.raises(
-        ValueError, match=r"No pairs left in an epoch of .*: 2 rows were read, AtLeast dropped 2; change"
-    ):
+    with pytest.raises(Refusal, match=r"No pairs left in an epoch of .*: 2 rows were read, AtLeast dropped 2; change"):
         next(PairStream(source, [AtLeast("sure", 0.5)], seed=0, buffer=1).visits())
 
 
 def test_missing_keys_are_an_early_error_that_lists_those_there_are(tmp_path):
     pickapic_shards(tmp_path / "s")
-    with pytest.raises(ValueError, match="needs columns 'caption', the table has .*'original_prompt.txt', '__key__'"):
+    with pytest.raises(Refusal, match="needs columns 'caption', the table has .*'original_prompt.txt', '__key__'"):
         PairStream(PickAPicShards(str(tmp_path / "s"), prompt="caption"), [], seed=0, buffer=1)
 
 
@@ -92,7 +91,7 @@ def test_a_stream_that_breaks_off_says_where(tmp_path):
     (tmp_path / "s" / "00000.tar").write_bytes(whole[: len(whole) * 9 // 10])
     stream = PairStream(PickAPicShards(str(tmp_path / "s")), [], seed=0, buffer=1)
     with pytest.raises(
-        ValueError, match=r"PickAPicShards.* broke off after \d records .*unexpected end of data"
+        Refusal, match=r"PickAPicShards.* broke off after \d records .*unexpected end of data"
     ) as caught:
         prompts(stream, 8)
     assert "\n" not in str(caught.value)
@@ -125,18 +124,18 @@ def test_mixed_streams_share_no_key_and_look_ahead_within_one_source(tmp_path):
 def test_rows_of_different_numbers_of_candidates_do_not_mix(tmp_path):
     (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "p", "image": "a.png", "label": 1}))
     mixed = Mixed([manifest(tmp_path / "a.jsonl"), Unpaired(str(tmp_path / "b.jsonl"))], [1.0, 1.0])
-    with pytest.raises(ValueError, match="need equally many candidates per row, here are Columns 2, Unpaired 1"):
+    with pytest.raises(Refusal, match="need equally many candidates per row, here are Columns 2, Unpaired 1"):
         open_streams(mixed, [], seed=0, buffer=1)
 
 
 def test_a_column_that_one_of_several_streams_lacks(tmp_path):
     lacking, having = manifest(tmp_path / "a.jsonl", 1), manifest(tmp_path / "b.jsonl", 1, sure=[1.0])
-    with pytest.raises(ValueError, match=r"Of the sources .* Columns\(path='.*a.jsonl'.* AtLeast needs column 'sure'"):
+    with pytest.raises(Refusal, match=r"Of the sources .* Columns\(path='.*a.jsonl'.* AtLeast needs column 'sure'"):
         open_streams(Mixed([having, lacking], [1.0, 1.0]), [AtLeast("sure", 0.5)], seed=0, buffer=1)
 
 
 def test_an_empty_folder_of_pairs_and_an_empty_buffer_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no pairs"):
+    with pytest.raises(Refusal, match="holds no pairs"):
         PairStream(PairFolder(str(tmp_path)), [], seed=0, buffer=1)
-    with pytest.raises(ValueError, match="data.stream.buffer must be at least 1, got 0"):
+    with pytest.raises(Refusal, match="data.stream.buffer must be at least 1, got 0"):
         Stream(0)

@@ -6,6 +6,7 @@ import pyarrow
 import pytest
 from shards import pickapic_shards, png, shard
 
+from diffpo.refusal import Refusal
 from diffpo.tables import as_number, folder_of, heavy_columns, open_stream, open_table, undecoded
 
 
@@ -49,7 +50,7 @@ def test_a_shard_cut_short_is_named(tmp_path):
     pickapic_shards(tmp_path / "s")
     whole = (tmp_path / "s" / "00001.tar").read_bytes()
     (tmp_path / "s" / "00001.tar").write_bytes(whole[:2000])
-    with pytest.raises(ValueError, match=r"00001.tar is no whole tar archive \(unexpected end of data\); fetch it"):
+    with pytest.raises(Refusal, match=r"00001.tar is no whole tar archive \(unexpected end of data\); fetch it"):
         open_table(str(tmp_path / "s"), "train", None)
 
 
@@ -57,19 +58,19 @@ def test_a_shard_cut_short_is_named(tmp_path):
 def test_what_is_no_tar_is_named_at_once(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
     for read in (open_table, open_stream):
-        with pytest.raises(ValueError, match=r"does not hold .* read: .*a.tar is no whole tar archive") as caught:
+        with pytest.raises(Refusal, match=r"does not hold .* read: .*a.tar is no whole tar archive") as caught:
             read(str(tmp_path / "a.tar"), "train", None)
         assert "\n" not in str(caught.value)
 
 
 def test_a_glob_that_fits_nothing(tmp_path):
-    with pytest.raises(ValueError, match="no file has such a name"):
+    with pytest.raises(Refusal, match="no file has such a name"):
         open_table(f"{tmp_path}/*.tar", "train", None)
 
 
 def test_records_of_one_shard_with_different_keys_are_one_line(tmp_path):
     shard(tmp_path / "a.tar", [{"jpg": png(), "txt": b"a"}, {"png": png()}])
-    with pytest.raises(ValueError, match="don't share the same prefix or the same types"):
+    with pytest.raises(Refusal, match="don't share the same prefix or the same types"):
         open_table(str(tmp_path / "a.tar"), "train", None)
 
 
@@ -101,7 +102,7 @@ def test_parquet_is_a_table_and_a_stream_of_the_same_records(tmp_path, how):
 
 def test_a_split_that_parquet_does_not_have(tmp_path):
     parquet(tmp_path / "train.parquet", 1)
-    with pytest.raises(ValueError, match="Bad split: test"):
+    with pytest.raises(Refusal, match="Bad split: test"):
         open_stream(str(tmp_path), "test", None)
 
 
@@ -121,7 +122,7 @@ def test_a_stream_of_parquet_reads_no_further_than_it_is_asked(tmp_path):
 def test_a_damaged_parquet_file_of_a_stream_is_named(tmp_path, damage):
     parquet(tmp_path / "a.parquet", 100)
     (tmp_path / "b.parquet").write_bytes(damage((tmp_path / "a.parquet").read_bytes()))
-    with pytest.raises(ValueError, match=r"b.parquet cannot be read"):
+    with pytest.raises(Refusal, match=r"b.parquet cannot be read"):
         list(open_stream(f"{tmp_path}/*.parquet", "train", None))
 
 

@@ -5,6 +5,7 @@ import pytest
 from diffpo.draws import Draws
 from diffpo.labels import ScoreLabel, Smooth
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies, Reverse
 from diffpo.unpaired import Captioned, PromptsOnly, Unpaired
 
@@ -27,7 +28,7 @@ def test_a_label_is_the_probability_of_being_desirable(tmp_path, labels):
 
 @pytest.mark.parametrize("label", [0.5, "good"])
 def test_other_labels_are_refused(tmp_path, label):
-    with pytest.raises(ValueError, match=r"Row 0 has label = .*; Unpaired needs true or 1, false or 0"):
+    with pytest.raises(Refusal, match=r"Row 0 has label = .*; Unpaired needs true or 1, false or 0"):
         opened(tmp_path, [label])
 
 
@@ -35,7 +36,7 @@ def test_row_maps_for_single_pictures(tmp_path):
     (good,) = opened(tmp_path, [True])
     assert Reverse()(good, DRAWS).prob == 0.0
     assert Smooth(0.1)(good, DRAWS).prob == pytest.approx(0.9)
-    with pytest.raises(ValueError, match="ScoreLabel compares two candidates, row 0 has 1"):
+    with pytest.raises(Refusal, match="ScoreLabel compares two candidates, row 0 has 1"):
         ScoreLabel()(good, DRAWS)
 
 
@@ -51,5 +52,5 @@ def test_without_a_verdict_nothing_is_a_tie(tmp_path, layout, columns):
 
 def test_a_missing_prompt_column_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "p"}')
-    with pytest.raises(ValueError, match="prompt"):
+    with pytest.raises(Refusal, match="prompt"):
         PairTable(PromptsOnly(str(tmp_path / "a.jsonl")), [], seed=0)

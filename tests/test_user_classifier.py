@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from diffpo.refusal import Refusal
 from diffpo.user_classifier import ranked, recognized
 from diffpo.users import UserEmbeddings, shard_names, write_index, write_shard
 
@@ -35,5 +36,5 @@ def test_ranks_count_nearer_means_and_ties():
 
 def test_too_few_chunks_are_told(tmp_path):
     users = stored(tmp_path, {"a": [[1.0]] * 3, "b": [[1.0]] * 2})
-    with pytest.raises(ValueError, match="1 of 2 users in .* have 3 chunks or more, telling them apart takes 2 such"):
+    with pytest.raises(Refusal, match="1 of 2 users in .* have 3 chunks or more, telling them apart takes 2 such"):
         recognized(users)

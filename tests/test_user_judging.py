@@ -1,6 +1,7 @@
 import pytest
 from tiny_judges import question
 
+from diffpo.refusal import Refusal
 from diffpo.user_judging import Heard, Verdict, summed_up, table
 
 OURS, THEIRS = Heard(Verdict(1), Verdict(2)), Heard(Verdict(2), Verdict(1))
@@ -49,7 +50,7 @@ def test_unreadable_pairs_are_left_out_and_so_is_a_user_without_others():
     found = summed_up({"ann": [None, OURS], "bob": [None]})
     assert (found["pairs"], found["unreadable"], found["users"], found["win_rate"]) == (1, 2, 1, 1.0)
     assert found["per_user"]["bob"]["win_rate"] is None
-    with pytest.raises(ValueError, match="Each of 2 pairs, or its support, has a picture that cannot be read"):
+    with pytest.raises(Refusal, match="Each of 2 pairs, or its support, has a picture that cannot be read"):
         summed_up({"ann": [None, None]})
 
 

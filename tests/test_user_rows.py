@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, Reverse
 from diffpo.user_rows import ForUser, Shots
 from diffpo.users import UserEmbeddings
@@ -78,10 +79,10 @@ def test_swapping_sides_keeps_the_user():
 
 
 def test_a_row_without_a_user_is_told_what_writes_them():
-    with pytest.raises(ValueError, match="ForUser needs column 'user_id'.*embed_users"):
+    with pytest.raises(Refusal, match="ForUser needs column 'user_id'.*embed_users"):
         for_user()(replace(row(0), extra={}), draws(0))
 
 
 def test_a_dropout_that_is_no_share_is_refused():
-    with pytest.raises(ValueError, match=r"dropout in \[0, 1\], got 2"):
+    with pytest.raises(Refusal, match=r"dropout in \[0, 1\], got 2"):
         ForUser("x", dropout=2.0)

@@ -9,6 +9,7 @@ from tiny_embedders import Means, compared
 from diffpo import users as format
 from diffpo.diffusion.embedding_users import embed_users
 from diffpo.diffusion.user_chunks import Cut
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.users import TENSOR, UserEmbeddings, write_shard
 
@@ -58,10 +59,10 @@ def test_a_chunk_of_the_paper_takes_208_kb_in_two_bytes(tmp_path, dtype, size):
 def test_outliers_are_kept_by_bfloat16_and_refused_by_float16(tmp_path):
     outlier = torch.full((1, 1, 1), 70000.0)
     write_shard(tmp_path / "a.safetensors", outlier, "bfloat16")
-    with pytest.raises(ValueError, match=r"a number of 70000, more than float16 can hold \(65504\); set dtype to"):
+    with pytest.raises(Refusal, match=r"a number of 70000, more than float16 can hold \(65504\); set dtype to"):
         write_shard(tmp_path / "b.safetensors", -outlier, "float16")
     for bad in (torch.inf, torch.nan):
-        with pytest.raises(ValueError, match="not finite.* set embedder.dtype to bfloat16"):
+        with pytest.raises(Refusal, match="not finite.* set embedder.dtype to bfloat16"):
             write_shard(tmp_path / "b.safetensors", outlier * bad, "float32")
     assert not (tmp_path / "b.safetensors").exists()
 
@@ -72,20 +73,16 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, monkeypatch):
         raise SafetensorError("No space left on device")
 
     monkeypatch.setattr(format, "save_file", full)
-    with pytest.raises(
-        RuntimeError, match=r"a.safetensors could not be written \(No space left on device\). Make room"
-    ):
+    with pytest.raises(Refusal, match=r"a.safetensors could not be written \(No space left on device\). Make room"):
         write_shard(tmp_path / "a.safetensors", torch.zeros(1, 1, 1), "float32")
     assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_users_and_chunks_that_are_not_there_are_told(folder):
     users = UserEmbeddings(str(folder))
-    with pytest.raises(
-        ValueError, match="User 'bob' has no embedding in .*, which knows 3 users; embed the user with"
-    ):
+    with pytest.raises(Refusal, match="User 'bob' has no embedding in .*, which knows 3 users; embed the user with"):
         users.read("bob", 0)
-    with pytest.raises(ValueError, match=r"User 'cy' has no chunk 1 in .*; there are \[0\]"):
+    with pytest.raises(Refusal, match=r"User 'cy' has no chunk 1 in .*; there are \[0\]"):
         users.pair_ids("cy", 1)
 
 
@@ -93,16 +90,14 @@ def test_embeddings_of_another_model_or_width_are_told(folder):
     users = UserEmbeddings(str(folder))
     users.require("means", 2, 3)
     users.require()
-    with pytest.raises(
-        ValueError, match="holds embeddings with model_id 'means' instead of 'a/b', width 3 instead of 8"
-    ):
+    with pytest.raises(Refusal, match="holds embeddings with model_id 'means' instead of 'a/b', width 3 instead of 8"):
         users.require(model_id="a/b", tokens=2, width=8)
 
 
 def test_a_folder_that_is_unfinished_or_lacks_a_file_is_told(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"\(users.json is missing\); run scripts/embed_users.py, which goes on"):
+    with pytest.raises(Refusal, match=r"\(users.json is missing\); run scripts/embed_users.py, which goes on"):
         UserEmbeddings(str(tmp_path)).tokens  # noqa: B018
     (tmp_path / "users.json").write_text(json.dumps({"files": 2}))
     save_file({TENSOR: torch.zeros(1, 1, 1)}, tmp_path / "users-00001-of-00002.safetensors")
-    with pytest.raises(ValueError, match="lacks 2 of its files, the first is users.parquet; copy the folder again"):
+    with pytest.raises(Refusal, match="lacks 2 of its files, the first is users.parquet; copy the folder again"):
         UserEmbeddings(str(tmp_path)).chunks("a")

@@ -4,6 +4,7 @@ from collections import namedtuple
 import pytest
 
 from diffpo import workfolder
+from diffpo.refusal import Refusal
 from diffpo.workfolder import WorkFolder, tell
 
 
@@ -21,7 +22,7 @@ def test_an_empty_folder_and_one_of_ours_are_taken(work):
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("")
-    with pytest.raises(ValueError, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty; choose another one"):
         WorkFolder(tmp_path, "summary.json", ".working", ".arrow").require_ours()
 
 
@@ -39,14 +40,14 @@ def test_finishing_leaves_results_and_summary_alone(work):
     work.finish({"seed": 0, "count": 1})
     assert sorted(path.name for path in work.path.iterdir()) == ["a.arrow", "summary.json"]
     assert work.finished({"seed": 0}) == json.loads((work.path / "summary.json").read_text())
-    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+    with pytest.raises(Refusal, match="seed was 0 and is 1"):
         work.finished({"seed": 1})
 
 
 def test_what_is_there_already_needs_no_room(work, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(workfolder.shutil, "disk_usage", lambda folder: usage(free=100))
-    with pytest.raises(ValueError, match="The shards need about 0.00 GiB, the disk of .*out has 0.00 GiB free"):
+    with pytest.raises(Refusal, match="The shards need about 0.00 GiB, the disk of .*out has 0.00 GiB free"):
         work.require_room("The shards", 150)
     (work.unfinished / "a.arrow").write_bytes(bytes(60))
     work.require_room("The shards", 150)
@@ -55,7 +56,7 @@ def test_what_is_there_already_needs_no_room(work, monkeypatch):
 def test_unfinished_work_goes_on_if_it_is_the_same_and_is_refused_if_not(work):
     for rank in range(2):
         work.begin({"seed": 0}, rank)
-    with pytest.raises(ValueError, match="seed was 0 and is 1; choose another output_dir"):
+    with pytest.raises(Refusal, match="seed was 0 and is 1; choose another output_dir"):
         work.begin({"seed": 1})
 
 

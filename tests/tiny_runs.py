@@ -29,6 +29,7 @@ from diffpo.losses.logistic import Sigmoid
 from diffpo.order import Order, Share
 from diffpo.pairs import Pairs
 from diffpo.references import Ema, FrozenCopy, Reference
+from diffpo.refusal import Refusal
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder
 
@@ -232,6 +233,6 @@ def run_on_a_full_disk(output_dir: Path, room: int) -> None:
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             fit_points(output_dir, resume="latest", save_every=1)
-    except RuntimeError as error:
+    except Refusal as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         (output_dir / "said").write_text(str(error))

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tiny_runs import MOMENTUM, fit_diffusion, fit_points, weights
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 
 SETTINGS = {"optimizer": MOMENTUM, "save_every": 1, "keep": 9}
 
@@ -51,7 +52,7 @@ def fail_to_save(root: Path) -> None:
     try:
         fit_points(root / "failed", save_every=2)
         said = "nothing"
-    except RuntimeError as error:
+    except Refusal as error:
         said = str(error)
     Accelerator.save_state = save_state
     both = gather_object([said])

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from diffpo.refusal import Refusal
+
 TOLERATED = 1.1  # times the stored ratio
 Measure = Callable[[str], float]
 
@@ -20,7 +22,7 @@ def check(path: Path, measure: Measure) -> dict[str, float]:
     """Measure each stored case; one that fails is measured once more, since a machine may be busy with other things.
 
     Raises:
-        ValueError: if a case is more than a tenth slower than stored, both times.
+        Refusal: if a case is more than a tenth slower than stored, both times.
     """
     found = {}
     for case, stored in read(path).items():
@@ -29,7 +31,7 @@ def check(path: Path, measure: Measure) -> dict[str, float]:
         if found[case] > limit:
             again = measure(case)
             if again > limit:
-                raise ValueError(
+                raise Refusal(
                     f"{case}: a step takes {min(found[case], again):.3f} times as long as the bare loop, stored are "
                     f"{stored:.3f}, so it became more than {TOLERATED - 1:.0%} slower; profile what changed, or "
                     f"record the new ratio with --record {path}."

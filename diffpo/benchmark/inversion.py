@@ -24,6 +24,7 @@ from diffpo.draws import Draws
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.references import NOISE, SCORES, FrozenCopy, Reference, Score, SwitchedOff
+from diffpo.refusal import Refusal
 from diffpo.remembered import Remembered, open_answers
 
 
@@ -176,10 +177,10 @@ def measure(case: Case, ways: Sequence[str], rounds: int, warmup: int, clock: Cl
     """Micro-batches of the ways in turn, as `diffpo.fit.fit` takes them; none contains the optimizer's step.
 
     Raises:
-        ValueError: if there is no such way.
+        Refusal: if there is no such way.
     """
     if unknown := sorted(set(ways) - set(WAYS)):
-        raise ValueError(f"No ways are called {unknown}; choose among {list(WAYS)}.")
+        raise Refusal(f"No ways are called {unknown}; choose among {list(WAYS)}.")
     chosen = [WAYS[way] for way in ways]
     objective = Several([DenoisingPreference(noising=way.noising) for way in chosen])
     ours = Ours(case, case.sizes.pipeline(case.device), objective)

@@ -13,6 +13,7 @@ from diffpo.captioners.instructions import DESCRIBE, REWRITE, require_template
 from diffpo.captioners.pretrained import Pretrained
 from diffpo.captioning import Captioner, Perturber, Strength
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 
 LLAVA = "llava-hf/llava-v1.6-34b-hf"
 QWEN = "Qwen/Qwen2.5-7B-Instruct"
@@ -28,7 +29,7 @@ class Chat(Pretrained):
     def check(self) -> None:
         super().check()
         if self.processor.chat_template is None:
-            raise ValueError(f"{self.path} has no chat template; name a model that was tuned to follow instructions.")
+            raise Refusal(f"{self.path} has no chat template; name a model that was tuned to follow instructions.")
 
     def answers(self, questions: Sequence[Content], seeds: Sequence[int]) -> list[str]:
         """What the model says to each question; a question is the content of a message."""

@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 from diffpo.captioners.pretrained import Pretrained
 from diffpo.captioning import Perturber, Strength
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Dipper(Pretrained, Perturber):
         vocabulary: hub id or path of T5's tokenizer, which stands in a repository of its own.
 
     Raises:
-        ValueError: if a diversity is not one of 0, 20, ..., 100, on which DIPPER was trained.
+        Refusal: if a diversity is not one of 0, 20, ..., 100, on which DIPPER was trained.
     """
 
     path: str = "kalpeshk2011/dipper-paraphraser-xxl"
@@ -46,7 +47,7 @@ class Dipper(Pretrained, Perturber):
 
     def __post_init__(self):
         if wrong := [d for d in (*self.diversity, self.order_diversity) if d not in range(0, 101, 20)]:
-            raise ValueError(f"Dipper knows the diversities 0, 20, 40, 60, 80 and 100, not {wrong[0]}.")
+            raise Refusal(f"Dipper knows the diversities 0, 20, 40, 60, 80 and 100, not {wrong[0]}.")
 
     @classmethod
     def suits(cls, config: Any) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffpo.captioners.instructions import DESCRIBE, REWRITE, require_template
 from diffpo.captioning import Captioner, Interrupted, Perturber, Speaker, Strength
+from diffpo.refusal import Refusal
 
 Content = str | list[dict[str, Any]]
 
@@ -56,7 +57,7 @@ class Served(Speaker):
         try:
             import openai
         except ImportError as error:
-            raise ValueError(f"{type(self).__name__} needs openai: pip install 'diffpo[captions]'.") from error
+            raise Refusal(f"{type(self).__name__} needs openai: pip install 'diffpo[captions]'.") from error
         return openai
 
     @cached_property
@@ -64,7 +65,7 @@ class Served(Speaker):
         try:
             return self.library.OpenAI(base_url=self.base_url, timeout=self.timeout, max_retries=self.tries - 1)
         except self.library.OpenAIError as error:
-            raise ValueError(
+            raise Refusal(
                 f"{type(self).__name__} finds no key: set OPENAI_API_KEY, to any text for a server that wants none."
             ) from error
 
@@ -73,7 +74,7 @@ class Served(Speaker):
         try:
             self.answer(self.sample, 0)
         except self.library.OpenAIError as error:
-            raise ValueError(
+            raise Refusal(
                 f"{self.model} at {self.client.base_url} does not answer ({shortened(error)}); check model, base_url "
                 "and key, or run the same command when it answers again."
             ) from error

@@ -1,5 +1,7 @@
 """What models are asked for: our own words, since DCPO (arXiv:2502.06023) does not publish its instructions."""
 
+from diffpo.refusal import Refusal
+
 DESCRIBE = (
     "This picture was made by a program that was told: {prompt}\n"
     "Say in one sentence of at most 40 words what the picture really shows, also where that differs from what the "
@@ -15,9 +17,9 @@ REWRITE = (
 
 
 def require_template(instruction: str, placeholder: str, asker: object) -> None:
-    """Raise a ValueError if an instruction has no place for what is asked about."""
+    """Raise a Refusal if an instruction has no place for what is asked about."""
     if placeholder not in instruction:
-        raise ValueError(
+        raise Refusal(
             f"{type(asker).__name__} has the instruction {instruction!r} without {placeholder}; write it where the "
             "text shall stand."
         )

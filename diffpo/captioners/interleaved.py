@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from diffpo.captioners.chat import Chat
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Interleaved(Chat):
     def check(self) -> None:
         super().check()
         if not self.marker:
-            raise ValueError(f"The chat template of {self.path} has no place for pictures; name another model.")
+            raise Refusal(f"The chat template of {self.path} has no place for pictures; name another model.")
 
     def templated(self, conversations: list[list[dict[str, Any]]]) -> Any:
         """Of one message each, whose content is a list of parts, words and pictures."""

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoProcessor, LogitsProcessor, Temperature
 
 from diffpo.captioning import Speaker
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.scorers.learned import require_whole
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Pretrained(Speaker, ABC):
         top_p: the likeliest tokens that together have this probability can be drawn.
 
     Raises:
-        ValueError: when it is checked or first used, if there are no such weights or they are of another kind.
+        Refusal: when it is checked or first used, if there are no such weights or they are of another kind.
     """
 
     path: str
@@ -87,14 +88,14 @@ class Pretrained(Speaker, ABC):
 
     def check(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
+            raise Refusal(
                 f"{type(self).__name__} needs temperature >= 0 and top_p in (0, 1], got {self.temperature} and "
                 f"{self.top_p}."
             )
         with reaching(self.path, self.kind):
             config = AutoConfig.from_pretrained(self.path, revision=self.revision)
         if not self.suits(config):
-            raise ValueError(
+            raise Refusal(
                 f"{self.path} is a {config.model_type}, {type(self).__name__} needs {self.kind}; name another one."
             )
         _ = self.processor

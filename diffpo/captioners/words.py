@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffpo.captioning import Perturber, Strength
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class Words(Perturber):
             does change.
 
     Raises:
-        ValueError: if there are not three shares between 0 and 1.
+        Refusal: if there are not three shares between 0 and 1.
     """
 
     shares: tuple[float, float, float] = (0.1, 0.3, 0.5)
 
     def __post_init__(self):
         if len(self.shares) != 3 or not all(0 <= share <= 1 for share in self.shares):
-            raise ValueError(f"{type(self).__name__} needs three shares in [0, 1], got {self.shares}.")
+            raise Refusal(f"{type(self).__name__} needs three shares in [0, 1], got {self.shares}.")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class ReplaceWords(Words):
         groups: words that can stand for one another.
 
     Raises:
-        ValueError: also if a group has fewer than two words, or a word is in two groups.
+        Refusal: also if a group has fewer than two words, or a word is in two groups.
     """
 
     groups: tuple[tuple[str, ...], ...] = ()
@@ -86,9 +87,9 @@ class ReplaceWords(Words):
         super().__post_init__()
         words = [word.lower() for group in self.groups for word in group]
         if twice := sorted({word for word in words if words.count(word) > 1}):
-            raise ValueError(f"ReplaceWords has {twice[0]!r} more than once in its groups; leave one of them.")
+            raise Refusal(f"ReplaceWords has {twice[0]!r} more than once in its groups; leave one of them.")
         if not words or any(len(group) < 2 for group in self.groups):
-            raise ValueError(f"ReplaceWords needs groups of two words or more, got {self.groups}.")
+            raise Refusal(f"ReplaceWords needs groups of two words or more, got {self.groups}.")
 
     @cached_property
     def others(self) -> dict[str, list[str]]:

@@ -7,6 +7,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from diffpo.refusal import Refusal
+
 
 class FlashAttention(AttnProcessor2_0):
     """Attention by torch's flash kernel, or an error where it cannot run."""
@@ -20,7 +22,7 @@ def use_xformers(unet: Any) -> None:
     try:
         unet.enable_xformers_memory_efficient_attention()
     except (ImportError, ValueError) as error:
-        raise ValueError(
+        raise Refusal(
             f"base.attention xformers cannot be used ({error}); pip install xformers, or use native."
         ) from error
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from diffpo.diffusion.conditioning import Conditioner, OneEncoder, TwoEncoders
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 
@@ -75,7 +76,7 @@ def load_base(
         denoises: False leaves the UNet out.
 
     Raises:
-        ValueError: if something cannot be found, is of another kind, or lacks weights.
+        Refusal: if something cannot be found, is of another kind, or lacks weights.
     """
     parts: dict[str, Any] = {}
     if unet is not None and denoises:
@@ -114,7 +115,7 @@ def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
 
 def known(kind: str, path: str) -> Family:
     if kind not in FAMILIES:
-        raise ValueError(
+        raise Refusal(
             f"{path} is a {kind}; diffpo tunes text-to-image Stable Diffusion 1.x, 2.x and XL ({', '.join(FAMILIES)})."
         )
     return FAMILIES[kind]
@@ -142,7 +143,7 @@ def from_single_file(
     # What is absent is an OSError offline, what does not fit one of the others.
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         remedy = "check that both are of one architecture" if config else "name a folder with them in --base.config"
-        raise ValueError(
+        raise Refusal(
             f"{path} could not be read with the configs of {config or 'the hub'} "
             f"({' '.join(str(error).split())[:200]}); {remedy}."
         ) from error
@@ -152,7 +153,7 @@ def require_text_to_image(pipeline: Any, path: str) -> None:
     """Refuse inpainting networks and those of another family."""
     name, unet = type(pipeline).__name__, pipeline.unet.config
     if unet.in_channels != 4 or unet.addition_embed_type != FAMILIES[name].added:
-        raise ValueError(
+        raise Refusal(
             f"{path} is a {name} whose UNet takes {unet.in_channels} channels and added condition "
             f"{unet.addition_embed_type}; diffpo tunes text-to-image networks with 4 channels, and added condition "
             f"{FAMILIES[name].added} in such a pipeline."
@@ -169,7 +170,7 @@ def require_width(unet: nn.Module, width: int, path: str) -> None:
     """Refuse a UNet whose attention takes states of another width than there are."""
     for layer, module in unet.named_modules():
         if layer.endswith("attn2.to_k") and module.in_features != width:
-            raise ValueError(
+            raise Refusal(
                 f"{path} does not fit the text encoders: {layer}.weight takes states of width {module.in_features}, "
                 f"they give {width}; name the base that the UNet was trained with."
             )
@@ -178,7 +179,7 @@ def require_width(unet: nn.Module, width: int, path: str) -> None:
 def require_whole(part: nn.Module, name: str, path: str) -> None:
     """Diffusers only warns about weights that a file lacks, and leaves them on the meta device."""
     if absent := [name for name, parameter in part.named_parameters() if parameter.is_meta]:
-        raise ValueError(
+        raise Refusal(
             f"{path} lacks {len(absent)} weights of the {name}, first {absent[0]}; if it was saved with adapters, "
             "merge them into it (pipe.fuse_lora(), pipe.unload_lora_weights()) and save it again."
         )
@@ -188,7 +189,7 @@ def changed(scheduler: Any, overrides: dict[str, Any]) -> Any:
     """The same scheduler with other settings, which must be settings of it."""
     if unknown := sorted(overrides.keys() - scheduler.config.keys()):
         have = ", ".join(sorted(name for name in scheduler.config if not name.startswith("_")))
-        raise ValueError(f"base.scheduler names {', '.join(unknown)}; {type(scheduler).__name__} has {have}.")
+        raise Refusal(f"base.scheduler names {', '.join(unknown)}; {type(scheduler).__name__} has {have}.")
     return type(scheduler).from_config(scheduler.config, **overrides)
 
 

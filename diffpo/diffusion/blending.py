@@ -17,6 +17,7 @@ from torch import Tensor
 from diffpo.blending import Network, Part
 from diffpo.diffusion.kohya import Layer, unet_layers
 from diffpo.diffusion.stored import WEIGHTS, located, weight_files
+from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
 
 DIFFERENCE = "difference.safetensors"
@@ -75,11 +76,11 @@ def opened(path: str, config: FrozenDict) -> Part:
         config: of the base's UNet.
 
     Raises:
-        ValueError: if it holds none of them.
+        Refusal: if it holds none of them.
     """
     place = located(path, WEIGHTS, Path(DIFFERENCE).stem)
     if place.is_file() and place.suffix != ".safetensors":
-        raise ValueError(f"{path} is no .safetensors file; load it with diffusers once and save it again as one.")
+        raise Refusal(f"{path} is no .safetensors file; load it with diffusers once and save it again as one.")
     if place.is_dir() and (files := weight_files(place, Path(DIFFERENCE).stem)):
         return Difference(path, stored(files))
     files = weight_files(place)
@@ -106,7 +107,7 @@ def adapters(source: str, layers: Mapping[str, Layer]) -> Adapters:
 
 def require_layout(path: str, weights: Mapping[str, Tensor]) -> None:
     if any(name.startswith("model.diffusion_model.") for name in weights):
-        raise ValueError(
+        raise Refusal(
             f"{path} is a checkpoint in the original layout; convert it once with "
             "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder), XL likewise, and name the folder."
         )
@@ -116,7 +117,7 @@ def require_no_old_files(path: str, place: Path) -> None:
     """Refuse a folder that has pickled weights only: they cannot be read a tensor at a time."""
     old = sorted([*place.glob("*.bin"), *place.glob("unet/*.bin")])
     if old and not any(place.glob("*.safetensors")):
-        raise ValueError(
+        raise Refusal(
             f"{path} has its weights in {old[0].name}, not in safetensors; load it with diffusers and save it again."
         )
 

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from diffpo.diffusion.caption_texts import Said, Text
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 
 BINS = 20
 WIDTH = 40
@@ -16,12 +17,12 @@ AT_A_TIME = 1000
 
 
 def opened_tokenizer(path: str) -> Any:
-    """Raises a ValueError if there is none."""
+    """Raises a Refusal if there is none."""
     with reaching(path, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path)
     # Where there are no files of a tokenizer, transformers makes an empty one.
     if not len(tokenizer):
-        raise ValueError(f"{path} holds no tokenizer; name one, or null.")
+        raise Refusal(f"{path} holds no tokenizer; name one, or null.")
     return tokenizer
 
 
@@ -36,7 +37,7 @@ def summarized(
         tokenizer: of the model that is to be trained; None counts no tokens.
 
     Raises:
-        ValueError: if no pair has both captions.
+        Refusal: if no pair has both captions.
     """
     sides = [[texts[number]["caption"] for number in range(side, len(texts), 2)] for side in (0, 1)]
     whole = [(chosen, rejected) for chosen, rejected in zip(*sides, strict=True) if chosen and rejected]
@@ -49,7 +50,7 @@ def summarized(
         "fallback": len(sides[0]) - len(whole),
     }
     if not whole:
-        raise ValueError(
+        raise Refusal(
             f"None of the {len(sides[0])} pairs got both captions ({found['empty']} answers were empty, "
             f"{found['unanswerable']} could not be asked for); try a few pairs with another captioner or perturber, "
             "in another output_dir."

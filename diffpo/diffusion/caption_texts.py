@@ -14,6 +14,7 @@ from diffpo.diffusion.judging import read_ahead
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import questions
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.shared_work import shared_out
 
@@ -48,7 +49,7 @@ class Plan:
         seed: of the speakers' draws.
 
     Raises:
-        ValueError: if the strategy needs a captioner or a perturber, and there is none.
+        Refusal: if the strategy needs a captioner or a perturber, and there is none.
     """
 
     strategy: Strategy
@@ -62,11 +63,9 @@ class Plan:
     def __post_init__(self):
         name = self.strategy.name
         if self.strategy.captioned and self.captioner is None:
-            raise ValueError(
-                f"Strategy {name} needs a captioner; name one, e.g. diffpo.captioners.chat.ChatCaptioner."
-            )
+            raise Refusal(f"Strategy {name} needs a captioner; name one, e.g. diffpo.captioners.chat.ChatCaptioner.")
         if self.strategy.perturbed is not None and self.perturber is None:
-            raise ValueError(f"Strategy {name} needs a perturber; name one, e.g. diffpo.captioners.dipper.Dipper.")
+            raise Refusal(f"Strategy {name} needs a perturber; name one, e.g. diffpo.captioners.dipper.Dipper.")
 
     @property
     def speakers(self) -> list[Captioner | Perturber]:
@@ -92,14 +91,14 @@ class Plan:
         """The text of a side that is not captioned; None if it is empty.
 
         Raises:
-            ValueError: if the source lacks the column.
+            Refusal: if the source lacks the column.
         """
         if self.columns is None:
             return row.prompts[side] if cleaned(row.prompts[side]) else None
         name = self.columns[1 - side if row.turned else side]
         if name not in row.extra:
             have = ", ".join(sorted(row.extra)) or "none"
-            raise ValueError(
+            raise Refusal(
                 f"columns names {name!r}, row {row.id} has no such column (it has {have}); write captions with "
                 "--strategy caption first and name that folder as source, or set columns to null for the prompts."
             )

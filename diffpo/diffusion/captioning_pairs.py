@@ -72,9 +72,9 @@ def caption_pairs(
         `words` and `tokens`; the share `truncated` at the tokenizer's `limit`; and the `gap` of the scores.
 
     Raises:
-        ValueError: if the source, a model, the tokenizer or the scorer cannot be used, no pair gets two captions, or
+        Refusal: if the source, a model, the tokenizer or the scorer cannot be used, no pair gets two captions, or
             the folder holds something else or is too small.
-        RuntimeError: if the folder cannot be written, or an endpoint stops answering.
+        Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")

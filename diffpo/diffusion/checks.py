@@ -6,6 +6,7 @@ import torch
 
 from diffpo.diffusion.denoiser import Denoiser, Epsilon, ImageBatch, Prediction, Velocity
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 
 TIMES = (0.4, 0.6, 0.8)
 
@@ -18,7 +19,7 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
     fair guess of v at high noise. Runs in mixed precision if the prompts are stored in half precision.
 
     Raises:
-        ValueError: if the scheduler says epsilon and the network predicts v, or the other way round.
+        Refusal: if the scheduler says epsilon and the network predicts v, or the other way round.
     """
     readings: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
     errors = {name: 0.0 for name in readings}
@@ -36,7 +37,7 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
     said = next((name for name, reading in readings.items() if reading == denoiser.prediction), None)
     for name, error in errors.items():
         if said is not None and name != said and error < 0.5 * min(errors[said], blank[name]):
-            raise ValueError(
+            raise Refusal(
                 f"The base's scheduler says prediction_type {said!r}, but the network fits {name!r} better (error "
                 f"{error:.3f} against {errors[said]:.3f}); set "
                 f"--base.scheduler.prediction_type {name}, or correct it in scheduler/scheduler_config.json."

@@ -19,6 +19,7 @@ from diffpo.diffusion.kohya import unet_layers
 from diffpo.diffusion.negatives import require_layers
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer, scored_by
 from diffpo.tables import PICTURES, folder_of
 
@@ -52,7 +53,7 @@ class Model:
             with a `prompts.jsonl` that has `prompt` and, where it is not 00000.png and so on, `file` of each.
 
     Raises:
-        ValueError: if it names both a base and pictures, or neither.
+        Refusal: if it names both a base and pictures, or neither.
     """
 
     name: str
@@ -71,17 +72,15 @@ class Model:
 
     def __post_init__(self):
         if (self.base is None) == (self.pictures is None):
-            raise ValueError(
-                f"Model {self.name!r} needs a base to draw with, or a folder of pictures: one of the two."
-            )
+            raise Refusal(f"Model {self.name!r} needs a base to draw with, or a folder of pictures: one of the two.")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise ValueError(f"{self.name!r} is to be the name of a model and of its folder; use letters and digits.")
+            raise Refusal(f"{self.name!r} is to be the name of a model and of its folder; use letters and digits.")
 
     def load(self) -> Any:
         """A pipeline in fp32.
 
         Raises:
-            ValueError: if a part cannot be found, or is of another architecture.
+            Refusal: if a part cannot be found, or is of another architecture.
         """
         assert self.base is not None
         pipeline = load_base(self.base, self.unet, self.vae, self.config, self.scheduler, self.revision, self.variant)
@@ -130,7 +129,7 @@ class Model:
         """The finished pictures, `pictures` for each prompt.
 
         Raises:
-            ValueError: if they are not that many, or belong to other prompts.
+            Refusal: if they are not that many, or belong to other prompts.
         """
         folder = Path(self.pictures or "")
         listing = folder / "prompts.jsonl"
@@ -142,13 +141,13 @@ class Model:
             files, said = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES), None
         asked = [prompt for prompt in prompts for _ in range(pictures)]
         if len(files) != len(asked):
-            raise ValueError(
+            raise Refusal(
                 f"{self.name!r} has {len(files)} pictures in {folder}, {len(prompts)} prompts with {pictures} each "
                 f"need {len(asked)}; set prompts.count or sampling.pictures to what they were drawn with."
             )
         if said is not None and said != asked:
             other = next(number for number, (one, two) in enumerate(zip(said, asked, strict=True)) if one != two)
-            raise ValueError(
+            raise Refusal(
                 f"Picture {other} of {self.name!r} was drawn for {said[other]!r}, not {asked[other]!r}; "
                 "compare on the same prompts."
             )
@@ -164,7 +163,7 @@ def add_lora(pipeline: Any, path: str) -> None:
     """Load adapters into the networks of a pipeline.
 
     Raises:
-        ValueError: if they are for another architecture, naming a layer that does not fit.
+        Refusal: if they are for another architecture, naming a layer that does not fit.
     """
     with reaching(path, "a LoRA"):
         state, *_ = type(pipeline).lora_state_dict(path, unet_config=pipeline.unet.config)
@@ -172,24 +171,22 @@ def add_lora(pipeline: Any, path: str) -> None:
     try:
         pipeline.load_lora_weights(path)
     except RuntimeError as error:
-        raise ValueError(
+        raise Refusal(
             f"{path} was trained for another base: {' '.join(str(error).split())[:300]}; name the base it belongs to."
         ) from error
 
 
 def require_distinct(models: list[Model], output_dir: Path) -> None:
-    """Raise a ValueError if there are no models, two of one name, or one whose own files are where its pictures go."""
+    """Raise a Refusal if there are no models, two of one name, or one whose own files are where its pictures go."""
     names = Counter(model.name for model in models)
     if not names:
-        raise ValueError("There are no models to compare; name some in `models`.")
+        raise Refusal("There are no models to compare; name some in `models`.")
     if doubled := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"Two models are called {doubled[0]!r}; give each a name of its own.")
+        raise Refusal(f"Two models are called {doubled[0]!r}; give each a name of its own.")
     for model in models:
         for path in (model.base, model.unet, model.lora, model.negative, model.pictures):
             if path and Path(path).resolve() == (output_dir / model.name).resolve():
-                raise ValueError(
-                    f"{path} is where the pictures of {model.name!r} would go; choose another output_dir."
-                )
+                raise Refusal(f"{path} is where the pictures of {model.name!r} would go; choose another output_dir.")
 
 
 def warnings(runs: Mapping[str, Sequence[str]], scorers: Sequence[Scorer]) -> list[str]:

@@ -19,7 +19,8 @@ from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen
 from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.mixing import turns
 from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
-from diffpo.pairs import Pairs, PairTable, became, loaded, open_tables
+from diffpo.pairs import Pairs, PairTable, became, open_tables
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies, RowMap
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
@@ -48,7 +49,7 @@ class PairData:
             repeats them. For diffpo.remembered.Remembered.
 
     Raises:
-        ValueError: if a number is out of its range, or what is asked for does not go together.
+        Refusal: if a number is out of its range, or what is asked for does not go together.
     """
 
     source: Source
@@ -64,17 +65,17 @@ class PairData:
     def __post_init__(self):
         for name, count in (("together", self.together), ("per_user", self.per_user), ("cycle", self.cycle)):
             if count is not None and count < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {count}.")
+                raise Refusal(f"data.{name} must be at least 1, got {count}.")
         if self.stream is not None and self.cycle is not None:
-            raise ValueError("Draws about the pairs of a stream never repeat; set data.cycle or data.stream to null.")
+            raise Refusal("Draws about the pairs of a stream never repeat; set data.cycle or data.stream to null.")
         if self.per_user is not None and not any(isinstance(row_map, ForUser) for row_map in self.rows):
-            raise ValueError("data.per_user needs to know users; add diffpo.user_rows.ForUser to data.rows.")
+            raise Refusal("data.per_user needs to know users; add diffpo.user_rows.ForUser to data.rows.")
         if self.per_user is not None and self.stream is not None:
-            raise ValueError(
+            raise Refusal(
                 "A stream does not know how many pairs users have; set data.per_user or data.stream to null."
             )
         if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(f"data.caption_dropout is a share in [0, 1], got {self.caption_dropout}.")
+            raise Refusal(f"data.caption_dropout is a share in [0, 1], got {self.caption_dropout}.")
 
     @property
     def is_encoded(self) -> bool:
@@ -95,18 +96,18 @@ class PairData:
         encoded = [layout for layout in self.source.layouts if isinstance(layout, EncodedPairs)]
         if not encoded:
             if self.framing.bucket_step is not None:
-                raise ValueError(
+                raise Refusal(
                     "data.framing.bucket_step needs the shapes of all pictures before the first step; encode the "
                     "pairs (scripts/encode_pairs.py, or encoding.folder of the training script), or set it to null."
                 )
             bare = [isinstance(layout, PromptsOnly) for layout in self.source.layouts]
             if any(bare) and not all(bare):
-                raise ValueError("Prompts without pictures are mixed with pictures; name sources of one kind.")
+                raise Refusal("Prompts without pictures are mixed with pictures; name sources of one kind.")
             return (PromptReader if all(bare) else PixelReader)(self.framing, self.caption_dropout, seed)
         if not self.is_encoded:
-            raise ValueError("Encoded pairs are mixed with pictures; encode all sources of data.source, or none.")
+            raise Refusal("Encoded pairs are mixed with pictures; encode all sources of data.source, or none.")
         if self.stream is not None:
-            raise ValueError("Encoded pairs are a table that needs no memory; set data.stream to null.")
+            raise Refusal("Encoded pairs are a table that needs no memory; set data.stream to null.")
         return EncodedReader.of(encoded, self.framing, self.caption_dropout, seed)
 
 
@@ -118,7 +119,7 @@ class ImagePairs(Pairs, Dataset[Example]):
         shapes: if the pictures of the one table are not all of one shape.
 
     Raises:
-        ValueError: if there are several tables and several shapes.
+        Refusal: if there are several tables and several shapes.
     """
 
     def __init__(
@@ -135,10 +136,10 @@ class ImagePairs(Pairs, Dataset[Example]):
         self.seed, self.seen, self.cycle = reader.seed, Seen(), cycle
         shapes = [Shapes(table.shapes, together) for table in tables if table.shapes is not None]
         if shapes and len(tables) > 1:
-            raise ValueError("Sources in several shapes cannot be mixed; train apart, or encode without bucket_step.")
+            raise Refusal("Sources in several shapes cannot be mixed; train apart, or encode without bucket_step.")
         self.shapes = shapes[0] if shapes else None
         if per_user and (shapes or len(tables) > 1):
-            raise ValueError("Users are counted in one source of one shape; set data.per_user to null.")
+            raise Refusal("Users are counted in one source of one shape; set data.per_user to null.")
         self.groups: Groups | None = Users(tables[0].users, per_user) if per_user else self.shapes
 
     @property
@@ -154,7 +155,7 @@ class ImagePairs(Pairs, Dataset[Example]):
         """The picked pair, or the next one in its table (of its shape) whose pictures can all be read.
 
         Raises:
-            ValueError: if a hundred pairs in a row cannot be read.
+            Refusal: if a hundred pairs in a row cannot be read.
         """
         table = self.tables[pick.table]
         return self.reader((pick.epoch, table[index]) for index in islice(self.onward(pick), PATIENCE))
@@ -180,10 +181,10 @@ class ImagePairs(Pairs, Dataset[Example]):
         """What `reader` collates.
 
         Raises:
-            ValueError: if a batch would hold pictures of several shapes.
+            Refusal: if a batch would hold pictures of several shapes.
         """
         if self.shapes and self.shapes.together % share.batch:
-            raise ValueError(
+            raise Refusal(
                 f"data.together {self.shapes.together} is not a multiple of fit.per_device_batch_size {share.batch}; "
                 "change one of the two."
             )
@@ -195,7 +196,7 @@ class ImagePairs(Pairs, Dataset[Example]):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
-        for batch in loaded(loader):
+        for batch in loader:
             self.seen.note(batch)
             yield batch
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffpo.core import PairLabels
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +77,10 @@ class ImageBatch:
         """What the network sees in the unconditional half of classifier-free guidance.
 
         Raises:
-            ValueError: if the batch came without the empty prompt.
+            Refusal: if the batch came without the empty prompt.
         """
         if self.empty is None:
-            raise ValueError("The batch lacks the empty prompt; load the base with unconditional=True.")
+            raise Refusal("The batch lacks the empty prompt; load the base with unconditional=True.")
         return self.cond.saying(self.empty)
 
     def best(self) -> "ImageBatch":
@@ -193,12 +194,12 @@ class Denoiser:
         """Read path and prediction off any diffusers scheduler of the DDPM family (zero-terminal-SNR included).
 
         Raises:
-            ValueError: if the scheduler's `prediction_type` is neither "epsilon" nor "v_prediction".
+            Refusal: if the scheduler's `prediction_type` is neither "epsilon" nor "v_prediction".
         """
         predictions = {"epsilon": Epsilon(), "v_prediction": Velocity()}
         kind = scheduler.config.get("prediction_type")
         if kind not in predictions:
-            raise ValueError(f"The base's scheduler has prediction_type {kind!r}; known are {', '.join(predictions)}.")
+            raise Refusal(f"The base's scheduler has prediction_type {kind!r}; known are {', '.join(predictions)}.")
         ddpm: Any = DDPMScheduler.from_config(scheduler.config)
         alpha_bar = ddpm.alphas_cumprod
         return cls(unet, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), predictions[kind])

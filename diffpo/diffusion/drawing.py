@@ -18,6 +18,7 @@ from tqdm import tqdm
 from diffpo.diffusion.sampling import generate
 from diffpo.files import writing
 from diffpo.ledger import REMEDY, require_same, write_json
+from diffpo.refusal import Refusal
 
 DRAWN = "drawn.json"
 
@@ -36,7 +37,7 @@ class Sampling:
         dtype: of UNet and text encoders (the VAE decodes in fp32); null is float16 on an accelerator, else float32.
 
     Raises:
-        ValueError: if a count is not positive.
+        Refusal: if a count is not positive.
     """
 
     pictures: int = 1
@@ -49,7 +50,7 @@ class Sampling:
 
     def __post_init__(self):
         if min(self.pictures, self.steps, self.batch_size) < 1:
-            raise ValueError(f"sampling needs at least one picture, step and picture per batch, got {self}.")
+            raise Refusal(f"sampling needs at least one picture, step and picture per batch, got {self}.")
 
     def on(self, pipeline: Any, device: torch.device) -> Any:
         """The pipeline moved there, in the type that pictures are drawn in."""
@@ -83,8 +84,8 @@ def draw(
         identity: what the pictures depend on besides prompts and sampling.
 
     Raises:
-        ValueError: if the folder holds pictures of something else.
-        RuntimeError: if the disk is full.
+        Refusal: if the folder holds pictures of something else.
+        Refusal: if the disk is full.
     """
     state: Any = PartialState()
     same_as_before(folder, {**identity, "prompts": digest(prompts), "sampling": asdict(sampling)})
@@ -155,7 +156,7 @@ def save_all(pictures: Sequence[tuple[Path, Image.Image]]) -> None:
 
 
 def same_as_before(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Remember what a folder's pictures are of, and raise a ValueError if it was something else."""
+    """Remember what a folder's pictures are of, and raise a Refusal if it was something else."""
     if (folder / DRAWN).exists():
         require_same(json.loads((folder / DRAWN).read_text()), identity, folder)
     else:

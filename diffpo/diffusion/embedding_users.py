@@ -22,6 +22,7 @@ from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut, SupportChunk
 from diffpo.embedders.embedder import Shown, UserEmbedder
 from diffpo.ledger import write_json
+from diffpo.refusal import Refusal
 from diffpo.rows import RowMap
 from diffpo.sources import Source
 from diffpo.users import ENDING, INDEX, SUMMARY, TYPES, Precision, shard_names, write_index, write_shard
@@ -145,9 +146,9 @@ def embed_users(
         `files` and `bytes`.
 
     Raises:
-        ValueError: if the source or the embedder cannot be used, no user has enough pairs, no chunk can be read, an
+        Refusal: if the source or the embedder cannot be used, no user has enough pairs, no chunk can be read, an
             embedding does not fit the type, or the folder holds something else or is too small.
-        RuntimeError: if the folder cannot be written, or is full.
+        Refusal: if the folder cannot be written, or is full.
     """
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
@@ -177,9 +178,7 @@ def finish(folder: WorkFolder, shards: UserShards, about: dict[str, Any]) -> Non
     told = [json.loads(beside(folder.unfinished / name).read_text()) for name in shards.files]
     embedded = sum(len(of_shard["chunks"]) for of_shard in told)
     if not embedded:
-        raise ValueError(
-            f"Each of {shards.rows} chunks has a picture that cannot be read; check the source's pictures."
-        )
+        raise Refusal(f"Each of {shards.rows} chunks has a picture that cannot be read; check the source's pictures.")
     write_index(folder.path / INDEX, shards.index(folder.unfinished, about))
     folder.gather()
     tokens, width = shards.embedder.shape

@@ -15,6 +15,7 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.prompt_states import PromptStates
 from diffpo.ledger import require_same
 from diffpo.pictures import BrokenImage
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Layout, Refer
 
@@ -132,7 +133,7 @@ class EncodedPairs(Layout):
         path: folder that the script wrote.
 
     Raises:
-        ValueError: if the folder holds no such pairs, they are not finished, or they were framed otherwise.
+        Refusal: if the folder holds no such pairs, they are not finished, or they were framed otherwise.
     """
 
     path: str
@@ -146,7 +147,7 @@ class EncodedPairs(Layout):
         """What `diffpo.diffusion.encoding.encode_pairs` says of them."""
         file = self.folder / SUMMARY
         if not file.exists():
-            raise ValueError(
+            raise Refusal(
                 f"{self.path} holds no encoded pairs, or not all of them ({SUMMARY} is missing); {ENCODE}, which goes "
                 "on where it was stopped."
             )
@@ -212,14 +213,14 @@ class EncodedPairs(Layout):
         return np.where(of < 0, np.bincount(of[of >= 0]).argmax(), of)  # what cannot be read stands with the most
 
     def require_framing(self, framing: Framing) -> None:
-        """Raise a ValueError, saying what differs, if the pairs were encoded for another framing."""
+        """Raise a Refusal, saying what differs, if the pairs were encoded for another framing."""
         if framing.random_crop:
-            raise ValueError(f"{self.path} holds center crops; set data.framing.random_crop to false.")
+            raise Refusal(f"{self.path} holds center crops; set data.framing.random_crop to false.")
         wanted = framed(framing)
         remedy = f"{ENCODE} for this run, or set data.framing to what they were encoded for"
         require_same({key: self.encoding[key] for key in wanted}, wanted, self.folder, remedy)
         if framing.flip and not self.encoding["flip"]:
-            raise ValueError(
+            raise Refusal(
                 f"{self.path} holds no mirrored pictures; set data.framing.flip to false, or {ENCODE} and "
                 "--data.framing.flip true."
             )

@@ -15,6 +15,7 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.pixels import Example, Reader, count_enlarged, labels, prompts_by_side, users
 from diffpo.diffusion.prompt_states import PromptStates
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 
 
@@ -47,7 +48,7 @@ class EncodedReader(Reader):
         """A reader of these sources.
 
         Raises:
-            ValueError: if one of them was encoded for another framing.
+            Refusal: if one of them was encoded for another framing.
         """
         for source in sources:
             source.require_framing(framing)
@@ -86,7 +87,7 @@ class EncodedReader(Reader):
         """What was encoded of prompts.
 
         Raises:
-            ValueError: if one of them was not.
+            Refusal: if one of them was not.
         """
         found = [self.state(prompt) for prompt in prompts]
         pooled = [states.pooled for states in found if states.pooled is not None]
@@ -96,7 +97,7 @@ class EncodedReader(Reader):
         for table in self.prompts:
             if (found := table.find(prompt)) is not None:
                 return found
-        raise ValueError(
+        raise Refusal(
             f"The prompt {prompt!r} was not encoded; data.rows of this run must not make other prompts than those of "
             "the encoding: run scripts/encode_pairs.py with the data.rows of this run."
         )

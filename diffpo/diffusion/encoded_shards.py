@@ -21,7 +21,7 @@ from diffpo.diffusion.encoded import EXTRA, PAIRS, VARIANTS, columns, latents_of
 from diffpo.diffusion.encoder import Encoder, at_a_time
 from diffpo.diffusion.images import Framed, Framing
 from diffpo.diffusion.pixels import decoded
-from diffpo.pairs import PairTable, loaded
+from diffpo.pairs import PairTable
 from diffpo.pictures import BrokenImage
 from diffpo.rows import PairRow
 
@@ -118,7 +118,7 @@ class EncodedShards(Shards):
             num_workers=self.workers,
             generator=torch.Generator(),
         )
-        bar = tqdm(loaded(loader), total=len(mine), desc="encoding", unit="pair", disable=silent, mininterval=1)
+        bar = tqdm(loader, total=len(mine), desc="encoding", unit="pair", disable=silent, mininterval=1)
         pictures, features = iter(bar), self.features
         for name in names:
             rows = self.files[name]

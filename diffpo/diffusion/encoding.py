@@ -28,6 +28,7 @@ from diffpo.diffusion.stream import PATIENCE
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
+from diffpo.refusal import Refusal
 from diffpo.sources import Layout
 from diffpo.unpaired import PromptsOnly
 from diffpo.workfolder import WorkFolder
@@ -90,9 +91,9 @@ def encode_pairs(
         latents, their `shapes`, and `bytes`.
 
     Raises:
-        ValueError: if the source cannot be used or encoded, its pictures cannot be read, or the folder holds something
+        Refusal: if the source cannot be used or encoded, its pictures cannot be read, or the folder holds something
             else or is too small.
-        RuntimeError: if the folder cannot be written, or is full.
+        Refusal: if the folder cannot be written, or is full.
     """
     state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING)
     require_encodable(data)
@@ -137,20 +138,20 @@ def encode_pairs(
 
 
 def require_encodable(data: PairData) -> None:
-    """Raise a ValueError if what is asked for cannot be stored."""
+    """Raise a Refusal if what is asked for cannot be stored."""
     if data.framing.random_crop:
-        raise ValueError(
+        raise Refusal(
             "Random crops differ in each epoch and cannot be stored; set data.framing.random_crop to false, or train "
             "on the pictures."
         )
     if isinstance(data.source, PromptsOnly):
-        raise ValueError(f"{data.source.path} is read for prompts alone, whose states are quick to make; train on it.")
+        raise Refusal(f"{data.source.path} is read for prompts alone, whose states are quick to make; train on it.")
     if data.stream is not None:
-        raise ValueError("Pairs are encoded from a table; set data.stream to null.")
+        raise Refusal("Pairs are encoded from a table; set data.stream to null.")
     if data.is_encoded:
-        raise ValueError(f"{data.source} is encoded already; train on it.")
+        raise Refusal(f"{data.source} is encoded already; train on it.")
     if not isinstance(data.source, Layout):
-        raise ValueError(
+        raise Refusal(
             "Sources are encoded one at a time; encode each into a folder of its own, then mix "
             "diffpo.diffusion.encoded.EncodedPairs of these folders."
         )

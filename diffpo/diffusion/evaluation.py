@@ -24,6 +24,7 @@ from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pictures import BrokenImage, read_image
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer
 
 THUMBNAIL = 64  # diversity is measured on pictures of at most this side
@@ -45,14 +46,14 @@ def contest(
         The report; its fields are fractions, never percent.
 
     Raises:
-        ValueError: if no picture of a model can be read.
+        Refusal: if no picture of a model can be read.
     """
     numbers = {name: judges.numbers(made, prompts, name) for name, made in pictures.items()}
     models = {}
     for name, made in pictures.items():
         unreadable = int(np.isnan(numbers[name][judges.names[0]]).sum())
         if unreadable == len(made.files):
-            raise ValueError(f"None of the {unreadable} pictures of {name!r} in {made.folder} can be read.")
+            raise Refusal(f"None of the {unreadable} pictures of {name!r} in {made.folder} can be read.")
         entry = summary(numbers[name], judges.names) | {"diversity": diversity(made.files, len(prompts))}
         models[name] = {**about[name], **entry, "unreadable": unreadable}
         if PartialState().is_main_process:
@@ -127,7 +128,7 @@ class SideBySide(Evaluation):
             need not draw them again; null draws them in each run.
 
     Raises:
-        ValueError: if there are no prompts, or a scorer cannot judge them or be loaded.
+        Refusal: if there are no prompts, or a scorer cannot judge them or be loaded.
     """
 
     prompts: Prompts

@@ -58,7 +58,7 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def require_encoded_for(base: StableDiffusion, data: PairData) -> None:
-    """Raise a ValueError, saying what differs, if pairs were encoded by another VAE or other text encoders."""
+    """Raise a Refusal, saying what differs, if pairs were encoded by another VAE or other text encoders."""
     sources = [source for source in data.source.layouts if isinstance(source, EncodedPairs)]
     if not sources:
         return

@@ -16,8 +16,8 @@ def write_geneval(files: Sequence[Path], records: Sequence[Mapping[str, Any]], f
         files: pictures, prompt by prompt.
 
     Raises:
-        ValueError: if a picture cannot be read.
-        RuntimeError: if the disk is full.
+        Refusal: if a picture cannot be read.
+        Refusal: if the disk is full.
     """
     per_prompt = len(files) // len(records)
     for number, record in enumerate(records):

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.refusal import Refusal
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -20,14 +22,14 @@ class Guard:
             the two gradients agree. The release uses 0.9 for SD1.5 and 0.6 for SDXL.
 
     Raises:
-        ValueError: if `mu` is not in [0, 1].
+        Refusal: if `mu` is not in [0, 1].
     """
 
     mu: float = 0.9
 
     def __post_init__(self):
         if not 0 <= self.mu <= 1:
-            raise ValueError(f"Guard needs a mu in [0, 1], got {self.mu}.")
+            raise Refusal(f"Guard needs a mu in [0, 1], got {self.mu}.")
 
     def __call__(self, error: Float[Tensor, "2 b *picture"]) -> Float[Tensor, "2 b"]:
         """Gradient shares of the two sides from their residuals; carries no gradient itself."""

@@ -12,6 +12,7 @@ from diffpo.diffusion.drawing import Sampling, draw
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.evaluation import interval
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class GuidanceSweep:
         by: name of the scorer whose mean chooses; null is the first.
 
     Raises:
-        ValueError: if there is no scale.
+        Refusal: if there is no scale.
     """
 
     prompts: Prompts
@@ -35,22 +36,22 @@ class GuidanceSweep:
 
     def __post_init__(self):
         if not self.scales:
-            raise ValueError("sweep.scales is empty; name some, or set sweep to null.")
+            raise Refusal("sweep.scales is empty; name some, or set sweep to null.")
 
     def asked(self, reported: Sequence[str], judges: Judges) -> list[str]:
         """The development prompts.
 
         Raises:
-            ValueError: if one of them is reported on too, or `by` is no scorer.
+            Refusal: if one of them is reported on too, or `by` is no scorer.
         """
         asked = [record["prompt"] for record in self.prompts.read()]
         if both := sorted(set(asked) & set(reported)):
-            raise ValueError(
+            raise Refusal(
                 f"{len(both)} prompts of {self.prompts.path} are among those of the comparison, e.g. {both[0]!r}; "
                 "choose the guidance scale on others."
             )
         if self.by is not None and self.by not in judges.names:
-            raise ValueError(f"sweep.by is {self.by!r}, the scorers are {', '.join(judges.names)}.")
+            raise Refusal(f"sweep.by is {self.by!r}, the scorers are {', '.join(judges.names)}.")
         return asked
 
     def __call__(

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 
 
 class Framed(NamedTuple):
@@ -41,7 +42,7 @@ class Framing:
             sides multiples of this, that suits its pictures best (64 for SDXL). For encoded pairs.
 
     Raises:
-        ValueError: if the resolution is not a positive multiple of 8, or the step not such a divisor of it.
+        Refusal: if the resolution is not a positive multiple of 8, or the step not such a divisor of it.
     """
 
     resolution: int = 512
@@ -51,10 +52,10 @@ class Framing:
 
     def __post_init__(self):
         if self.resolution <= 0 or self.resolution % 8:
-            raise ValueError(f"data.framing.resolution must be a positive multiple of 8, got {self.resolution}.")
+            raise Refusal(f"data.framing.resolution must be a positive multiple of 8, got {self.resolution}.")
         step = self.bucket_step
         if step is not None and (step <= 0 or step % 8 or self.resolution % step):
-            raise ValueError(
+            raise Refusal(
                 f"data.framing.bucket_step must be a positive multiple of 8 that divides data.framing.resolution "
                 f"{self.resolution}, got {step}."
             )

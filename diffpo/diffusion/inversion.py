@@ -14,6 +14,7 @@ from diffpo.diffusion.denoiser import Conditioning, Denoiser, ImageBatch
 from diffpo.diffusion.noising import Noised, Noising
 from diffpo.draws import Draws
 from diffpo.references import NOISE, Reference
+from diffpo.refusal import Refusal
 from diffpo.sharding import is_sharded
 
 Implied = Callable[[Denoiser], Tensor]  # noise found by a network
@@ -47,7 +48,7 @@ class Inversion(Noising):
         visits: how many times of one walk the pair is compared at; a batch of b pairs then counts like visits x b.
 
     Raises:
-        ValueError: if a setting is out of its range, or there are fewer than two timesteps for each step.
+        Refusal: if a setting is out of its range, or there are fewer than two timesteps for each step.
     """
 
     steps: int = 10
@@ -60,11 +61,11 @@ class Inversion(Noising):
 
     def __post_init__(self):
         if self.steps < 1 or self.refinements < 0 or not 0 <= self.eta <= 1:
-            raise ValueError(f"Inversion needs steps >= 1, refinements >= 0 and eta in [0, 1], got {self}.")
+            raise Refusal(f"Inversion needs steps >= 1, refinements >= 0 and eta in [0, 1], got {self}.")
         if not 1 <= self.visits <= self.steps:
-            raise ValueError(f"A walk of {self.steps} steps has 1 to {self.steps} visits, got {self.visits}.")
+            raise Refusal(f"A walk of {self.steps} steps has 1 to {self.steps} visits, got {self.visits}.")
         if self.averaged is not None and not 0 <= self.averaged[0] < self.averaged[1] <= self.refinements + 1:
-            raise ValueError(
+            raise Refusal(
                 f"Inversion makes predictions 0 to {self.refinements}; averaged {self.averaged} is no range of them."
             )
 
@@ -90,7 +91,7 @@ class Inversion(Noising):
         """Each row's times, rising; the clean picture comes before the first. Time 0, where noise is hardly there and
         cannot be told, is in none of them."""
         if self.steps > timesteps // 2:
-            raise ValueError(
+            raise Refusal(
                 f"Inversion in {self.steps} steps needs a schedule of at least {2 * self.steps} timesteps, this one "
                 f"has {timesteps}; lower noising.steps."
             )

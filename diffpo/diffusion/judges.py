@@ -15,6 +15,7 @@ from diffpo.diffusion.judging import Question, Scores, judged
 from diffpo.evaluation import Numbers
 from diffpo.ledger import Ledger
 from diffpo.pictures import read_image
+from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer
 
 
@@ -32,7 +33,7 @@ class Judges:
     """Scorers, and where what they say is kept.
 
     Raises:
-        ValueError: if there are none, or two of one name.
+        Refusal: if there are none, or two of one name.
     """
 
     scorers: Sequence[Scorer]
@@ -40,10 +41,10 @@ class Judges:
     def __post_init__(self):
         names = Counter(scorer.name for scorer in self.scorers)
         if not names:
-            raise ValueError("An evaluation needs at least one scorer.")
+            raise Refusal("An evaluation needs at least one scorer.")
         if doubled := [name for name, count in names.items() if count > 1]:
             said = " and ".join(str(s.identity) for s in self.scorers if s.name == doubled[0])
-            raise ValueError(
+            raise Refusal(
                 f"Two scorers are called {doubled[0]!r} ({said}); their numbers do not compare: run them apart."
             )
 

@@ -21,6 +21,7 @@ from diffpo.draws import Draws
 from diffpo.embedders.embedder import Shown
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.shared_work import shared_out
 from diffpo.sources import Source
@@ -139,9 +140,9 @@ def judge_users(
         Beside it is `verdicts.jsonl` with a line for each pair.
 
     Raises:
-        ValueError: if the source, the judge or the folders cannot be used, a user has too few pairs, there is nothing
+        Refusal: if the source, the judge or the folders cannot be used, a user has too few pairs, there is nothing
             to judge or no picture can be read, or the output folder holds something else.
-        RuntimeError: if the folder cannot be written, or an endpoint stops answering.
+        Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), REPORT, UNFINISHED, ".jsonl")
@@ -181,12 +182,12 @@ def asked(seated: Seated, drawn: tuple[Drawn, Drawn] | None) -> dict[str, list[Q
     """What the judge is tested on, and what it compares.
 
     Raises:
-        ValueError: if it is nothing.
+        Refusal: if it is nothing.
     """
     if drawn:
         drawn[0].require_like(drawn[1])
     users = seated.panel.first(list(drawn[0].of_user)) if drawn else seated.testable
     queries = {"known": seated.known(users), "compared": seated.drawn(users, *drawn) if drawn else []}
     if not any(queries.values()):
-        raise ValueError("There is nothing to judge: labeled is 0 and no pictures are named; set labeled or models.")
+        raise Refusal("There is nothing to judge: labeled is 0 and no pictures are named; set labeled or models.")
     return queries

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from diffpo.files import writing
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 
 # By the width of the text states that cross-attention reads. SD2 comes with epsilon and v, which weights do not tell.
 BASES = {
@@ -69,14 +70,14 @@ def export_kohya(lora: str, output: Path, dtype: torch.dtype = torch.float16) ->
         dtype: of the weights; alphas stay fp32.
 
     Raises:
-        ValueError: if `lora` is no LoRA, or holds more than plain updates of a UNet, or `output` has another ending or
+        Refusal: if `lora` is no LoRA, or holds more than plain updates of a UNet, or `output` has another ending or
             exists already.
-        RuntimeError: if the disk is full.
+        Refusal: if the disk is full.
     """
     if output.suffix != ".safetensors":
-        raise ValueError(f"{output} does not end in .safetensors, by which other programs know a LoRA; rename it.")
+        raise Refusal(f"{output} does not end in .safetensors, by which other programs know a LoRA; rename it.")
     if output.exists():
-        raise ValueError(f"{output} exists already and is not overwritten; choose another name, or remove it.")
+        raise Refusal(f"{output} exists already and is not overwritten; choose another name, or remove it.")
     layers = one_alpha(read_layers(lora))
     tensors = {}
     for name, layer in layers.items():
@@ -95,7 +96,7 @@ def read_layers(lora: str) -> dict[str, Layer]:
     """The layers of a LoRA that changes a UNet alone, by the names of the modules they belong to."""
     layers, others = unet_layers(lora)
     if others:
-        raise ValueError(
+        raise Refusal(
             f"{lora} also changes other networks ({len(others)} weights, first {others[0]}); only a UNet's part is "
             "exported. Save the UNet's part alone with save_lora_weights(folder, unet_lora_layers=...)."
         )
@@ -113,7 +114,7 @@ def unet_layers(lora: str, config: FrozenDict | None = None) -> tuple[dict[str, 
         The layers, and the names of weights that belong to other networks.
 
     Raises:
-        ValueError: if it is no plain LoRA, or has nothing for a UNet.
+        Refusal: if it is no plain LoRA, or has nothing for a UNet.
     """
     with reaching(lora, "a LoRA"):
         loaded: Any = StableDiffusionPipeline.lora_state_dict(lora, unet_config=config, return_lora_metadata=True)
@@ -121,14 +122,14 @@ def unet_layers(lora: str, config: FrozenDict | None = None) -> tuple[dict[str, 
     unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
     if not unet or not all("lora" in name for name in unet):
         names = ", ".join(sorted(state)[:2])
-        raise ValueError(f"{lora} holds no LoRA of a UNet (its weights are {names}, ...); name one that does.")
+        raise Refusal(f"{lora} holds no LoRA of a UNet (its weights are {names}, ...); name one that does.")
     parts = convert_unet_state_dict_to_peft(unet)
     down, up = ({n.removesuffix(end): v for n, v in parts.items() if n.endswith(end)} for end in LAYERS)
     if down.keys() != up.keys() or len(parts) != len(down) + len(up):
         odd = sorted(name for name in parts if not name.endswith(LAYERS)) or sorted(down.keys() ^ up.keys())
-        raise ValueError(f"{lora} is no plain LoRA ({odd[0]}); DoRA and biases cannot be read, merge it instead.")
+        raise Refusal(f"{lora} is no plain LoRA ({odd[0]}); DoRA and biases cannot be read, merge it instead.")
     if original := [name for name in down if ORIGINAL.match(name)]:
-        raise ValueError(
+        raise Refusal(
             f"{lora} names layers as the original SDXL UNet does ({len(original)} of {len(down)}): it is in kohya's "
             "layout already; other programs read it as it is."
         )

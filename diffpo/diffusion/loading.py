@@ -20,6 +20,7 @@ from diffpo.diffusion.stream import ImageStream
 from diffpo.draws import Draws
 from diffpo.files import writing
 from diffpo.references import FrozenCopy, Reference, SwitchedOff, store_matrices
+from diffpo.refusal import Refusal
 from diffpo.sharding import is_sharded, whole_state
 
 Raw = PixelBatch | EncodedBatch | PromptBatch
@@ -83,7 +84,7 @@ class StableDiffusion:
             unconditional: True if batches have to tell what the network sees without a prompt.
 
         Raises:
-            ValueError: if something cannot be found, or is not a text-to-image Stable Diffusion.
+            Refusal: if something cannot be found, or is not a text-to-image Stable Diffusion.
         """
         reads = encodes or draws or unconditional
         parts = load_pipeline(self, reads)
@@ -150,13 +151,13 @@ class LoadedStableDiffusion:
         """Latents, sampled from the VAE's posterior with noise shared by the pair, and text states.
 
         Raises:
-            ValueError: if pixels are given to a model that was loaded without encoders.
+            Refusal: if pixels are given to a model that was loaded without encoders.
         """
         batch = raw.to(draws.device)
         if isinstance(batch, EncodedBatch):
             return batch.told_in(self.storage).sampled(draws)
         if self.encoder is None:
-            raise ValueError(f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels.")
+            raise Refusal(f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels.")
         return self.encoder.blank(batch) if isinstance(batch, PromptBatch) else self.encoder(batch).sampled(draws)
 
     def first(self, pairs: ImagePairs | ImageStream, n: int = 4, candidates: int = 0) -> tuple[ImageBatch, Draws]:
@@ -166,12 +167,12 @@ class LoadedStableDiffusion:
             candidates: that each row has to have at least (`Objective.needs_candidates`).
 
         Raises:
-            ValueError: if they were encoded by text encoders of another width than the UNet takes, or rows have fewer
+            Refusal: if they were encoded by text encoders of another width than the UNet takes, or rows have fewer
                 candidates.
         """
         raw = pairs.first(n)
         if (have := raw.pictures // len(raw.row)) < candidates:
-            raise ValueError(
+            raise Refusal(
                 f"The objective needs {candidates} pictures per row, data.source gives {have}; choose another "
                 "objective (diffpo.diffusion.methods.kto takes single pictures), or another source."
             )
@@ -195,7 +196,7 @@ class LoadedStableDiffusion:
             writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
 
         Raises:
-            RuntimeError: if the disk is full.
+            Refusal: if the disk is full.
         """
         remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
         with writing(f"The weights in {folder}", remedy):

@@ -14,6 +14,7 @@ from diffpo.blending import Blend
 from diffpo.diffusion.blending import DIFFERENCE, MARK, opened, require_known_range, require_layout
 from diffpo.diffusion.stored import WEIGHTS, located, weight_files, write
 from diffpo.files import writing
+from diffpo.refusal import Refusal
 from diffpo.stored import Stored, stored
 
 
@@ -60,13 +61,13 @@ def mix_negative(
         shard_size: in bytes.
 
     Raises:
-        ValueError: if something cannot be read or does not fit the base, or there is something at output_dir.
-        RuntimeError: if the disk is full.
+        Refusal: if something cannot be read or does not fit the base, or there is something at output_dir.
+        Refusal: if the disk is full.
     """
     if positive == negative:
-        raise ValueError(f"{negative} is given as positive and as negative; name two, or only the negative.")
+        raise Refusal(f"{negative} is given as positive and as negative; name two, or only the negative.")
     if output_dir.exists() and (output_dir.is_file() or any(output_dir.iterdir())):
-        raise ValueError(f"output_dir {output_dir} is not empty and is not overwritten; choose another one.")
+        raise Refusal(f"output_dir {output_dir} is not empty and is not overwritten; choose another one.")
     require_known_range(alpha=alpha, mix=mix)
     theta, config = opened_base(base)
     parts = [] if positive is None else [(alpha, opened(positive, config))]
@@ -105,18 +106,18 @@ def opened_base(path: str) -> tuple[Stored, FrozenDict]:
     """The weights of a UNet, to be read later, and its config.
 
     Raises:
-        ValueError: if there is none in safetensors, or no config beside it.
+        Refusal: if there is none in safetensors, or no config beside it.
     """
     files = weight_files(located(path, WEIGHTS))
     if not files or files[0].suffix != ".safetensors":
-        raise ValueError(
+        raise Refusal(
             f"{path} has no UNet in safetensors ({WEIGHTS}.safetensors in unet/ or at the top); "
             "load it with diffusers and save it again with save_pretrained(folder)."
         )
     weights = stored(files)
     require_layout(path, weights)
     if not (config := files[0].parent / "config.json").exists():
-        raise ValueError(f"{path} has no config.json beside its weights; copy the one of the UNet there.")
+        raise Refusal(f"{path} has no config.json beside its weights; copy the one of the UNet there.")
     return weights, FrozenDict(json.loads(config.read_text()))
 
 

@@ -18,6 +18,7 @@ from diffpo.diffusion.blending import DIFFERENCE, MARK, Difference
 from diffpo.diffusion.routing import plain
 from diffpo.diffusion.stored import weight_files
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
 
 NEGATIVE = "negative"
@@ -44,7 +45,7 @@ def read_difference(path: str) -> Difference | None:
     """The weight difference that a local file or folder holds (`scripts/mix_negative.py`); None for anything else.
 
     Raises:
-        ValueError: if the file is broken.
+        Refusal: if the file is broken.
     """
     place = Path(path)
     files = weight_files(place, Path(DIFFERENCE).stem) if place.suffix == ".safetensors" or place.is_dir() else []
@@ -61,7 +62,7 @@ def read_full(path: str, network: Any, part: str) -> Any:
         part: of a pipeline that it is.
 
     Raises:
-        ValueError: if it is of another architecture, or cannot be read.
+        Refusal: if it is of another architecture, or cannot be read.
     """
     local = Path(path)
     if local.is_dir() and not any((local / place / "config.json").exists() for place in ("", part)):
@@ -72,7 +73,7 @@ def read_full(path: str, network: Any, part: str) -> Any:
         negative = from_subfolder(type(plain(network)), path, part)
     except OSError as error:
         if local.exists():
-            raise ValueError(f"{path} does not hold a {part}: {' '.join(str(error).split())[:300]}") from error
+            raise Refusal(f"{path} does not hold a {part}: {' '.join(str(error).split())[:300]}") from error
         return None  # a hub id: of a LoRA, or of nothing, which its own reader says
     require_whole(negative, part, path)
     require_same_architecture(negative, network, path)
@@ -83,7 +84,7 @@ def read_lora(pipeline: Any, path: str, part: str) -> Lora:
     """Adapters of one network of a pipeline, in any layout that diffusers reads.
 
     Raises:
-        ValueError: if there are none for it, or they name layers that it does not have.
+        Refusal: if there are none for it, or they name layers that it does not have.
     """
     network = vars(pipeline)[part]
     with reaching(path, "a LoRA"):
@@ -93,13 +94,13 @@ def read_lora(pipeline: Any, path: str, part: str) -> Lora:
         )
     names = [name.removeprefix(f"{part}.") for name in state if name.startswith(f"{part}.")]
     if not names:
-        raise ValueError(f"{path} holds no LoRA of a {part}; name one that was trained for this base.")
+        raise Refusal(f"{path} holds no LoRA of a {part}; name one that was trained for this base.")
     require_layers(names, network, path)
     return Lora(path, part, state, alphas[0] if alphas else None, metadata)
 
 
 def require_layers(names: Iterable[str], network: nn.Module, path: str) -> None:
-    """Raise a ValueError if a LoRA's weights belong to a layer that the network does not have.
+    """Raise a Refusal if a LoRA's weights belong to a layer that the network does not have.
 
     Args:
         names: of its weights, without the prefix of the network.
@@ -109,7 +110,7 @@ def require_layers(names: Iterable[str], network: nn.Module, path: str) -> None:
     layers = {name.rsplit(".lora", 1)[0].removesuffix(".base_layer") for name in names}
     if strange := sorted(layers - have):
         kind = type(plain(network)).__name__
-        raise ValueError(f"{path} was trained for another {kind}: the base has no layer {strange[0]}.")
+        raise Refusal(f"{path} was trained for another {kind}: the base has no layer {strange[0]}.")
 
 
 def attach(network: Any, lora: Lora, mix: float) -> Scales:
@@ -119,7 +120,7 @@ def attach(network: Any, lora: Lora, mix: float) -> Scales:
         The adapters of the negative half: those that are active, at their own scales, and this one.
 
     Raises:
-        ValueError: if they do not fit the layers.
+        Refusal: if they do not fit the layers.
     """
     before = {layer: (layer.active_adapters, layer.disable_adapters) for layer in adapted(network)}
     scales = active(network) | {NEGATIVE: mix}
@@ -133,7 +134,7 @@ def attach(network: Any, lora: Lora, mix: float) -> Scales:
             metadata=lora.metadata,
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise Refusal(
             f"{lora.path} was trained for another base: {' '.join(str(error).split())[:300]}; name one of this base."
         ) from error
     finally:
@@ -197,7 +198,7 @@ def add_difference(network: nn.Module, difference: Difference, mix: float) -> No
     """Shift weights in place by `mix` times a difference, computed in fp32.
 
     Raises:
-        ValueError: if it is for another architecture.
+        Refusal: if it is for another architecture.
     """
     state = network.state_dict()
     difference.require_fits(state)
@@ -207,7 +208,7 @@ def add_difference(network: nn.Module, difference: Difference, mix: float) -> No
 
 
 def require_same_architecture(negative: nn.Module, network: nn.Module, source: str) -> None:
-    """Raise a ValueError that names the first weight that differs from the network's, and both shapes."""
+    """Raise a Refusal that names the first weight that differs from the network's, and both shapes."""
     Network(source, own(negative)).require_fits(own(network))
 
 

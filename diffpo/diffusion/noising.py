@@ -12,6 +12,7 @@ from torch import Tensor
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.draws import Draws
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Uniform(Times):
         high: null is the end of the schedule.
 
     Raises:
-        ValueError: if no time lies between the two, or some lie outside the schedule.
+        Refusal: if no time lies between the two, or some lie outside the schedule.
     """
 
     low: int = 0
@@ -53,7 +54,7 @@ class Uniform(Times):
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
         high = timesteps if self.high is None else self.high
         if not 0 <= self.low < high <= timesteps:
-            raise ValueError(f"Uniform times need 0 <= low < high <= {timesteps}, got low {self.low}, high {high}.")
+            raise Refusal(f"Uniform times need 0 <= low < high <= {timesteps}, got low {self.low}, high {high}.")
         return self.low + draws.integers("timestep", high - self.low)
 
 
@@ -65,14 +66,14 @@ class Among(Times):
     restricts itself to the same four (github.com/SalesforceAIResearch/DiffusionDPO).
 
     Raises:
-        ValueError: if the list is empty, or a time lies outside the schedule.
+        Refusal: if the list is empty, or a time lies outside the schedule.
     """
 
     times: list[int]
 
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
         if not self.times or min(self.times) < 0 or max(self.times) >= timesteps:
-            raise ValueError(f"Among needs times from 0 to {timesteps - 1}, got {self.times}.")
+            raise Refusal(f"Among needs times from 0 to {timesteps - 1}, got {self.times}.")
         return torch.tensor(self.times, device=draws.device)[draws.integers("timestep", len(self.times))]
 
 
@@ -86,7 +87,7 @@ class Skewed(Times):
     the decay goes on: with as many levels as the schedule has times, it is the formula to the letter.
 
     Raises:
-        ValueError: if `gamma` is not in (0, 1) or `levels` is not positive.
+        Refusal: if `gamma` is not in (0, 1) or `levels` is not positive.
     """
 
     gamma: float = 0.9
@@ -94,7 +95,7 @@ class Skewed(Times):
 
     def __post_init__(self):
         if not (0 < self.gamma < 1 and self.levels > 0):
-            raise ValueError(f"Skewed needs gamma in (0, 1) and levels > 0, got {self}; Uniform() is gamma 1.")
+            raise Refusal(f"Skewed needs gamma in (0, 1) and levels > 0, got {self}; Uniform() is gamma 1.")
 
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
         # Inverse of the distribution function of an exponential that is cut off at the last level.

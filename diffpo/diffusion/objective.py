@@ -14,6 +14,7 @@ from diffpo.diffusion.weighting import TimeWeighting
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import NOISE, SCORES, Reference
+from diffpo.refusal import Refusal
 
 QUARTERS = 4
 
@@ -36,7 +37,7 @@ class DenoisingPreference(Objective):
         weighting: scales the log-likelihoods by time; None is the constant of Diffusion-DPO.
 
     Raises:
-        ValueError: if the loss needs true probabilities.
+        Refusal: if the loss needs true probabilities.
     """
 
     loss: PairLoss = field(default_factory=lambda: Sigmoid(beta=5000.0))
@@ -47,7 +48,7 @@ class DenoisingPreference(Objective):
 
     def __post_init__(self):
         if self.loss.needs_probability:
-            raise ValueError(
+            raise Refusal(
                 f"{type(self.loss).__name__} needs true probabilities, the denoising surrogate is none; choose a loss "
                 "of margins, e.g. diffpo.losses.logistic.Sigmoid."
             )

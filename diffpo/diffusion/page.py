@@ -19,6 +19,7 @@ from PIL import Image
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pictures import BrokenImage, read_image
+from diffpo.refusal import Refusal
 
 PARTS = Path(__file__).parent
 SCRIPTS = ("page.js", "page_charts.js", "page_gallery.js")
@@ -38,14 +39,14 @@ def write_page(output_dir: Path, rows: int = 500, side: int = 320) -> Path:
         Its path.
 
     Raises:
-        ValueError: if there is no evaluation.
-        RuntimeError: if the page cannot be written.
+        Refusal: if there is no evaluation.
+        Refusal: if the page cannot be written.
     """
     try:
         report = strict_json((output_dir / "report.json").read_text("utf-8"))
         lines = {name: read_lines(output_dir / entry["listing"]) for name, entry in report["models"].items()}
     except (OSError, KeyError) as error:
-        raise ValueError(
+        raise Refusal(
             f"{output_dir} holds no finished evaluation ({error}); run scripts/evaluate.py first."
         ) from error
     folders = [output_dir / entry["folder"] for entry in report["models"].values()]

@@ -15,6 +15,7 @@ from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pictures import BrokenImage, image_size
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 
 SHARD = 500 * 2**20  # bytes of pictures, about
@@ -36,14 +37,14 @@ def further_columns(tables: Iterable[Features], per_side: bool, found: dict[str,
         found: columns of what is found of each pair.
 
     Raises:
-        ValueError: if a column has different types in two tables.
+        Refusal: if a column has different types in two tables.
     """
     ours = COLUMNS | found | (PER_SIDE if per_side else {})
     kept: dict[str, Any] = {}
     for table in tables:
         for name, feature in table.items():
             if name not in ours and kept.setdefault(name, feature) != feature:
-                raise ValueError(
+                raise Refusal(
                     f"Column {name!r} is {kept[name]} in one source and {feature} in another; score them apart."
                 )
     return Features(kept)
@@ -94,7 +95,7 @@ class PairShards:
             results: what `found` makes columns of.
 
         Raises:
-            RuntimeError: if the disk is full.
+            Refusal: if the disk is full.
         """
         file, features = folder / self.names[shard], self.features
         schema = features.arrow_schema
@@ -149,7 +150,7 @@ def mean_bytes(pairs: PairsInOrder) -> float:
     """Bytes of a pair's pictures, the mean of some pairs from all over the data.
 
     Raises:
-        ValueError: if none of them has a picture that can be read.
+        Refusal: if none of them has a picture that can be read.
     """
     sizes, reason, where = [], None, None
     for n in range(0, len(pairs), -(-len(pairs) // LOOKED_AT)):
@@ -161,7 +162,7 @@ def mean_bytes(pairs: PairsInOrder) -> float:
             else:
                 sizes.append(len(picture["bytes"]) if (picture := stored(candidate)) else 0)
     if not sizes:
-        raise ValueError(
+        raise Refusal(
             f"None of the pictures looked at can be read ({reason}); check that the source names columns of pictures, "
             f"and that paths are relative to {where}."
         )

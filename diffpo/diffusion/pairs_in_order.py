@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from tqdm import tqdm
 
 from diffpo.pairs import open_tables
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.sources import Source
 
@@ -24,7 +25,7 @@ class PairsInOrder:
         columns: the columns of each table that are neither pictures nor other bytes.
 
     Raises:
-        ValueError: if the source cannot be used, holds no pairs, or has another number of candidates per row.
+        Refusal: if the source cannot be used, holds no pairs, or has another number of candidates per row.
     """
 
     def __init__(self, source: Source, maps: Sequence[RowMap] = (), seed: int = 0):
@@ -32,7 +33,7 @@ class PairsInOrder:
         self._begins = [0, *accumulate(map(len, self._tables))]
         self.columns: list[Features] = [table.light.features for table in self._tables]
         if (k := len(self[0].candidates)) != 2:
-            raise ValueError(f"{source} has rows of k = {k}, a pair has k = 2 candidates; name a source of pairs.")
+            raise Refusal(f"{source} has rows of k = {k}, a pair has k = 2 candidates; name a source of pairs.")
 
     def __len__(self) -> int:
         return self._begins[-1]

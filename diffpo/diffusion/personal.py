@@ -20,6 +20,7 @@ from diffpo.diffusion.user_chunks import Cut
 from diffpo.diffusion.user_pipelines import StableDiffusionUserPipeline, StableDiffusionXLUserPipeline
 from diffpo.embedders.embedder import Shown, UserEmbedder
 from diffpo.evaluation import WinRate
+from diffpo.refusal import Refusal
 from diffpo.sources import Source
 
 USER = "{user}"
@@ -67,7 +68,7 @@ class UserModel:
         shuffled: whether users are heard as somebody else (`others`): what remains of a gain then is not personal.
 
     Raises:
-        ValueError: if `shots` has no number, or one below 1.
+        Refusal: if `shots` has no number, or one below 1.
     """
 
     name: str
@@ -81,7 +82,7 @@ class UserModel:
 
     def __post_init__(self):
         if not self.shots or min(self.shots) < 1:
-            raise ValueError(f"Model {self.name!r} needs numbers of support pairs from 1 on, got shots {self.shots}.")
+            raise Refusal(f"Model {self.name!r} needs numbers of support pairs from 1 on, got shots {self.shots}.")
 
     @property
     def is_own(self) -> bool:
@@ -133,7 +134,7 @@ class Support:
         """Of all users of a source who have enough pairs with a winner.
 
         Raises:
-            ValueError: if there is no such user, or the source or the embedder cannot be used.
+            Refusal: if there is no such user, or the source or the embedder cannot be used.
         """
         embedder.check()
         rows = PairsInOrder(source, seed=seed)
@@ -175,8 +176,8 @@ def drawn_for_users(
         folder: gets folders of pictures.
 
     Raises:
-        ValueError: if a part of the model cannot be found or does not fit, or a folder holds other pictures.
-        RuntimeError: if the disk is full.
+        Refusal: if a part of the model cannot be found or does not fit, or a folder holds other pictures.
+        Refusal: if the disk is full.
     """
     users = list(support.shown)
     if model.user_attention is None:

@@ -31,6 +31,7 @@ from diffpo.diffusion.negatives import (
     switched,
 )
 from diffpo.diffusion.routing import arguments_of, plain, routed
+from diffpo.refusal import Refusal
 
 
 class NegativeGuidanceMixin:
@@ -80,7 +81,7 @@ class NegativeGuidanceMixin:
         """As the stock pipeline.
 
         Raises:
-            ValueError: if a negative is loaded and the pipeline has no unconditional half that it could predict.
+            Refusal: if a negative is loaded and the pipeline has no unconditional half that it could predict.
         """
         stock: Any = super().__call__  # type: ignore[reportAttributeAccessIssue]
         with self.negative_guidance(arguments_of(self, args, kwargs)):
@@ -98,7 +99,7 @@ class NegativeGuidanceMixin:
                 less memory and more time; for LoRAs.
 
         Raises:
-            ValueError: if nothing can be read there, it is of another architecture, or of a kind that mix or shared do
+            Refusal: if nothing can be read there, it is of another architecture, or of a kind that mix or shared do
                 not apply to.
         """
         network = vars(self)[self.guided_part]
@@ -106,9 +107,9 @@ class NegativeGuidanceMixin:
         difference = read_difference(path)
         full = None if difference else read_full(path, network, self.guided_part)
         if shared and (difference or full is not None):
-            raise ValueError(f"{path} holds no LoRA, so no network can be shared; load it with shared=False.")
+            raise Refusal(f"{path} holds no LoRA, so no network can be shared; load it with shared=False.")
         if full is not None and mix != 1:
-            raise ValueError(
+            raise Refusal(
                 f"{path} holds a whole network, which mix={mix:g} does not apply to; mix it with a base by "
                 "scripts/mix_negative.py and load the result."
             )
@@ -132,13 +133,13 @@ class NegativeGuidanceMixin:
         Mixing alpha x positive + mix x negative is `set_negative_adapters(["positive", "negative"], [alpha, mix])`.
 
         Raises:
-            ValueError: if the network has no such adapter.
+            Refusal: if the network has no such adapter.
         """
         names = [names] if isinstance(names, str) else names
         scales = weights if isinstance(weights, list) else [weights] * len(names)
         have = sorted({name for layer in adapted(vars(self)[self.guided_part]) for name in layer.scaling})
         if unknown := [name for name in names if name not in have]:
-            raise ValueError(f"There is no adapter {unknown[0]!r}; loaded are {', '.join(have) or 'none'}.")
+            raise Refusal(f"There is no adapter {unknown[0]!r}; loaded are {', '.join(have) or 'none'}.")
         self.negative_adapters = dict(zip(names, scales, strict=True))
 
     def unload_negative(self: Any) -> None:
@@ -155,10 +156,10 @@ class NegativeGuidanceMixin:
         """As the stock pipeline's, with the negative in a folder of its own; the folder loads as the stock one too.
 
         Raises:
-            ValueError: if the negative shares the network.
+            Refusal: if the negative shares the network.
         """
         if self.negative_adapters:
-            raise ValueError(
+            raise Refusal(
                 "A negative that shares the network cannot be saved with it; load it with shared=False, or save the "
                 "pipeline after unload_negative() and keep the LoRA."
             )
@@ -182,20 +183,20 @@ class NegativeGuidanceMixin:
         # Loading an IP-adapter sets the attribute of the config, not the item.
         kinds = {vars(part.config).get("encoder_hid_dim_type") for part in (network, negative)}
         if len(kinds) > 1:
-            raise ValueError("One of the two networks has an IP-adapter; load it after the negative, for both.")
+            raise Refusal("One of the two networks has an IP-adapter; load it after the negative, for both.")
         return routed(network, negative, guided)
 
 
 def require_unconditional_half(config: Any, arguments: dict[str, Any]) -> None:
-    """Raise a ValueError if guidance is distilled into the network and the call does not ask for true guidance."""
+    """Raise a Refusal if guidance is distilled into the network and the call does not ask for true guidance."""
     if config.get("time_cond_proj_dim") is not None:
-        raise ValueError(
+        raise Refusal(
             "The guidance of this pipeline is distilled into its network (time_cond_proj_dim, as in LCM): there is no "
             "unconditional half that a negative could predict; take an undistilled base, or unload_negative()."
         )
     negative_prompt = any(arguments.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds"))
     if config.get("guidance_embeds") and not (arguments.get("true_cfg_scale", 1.0) > 1 and negative_prompt):
-        raise ValueError(
+        raise Refusal(
             "The guidance of this pipeline is distilled into its network (guidance_embeds): without true guidance "
             "there is no unconditional half that a negative could predict; if it takes them, pass true_cfg_scale > 1 "
             "and a negative_prompt (may be empty), else unload_negative()."
@@ -203,11 +204,11 @@ def require_unconditional_half(config: Any, arguments: dict[str, Any]) -> None:
 
 
 def require_adapters(layers: list[Any], scales: Scales) -> None:
-    """Raise a ValueError if adapters of the negative half are gone, or could not be switched."""
+    """Raise a Refusal if adapters of the negative half are gone, or could not be switched."""
     if gone := [name for name in scales if not any(name in layer.scaling for layer in layers)]:
-        raise ValueError(f"The adapter {gone[0]!r} of the negative half is unloaded; call load_negative again.")
+        raise Refusal(f"The adapter {gone[0]!r} of the negative half is unloaded; call load_negative again.")
     if any(layer.merged for layer in layers):
-        raise ValueError(
+        raise Refusal(
             "Adapters are fused into the network, where they cannot be switched; call unfuse_lora(), or "
             "unload_lora_weights() and then load_negative."
         )

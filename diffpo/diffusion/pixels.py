@@ -15,6 +15,7 @@ from diffpo.core import PairLabels
 from diffpo.diffusion.images import Framed, Framing
 from diffpo.draws import Draws
 from diffpo.pictures import BrokenImage, read_image
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 
 
@@ -105,7 +106,7 @@ class Reader(ABC):
         """The first of these (epoch, row) whose pictures can all be read.
 
         Raises:
-            ValueError: if there is none.
+            Refusal: if there is none.
         """
         broken, reason, where = [], None, None
         for epoch, row in visits:
@@ -120,7 +121,7 @@ class Reader(ABC):
             prompts: Any = tuple("" if emptied else prompt for prompt in row.prompts)  # never null by now
             user = None if row.shots is None else row.shots.read(draws)
             return Example(view, prompts, row, epoch, tuple(broken), user)
-        raise ValueError(
+        raise Refusal(
             f"None of {len(broken)} pairs in a row could be read, the last is row {broken[-1][1]} ({reason}); "
             f"check that data.source names columns of pictures and that paths are relative to {where}."
         )

@@ -15,6 +15,7 @@ from torch import nn
 
 from diffpo.diffusion.sampling import generate
 from diffpo.fit import Preview
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class PreviewConfig:
 
     def __post_init__(self):
         if not self.prompts or self.every <= 0:
-            raise ValueError(
-                f"preview needs prompts and a positive `every`, got {self}; set preview to null for none."
-            )
+            raise Refusal(f"preview needs prompts and a positive `every`, got {self}; set preview to null for none.")
 
 
 class PictureGrid(Preview):

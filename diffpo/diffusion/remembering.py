@@ -12,6 +12,7 @@ from diffpo.core import Objective
 from diffpo.diffusion.data import ImagePairs, PairData
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.references import NOISE, SCORES, Reference
+from diffpo.refusal import Refusal
 from diffpo.remembered import Remembered, open_answers
 
 
@@ -40,20 +41,20 @@ def remembered(
         judges: whether held-out pairs are judged, which needs the reference in any case.
 
     Raises:
-        ValueError: if errors of such a run cannot be remembered, or the folder holds those of another one.
-        RuntimeError: if the folder cannot be written.
+        Refusal: if errors of such a run cannot be remembered, or the folder holds those of another one.
+        Refusal: if the folder cannot be written.
     """
     if data.cycle is None:
-        raise ValueError("remember needs draws that repeat; set data.cycle to their number, e.g. 8.")
+        raise Refusal("remember needs draws that repeat; set data.cycle to their number, e.g. 8.")
     if objective.reference_inputs is None:
-        raise ValueError(
+        raise Refusal(
             f"What {type(objective).__name__} asks its reference cannot be remembered; set remember to null."
         )
     state = PartialState()
     if state.distributed_type == DistributedType.FSDP:
-        raise ValueError("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
+        raise Refusal("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
     if NOISE in objective.asks and pairs.shapes is not None:
-        raise ValueError("Noise of inverted pictures is remembered in one shape; encode without bucket_step.")
+        raise Refusal("Noise of inverted pictures is remembered in one shape; encode without bucket_step.")
     of_pair = data.cycle, sum(table.ids for table in pairs.tables), len(pairs.tables[0][0].candidates)
     room = {SCORES: of_pair, NOISE: (*of_pair, *latents)}
     asked = identity(objective, base, data, seed, storage)

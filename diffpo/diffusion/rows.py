@@ -6,6 +6,7 @@ from diffpo.cells import Cell, Held
 from diffpo.diffusion.encoded import EncodedPicture
 from diffpo.draws import Draws
 from diffpo.pictures import BrokenImage, image_size
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 
 
@@ -17,14 +18,14 @@ class MinSize(RowMap):
     a table are read whole to find their header, so give the cheaper row maps first.
 
     Raises:
-        ValueError: if `side` is not positive.
+        Refusal: if `side` is not positive.
     """
 
     side: int
 
     def __post_init__(self):
         if self.side < 1:
-            raise ValueError(f"MinSize needs a side of at least 1 pixel, got {self.side}.")
+            raise Refusal(f"MinSize needs a side of at least 1 pixel, got {self.side}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         try:

@@ -17,6 +17,7 @@ from diffpo.diffusion.judging import Question, judged
 from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.pictures import read_image
+from diffpo.refusal import Refusal
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.shared_work import shared_out
@@ -54,9 +55,9 @@ def score_pairs(
         one half; null if there are no such pairs).
 
     Raises:
-        ValueError: if the source cannot be used or is not one of pairs, its pictures cannot be read, the scorer cannot
+        Refusal: if the source cannot be used or is not one of pairs, its pictures cannot be read, the scorer cannot
             be used, or the folder holds something else or is too small.
-        RuntimeError: if the folder cannot be written, or is full.
+        Refusal: if the folder cannot be written, or is full.
     """
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
@@ -100,7 +101,7 @@ def all_scores(
         asked: the question that each of some numbers stands for.
 
     Raises:
-        ValueError: if a score is not finite.
+        Refusal: if a score is not finite.
     """
 
     def found(some: Sequence[int]) -> Iterator[dict[int, float | None]]:
@@ -124,7 +125,7 @@ def read(candidate: Cell | Held) -> Image.Image:
 
 def finite(score: float | None, question: Question, scorer: Scorer) -> float | None:
     if score is not None and not isfinite(score):
-        raise ValueError(
+        raise Refusal(
             f"{scorer.name} gives {score} to a picture of {question.prompt!r}; let the scorer compute in float32."
         )
     return score
@@ -135,7 +136,7 @@ def summary(scores: Mapping[int, float | None], decided: Bool[np.ndarray, " n"])
     values = np.array([scores[number] for number in range(len(scores))], dtype=float).reshape(-1, 2)
     known = np.isfinite(values)
     if not known.any():
-        raise ValueError(f"None of the {values.size} pictures can be read; check what the source names as pictures.")
+        raise Refusal(f"None of the {values.size} pictures can be read; check what the source names as pictures.")
     gaps = np.diff(values, axis=1)[decided & known.all(1), 0]
     agreement = float(np.mean((gaps < 0) + (gaps == 0) / 2)) if len(gaps) else None
     return {

@@ -17,7 +17,7 @@ def located(path: str, *stems: str) -> Path:
     """A local file or folder; of a hub id, the configs and the weights with such names are fetched.
 
     Raises:
-        ValueError: if there is neither.
+        Refusal: if there is neither.
     """
     if Path(path).exists():
         return Path(path)

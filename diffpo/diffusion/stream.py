@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
 from diffpo.order import Share
-from diffpo.pairs import Pairs, loaded
+from diffpo.pairs import Pairs
 from diffpo.streams import PairStream, Window, lost
 
 PATIENCE = 100
@@ -45,7 +45,7 @@ class ImageStream(Pairs):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
-        for told in loaded(loader):
+        for told in loader:
             self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)
             yield told.batch

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.draws import Draws
 from diffpo.references import NOISE, Reference
+from diffpo.refusal import Refusal
 from diffpo.sharding import is_sharded
 
 
@@ -46,7 +47,7 @@ class Trajectories(ABC):
         guidance: w in e = e_c + w (e_c - e_u): 0 is the conditional prediction, -1 the unconditional one.
 
     Raises:
-        ValueError: if there are no steps, or more than the schedule has.
+        Refusal: if there are no steps, or more than the schedule has.
     """
 
     needs_pictures: ClassVar[bool] = True
@@ -56,7 +57,7 @@ class Trajectories(ABC):
 
     def __post_init__(self):
         if not 1 <= self.truncated <= self.steps:
-            raise ValueError(f"Trajectories need 1 <= truncated <= steps, got {self}.")
+            raise Refusal(f"Trajectories need 1 <= truncated <= steps, got {self}.")
 
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Truncated:
         """Trajectories of the reference's weights."""
@@ -127,7 +128,7 @@ class FromNoise(Trajectories):
         way: w of the steps that lead there.
 
     Raises:
-        ValueError: if there are more visits than steps.
+        Refusal: if there are more visits than steps.
     """
 
     needs_pictures: ClassVar[bool] = False
@@ -137,7 +138,7 @@ class FromNoise(Trajectories):
     def __post_init__(self):
         super().__post_init__()
         if not 1 <= self.visits <= self.steps:
-            raise ValueError(f"A walk of {self.steps} steps has 1 to {self.steps} visits, got {self.visits}.")
+            raise Refusal(f"A walk of {self.steps} steps has 1 to {self.steps} visits, got {self.visits}.")
 
     def begins(self, draws: Draws) -> Int[Tensor, "b visits"]:
         return draws.normal("begin", self.steps).argsort(1)[:, : self.visits] + 1

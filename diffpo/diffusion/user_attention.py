@@ -15,6 +15,7 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from diffpo.diffusion.attention import FlashAttention
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.scorers.weights import located
 
 FILE = "user_attention.safetensors"
@@ -41,7 +42,7 @@ def load_user_attention(unet: Any, path: str, revision: str | None = None) -> No
         revision: of a hub id.
 
     Raises:
-        ValueError: if it cannot be reached or read, or is of another UNet, or the UNet has a branch already.
+        Refusal: if it cannot be reached or read, or is of another UNet, or the UNet has a branch already.
     """
     with reaching(path, "user attention"):
         try:
@@ -49,16 +50,16 @@ def load_user_attention(unet: Any, path: str, revision: str | None = None) -> No
                 told = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"it is damaged ({error}); fetch it again") from error
+            raise Refusal(f"it is damaged ({error}); fetch it again") from error
         if "tokens" not in told or "user_in.weight" not in weights:
-            raise ValueError(f"it lacks user_in.weight or the number of tokens; name a {FILE}")
+            raise Refusal(f"it lacks user_in.weight or the number of tokens; name a {FILE}")
     rank, width = weights["user_in.weight"].shape
     wanted: dict[str, Any] = kin(unet) | shapes(unet, width, rank)
     found = told | {name: tuple(weight.shape) for name, weight in weights.items()}
     names = wanted | {name: None for name in weights}
     if misfits := [name for name in names if wanted.get(name) != found.get(name)]:
         there, here = (it.get(misfits[0], "absent") for it in (found, wanted))
-        raise ValueError(
+        raise Refusal(
             f"{path} is of another UNet (of a {told.get('pipeline')}): {misfits[0]} is {there} there and {here} here; "
             "load it into the base that it was trained for."
         )
@@ -94,13 +95,13 @@ class UserInput(nn.Linear):
     def require(self, user: Tensor, rows: int) -> None:
         """Refuse users whom the network would mishear."""
         if user.shape != (rows, self.tokens, self.in_features):
-            raise ValueError(
+            raise Refusal(
                 f"{USER} is {tuple(user.shape)}, the UNet takes {(rows, self.tokens, self.in_features)}: a row per "
                 "picture, and embeddings of the encoder that the branch was trained with."
             )
         lost = [layer for layer in self.attentions if not isinstance(layer.processor, UserCrossAttention)]
         if lost:
-            raise ValueError(
+            raise Refusal(
                 f"{len(lost)} of {len(self.attentions)} user attentions were replaced by "
                 f"{type(lost[0].processor).__name__}; load pipeline and user attention anew, without attention "
                 "slicing, fused projections, xformers and IP-adapters."
@@ -149,7 +150,7 @@ def user_input(unet: nn.Module) -> UserInput:
     for module in unet.children():
         if isinstance(module, UserInput):
             return module
-    raise ValueError(f"{type(unet).__name__} has no user attention; load it with load_user_attention.")
+    raise Refusal(f"{type(unet).__name__} has no user attention; load it with load_user_attention.")
 
 
 def shapes(unet: nn.Module, width: int, rank: int) -> dict[str, tuple[int, int]]:
@@ -178,13 +179,13 @@ def install(unet: Any, tokens: int, weights: Mapping[str, Tensor]) -> None:
     """Put a branch of these weights into a UNet.
 
     Raises:
-        ValueError: if it has one already, or its attention is of a kind that has none.
+        Refusal: if it has one already, or its attention is of a kind that has none.
     """
     if any(isinstance(module, UserInput) for module in unet.children()):
-        raise ValueError("The UNet has user attention already; load the base anew.")
+        raise Refusal("The UNet has user attention already; load the base anew.")
     layers = cross_attentions(unet)
     if odd := [type(a.processor).__name__ for _, a in layers if type(a.processor) not in KERNELS]:
-        raise ValueError(f"User attention cannot stand in for {odd[0]}; use base.attention native or flash.")
+        raise Refusal(f"User attention cannot stand in for {odd[0]}; use base.attention native or flash.")
 
     def linear(name: str) -> nn.Linear:
         weight = weights[name].to(unet.device)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from diffpo.adapters import Adapter
 from diffpo.diffusion.user_attention import FILE, USER, fresh, install, kin, load_user_attention, shapes, user_input
+from diffpo.refusal import Refusal
 from diffpo.sharding import whole_state
 
 
@@ -35,7 +36,7 @@ class UserBranch(Adapter):
             the reference they are off, too. A LoRA that is to stay as it is has to be merged into the base.
 
     Raises:
-        ValueError: if tokens, width or rank are not positive.
+        Refusal: if tokens, width or rank are not positive.
     """
 
     tokens: int
@@ -45,7 +46,7 @@ class UserBranch(Adapter):
 
     def __post_init__(self):
         if min(self.tokens, self.width, self.rank) < 1:
-            raise ValueError(
+            raise Refusal(
                 "UserBranch needs tokens, width and rank of at least 1, got "
                 f"{self.tokens}, {self.width} and {self.rank}."
             )

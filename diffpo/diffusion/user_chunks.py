@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from diffpo.diffusion.pairs_in_order import PairsInOrder
+from diffpo.refusal import Refusal
 
 
 class SupportChunk(NamedTuple):
@@ -38,7 +39,7 @@ class Cut:
         most_chunks: of a user; None is as many as there are. The release embeds one of each user.
 
     Raises:
-        ValueError: if a number is not positive.
+        Refusal: if a number is not positive.
     """
 
     user: str = "user_id"
@@ -48,7 +49,7 @@ class Cut:
 
     def __post_init__(self):
         if self.shots < 1 or (self.most_chunks is not None and self.most_chunks < 1):
-            raise ValueError(
+            raise Refusal(
                 f"shots and most_chunks must be 1 or more, got {self.shots} and {self.most_chunks}; null as "
                 "most_chunks is as many as there are."
             )
@@ -60,10 +61,10 @@ class Cut:
         """Look at all rows, but not at their pictures.
 
         Raises:
-            ValueError: if there is no such column, or no user has enough pairs.
+            Refusal: if there is no such column, or no user has enough pairs.
         """
         if lacking := [sorted(columns) for columns in pairs.columns if self.user not in columns]:
-            raise ValueError(
+            raise Refusal(
                 f"user names the column {self.user!r}, the source has {', '.join(lacking[0])}; name the column with "
                 "the ids of users."
             )
@@ -82,7 +83,7 @@ class Cut:
             for number in range(len(ordered) // self.shots)[: self.most_chunks]
         ]
         if not chunks:
-            raise ValueError(
+            raise Refusal(
                 f"None of {len(of_user)} users in column {self.user!r} has {self.shots} pairs with a winner; set "
                 "shots to less, or name a source with more pairs per user."
             )

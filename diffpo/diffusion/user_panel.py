@@ -15,6 +15,7 @@ from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut
 from diffpo.pictures import read_image
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 
 LISTING = "prompts.jsonl"
@@ -35,7 +36,7 @@ class Panel:
         most_users: chosen by a hash; None is all.
 
     Raises:
-        ValueError: if there are to be no shots, no users, or fewer than no labeled pairs.
+        Refusal: if there are to be no shots, no users, or fewer than no labeled pairs.
     """
 
     user: str = "user_id"
@@ -46,7 +47,7 @@ class Panel:
 
     def __post_init__(self):
         if self.shots < 1 or self.labeled < 0 or (self.most_users is not None and self.most_users < 1):
-            raise ValueError(
+            raise Refusal(
                 f"shots must be 1 or more, labeled 0 or more and most_users 1 or more (null is all), got {self.shots},"
                 f" {self.labeled} and {self.most_users}."
             )
@@ -55,7 +56,7 @@ class Panel:
         """Look at all rows, but not at their pictures.
 
         Raises:
-            ValueError: if the source has no such column, or no pair with a winner.
+            Refusal: if the source has no such column, or no pair with a winner.
         """
         cut = Cut(self.user, shots=1, seed=self.seed)(pairs, silent)
         of_user: dict[str, list[int]] = defaultdict(list)
@@ -78,7 +79,7 @@ class Query:
         pair: id of the pair, if it is one of the source: then ours is the picture that the person preferred.
 
     Raises:
-        ValueError: if the pair is part of its own support.
+        Refusal: if the pair is part of its own support.
     """
 
     user: str
@@ -91,7 +92,7 @@ class Query:
     def __post_init__(self):
         ids = [row.id for row in self.support]
         if self.pair in ids:
-            raise ValueError(
+            raise Refusal(
                 f"Pair {self.pair} of user {self.user!r} is to be judged and is part of the support {ids}, which "
                 "tells its label; take it out of one of the two."
             )
@@ -114,11 +115,11 @@ class Seated:
     def support(self, user: str) -> tuple[PairRow, ...]:
         """
         Raises:
-            ValueError: if the user has too few pairs.
+            Refusal: if the user has too few pairs.
         """
         positions = self.of_user.get(user, ())[: self.panel.shots]
         if len(positions) < self.panel.shots:
-            raise ValueError(
+            raise Refusal(
                 f"User {user!r} has {len(positions)} pairs with a winner in the source, the judge is to see "
                 f"{self.panel.shots}; set shots to less, or leave the user's pictures out."
             )
@@ -129,11 +130,11 @@ class Seated:
         """Users with pairs beyond the support.
 
         Raises:
-            ValueError: if there are none.
+            Refusal: if there are none.
         """
         found = [user for user, positions in self.of_user.items() if len(positions) > self.panel.shots]
         if not found:
-            raise ValueError(
+            raise Refusal(
                 f"None of {len(self.of_user)} users in column {self.panel.user!r} has more than {self.panel.shots} "
                 "pairs with a winner, so the judge cannot be tested; set shots to less."
             )
@@ -175,17 +176,17 @@ class Drawn:
         return [Path(one.file) for pictures in self.of_user.values() for one in pictures]
 
     def require_like(self, other: "Drawn") -> None:
-        """Raise a ValueError if two models drew for other users, or other prompts."""
+        """Raise a Refusal if two models drew for other users, or other prompts."""
         for one, two in ((self, other), (other, self)):
             if missing := sorted(one.of_user.keys() - two.of_user.keys()):
-                raise ValueError(
+                raise Refusal(
                     f"{one.folder} has pictures for user {missing[0]!r}, {two.folder} has none; draw for the same "
                     "users with both models."
                 )
         for user, pictures in self.of_user.items():
             said = [[one.prompt for one in drawn] for drawn in (pictures, other.of_user[user])]
             if said[0] != said[1]:
-                raise ValueError(
+                raise Refusal(
                     f"For user {user!r}, {self.folder} has {len(said[0])} pictures and {other.folder} has "
                     f"{len(said[1])}, or of other prompts; draw the same prompts with both models."
                 )
@@ -196,11 +197,11 @@ def drawn_in(folder: Path) -> Drawn:
     with its `prompt` and, where it is called otherwise, its `file`.
 
     Raises:
-        ValueError: if there are none.
+        Refusal: if there are none.
     """
     of_user = {listing.parent.name: listed(listing) for listing in sorted(folder.glob(f"*/{LISTING}"))}
     if not any(of_user.values()):
-        raise ValueError(f"{folder} has no pictures for users; each user x needs x/{LISTING} and x/00000.png etc.")
+        raise Refusal(f"{folder} has no pictures for users; each user x needs x/{LISTING} and x/00000.png etc.")
     return Drawn(folder, of_user)
 
 

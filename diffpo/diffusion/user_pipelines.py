@@ -11,6 +11,7 @@ from torch import Tensor
 from diffpo.diffusion.routing import answered, arguments_of, taken
 from diffpo.diffusion.user_attention import USER, load_user_attention, user_input
 from diffpo.embedders.embedder import Shown, UserEmbedder, embed_pairs
+from diffpo.refusal import Refusal
 
 ADDED = "cross_attention_kwargs"
 
@@ -39,11 +40,11 @@ class UserEmbeddingMixin:
             pairs: captions with a liked and a disliked picture each; training used four.
 
         Raises:
-            ValueError: if there are no pairs, or the embedder makes other tokens than the UNet takes.
+            Refusal: if there are no pairs, or the embedder makes other tokens than the UNet takes.
         """
         tokens, branch = embed_pairs(embedder, pairs), user_input(self.unet)
         if tokens.shape != (branch.tokens, branch.in_features):
-            raise ValueError(
+            raise Refusal(
                 f"The embedder makes {tuple(tokens.shape)}, the UNet takes {(branch.tokens, branch.in_features)}: "
                 "take the embedder that it was trained with."
             )
@@ -64,7 +65,7 @@ class UserEmbeddingMixin:
             user_guidance_scale: 1 is what was trained, 0 leaves the user out, more exaggerates.
 
         Raises:
-            ValueError: if the UNet hears no users, or others, or there are not as many as prompts.
+            Refusal: if the UNet hears no users, or others, or there are not as many as prompts.
         """
         stock: Any = super().__call__  # type: ignore[reportAttributeAccessIssue]
         if user_embeds is None:
@@ -75,7 +76,7 @@ class UserEmbeddingMixin:
         pictures = (1 if isinstance(prompts, str) else len(prompts)) * asked["num_images_per_prompt"]
         told = user_embeds[None] if user_embeds.ndim == 2 else user_embeds
         if pictures % len(told):
-            raise ValueError(f"{len(told)} users were given for {pictures} pictures; give one, or one per prompt.")
+            raise Refusal(f"{len(told)} users were given for {pictures} pictures; give one, or one per prompt.")
         heard = Heard(told.repeat_interleave(pictures // len(told), 0), user_guidance_scale)
         with answered(self.unet, heard):
             return stock(*args, **kwargs)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffpo.diffusion.denoiser import Denoiser
+from diffpo.refusal import Refusal
 
 
 class TimeWeighting(ABC):
@@ -24,12 +25,12 @@ class InverseSNR(TimeWeighting):
     The paper says of norm that it is over time, and its figure 2d runs from 1 to 2: hence min-max.
 
     Raises:
-        ValueError: if the schedule ends at zero SNR, whose inverse cannot be normalised.
+        Refusal: if the schedule ends at zero SNR, whose inverse cannot be normalised.
     """
 
     def __call__(self, policy: Denoiser, t: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
         if not policy.a.all():
-            raise ValueError(
+            raise Refusal(
                 "InverseSNR needs a schedule that never reaches zero SNR, this base's does; use SigmoidSNR instead."
             )
         inverse = policy.s / policy.a

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from diffpo.refusal import Refusal
+
 
 class Shown(NamedTuple):
     """One comparison: two RGB pictures that were made for a caption, of which a person preferred the first."""
@@ -62,7 +64,7 @@ class UserEmbedder(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise a ValueError if this cannot be used, before hours of work."""
+        """Raise a Refusal if this cannot be used, before hours of work."""
 
     @abstractmethod
     def __call__(self, chunks: Sequence[Sequence[Shown]]) -> Embedded:
@@ -83,10 +85,10 @@ def embed_pairs(
             arXiv:2501.06655).
 
     Raises:
-        ValueError: if there is none, or the embedder cannot be used.
+        Refusal: if there is none, or the embedder cannot be used.
     """
     if not pairs:
-        raise ValueError("A person without comparisons has no embedding; give one (caption, liked, disliked) or more.")
+        raise Refusal("A person without comparisons has no embedding; give one (caption, liked, disliked) or more.")
     embedder.check()
     chunk = [Shown(caption, liked.convert("RGB"), disliked.convert("RGB")) for caption, liked, disliked in pairs]
     return embedder([chunk]).tokens[0]

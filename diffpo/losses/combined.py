@@ -9,6 +9,7 @@ from torch import Tensor
 from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.two_sided import BCO
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Sum(PairLoss):
     """Weighted sum of losses on the same pairs; the first term's beta scales the logged rewards.
 
     Raises:
-        ValueError: if there are no terms, or not one coefficient for each.
+        Refusal: if there are no terms, or not one coefficient for each.
     """
 
     terms: list[PairLoss]
@@ -24,7 +25,7 @@ class Sum(PairLoss):
 
     def __post_init__(self):
         if not self.terms or len(self.terms) != len(self.coefs):
-            raise ValueError(f"Sum needs one coef per term, got {len(self.terms)} terms and coefs {self.coefs}.")
+            raise Refusal(f"Sum needs one coef per term, got {len(self.terms)} terms and coefs {self.coefs}.")
 
     @property
     def needs_reference(self) -> bool:  # type: ignore[override]

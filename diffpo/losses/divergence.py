@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.losses.combined import Wrapper
 from diffpo.losses.logistic import Sigmoid
+from diffpo.refusal import Refusal
 
 LARGEST_EXPONENT = 80.0  # exp of more is no fp32 number
 
@@ -42,14 +43,14 @@ class AlphaDivergence(Divergence):
     TRL's coefficient is 1 - alpha. Log-ratios below -80 / alpha are taken as that.
 
     Raises:
-        ValueError: if `alpha` is not in (0, 1].
+        Refusal: if `alpha` is not in (0, 1].
     """
 
     alpha: float = 0.5
 
     def __post_init__(self):
         if not 0 < self.alpha <= 1:
-            raise ValueError(
+            raise Refusal(
                 f"AlphaDivergence needs an alpha in (0, 1], got {self.alpha}; alpha 0 is its inner loss alone."
             )
 

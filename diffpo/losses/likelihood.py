@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.losses.logistic import Sigmoid
+from diffpo.refusal import Refusal
 
 HELLINGER_KNEE = -0.5
 
@@ -106,7 +107,7 @@ class ImplicitReward(PairLoss):
         phi: the divergence; TotalVariation is plain SFT.
 
     Raises:
-        ValueError: if `beta` is not positive.
+        Refusal: if `beta` is not positive.
     """
 
     beta: float = 0.1
@@ -114,7 +115,7 @@ class ImplicitReward(PairLoss):
 
     def __post_init__(self):
         if self.beta <= 0:
-            raise ValueError(f"ImplicitReward needs a positive beta, got {self.beta}; 0.1 is a start.")
+            raise Refusal(f"ImplicitReward needs a positive beta, got {self.beta}; 0.1 is a start.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         return -self.phi(self.beta * pair.log_ratio[0]) / self.beta

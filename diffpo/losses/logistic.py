@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Robust(PairLoss):
     """rDPO (arXiv:2403.00409): unbiased for the clean loss when a share `flip_rate` of the labels is swapped.
 
     Raises:
-        ValueError: if `flip_rate` is not in [0, 0.5).
+        Refusal: if `flip_rate` is not in [0, 0.5).
     """
 
     beta: float = 0.1
@@ -38,7 +39,7 @@ class Robust(PairLoss):
 
     def __post_init__(self):
         if not 0 <= self.flip_rate < 0.5:
-            raise ValueError(f"Robust needs a flip_rate in [0, 0.5), got {self.flip_rate}; 0.1 is the usual choice.")
+            raise Refusal(f"Robust needs a flip_rate in [0, 0.5), got {self.flip_rate}; 0.1 is the usual choice.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         z = self.beta * pair.margin
@@ -57,7 +58,7 @@ class EXO(PairLoss):
         smoothing: keeps p away from 0 and 1, where the divergence is infinite; 1e-3 as in the paper.
 
     Raises:
-        ValueError: if `smoothing` is not in (0, 0.5).
+        Refusal: if `smoothing` is not in (0, 0.5).
     """
 
     beta: float = 0.1
@@ -65,7 +66,7 @@ class EXO(PairLoss):
 
     def __post_init__(self):
         if not 0 < self.smoothing < 0.5:
-            raise ValueError(f"EXO needs a smoothing in (0, 0.5), got {self.smoothing}; the paper takes 0.001.")
+            raise Refusal(f"EXO needs a smoothing in (0, 0.5), got {self.smoothing}; the paper takes 0.001.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         z = self.beta * pair.margin
@@ -82,7 +83,7 @@ class DiscoPOP(PairLoss):
     reference agree, its slope is (1 - log 2) / (4 tau) - 3/4 = 0.78, and training begins by lowering the margin a bit.
 
     Raises:
-        ValueError: if `tau` is not in (0, 1]; beyond 1, pairs that are far wrong would count exponentially.
+        Refusal: if `tau` is not in (0, 1]; beyond 1, pairs that are far wrong would count exponentially.
     """
 
     beta: float = 0.1
@@ -90,7 +91,7 @@ class DiscoPOP(PairLoss):
 
     def __post_init__(self):
         if not 0 < self.tau <= 1:
-            raise ValueError(f"DiscoPOP needs a tau in (0, 1], got {self.tau}; the paper takes 0.05.")
+            raise Refusal(f"DiscoPOP needs a tau in (0, 1], got {self.tau}; the paper takes 0.05.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         z = self.beta * pair.margin
@@ -110,7 +111,7 @@ class FlexDPO(PairLoss):
     betas the loss is no function of the margin any more, and logged rewards still use `beta` on both sides.
 
     Raises:
-        ValueError: if `beta_rejected` is negative.
+        Refusal: if `beta_rejected` is negative.
     """
 
     beta: float = 0.1
@@ -118,7 +119,7 @@ class FlexDPO(PairLoss):
 
     def __post_init__(self):
         if self.beta_rejected < 0:
-            raise ValueError(f"FlexDPO needs a beta_rejected of 0 or more, got {self.beta_rejected}; try 0.08.")
+            raise Refusal(f"FlexDPO needs a beta_rejected of 0 or more, got {self.beta_rejected}; try 0.08.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         chosen, rejected = pair.log_ratio
@@ -146,12 +147,12 @@ class LogRatio(Gap):
     """log(s_w / s_l), for positive scores; from the authors' code.
 
     Raises:
-        ValueError: if a score is not positive.
+        Refusal: if a score is not positive.
     """
 
     def __call__(self, chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         if (rejected <= 0).any():
-            raise ValueError(f"LogRatio needs positive scores, got {rejected.min().item():.4g}; use LogDifference.")
+            raise Refusal(f"LogRatio needs positive scores, got {rejected.min().item():.4g}; use LogDifference.")
         return (chosen / rejected).log()
 
 
@@ -175,7 +176,7 @@ class ODPO(PairLoss):
         gap: what the two scores of a pair are turned into.
 
     Raises:
-        ValueError: if a rejected side has the same score as its chosen side, or a higher one.
+        Refusal: if a rejected side has the same score as its chosen side, or a higher one.
     """
 
     beta: float = 0.5
@@ -185,7 +186,7 @@ class ODPO(PairLoss):
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         chosen, rejected = label.score
         if (wrong := chosen <= rejected).any():
-            raise ValueError(
+            raise Refusal(
                 f"ODPO needs a higher chosen score, {wrong.sum().item()} of {len(wrong)} pairs have equal or "
                 "reversed ones; score the pairs, and order or drop them by score."
             )

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class IPO(PairLoss):
     On sums of tokens, as in the paper's equation. TRL divides each side by its length first: LengthNormalised(IPO()).
 
     Raises:
-        ValueError: if `beta` is not positive.
+        Refusal: if `beta` is not positive.
     """
 
     beta: float = 0.1
 
     def __post_init__(self):
         if self.beta <= 0:
-            raise ValueError(f"IPO needs a positive beta, got {self.beta}: it asks for a margin of 1 / (2 beta).")
+            raise Refusal(f"IPO needs a positive beta, got {self.beta}: it asks for a margin of 1 / (2 beta).")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         return (pair.margin - (label.prob - 0.5) / self.beta) ** 2

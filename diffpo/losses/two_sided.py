@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ class SPPO(PairLoss):
     (github.com/uclaml/SPPO) takes half of the sum, TRL and we the sum.
 
     Raises:
-        ValueError: if `beta` is not positive.
+        Refusal: if `beta` is not positive.
     """
 
     beta: float = 0.001
 
     def __post_init__(self):
         if self.beta <= 0:
-            raise ValueError(f"SPPO needs a positive beta, got {self.beta}: it asks for log-ratios of 1 / (2 beta).")
+            raise Refusal(f"SPPO needs a positive beta, got {self.beta}: it asks for log-ratios of 1 / (2 beta).")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         chosen, rejected = pair.log_ratio

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned, require_whole, stacked
 
 REMEMBERED = 2**14  # prompts; 64 MiB at 1024 numbers each
@@ -77,7 +78,7 @@ class CLIP(DualEncoder):
             tokenizer = AutoTokenizer.from_pretrained(self.prepared_by, revision=self.prepared_at)
         # Where there are no files of a tokenizer, transformers makes an empty one.
         if len(tokenizer) != (known := self.network.config.text_config.vocab_size):
-            raise ValueError(
+            raise Refusal(
                 f"{self.prepared_by} has a tokenizer of {len(tokenizer)} tokens, but {self.path} was trained with "
                 f"{known}; set `processor` to where its tokenizer and image processor are."
             )

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
+from diffpo.refusal import Refusal
 from diffpo.scorers.dual import DualEncoder, normalized
 from diffpo.scorers.learned import stacked
 from diffpo.scorers.parts import MEAN, STD
@@ -36,7 +37,7 @@ class HPS(DualEncoder):
             not, so that close pictures do not tie), and fp32 elsewhere.
 
     Raises:
-        ValueError: also if the name of the file says that it is the other release. Its contents cannot tell: the two
+        Refusal: also if the name of the file says that it is the other release. Its contents cannot tell: the two
             differ in nothing but the values of their weights.
     """
 
@@ -70,11 +71,11 @@ class HPS(DualEncoder):
         return model
 
     def require_release(self) -> None:
-        """Raise a ValueError if the name of a file says that it is the other release."""
+        """Raise a Refusal if the name of a file says that it is the other release."""
         file = Path(self.path)
         named = re.search(r"HPS_v(2(\.1)?)", file.name) if file.is_file() else None
         if named and named[1] != self.release:
-            raise ValueError(
+            raise Refusal(
                 f"{file} is HPSv{named[1]} by its name, not HPSv{self.release}, and their scores cannot be compared; "
                 f"name {self.filename}, or use the scorer of the other release."
             )
@@ -131,5 +132,5 @@ def clip_library() -> ModuleType:
     try:
         import open_clip
     except ImportError as error:
-        raise ValueError('HPS needs the package open_clip_torch; run pip install "diffpo[eval]".') from error
+        raise Refusal('HPS needs the package open_clip_torch; run pip install "diffpo[eval]".') from error
     return open_clip

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLConfig, Qwen2VLModel
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned
 from diffpo.scorers.weights import fill, saved
 
@@ -80,9 +81,7 @@ class HPSv3(Learned):
             tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="right")
         # transformers makes an empty one of a folder without its files, and says nothing.
         if PAD not in tokenizer.get_vocab():
-            raise ValueError(
-                f"{self.base} has no tokenizer that knows {PAD}; set base to a copy of {type(self).base}."
-            )
+            raise Refusal(f"{self.base} has no tokenizer that knows {PAD}; set base to a copy of {type(self).base}.")
         tokenizer.add_tokens(["<|Reward|>"], special_tokens=True)
         return tokenizer
 

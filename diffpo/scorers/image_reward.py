@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned, stacked
 from diffpo.scorers.parts import LinearStack, pixels
 from diffpo.scorers.weights import fill, located, saved
@@ -93,7 +94,7 @@ class ImageReward(Learned):
             bert = BertTokenizer.from_pretrained(located(self.tokenizer, "vocab.txt").parent)
         bert.add_tokens(["[DEC]", "[ENC]"], special_tokens=True)
         if len(bert) != TEXT["vocab_size"]:
-            raise ValueError(
+            raise Refusal(
                 f"{self.tokenizer} has {len(bert) - 2} words, ImageReward was trained with {TEXT['vocab_size'] - 2}; "
                 "set tokenizer to a copy of bert-base-uncased."
             )

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer, require_as_many
 
 Kind = TypeVar("Kind", bound="Learned")
@@ -31,7 +32,7 @@ class Learned(Scorer):
         batch_size: pictures at a time.
 
     Raises:
-        ValueError: when it is first used (or by `check`), if there are no such weights or they do not fit.
+        Refusal: when it is first used (or by `check`), if there are no such weights or they do not fit.
     """
 
     path: str
@@ -103,7 +104,7 @@ def stacked(prepare: Callable[[Image.Image], Tensor], pictures: Sequence[Image.I
 
 
 def require_whole(missing: Sequence[str], path: str, what: str) -> None:
-    """Raise a ValueError if weights were absent from a file: libraries only warn, and fill them at random."""
+    """Raise a Refusal if weights were absent from a file: libraries only warn, and fill them at random."""
     if missing:
         first = sorted(missing)[0]
-        raise ValueError(f"{path} is no {what}: it lacks {len(missing)} of its weights, the first is {first}.")
+        raise Refusal(f"{path} is no {what}: it lacks {len(missing)} of its weights, the first is {first}.")

@@ -50,7 +50,7 @@ class Oracle(Scorer):
         }
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raise a ValueError if one of the prompts is no caption of the tiny world."""
+        """Raise a Refusal if one of the prompts is no caption of the tiny world."""
         for prompt in prompts:
             read_caption(prompt)
 

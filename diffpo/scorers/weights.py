@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 
 
 def located(path: str, file: str, revision: str | None = None) -> Path:
@@ -29,7 +30,7 @@ def saved(path: str, file: str, revision: str | None, what: str) -> dict[str, An
     """What is in a file that torch (tensors and plain values only) or safetensors saved; see `located`.
 
     Raises:
-        ValueError: if it cannot be reached or read.
+        Refusal: if it cannot be reached or read.
     """
     with reaching(path, what):
         found = located(path, file, revision)
@@ -38,7 +39,7 @@ def saved(path: str, file: str, revision: str | None, what: str) -> dict[str, An
                 return load_file(found)
             return torch.load(found, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-            raise ValueError("it is damaged, or holds more than tensors; fetch it again") from error
+            raise Refusal("it is damaged, or holds more than tensors; fetch it again") from error
 
 
 def fill(
@@ -51,7 +52,7 @@ def fill(
         called: the name in the file of one of the network's weights.
 
     Raises:
-        ValueError: if the file lacks a weight, has one too many, or one of another shape: it names the first.
+        Refusal: if the file lacks a weight, has one too many, or one of another shape: it names the first.
     """
     names = {called(name): name for name in network.state_dict()}
     own = network.state_dict()
@@ -59,7 +60,7 @@ def fill(
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if misfits := sorted({name for name, _ in found.items() ^ wanted.items()}):
         first = misfits[0]
-        raise ValueError(
+        raise Refusal(
             f"{path} is no {what}: {len(misfits)} of its weights do not fit, the first is {first}, which has shape "
             f"{found.get(first, 'none')} and should have {wanted.get(first, 'none')}."
         )

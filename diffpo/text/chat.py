@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from diffpo.refusal import Refusal
 from diffpo.text.completions import Candidate, Completion, Message, Segment
 
 Prompt = str | Sequence[Message]
@@ -41,7 +42,7 @@ class Chat:
         """Prompt and candidate as text.
 
         Raises:
-            ValueError: if the template is missing, cannot write these messages, or rewrites earlier ones.
+            Refusal: if the template is missing, cannot write these messages, or rewrites earlier ones.
         """
         if isinstance(prompt, str) and isinstance(candidate, str):
             return Said(prompt, Completion((Segment(candidate),)), ends=False)
@@ -54,7 +55,7 @@ class Chat:
             [{"role": "assistant", "content": candidate}] if isinstance(candidate, str) else list(candidate)
         )
         if said[0] == before[0]:
-            raise ValueError(
+            raise Refusal(
                 "A candidate repeats its prompt; use diffpo.text.sources.Conversations for whole conversations."
             )
         return self.turns(before, said)
@@ -75,7 +76,7 @@ class Chat:
             done, tail = whole, spoken[len(kept) :]
             segments.append(Segment(tail, scored=False, part=0))
         if not turn:
-            raise ValueError(
+            raise Refusal(
                 f"A conversation has no message of the assistant (roles: {[m['role'] for m in said]}), so there is "
                 "nothing to score; name another column, or drop such rows."
             )
@@ -88,7 +89,7 @@ class Chat:
         whole = said.completion.text
         head, found, tail = whole.partition(text)
         if not found:
-            raise ValueError(
+            raise Refusal(
                 f"The chat template changes the completion {text[:40]!r}..., so its parts cannot be found; strip "
                 "white space at its ends, or set base.chat_template."
             )
@@ -99,7 +100,7 @@ class Chat:
     def onward(self, before: str, whole: str) -> tuple[str, str]:
         """The longer text, and what it adds to the shorter one."""
         if not whole.startswith(before):
-            raise ValueError(
+            raise Refusal(
                 "The chat template writes earlier turns anew when later ones follow, so they cannot be told apart; "
                 "name one that does not in base.chat_template, or train on the last turn alone (prompt and answer)."
             )
@@ -112,7 +113,7 @@ class Chat:
             answers: whether the assistant is about to answer.
         """
         if self.tokenizer.chat_template is None:
-            raise ValueError(
+            raise Refusal(
                 "The data are messages, and the tokenizer has no chat template; set base.chat_template, name a chat "
                 "model, or give plain texts."
             )
@@ -120,4 +121,4 @@ class Chat:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answers)
         except TemplateError as error:
             roles = ", ".join(str(message["role"]) for message in messages)
-            raise ValueError(f"The chat template cannot write messages of {roles}: {error}; change them.") from error
+            raise Refusal(f"The chat template cannot write messages of {roles}: {error}; change them.") from error

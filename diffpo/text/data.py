@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from diffpo.core import PairLabels
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
-from diffpo.pairs import Pairs, PairTable, became, loaded, open_tables
+from diffpo.pairs import Pairs, PairTable, became, open_tables
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies, PairRow, RowMap
 from diffpo.sources import Source
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
@@ -43,7 +44,7 @@ class TextData:
         workers: processes per device that split texts into tokens; 0 does so in the training process.
 
     Raises:
-        ValueError: if a number is out of its range.
+        Refusal: if a number is out of its range.
     """
 
     source: Source
@@ -55,14 +56,14 @@ class TextData:
 
     def __post_init__(self):
         if self.max_length < 2:
-            raise ValueError(f"data.max_length must be at least 2, got {self.max_length}.")
+            raise Refusal(f"data.max_length must be at least 2, got {self.max_length}.")
         if self.max_prompt_length is not None and not 0 < self.max_prompt_length < self.max_length:
-            raise ValueError(
+            raise Refusal(
                 f"data.max_prompt_length lies between 0 and data.max_length {self.max_length}, got "
                 f"{self.max_prompt_length}."
             )
         if self.together < 1:
-            raise ValueError(f"data.together must be at least 1, got {self.together}.")
+            raise Refusal(f"data.together must be at least 1, got {self.together}.")
 
     def open(self, seed: int, tokenizing: Tokenizing) -> "TextPairs":
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]
@@ -92,12 +93,12 @@ class TextReader:
         """Tokens of each candidate, cut to fit.
 
         Raises:
-            ValueError: if one cannot be written as the data have it; the row is named.
+            Refusal: if one cannot be written as the data have it; the row is named.
         """
         try:
             sides = [self.tokenizing(*side) for side in zip(row.prompts, row.candidates, strict=True)]
-        except ValueError as error:
-            raise ValueError(f"Row {row.id}: {error}") from error
+        except Refusal as error:
+            raise Refusal(f"Row {row.id}: {error}") from error
         longest = max(len(tokens.completion) for tokens in sides)
         prompt = max(1, min(self.max_length - longest, self.max_prompt_length or self.max_length))
         first = self.tokenizing.tokenizer.bos_token_id
@@ -181,7 +182,7 @@ class TextPairs(Pairs, Dataset[Example]):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
-        for batch in loaded(loader):
+        for batch in loader:
             self.seen.update(batch.notes)
             self.texts += batch.ids.shape[0] * batch.ids.shape[1]
             yield batch

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.sources import Refer, Stored
 from diffpo.text.completions import Completion, Segment
@@ -27,7 +28,7 @@ class Lists(Stored):
         high: score that becomes 1.
 
     Raises:
-        ValueError: if `low < high` does not hold, or a record has not one score for each answer, or one out of range.
+        Refusal: if `low < high` does not hold, or a record has not one score for each answer, or one out of range.
     """
 
     prompt: str = "prompt"
@@ -39,7 +40,7 @@ class Lists(Stored):
 
     def __post_init__(self):
         if not self.low < self.high:
-            raise ValueError(f"Lists needs low < high, got {self.low} and {self.high}.")
+            raise Refusal(f"Lists needs low < high, got {self.low} and {self.high}.")
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -52,12 +53,12 @@ class Lists(Stored):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         prompt, answers, scores = (record[name] for name in self.needs)
         if len(answers) != len(scores) or not answers:
-            raise ValueError(
+            raise Refusal(
                 f"Row {index} has {len(answers)} answers and {len(scores)} scores; it needs one score for each answer."
             )
         share = [(score - self.low) / (self.high - self.low) for score in scores]
         if not all(0 <= value <= 1 for value in share):
-            raise ValueError(
+            raise Refusal(
                 f"Row {index} has scores {scores}, not all in [{self.low}, {self.high}]; set low and high of the "
                 "source to the range of its scorer."
             )
@@ -80,14 +81,14 @@ class ListOf(RowMap):
     Rows with fewer are dropped. Two of them are the usual pair of a best-of-n data set.
 
     Raises:
-        ValueError: if the size is below 2.
+        Refusal: if the size is below 2.
     """
 
     size: int
 
     def __post_init__(self):
         if self.size < 2:
-            raise ValueError(f"ListOf needs a size of at least 2, got {self.size}.")
+            raise Refusal(f"ListOf needs a size of at least 2, got {self.size}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         n = len(row.candidates)

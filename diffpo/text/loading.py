@@ -13,6 +13,7 @@ from diffpo.draws import Draws
 from diffpo.files import writing
 from diffpo.hub import reaching
 from diffpo.references import FrozenCopy, Reference, SwitchedOff
+from diffpo.refusal import Refusal
 from diffpo.sharding import is_sharded, whole_state
 from diffpo.text.adapters import TextAdapter
 from diffpo.text.sequences import TokenBatch, require_plain_head
@@ -36,10 +37,10 @@ class Quantization:
             compute: type that 4-bit weights are multiplied in.
 
         Raises:
-            ValueError: without bitsandbytes.
+            Refusal: without bitsandbytes.
         """
         if find_spec("bitsandbytes") is None:
-            raise ValueError(
+            raise Refusal(
                 "base.quantization needs bitsandbytes, which is not installed; pip install 'diffpo[8bit]', or set it "
                 "to null."
             )
@@ -69,7 +70,7 @@ class CausalLM:
         revision: of a hub id.
 
     Raises:
-        ValueError: if quantized weights would be trained.
+        Refusal: if quantized weights would be trained.
     """
 
     path: str
@@ -87,7 +88,7 @@ class CausalLM:
 
     def __post_init__(self):
         if self.quantization is not None and self.adapter is None:
-            raise ValueError(
+            raise Refusal(
                 "Quantized weights cannot be trained; set base.adapter, e.g. to diffpo.text.adapters.TextLoRA, or "
                 "base.quantization to null."
             )
@@ -110,7 +111,7 @@ class CausalLM:
             seed: of adapters that start at random.
 
         Raises:
-            ValueError: if it cannot be found, is no causal language model, or does something to its logits.
+            Refusal: if it cannot be found, is no causal language model, or does something to its logits.
         """
         network = self.network(device, torch.float32 if self.adapter is None else storage)
         require_plain_head(network, device)
@@ -178,22 +179,22 @@ class LoadedCausalLM:
             candidates: that each row has to have at least (`Objective.needs_candidates`).
 
         Raises:
-            ValueError: if rows have fewer, sequences may be longer than the network's context, or the tokenizer knows
+            Refusal: if rows have fewer, sequences may be longer than the network's context, or the tokenizer knows
                 tokens that the network does not.
         """
         if (have := batch.ids.shape[0]) < candidates:
-            raise ValueError(
+            raise Refusal(
                 f"The objective needs {candidates} candidates per row, data.source gives {have}; choose another "
                 "objective (diffpo.text.methods.sft takes single ones), or another source."
             )
         config = self.network.config.get_text_config()
         context = config.to_dict().get("max_position_embeddings")
         if context is not None and longest > context:
-            raise ValueError(
+            raise Refusal(
                 f"data.max_length {longest} is more than the {context} that {self.config.path} can read; lower it."
             )
         if (last := int(batch.ids.max())) >= config.vocab_size:
-            raise ValueError(
+            raise Refusal(
                 f"The tokenizer of {self.config.path} gives token {last}, the network has {config.vocab_size}; name a "
                 "base whose tokenizer is its own."
             )
@@ -210,7 +211,7 @@ class LoadedCausalLM:
             writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
 
         Raises:
-            RuntimeError: if the disk is full.
+            Refusal: if the disk is full.
         """
         remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
         with writing(f"The weights in {folder}", remedy):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 from diffpo.text.sequences import TokenBatch, forward_as
 from diffpo.text.states import attach, head_of, part_of
 
@@ -69,7 +70,7 @@ class ActivationMask(TokenMask):
             Llama, Qwen, Mistral and Gemma, `mlp` and `attn` in GPT-2.
 
     Raises:
-        ValueError: if the network has no module of such a name.
+        Refusal: if the network has no module of such a name.
     """
 
     blocks: tuple[str, ...] = ("mlp", "self_attn")
@@ -95,7 +96,7 @@ class ActivationMask(TokenMask):
             for kind in self.blocks:
                 blocks = [block for name, block in model.named_modules() if name.rpartition(".")[2] == kind]
                 if not blocks:
-                    raise ValueError(
+                    raise Refusal(
                         f"ActivationMask finds no module named {kind!r} in {type(model).__name__}; set blocks to what "
                         "the network calls its attention and MLP blocks."
                     )

@@ -10,6 +10,7 @@ from PIL import Image
 from diffpo.cells import Cell, Held
 from diffpo.draws import Draws
 from diffpo.pictures import BrokenImage, read_image
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.sources import Columns, Refer
 from diffpo.text.completions import Candidate, Completion, Segment
@@ -76,12 +77,12 @@ class Seen(Completion):
         """The picture as the network is shown it.
 
         Raises:
-            ValueError: if it cannot be read.
+            Refusal: if it cannot be read.
         """
         try:
             whole = read_image(self.picture.read(), self.picture.folder)
         except BrokenImage as error:
-            raise ValueError(f"Its picture cannot be read ({error}); fix or drop the row.") from error
+            raise Refusal(f"Its picture cannot be read ({error}); fix or drop the row.") from error
         return self.crop(whole) if self.crop else whole
 
 
@@ -99,7 +100,7 @@ class CorruptedPicture(RowMap):
         corrupted: column with a picture to take instead of the crop; null crops.
 
     Raises:
-        ValueError: if the shares are not 0 < low <= high <= 1, or answers are no texts.
+        Refusal: if the shares are not 0 < low <= high <= 1, or answers are no texts.
     """
 
     script: ClassVar[str] = "the source diffpo.text.pictures.PictureColumns"
@@ -110,7 +111,7 @@ class CorruptedPicture(RowMap):
 
     def __post_init__(self):
         if not 0 < self.low <= self.high <= 1:
-            raise ValueError(f"CorruptedPicture needs 0 < low <= high <= 1, got {self.low} and {self.high}.")
+            raise Refusal(f"CorruptedPicture needs 0 < low <= high <= 1, got {self.low} and {self.high}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         chosen, rejected = (segments(candidate, row) for candidate in row.candidates)
@@ -135,4 +136,4 @@ def segments(candidate: Candidate | None, row: PairRow) -> tuple[Segment, ...]:
         return candidate.segments
     if isinstance(candidate, str):
         return (Segment(candidate),)
-    raise ValueError(f"Row {row.id} answers with a list of messages; answers about pictures have to be texts.")
+    raise Refusal(f"Row {row.id} answers with a list of messages; answers about pictures have to be texts.")

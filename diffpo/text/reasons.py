@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.text.completions import spoken
 
@@ -25,7 +26,7 @@ class WithRationale(RowMap):
         template: with {prompt}, {first} and {second}.
 
     Raises:
-        ValueError: if the template lacks one of them, a row is no pair, or its sides were exchanged: the rationale
+        Refusal: if the template lacks one of them, a row is no pair, or its sides were exchanged: the rationale
             would argue for the wrong one, which is known to destroy the effect.
     """
 
@@ -34,13 +35,13 @@ class WithRationale(RowMap):
 
     def __post_init__(self):
         if missing := [name for name in ("{prompt}", "{first}", "{second}") if name not in self.template]:
-            raise ValueError(f"The template of WithRationale lacks {', '.join(missing)}; add what is missing.")
+            raise Refusal(f"The template of WithRationale lacks {', '.join(missing)}; add what is missing.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if len(row.candidates) != 2:
-            raise ValueError(f"WithRationale takes pairs, row {row.id} has {len(row.candidates)} candidates.")
+            raise Refusal(f"WithRationale takes pairs, row {row.id} has {len(row.candidates)} candidates.")
         if row.turned:
-            raise ValueError(
+            raise Refusal(
                 f"The sides of row {row.id} were exchanged, its rationale argues for the loser; drop that map."
             )
         ways = ("first", "second") if draws.uniform("rationale") < 0.5 else ("second", "first")

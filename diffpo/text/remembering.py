@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType
 from diffpo.core import Objective
 from diffpo.draws import Draws
 from diffpo.references import SCORES, Reference
+from diffpo.refusal import Refusal
 from diffpo.remembered import Remembered, open_answers
 from diffpo.text.data import TextData, TextPairs
 from diffpo.text.loading import CausalLM
@@ -46,16 +47,16 @@ def remembered(
         judges: whether held-out pairs are judged, which needs the reference in any case.
 
     Raises:
-        ValueError: if what the objective asks cannot be remembered, or the folder holds the answers of another run.
-        RuntimeError: if the folder cannot be written.
+        Refusal: if what the objective asks cannot be remembered, or the folder holds the answers of another run.
+        Refusal: if the folder cannot be written.
     """
     if objective.reference_inputs is None or set(objective.asks) != {SCORES}:
-        raise ValueError(
+        raise Refusal(
             f"What {type(objective).__name__} asks its reference is not one number each; set remember to null."
         )
     state = PartialState()
     if state.distributed_type == DistributedType.FSDP:
-        raise ValueError("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
+        raise Refusal("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
     shape = 1, sum(table.ids for table in pairs.tables), pairs.first(1).ids.shape[0]
     with state.main_process_first():
         if state.is_main_process:

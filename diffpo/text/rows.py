@@ -7,6 +7,7 @@ from typing import Any
 
 from diffpo.cells import Cell, Held
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.text.completions import Completion, spoken
 
@@ -16,7 +17,7 @@ class ReadTexts(RowMap):
     """Candidates are what their cells hold, so that other maps find texts, messages or completions.
 
     Raises:
-        ValueError: if a prompt or a candidate is none of these.
+        Refusal: if a prompt or a candidate is none of these.
     """
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
@@ -24,7 +25,7 @@ class ReadTexts(RowMap):
         for name, texts in (("prompt", row.prompts), ("candidate", candidates)):
             for text in texts:
                 if not (text is None or isinstance(text, str | Completion) or is_conversation(text)):
-                    raise ValueError(
+                    raise Refusal(
                         f"Row {row.id} has a {name} that is neither a text nor a list of messages with role and "
                         f"content: {str(text)[:60]!r} ({type(text).__name__}); name other columns in data.source."
                     )
@@ -59,19 +60,19 @@ class RequireNumbers(RowMap):
     """Refuse weights, scores and labels that are no finite numbers; without scores, each candidate's is zero.
 
     Raises:
-        ValueError: if there is one, or if there are more or fewer scores than candidates.
+        Refusal: if there is one, or if there are more or fewer scores than candidates.
     """
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         for name, number in (("prob", row.prob), ("weight", row.weight), *(("score", x) for x in row.scores)):
             if not math.isfinite(number):
-                raise ValueError(
+                raise Refusal(
                     f"Row {row.id} has {name} {number}, which is no finite number; fix the column, or drop such rows."
                 )
         if len(row.scores) == len(row.candidates):
             return row
         if any(row.scores):
-            raise ValueError(
+            raise Refusal(
                 f"Row {row.id} has {len(row.scores)} scores and {len(row.candidates)} candidates; the row map that "
                 "changes the one has to change the other."
             )

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 from diffpo.files import writing
 from diffpo.hub import reaching
 from diffpo.ledger import write_json
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.text.completions import spoken
 
@@ -112,11 +113,11 @@ def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch
         were longer than the encoder reads.
 
     Raises:
-        ValueError: if the source or the encoder cannot be loaded, or the folder is not empty.
-        RuntimeError: if the disk is full.
+        Refusal: if the source or the encoder cannot be loaded, or the folder is not empty.
+        Refusal: if the disk is full.
     """
     if output_dir.exists() and any(output_dir.iterdir()):
-        raise ValueError(f"output_dir {output_dir} is not empty; choose another one.")
+        raise Refusal(f"output_dir {output_dir} is not empty; choose another one.")
     table, cut = source.open(), 0
 
     def measured(rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from diffpo.core import PairLabels
+from diffpo.refusal import Refusal
 from diffpo.text.output_layer import LOGITS, output_logps
 
 
@@ -64,11 +65,11 @@ class TokenBatch:
         """`inputs` with the candidates apart.
 
         Raises:
-            ValueError: if one has not a row per candidate, as the patches of Qwen-VL's pictures.
+            Refusal: if one has not a row per candidate, as the patches of Qwen-VL's pictures.
         """
         k, b = self.ids.shape[:2]
         if odd := [name for name, tensor in self.inputs.items() if len(tensor) != k * b]:
-            raise ValueError(
+            raise Refusal(
                 f"{odd[0]} has {len(self.inputs[odd[0]])} rows for {k * b} candidates, so some cannot be taken "
                 "out; choose an objective that reads all candidates (MDPO), or a base like LLaVA."
             )
@@ -133,7 +134,7 @@ def forward_as(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterat
 
 @torch.no_grad()
 def require_plain_head(model: nn.Module, device: torch.device | str = "cpu") -> None:
-    """Raise a ValueError if the network does something to its logits, or reads them elsewhere than we do."""
+    """Raise a Refusal if the network does something to its logits, or reads them elsewhere than we do."""
     ids = torch.arange(8, device=device).reshape(1, 1, 8)
     whole = torch.ones_like(ids, dtype=torch.bool)
     batch = TokenBatch(ids, whole, whole, ids, PairLabels.hard(1, device), (0,), (0,))
@@ -141,7 +142,7 @@ def require_plain_head(model: nn.Module, device: torch.device | str = "cpu") -> 
     theirs = token_logits(model, batch).log_softmax(-1).gather(-1, ids[..., 1:, None]).squeeze(-1)
     apart = (ours - theirs).abs().max().item()
     if not apart < 0.1:
-        raise ValueError(
+        raise Refusal(
             f"{type(model).__name__} changes its logits after the output layer (log-likelihoods by {apart:.2g}) "
             "as models with soft-capped or scaled logits do; name another base."
         )

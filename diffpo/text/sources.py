@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Refer, Stored
 
@@ -15,7 +16,7 @@ class Conversations(Stored):
     Of a single conversation, set `rejected` to null: its prompt ends before the assistant first speaks.
 
     Raises:
-        ValueError: if two conversations do not begin alike.
+        Refusal: if two conversations do not begin alike.
     """
 
     chosen: str = "chosen"
@@ -35,7 +36,7 @@ class Conversations(Stored):
         first = next((i for i, message in enumerate(sides[0]) if message["role"] == "assistant"), len(sides[0]))
         begin = min(alike, first) if len(sides) == 1 or alike == len(sides[0]) else alike
         if not begin:
-            raise ValueError(
+            raise Refusal(
                 f"The conversations of row {index} begin differently, so they share no prompt; use "
                 "diffpo.sources.Columns if they are answers to a column of prompts."
             )

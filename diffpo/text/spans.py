@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.text.completions import Completion, Segment, spoken
 from diffpo.text.lists import stepwise
@@ -23,7 +24,7 @@ class MarkedSpans(RowMap):
         columns: of the chosen and of the rejected side, as the source orders them.
 
     Raises:
-        ValueError: if spans overlap, are out of order or go beyond the text.
+        Refusal: if spans overlap, are out of order or go beyond the text.
     """
 
     columns: tuple[str, str] = ("chosen_spans", "rejected_spans")
@@ -42,7 +43,7 @@ class TaggedSpans(RowMap):
         tags: what stands before and after a span.
 
     Raises:
-        ValueError: if a tagged text without its tags is not the answer.
+        Refusal: if a tagged text without its tags is not the answer.
     """
 
     columns: tuple[str, str] = ("answer_masked", "pred_masked")
@@ -54,7 +55,7 @@ class TaggedSpans(RowMap):
         for candidate, name in zip(row.candidates, columns, strict=True):
             pieces = re.split("|".join(map(re.escape, self.tags)), row.column(name, self))
             if "".join(pieces) != spoken(candidate):
-                raise ValueError(
+                raise Refusal(
                     f"{name} of row {row.id} without {' and '.join(self.tags)} is {''.join(pieces)[:40]!r}..., the "
                     f"answer is {spoken(candidate)[:40]!r}...; they have to be the same text."
                 )
@@ -93,7 +94,7 @@ def cut(text: str, spans: Sequence[Span], row: PairRow) -> Completion:
     """A text in pieces: marked ones are parts 1, 2, ..., what lies between them is part 0."""
     bounds = [0, *(position for span in spans for position in span), len(text)]
     if sorted(bounds) != bounds or any(begin == end for begin, end in spans):
-        raise ValueError(
+        raise Refusal(
             f"Row {row.id} has spans {[tuple(span) for span in spans]} in a text of {len(text)} characters; give them "
             "in their order, not empty, apart from one another and as (begin, end)."
         )

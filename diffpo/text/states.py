@@ -9,6 +9,7 @@ from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diffpo.refusal import Refusal
 from diffpo.text.sequences import TokenBatch, forward, forward_as
 
 Look = Callable[[Float[Tensor, "n s h"]], Tensor]
@@ -54,10 +55,10 @@ def attach(policy: Any, name: str, part: nn.Module) -> None:
     """Make a part a submodule of a network, trained in fp32 on the network's device.
 
     Raises:
-        ValueError: if the network has such a part already.
+        Refusal: if the network has such a part already.
     """
     if name in dict(policy.named_children()):
-        raise ValueError(f"The network has a part {name!r} already; train one that was loaded anew.")
+        raise Refusal(f"The network has a part {name!r} already; train one that was loaded anew.")
     policy.add_module(name, part.to(device=next(policy.parameters()).device, dtype=torch.float32))
 
 
@@ -65,11 +66,11 @@ def part_of(model: nn.Module, name: str) -> nn.Module:
     """What `attach` added to a network, which training may have wrapped since.
 
     Raises:
-        ValueError: if nothing was.
+        Refusal: if nothing was.
     """
     parts = dict(extract_model_from_parallel(model).named_children())
     if name not in parts:
-        raise ValueError(f"The network has no part {name!r}; call objective.attach(policy, seed) before training.")
+        raise Refusal(f"The network has no part {name!r}; call objective.attach(policy, seed) before training.")
     return parts[name]
 
 

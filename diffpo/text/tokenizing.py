@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from diffpo.refusal import Refusal
 from diffpo.text.chat import Chat, Prompt
 from diffpo.text.completions import Candidate
 
@@ -59,18 +60,16 @@ class Tokenizing:
     """A fast tokenizer with its chat template.
 
     Raises:
-        ValueError: if it is not one, or has no end of sequence.
+        Refusal: if it is not one, or has no end of sequence.
     """
 
     tokenizer: Any
 
     def __post_init__(self):
         if not self.tokenizer.is_fast:
-            raise ValueError(
-                f"{type(self.tokenizer).__name__} cannot say where its tokens stand; name a fast tokenizer."
-            )
+            raise Refusal(f"{type(self.tokenizer).__name__} cannot say where its tokens stand; name a fast tokenizer.")
         if self.tokenizer.eos_token_id is None:
-            raise ValueError("The tokenizer has no token for the end of a sequence; set its eos_token.")
+            raise Refusal("The tokenizer has no token for the end of a sequence; set its eos_token.")
 
     @property
     def pad(self) -> int:

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.files import writing
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.text.chat import Chat, Prompt
 from diffpo.text.completions import Candidate, Message
 from diffpo.text.loading import CausalLM, LoadedCausalLM
@@ -36,11 +37,11 @@ class SeenTokens(Tokens):
         """Only the completion is cut: without some of its tokens a picture cannot be read.
 
         Raises:
-            ValueError: if question and picture leave no room.
+            Refusal: if question and picture leave no room.
         """
         most = completion + min(prompt, len(self.prompt))
         if len(self.prompt) >= most:
-            raise ValueError(
+            raise Refusal(
                 f"A question with its picture takes {len(self.prompt)} tokens of {most}; raise data.max_length, or "
                 "make the pictures smaller."
             )
@@ -58,7 +59,7 @@ class SeeingTokenizing(Tokenizing):
     def __call__(self, prompt: Prompt, candidate: Candidate) -> Tokens:
         """Tokens of the question, with room for the picture as the processor makes it, and of the answer."""
         if not isinstance(candidate, Seen):
-            raise ValueError("It shows no picture; add diffpo.text.pictures.CorruptedPicture to data.rows.")
+            raise Refusal("It shows no picture; add diffpo.text.pictures.CorruptedPicture to data.rows.")
         said = Chat(Parts(self.processor))(self.asked(prompt), candidate)
         completion = super().__call__("", said.completion)
         read = self.processor(
@@ -80,7 +81,7 @@ class SeeingTokenizing(Tokenizing):
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         first = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
         if first is None:
-            raise ValueError("Its prompt has no message of the user to show the picture in; change the data.")
+            raise Refusal("Its prompt has no message of the user to show the picture in; change the data.")
         spoken = [{**message, "content": self.spoken(message["content"])} for message in messages]
         spoken[first]["content"] = [{"type": "image"}, {"type": "text", "text": spoken[first]["content"]}]
         return spoken

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.scenes import BACKGROUNDS, HUES, POSITIONS, SHAPES, SIZES, Attributes
 
 Family = Callable[[Attributes], str]
@@ -52,10 +53,10 @@ def read_caption(caption: str) -> Attributes:
     """What a caption of any family states.
 
     Raises:
-        ValueError: if it states nothing of the tiny world, or one attribute twice.
+        Refusal: if it states nothing of the tiny world, or one attribute twice.
     """
     words = re.findall(r"[a-z]+", caption.lower())
     found = {name: [word for word in words if word in values] for name, values in VOCABULARY.items()}
     if not any(found.values()) or any(len(values) > 1 for values in found.values()):
-        raise ValueError(f"{caption!r} is not a caption of the tiny world; write one like 'a red circle on the left'.")
+        raise Refusal(f"{caption!r} is not a caption of the tiny world; write one like 'a red circle on the left'.")
     return Attributes(**{name: values[0] for name, values in found.items() if values})

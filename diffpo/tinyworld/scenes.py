@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from PIL import Image
 
+from diffpo.refusal import Refusal
+
 RESOLUTION = 32
 HUES = {"red": 0, "yellow": 52, "green": 125, "cyan": 185, "blue": 230, "pink": 315}
 BACKGROUNDS = {
@@ -97,7 +99,7 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         case "cross":
             upright = np.maximum(abs(x) - 1 / 3, abs(y) - 1)
             return np.minimum(upright, np.maximum(abs(y) - 1 / 3, abs(x) - 1))
-    raise ValueError(f"Unknown shape {shape!r}; the tiny world has {', '.join(SHAPES)}.")
+    raise Refusal(f"Unknown shape {shape!r}; the tiny world has {', '.join(SHAPES)}.")
 
 
 def object_color(name: str, vividness: float, lightness: float = 0.95) -> np.ndarray:

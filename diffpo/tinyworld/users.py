@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.diffusion.sampling import generate
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.captions import TRAINING_FAMILIES, VOCABULARY
 from diffpo.tinyworld.oracle import Measurement, measure, noisy_label, share
 from diffpo.tinyworld.preferences import CHUNK, LAYOUT, Split, jpeg
@@ -43,7 +44,7 @@ class Taste:
         pointed: triangles and crosses, not circles and squares.
 
     Raises:
-        ValueError: if the weights are no direction, that is, not of length 1.
+        Refusal: if the weights are no direction, that is, not of length 1.
     """
 
     size: float = 0.0
@@ -56,7 +57,7 @@ class Taste:
 
     def __post_init__(self):
         if not np.isclose(length := np.linalg.norm(self.weights), 1):
-            raise ValueError(f"A taste needs weights of length 1, {self} has {length:.4g}; divide them by that.")
+            raise Refusal(f"A taste needs weights of length 1, {self} has {length:.4g}; divide them by that.")
 
     @property
     def weights(self) -> Float[np.ndarray, "7"]:
@@ -127,7 +128,7 @@ def population(seen: int = 24, held_out: int = 8, seed: int = 0) -> Population:
     for a user can be worth more.
 
     Raises:
-        ValueError: if a number is odd, or more than the 28 seen and 56 held-out users that there are.
+        Refusal: if a number is odd, or more than the 28 seen and 56 held-out users that there are.
     """
     rng = np.random.default_rng(seed)
     circle, count = rng.permutation(AXES), len(AXES)
@@ -137,7 +138,7 @@ def population(seen: int = 24, held_out: int = 8, seed: int = 0) -> Population:
             (circle[i], circle[(i + step) % count], sign) for i in range(count) for step in steps for sign in (1, -1)
         ]
         if wanted % 2 or not 0 < wanted <= 2 * len(lines):
-            raise ValueError(f"There can be 2, 4, ... {2 * len(lines)} {group} users, got {wanted}.")
+            raise Refusal(f"There can be 2, 4, ... {2 * len(lines)} {group} users, got {wanted}.")
         chosen = [lines[i] for i in rng.permutation(len(lines))[: wanted // 2]]
         tastes = [Taste(**{a: end / 2**0.5, b: end * sign / 2**0.5}) for a, b, sign in chosen for end in (1, -1)]
         users[group] = {f"{group}-{number:02d}": taste for number, taste in enumerate(tastes)}
@@ -187,10 +188,10 @@ def judged_pairs(
             of the others say what the user likes.
 
     Raises:
-        ValueError: if there are not as many users as viewers.
+        Refusal: if there are not as many users as viewers.
     """
     if not 0 < viewers <= len(users):
-        raise ValueError(f"A pair is to be shown to {viewers} of {len(users)} users; set viewers from 1 to that many.")
+        raise Refusal(f"A pair is to be shown to {viewers} of {len(users)} users; set viewers from 1 to that many.")
     rng = np.random.default_rng(seed)
     asked = [requests[i] for i in rng.integers(len(requests), size=pairs)]
     captions = [TRAINING_FAMILIES[rng.integers(len(TRAINING_FAMILIES))](request) for request in asked]

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from diffpo.hub import reaching
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.captions import read_caption
 from diffpo.tinyworld.oracle import measure
 from diffpo.tinyworld.users import Population, Taste
@@ -40,10 +41,10 @@ class UserOracle(UserJudge):
     def verdict(self, question: UserQuestion) -> Verdict:
         """
         Raises:
-            ValueError: if there is no such user.
+            Refusal: if there is no such user.
         """
         if question.user not in self.users:
-            raise ValueError(f"{self.tastes} has no user {question.user!r}; name the file of the pairs' users.")
+            raise Refusal(f"{self.tastes} has no user {question.user!r}; name the file of the pairs' users.")
         first, second = (self.utility(question, picture) for picture in (question.first, question.second))
         return Verdict(None if first == second else 1 if first > second else 2)
 

@@ -3,6 +3,7 @@ import pytest
 from diffpo.benchmark.loops import InTurn, Loop
 from diffpo.benchmark.turns import Turns
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 
 
 def test_a_loop_takes_one_step_per_call_and_ends():
@@ -27,7 +28,7 @@ def test_what_fails_in_a_loop_fails_where_it_is_waited_for():
         raise ValueError("no more pairs")
 
     loop = Loop(run)
-    with pytest.raises(ValueError, match="no more pairs"):
+    with pytest.raises(Refusal, match="no more pairs"):
         loop()
 
 

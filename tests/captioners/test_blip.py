@@ -3,6 +3,7 @@ from PIL import Image
 from tiny_speakers import blip, llama
 
 from diffpo.captioners.blip import Blip
+from diffpo.refusal import Refusal
 
 PICTURES = [Image.new("RGB", (40, 32), color) for color in ("red", "blue")]
 
@@ -16,5 +17,5 @@ def test_blip_captions_whatever_the_prompt(tmp_path):
 
 
 def test_another_model_is_told(tmp_path):
-    with pytest.raises(ValueError, match="is a llama, Blip needs a BLIP captioning model"):
+    with pytest.raises(Refusal, match="is a llama, Blip needs a BLIP captioning model"):
         Blip(str(llama(tmp_path))).check()

@@ -4,6 +4,7 @@ from tiny_speakers import llama, llava
 
 from diffpo.captioners.chat import ChatCaptioner, ChatPerturber
 from diffpo.captioning import Strength
+from diffpo.refusal import Refusal
 
 PICTURES = [Image.new("RGB", size, color) for size, color in (((40, 32), "red"), ((16, 48), "blue"))]
 PROMPTS = ["a red circle", "a blue circle on the left"]
@@ -58,9 +59,9 @@ def test_a_text_model_answers_without_the_question(reading):
 
 
 def test_a_model_that_cannot_chat_or_see_is_told(reading, tmp_path):
-    with pytest.raises(ValueError, match="is a llama, ChatCaptioner needs an image-text-to-text model"):
+    with pytest.raises(Refusal, match="is a llama, ChatCaptioner needs an image-text-to-text model"):
         ChatCaptioner(reading).check()
-    with pytest.raises(ValueError, match="has no chat template; name a model that was tuned to follow instructions"):
+    with pytest.raises(Refusal, match="has no chat template; name a model that was tuned to follow instructions"):
         ChatPerturber(str(llama(tmp_path, template=None))).check()
-    with pytest.raises(ValueError, match="without {prompt}"):
+    with pytest.raises(Refusal, match="without {prompt}"):
         ChatCaptioner(reading, instruction="Say it")

@@ -3,6 +3,7 @@ from tiny_speakers import t5
 
 from diffpo.captioners.dipper import Dipper, windows
 from diffpo.captioning import Strength
+from diffpo.refusal import Refusal
 
 
 def test_control_codes_are_a_hundred_minus_the_diversity():
@@ -35,5 +36,5 @@ def test_texts_of_different_lengths_in_one_batch(tmp_path):
 
 
 def test_a_diversity_on_which_it_was_not_trained_is_refused():
-    with pytest.raises(ValueError, match="Dipper knows the diversities 0, 20, 40, 60, 80 and 100, not 50"):
+    with pytest.raises(Refusal, match="Dipper knows the diversities 0, 20, 40, 60, 80 and 100, not 50"):
         Dipper(diversity=(40, 50, 60))

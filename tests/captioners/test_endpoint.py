@@ -8,6 +8,7 @@ from PIL import Image
 
 from diffpo.captioners.endpoint import Endpoint, EndpointPerturber, data_url
 from diffpo.captioning import Interrupted, Strength
+from diffpo.refusal import Refusal
 
 PICTURES = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
 
@@ -70,15 +71,15 @@ def test_what_may_pass_is_tried_again(server, monkeypatch):
 
 
 def test_an_endpoint_that_cannot_be_used_is_told_before_any_work(server, monkeypatch):
-    with pytest.raises(ValueError, match="other at http.* does not answer .*no way.*check model, base_url and key"):
+    with pytest.raises(Refusal, match="other at http.* does not answer .*no way.*check model, base_url and key"):
         Endpoint("other", server.url, tries=1).check()
-    with pytest.raises(ValueError, match="does not answer .*Connection error"):
+    with pytest.raises(Refusal, match="does not answer .*Connection error"):
         Endpoint("m", "http://127.0.0.1:9/v1", tries=1).check()
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(ValueError, match="EndpointPerturber finds no key: set OPENAI_API_KEY"):
+    with pytest.raises(Refusal, match="EndpointPerturber finds no key: set OPENAI_API_KEY"):
         EndpointPerturber("m", server.url).check()
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ValueError, match=r"Endpoint needs openai: pip install 'diffpo\[captions\]'"):
+    with pytest.raises(Refusal, match=r"Endpoint needs openai: pip install 'diffpo\[captions\]'"):
         Endpoint("m", server.url).check()
 
 

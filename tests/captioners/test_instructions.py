@@ -1,6 +1,7 @@
 import pytest
 
 from diffpo.captioners.instructions import DESCRIBE, REWRITE, require_template
+from diffpo.refusal import Refusal
 
 
 def test_our_instructions_have_their_places():
@@ -10,5 +11,5 @@ def test_our_instructions_have_their_places():
 
 
 def test_an_instruction_without_its_place_is_refused():
-    with pytest.raises(ValueError, match="str has the instruction 'Say it' without {text}; write it where"):
+    with pytest.raises(Refusal, match="str has the instruction 'Say it' without {text}; write it where"):
         require_template("Say it", "{text}", "asker")

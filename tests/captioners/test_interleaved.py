@@ -4,6 +4,7 @@ from tiny_embedders import onevision
 from tiny_speakers import TEMPLATE as IN_ORDER
 
 from diffpo.captioners.interleaved import Interleaved
+from diffpo.refusal import Refusal
 
 
 def content(*parts) -> list[dict]:
@@ -35,5 +36,5 @@ def test_questions_with_different_numbers_of_pictures_are_answered_together_as_a
 
 def test_a_template_without_pictures_is_told(tmp_path):
     blind = onevision(tmp_path / "blind", "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}")
-    with pytest.raises(ValueError, match="has no place for pictures; name another model"):
+    with pytest.raises(Refusal, match="has no place for pictures; name another model"):
         Interleaved(blind).check()

@@ -9,6 +9,7 @@ from diffpo.captioners.chat import ChatPerturber
 from diffpo.captioners.dipper import Dipper
 from diffpo.captioners.pretrained import Keyed
 from diffpo.captioning import Strength
+from diffpo.refusal import Refusal
 
 CPU = torch.device("cpu")
 TEXTS = ["a red circle", "a blue circle on the left"]
@@ -66,11 +67,11 @@ def test_the_wrong_kind_of_model_is_told_without_its_weights(model, tmp_path):
     for file in model.iterdir():
         if file.suffix != ".safetensors":
             shutil.copy(file, tmp_path)
-    with pytest.raises(ValueError, match="is a llama, Dipper needs an encoder-decoder model; name another one"):
+    with pytest.raises(Refusal, match="is a llama, Dipper needs an encoder-decoder model; name another one"):
         Dipper(str(tmp_path)).check()
-    with pytest.raises(ValueError, match="Cannot load a language model from 'no/such'"):
+    with pytest.raises(Refusal, match="Cannot load a language model from 'no/such'"):
         ChatPerturber("no/such").check()
-    with pytest.raises(ValueError, match=r"needs temperature >= 0 and top_p in \(0, 1\], got 0.7 and 0.0"):
+    with pytest.raises(Refusal, match=r"needs temperature >= 0 and top_p in \(0, 1\], got 0.7 and 0.0"):
         ChatPerturber(str(tmp_path), top_p=0.0).check()
 
 
@@ -80,7 +81,7 @@ def test_missing_weights_are_told(tmp_path):
     del weights["decoder.final_layer_norm.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     speaker = Dipper(str(folder), vocabulary=str(folder))
-    with pytest.raises(ValueError, match="is no encoder-decoder model: it lacks 1 of its weights, the first is dec"):
+    with pytest.raises(Refusal, match="is no encoder-decoder model: it lacks 1 of its weights, the first is dec"):
         speaker(["a"], Strength.weak, [0])
 
 

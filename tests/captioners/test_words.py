@@ -3,6 +3,7 @@ import pytest
 
 from diffpo.captioners.words import DropWords, ReplaceWords, SwapWords, bare, chosen
 from diffpo.captioning import Strength
+from diffpo.refusal import Refusal
 
 TEXT = "a large red circle, on the left side"
 GROUPS = (("red", "blue", "green"), ("left", "right"))
@@ -50,11 +51,11 @@ def test_bare_words():
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="DropWords needs three shares in"):
+    with pytest.raises(Refusal, match="DropWords needs three shares in"):
         DropWords((0.1, 0.2, 1.5))
-    with pytest.raises(ValueError, match="ReplaceWords has 'red' more than once"):
+    with pytest.raises(Refusal, match="ReplaceWords has 'red' more than once"):
         ReplaceWords(groups=(("red", "blue"), ("Red", "wine")))
-    with pytest.raises(ValueError, match="groups of two words or more"):
+    with pytest.raises(Refusal, match="groups of two words or more"):
         ReplaceWords(groups=(("red",),))
-    with pytest.raises(ValueError, match="groups of two words or more"):
+    with pytest.raises(Refusal, match="groups of two words or more"):
         ReplaceWords()

@@ -6,6 +6,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from tiny import image_batch, unet
 
 from diffpo.diffusion.attention import ATTENTION, FlashAttention
+from diffpo.refusal import Refusal
 
 
 def output(network) -> torch.Tensor:
@@ -25,6 +26,6 @@ def test_each_kernel_is_really_used_and_computes_the_same(name, kernel):
 
 @pytest.mark.skipif(importlib.util.find_spec("xformers") is not None, reason="xformers is installed")
 def test_absent_xformers_is_one_line():
-    with pytest.raises(ValueError, match="base.attention xformers cannot be used .*; pip install xformers") as caught:
+    with pytest.raises(Refusal, match="base.attention xformers cannot be used .*; pip install xformers") as caught:
         ATTENTION["xformers"](unet())
     assert "\n" not in str(caught.value)

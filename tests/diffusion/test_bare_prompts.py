@@ -11,6 +11,7 @@ from diffpo.diffusion.loading import StableDiffusion
 from diffpo.draws import Draws
 from diffpo.mixing import Mixed
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.sources import PairFolder
 from diffpo.unpaired import PromptsOnly
 
@@ -51,17 +52,17 @@ def test_objectives_that_need_pictures_are_refused(tmp_path):
     model = StableDiffusion(saved(tmp_path / "base")).load()
     pairs = data(tmp_path).open()
     model.first(pairs, candidates=0)
-    with pytest.raises(ValueError, match="needs 2 pictures per row, data.source gives 0"):
+    with pytest.raises(Refusal, match="needs 2 pictures per row, data.source gives 0"):
         model.first(pairs, candidates=2)
 
 
 def test_prompts_are_not_mixed_with_pictures(tmp_path):
     pair_folder(tmp_path / "pairs")
     prompts = data(tmp_path).source
-    with pytest.raises(ValueError, match="candidates per row|mixed with pictures"):
+    with pytest.raises(Refusal, match="candidates per row|mixed with pictures"):
         PairData(Mixed([prompts, PairFolder(str(tmp_path / "pairs"))], [1.0, 1.0])).open()
 
 
 def test_prompts_alone_are_not_encoded(tmp_path):
-    with pytest.raises(ValueError, match="read for prompts alone"):
+    with pytest.raises(Refusal, match="read for prompts alone"):
         require_encodable(data(tmp_path))

@@ -7,6 +7,7 @@ from tiny import drawn, moved, pipeline, pipeline_xl, saved, saved_xl, unet, une
 
 from diffpo.adapters import LoRA
 from diffpo.diffusion.bases import load_base
+from diffpo.refusal import Refusal
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +50,14 @@ def test_parts_of_a_single_file_can_be_replaced(bases, tmp_path):
 
 def test_a_single_file_without_configs_and_network_says_how_to_go_on(tmp_path):
     file = save_single_file(pipeline(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model.safetensors could not be read.*--base.config") as caught:
+    with pytest.raises(Refusal, match=r"model.safetensors could not be read.*--base.config") as caught:
         load_base(file)
     assert one_line(caught)
 
 
 def test_a_single_file_of_another_architecture_is_refused(bases, tmp_path):
     file = save_single_file(pipeline(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model.safetensors") as caught:
+    with pytest.raises(Refusal, match=r"model.safetensors") as caught:
         load_base(file, config=bases["xl"])
     assert one_line(caught)
 
@@ -64,7 +65,7 @@ def test_a_single_file_of_another_architecture_is_refused(bases, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x00" * 64], ids=["empty", "zeros"])
 def test_a_damaged_single_file_is_one_line(bases, tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model.safetensors") as caught:
+    with pytest.raises(Refusal, match=r"model.safetensors") as caught:
         load_base(str(tmp_path / "model.safetensors"), config=bases["sd"])
     assert one_line(caught)
 
@@ -90,22 +91,20 @@ def test_settings_of_the_scheduler_can_be_replaced(bases):
 
 
 def test_a_setting_that_the_scheduler_lacks_is_refused_with_those_it_has(bases):
-    with pytest.raises(
-        ValueError, match=r"base.scheduler names predicts; DDIMScheduler has beta_end.*prediction_type"
-    ):
+    with pytest.raises(Refusal, match=r"base.scheduler names predicts; DDIMScheduler has beta_end.*prediction_type"):
         load_base(bases["sd"], scheduler={"predicts": "v"})
 
 
 def test_inpainting_is_refused(bases, tmp_path):
     unet(in_channels=9).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"UNet takes 9 channels.*diffpo tunes text-to-image"):
+    with pytest.raises(Refusal, match=r"UNet takes 9 channels.*diffpo tunes text-to-image"):
         load_base(bases["sd"], unet=str(tmp_path))
 
 
 @pytest.mark.parametrize(("kind", "other"), [("sd", unet_xl), ("xl", unet)])
 def test_a_unet_of_the_other_family_is_refused(bases, tmp_path, kind, other):
     other().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="added condition .*; diffpo tunes text-to-image"):
+    with pytest.raises(Refusal, match="added condition .*; diffpo tunes text-to-image"):
         load_base(bases[kind], unet=str(tmp_path))
 
 
@@ -120,7 +119,7 @@ def test_another_kind_of_pipeline_is_refused(tmp_path):
         attention_head_dim=2,
     )
     DDPMPipeline(network, DDPMScheduler()).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a DDPMPipeline; diffpo tunes text-to-image"):
+    with pytest.raises(Refusal, match="is a DDPMPipeline; diffpo tunes text-to-image"):
         load_base(str(tmp_path))
 
 
@@ -135,13 +134,13 @@ def test_another_kind_of_pipeline_is_refused(tmp_path):
     ],
 )
 def test_what_is_missing_is_one_line(bases, changed, message):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(Refusal, match=message) as caught:
         load_base(**{"path": bases["sd"]} | changed)
     assert one_line(caught)
 
 
 def test_a_folder_without_a_pipeline_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="does not hold a diffusers pipeline") as caught:
+    with pytest.raises(Refusal, match="does not hold a diffusers pipeline") as caught:
         load_base(str(tmp_path))
     assert one_line(caught)
 
@@ -150,7 +149,7 @@ def test_a_unet_saved_with_its_adapters_is_refused(bases, tmp_path):
     carrier = unet()
     LoRA(rank=2).attach(carrier)
     carrier.save_pretrained(tmp_path / "unet")
-    with pytest.raises(ValueError, match=f"{tmp_path} lacks .* weights of the unet, first .*to_q.*fuse_lora"):
+    with pytest.raises(Refusal, match=f"{tmp_path} lacks .* weights of the unet, first .*to_q.*fuse_lora"):
         load_base(bases["sd"], unet=str(tmp_path))
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from diffpo.blending import Blend, Network
 from diffpo.diffusion.blending import Adapters, Difference, opened, require_known_range
 from diffpo.diffusion.kohya import Layer, export_kohya
+from diffpo.refusal import Refusal
 
 THETA = {"a": torch.tensor([1.0, 3.0, 1e-3]), "b": torch.tensor([[0.1, 0.7]])}
 POSITIVE = Network("positive", {"a": torch.tensor([1.1, 0.0, 7e4]), "b": torch.tensor([[0.3, 0.9]])})
@@ -31,7 +32,7 @@ def saved_lora(folder, unet: UNet2DConditionModel) -> str:
 
 
 def refused(part, base=THETA) -> str:
-    with pytest.raises(ValueError, match="another architecture") as error:
+    with pytest.raises(Refusal, match="another architecture") as error:
         Blend(base, ((1.0, part),))
     return str(error.value)
 
@@ -112,13 +113,13 @@ def test_what_a_lora_does_to_text_encoders_is_left_out_and_told(tmp_path):
 def test_what_cannot_be_read_in_pieces_is_refused(tmp_path, file, message):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         opened(str(tmp_path / file if file == "a.bin" else tmp_path), tiny.unet().config)
 
 
 def test_a_checkpoint_in_the_original_layout_says_how_to_convert_it(tmp_path):
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"original layout; convert it once with StableDiffusionPipeline.from_single"):
+    with pytest.raises(Refusal, match=r"original layout; convert it once with StableDiffusionPipeline.from_single"):
         opened(str(tmp_path / "x.safetensors"), tiny.unet().config)
 
 

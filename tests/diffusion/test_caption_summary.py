@@ -1,6 +1,7 @@
 import pytest
 
 from diffpo.diffusion.caption_summary import bars, gap, opened_tokenizer, summarized
+from diffpo.refusal import Refusal
 
 TOKENIZER = "assets/tiny-sd/tokenizer"
 
@@ -33,14 +34,14 @@ def test_tokens_and_what_is_cut_off():
 
 
 def test_no_pair_with_two_captions_is_an_error():
-    with pytest.raises(ValueError, match="None of the 1 pairs got both captions .1 answers were empty, 0 could not"):
+    with pytest.raises(Refusal, match="None of the 1 pairs got both captions .1 answers were empty, 0 could not"):
         summarized({0: text("a"), 1: text(None)}, [{1: said("")}], None)
 
 
 def test_a_tokenizer_that_is_none_is_told(tmp_path):
-    with pytest.raises(ValueError, match="Cannot load a tokenizer from 'no/such'"):
+    with pytest.raises(Refusal, match="Cannot load a tokenizer from 'no/such'"):
         opened_tokenizer("no/such")
-    with pytest.raises(ValueError, match=str(tmp_path)):
+    with pytest.raises(Refusal, match=str(tmp_path)):
         opened_tokenizer(str(tmp_path))
 
 

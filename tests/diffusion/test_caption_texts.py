@@ -8,6 +8,7 @@ from diffpo.captioning import Captioner, Interrupted, Perturber, Strategy, Stren
 from diffpo.diffusion.caption_texts import Plan, Texts, key, patiently
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import Reverse
 from diffpo.sources import Columns
 
@@ -55,7 +56,7 @@ def test_captions_of_an_earlier_run_can_be_perturbed(tmp_path):
     assert captions(texts_of(tmp_path, plan))[:2] == ["p", "OLD P!"]
     turned = texts_of(tmp_path, plan, maps=[Reverse()], name="turned")
     assert captions(turned)[:2] == ["old p", "P!"]
-    with pytest.raises(ValueError, match="columns names 'caption_chosen', row 0 has no such column .*--strategy cap"):
+    with pytest.raises(Refusal, match="columns names 'caption_chosen', row 0 has no such column .*--strategy cap"):
         texts_of(tmp_path, Plan(Strategy.perturb, None, Shouted(), columns=("caption_chosen",) * 2), name="x").all()
 
 
@@ -133,9 +134,9 @@ def test_only_what_was_empty_is_asked_again():
 
 
 def test_a_strategy_without_whom_it_needs_is_refused():
-    with pytest.raises(ValueError, match="Strategy caption needs a captioner; name one"):
+    with pytest.raises(Refusal, match="Strategy caption needs a captioner; name one"):
         Plan(Strategy.caption)
-    with pytest.raises(ValueError, match="Strategy hybrid needs a perturber; name one"):
+    with pytest.raises(Refusal, match="Strategy hybrid needs a perturber; name one"):
         Plan(Strategy.hybrid, Colors())
 
 

@@ -11,6 +11,7 @@ from diffpo.captioning import Strategy, Strength
 from diffpo.diffusion.caption_texts import Plan
 from diffpo.diffusion.captioning_pairs import NAMES, caption_pairs
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.sources import Columns, PickAPic
 
@@ -77,7 +78,7 @@ def test_a_finished_folder_is_left_alone_and_other_work_in_it_refused(source, tm
     asked = len(captioner.asked)
     assert captioned(source, tmp_path / "out", Plan(Strategy.caption, captioner)) == first
     assert len(captioner.asked) == asked
-    with pytest.raises(ValueError, match="speakers was .*'version': '1'.* and is .*'version': '2'"):
+    with pytest.raises(Refusal, match="speakers was .*'version': '1'.* and is .*'version': '2'"):
         captioned(source, tmp_path / "out", Plan(Strategy.caption, Colors(version="2")))
 
 
@@ -113,11 +114,11 @@ class Unusable(Colors):
 
 
 def test_a_speaker_that_cannot_be_used_leaves_the_folder_free(source, tmp_path):
-    with pytest.raises(ValueError, match="no weights"):
+    with pytest.raises(Refusal, match="no weights"):
         captioned(source, tmp_path / "out", Plan(Strategy.caption, Unusable()))
     captioned(source, tmp_path / "out")
 
 
 def test_a_folder_with_something_else_in_it_is_refused(source, tmp_path):
-    with pytest.raises(ValueError, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty; choose another one"):
         captioned(source, tmp_path)

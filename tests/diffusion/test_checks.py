@@ -5,6 +5,7 @@ from tiny import denoiser, draws, image_batch, unet
 
 from diffpo.diffusion.checks import require_prediction
 from diffpo.diffusion.denoiser import Epsilon, Velocity
+from diffpo.refusal import Refusal
 
 
 class Oracle(torch.nn.Module):
@@ -27,7 +28,7 @@ def test_a_mislabelled_network_is_found(said, really):
     path = denoiser(prediction=said)
     lying = denoiser(Oracle(path, batch.latents, really), said)
     told = f"the network fits '{really}' better .*set --base.scheduler.prediction_type {really}"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(Refusal, match=told):
         require_prediction(lying, batch, draws())
 
 

@@ -13,6 +13,7 @@ from diffpo.adapters import LoRA
 from diffpo.diffusion.contestants import Model, require_distinct, stamped, warnings
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline
+from diffpo.refusal import Refusal
 from diffpo.scorers.oracle import Oracle
 
 
@@ -47,16 +48,16 @@ def test_tuned_parts_are_put_in(world, part):
 
 
 def test_weights_for_another_architecture_name_what_does_not_fit(world):
-    with pytest.raises(ValueError, match=r"attn2.to_k.weight takes states of width 24, they give 16"):
+    with pytest.raises(Refusal, match=r"attn2.to_k.weight takes states of width 24, they give 16"):
         Model("wrong", str(world / "base"), unet=str(world / "wide")).load()
-    with pytest.raises(ValueError, match="added condition text_time"):
+    with pytest.raises(Refusal, match="added condition text_time"):
         Model("wrong", str(world / "base"), unet=str(world / "xl")).load()
 
 
 def test_a_lora_of_another_architecture_names_what_does_not_fit(world):
-    with pytest.raises(ValueError, match=r"lora was trained for another"):
+    with pytest.raises(Refusal, match=r"lora was trained for another"):
         Model("wrong", str(world / "xl"), lora=str(world / "lora")).load()
-    with pytest.raises(ValueError, match="Cannot load a LoRA from .*nowhere"):
+    with pytest.raises(Refusal, match="Cannot load a LoRA from .*nowhere"):
         Model("wrong", str(world / "base"), lora=str(world / "nowhere")).load()
 
 
@@ -104,26 +105,26 @@ def test_a_negative_is_part_of_what_a_model_is(world):
 
 
 def test_a_negative_of_another_architecture_names_what_does_not_fit(world):
-    with pytest.raises(ValueError, match=r"wide is for another architecture: its .*\(8, 24\), the base's \(8, 16\)"):
+    with pytest.raises(Refusal, match=r"wide is for another architecture: its .*\(8, 24\), the base's \(8, 16\)"):
         Model("wrong", str(world / "base"), negative=str(world / "wide")).load()
 
 
 @pytest.mark.parametrize("both", [{}, {"base": "a", "pictures": "b"}])
 def test_a_model_is_drawn_with_or_is_finished(both):
-    with pytest.raises(ValueError, match="'x' needs a base to draw with, or a folder of pictures"):
+    with pytest.raises(Refusal, match="'x' needs a base to draw with, or a folder of pictures"):
         Model("x", **both)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "../a", ".hidden"])
 def test_a_name_is_the_name_of_a_folder(name):
-    with pytest.raises(ValueError, match="name of a model"):
+    with pytest.raises(Refusal, match="name of a model"):
         Model(name, base="a")
 
 
 def test_names_are_distinct_and_there_is_one():
-    with pytest.raises(ValueError, match="Two models are called 'a'"):
+    with pytest.raises(Refusal, match="Two models are called 'a'"):
         require_distinct([Model("a", "x"), Model("a", "y")], Path("out"))
-    with pytest.raises(ValueError, match="no models to compare"):
+    with pytest.raises(Refusal, match="no models to compare"):
         require_distinct([], Path("out"))
 
 
@@ -137,7 +138,7 @@ def test_names_are_distinct_and_there_is_one():
     ],
 )
 def test_pictures_do_not_go_where_a_model_is(given):
-    with pytest.raises(ValueError, match="is where the pictures of 'a' would go; choose another output_dir"):
+    with pytest.raises(Refusal, match="is where the pictures of 'a' would go; choose another output_dir"):
         require_distinct([Model("a", **given)], Path("runs"))
 
 
@@ -160,16 +161,14 @@ def test_a_listing_says_which_picture_is_whose(tmp_path):
     listing = [{"prompt": "x", "file": "b.png"}, {"prompt": "x", "file": "a.png"}]
     model = pictures(tmp_path / "a", ["a.png", "b.png"], listing)
     assert [file.name for file in model.files(["x"], 2)] == ["b.png", "a.png"]
-    with pytest.raises(
-        ValueError, match="Picture 0 of 'theirs' was drawn for 'x', not 'y'; compare on the same prompts"
-    ):
+    with pytest.raises(Refusal, match="Picture 0 of 'theirs' was drawn for 'x', not 'y'; compare on the same prompts"):
         model.files(["y"], 2)
 
 
 @pytest.mark.parametrize(("prompts", "per_prompt"), [(["x"], 1), (["x", "y"], 2), (["x", "y", "z", "w"], 1)])
 def test_pictures_and_prompts_of_different_number_are_refused(tmp_path, prompts, per_prompt):
     model = pictures(tmp_path / "a", ["0.png", "1.png", "2.png"])
-    with pytest.raises(ValueError, match=r"has 3 pictures in .* need \d; set prompts.count or sampling.pictures"):
+    with pytest.raises(Refusal, match=r"has 3 pictures in .* need \d; set prompts.count or sampling.pictures"):
         model.files(prompts, per_prompt)
 
 

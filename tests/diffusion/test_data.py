@@ -10,6 +10,7 @@ from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
 from diffpo.mixing import Mixed
 from diffpo.order import Pick, Share
+from diffpo.refusal import Refusal
 from diffpo.rows import ForTraining, ForValidation, PairRow, RowMap
 from diffpo.sources import PairFolder
 from diffpo.streams import Stream
@@ -62,7 +63,7 @@ def test_only_broken_pictures_is_an_early_error(tmp_path):
     pair_folder(tmp_path, n=2)
     for i in range(2):
         (tmp_path / "chosen" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="None of 2 pairs in a row could be read.*relative to"):
+    with pytest.raises(Refusal, match="None of 2 pairs in a row could be read.*relative to"):
         opened(tmp_path).first(1)
 
 
@@ -78,7 +79,7 @@ def test_labels_follow_the_row_maps(tmp_path):
 
 
 def test_dropout_must_be_a_share():
-    with pytest.raises(ValueError, match=r"share in \[0, 1\], got 20"):
+    with pytest.raises(Refusal, match=r"share in \[0, 1\], got 20"):
         PairData(PairFolder("x"), caption_dropout=20.0)
 
 
@@ -129,7 +130,7 @@ def test_a_held_out_split_shares_no_prompt_with_training(tmp_path):
 
 
 def test_pixels_in_buckets_are_refused_with_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match="bucket_step needs the shapes .* encode the pairs"):
+    with pytest.raises(Refusal, match="bucket_step needs the shapes .* encode the pairs"):
         opened(pair_folder(tmp_path), framing=Framing(32, bucket_step=8))
 
 
@@ -142,7 +143,7 @@ def test_pixels_in_buckets_are_refused_with_the_remedy(tmp_path):
     ],
 )
 def test_numbers_out_of_range_are_refused(changed, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         PairData(PairFolder("x"), **changed)
 
 
@@ -173,7 +174,7 @@ def test_batches_of_one_shape(tmp_path):
     assert all(len({row % 2 for row in batch.row}) == 1 for batch in batches)
     assert {row for batch in batches[:4] for row in batch.row} == set(range(6))
     assert pairs.first(9).row == (0, 2, 4)
-    with pytest.raises(ValueError, match="data.together 2 is not a multiple of fit.per_device_batch_size 3"):
+    with pytest.raises(Refusal, match="data.together 2 is not a multiple of fit.per_device_batch_size 3"):
         next(pairs.batches(Share(3, 0)))
 
 
@@ -187,5 +188,5 @@ def test_a_broken_pair_is_replaced_by_one_of_its_shape(tmp_path):
 
 def test_several_sources_in_several_shapes_are_refused(tmp_path):
     sources = [InShapes(str(pair_folder(tmp_path / name))) for name in "ab"]
-    with pytest.raises(ValueError, match="in several shapes cannot be mixed; train apart"):
+    with pytest.raises(Refusal, match="in several shapes cannot be mixed; train apart"):
         PairData(Mixed(sources), framing=Framing(16)).open(0)

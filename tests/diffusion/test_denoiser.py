@@ -3,6 +3,7 @@ import torch
 from tiny import denoiser, draws, image_batch, scheduler, unet
 
 from diffpo.diffusion.denoiser import Conditioning, Denoiser, Epsilon, Flow, Velocity
+from diffpo.refusal import Refusal
 
 T = torch.tensor([0, 400, 999])
 
@@ -68,7 +69,7 @@ def test_eps_is_fp32_under_autocast():
 
 
 def test_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match="prediction_type 'sample'; known are epsilon, v_prediction"):
+    with pytest.raises(Refusal, match="prediction_type 'sample'; known are epsilon, v_prediction"):
         Denoiser.from_scheduler(unet(), scheduler(prediction_type="sample"))
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffpo.diffusion import drawing
 from diffpo.diffusion.drawing import Sampling, draw, draw_or_copy, picture_file
+from diffpo.refusal import Refusal
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 TWO = Sampling(pictures=2, steps=1, guidance=2.0, first_seed=7, batch_size=4)
@@ -95,7 +96,7 @@ def test_what_one_run_has_drawn_another_copies_if_nothing_differs(pipeline, tmp_
 def test_pictures_of_something_else_are_not_taken_for_these(pipeline, tmp_path, changed, named):
     asked = {"prompts": PROMPTS, "sampling": TWO, "folder": tmp_path, "identity": {"model": "a"}, "title": "x"}
     draw(lambda: pipeline, **asked)
-    with pytest.raises(ValueError, match=f"{named}.*choose another output_dir"):
+    with pytest.raises(Refusal, match=f"{named}.*choose another output_dir"):
         draw(lambda: pipeline, **asked | changed)
 
 
@@ -126,7 +127,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_no_half_picture(pipeline, tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(RuntimeError, match="No space left.*it goes on where it stopped"):
+    with pytest.raises(Refusal, match="No space left.*it goes on where it stopped"):
         draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
     assert f"{number - 1:05d}.png" not in {file.name for file in tmp_path.glob("*.png")}
 
@@ -156,5 +157,5 @@ def test_pictures_can_be_drawn_in_half_precision(tmp_path):
 
 
 def test_nothing_to_draw_is_refused():
-    with pytest.raises(ValueError, match="at least one picture, step"):
+    with pytest.raises(Refusal, match="at least one picture, step"):
         Sampling(steps=0)

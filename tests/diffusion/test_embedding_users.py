@@ -7,6 +7,7 @@ from tiny_embedders import Means, compared, onevision
 from diffpo.diffusion.embedding_users import embed_users
 from diffpo.diffusion.user_chunks import Cut
 from diffpo.embedders.chat import ChatEmbedder
+from diffpo.refusal import Refusal
 from diffpo.rows import ForTraining
 from diffpo.sources import Columns
 from diffpo.users import UserEmbeddings
@@ -52,7 +53,7 @@ def test_a_chunk_with_a_torn_picture_is_left_out(tmp_path):
 
 
 def test_row_maps_apply_before_users_are_counted(source, tmp_path):
-    with pytest.raises(ValueError, match="change data.source or data.rows"):
+    with pytest.raises(Refusal, match="change data.source or data.rows"):
         embedded(source, tmp_path / "out", rows=[ForTraining(1.0)])
 
 
@@ -67,9 +68,9 @@ def test_a_finished_folder_is_left_alone_and_other_work_in_it_refused(source, tm
     with monkeypatch.context() as patched:
         patched.delattr(Means, "__call__")
         assert embedded(source, tmp_path / "out") == first
-    with pytest.raises(ValueError, match="shots was 2 and is 4; choose another output_dir"):
+    with pytest.raises(Refusal, match="shots was 2 and is 4; choose another output_dir"):
         embedded(source, tmp_path / "out", shots=4)
-    with pytest.raises(ValueError, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty; choose another one"):
         embedded(source, tmp_path)
 
 
@@ -94,7 +95,7 @@ def test_a_stop_costs_no_more_than_a_file(source, tmp_path, monkeypatch):
 
 def test_pictures_none_of_which_can_be_read_are_told(tmp_path):
     source = Columns(compared(tmp_path / "pairs.parquet", {"a": 2}, torn=1))
-    with pytest.raises(ValueError, match="Each of 1 chunks has a picture that cannot be read"):
+    with pytest.raises(Refusal, match="Each of 1 chunks has a picture that cannot be read"):
         embedded(source, tmp_path / "out")
 
 

@@ -12,6 +12,7 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.rows import MinSize
 from diffpo.pairs import PairTable
 from diffpo.pictures import BrokenImage
+from diffpo.refusal import Refusal
 from diffpo.rows import Reverse
 
 
@@ -85,23 +86,23 @@ def test_min_size_reads_the_sizes_that_pictures_had(source):
     ids=["resolution", "buckets", "crop"],
 )
 def test_another_framing_is_refused_saying_what_differs(source, framing, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         PairData(source, framing=framing).open()
 
 
 def test_flips_need_mirrored_pictures_but_not_the_other_way_round(root, source):
     source.require_framing(Framing(32, flip=False))
     plain = encoded(root, "plain", framing=Framing(32, flip=False)).source
-    with pytest.raises(ValueError, match="holds no mirrored pictures; set data.framing.flip to false, or"):
+    with pytest.raises(Refusal, match="holds no mirrored pictures; set data.framing.flip to false, or"):
         plain.require_framing(Framing(32, flip=True))
 
 
 def test_a_folder_that_is_not_finished_is_refused(source, tmp_path):
-    with pytest.raises(ValueError, match="not all of them .encoding.json is missing.*goes on where it was stopped"):
+    with pytest.raises(Refusal, match="not all of them .encoding.json is missing.*goes on where it was stopped"):
         EncodedPairs(str(tmp_path)).open()
     shutil.copytree(source.path, tmp_path / "copy")
     (tmp_path / "copy" / "pairs-00000-of-00001.arrow").unlink()
-    with pytest.raises(ValueError, match="lacks 1 of its files, the first is pairs-00000-of-00001.arrow"):
+    with pytest.raises(Refusal, match="lacks 1 of its files, the first is pairs-00000-of-00001.arrow"):
         EncodedPairs(str(tmp_path / "copy")).open()
 
 

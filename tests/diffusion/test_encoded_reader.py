@@ -10,6 +10,7 @@ from diffpo.diffusion.images import Framing
 from diffpo.draws import Draws
 from diffpo.mixing import Mixed
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 
 
@@ -55,7 +56,7 @@ class Captioned(RowMap):
 
 def test_a_prompt_that_was_not_encoded_is_named(root):
     data = replace(encoded(root), rows=[Captioned()], caption_dropout=0.0)
-    with pytest.raises(ValueError, match="'another caption' was not encoded; .*run scripts/encode_pairs.py with"):
+    with pytest.raises(Refusal, match="'another caption' was not encoded; .*run scripts/encode_pairs.py with"):
         data.open(0).first(1)
 
 
@@ -83,7 +84,7 @@ def test_encoded_sources_are_mixed_in_any_types(root):
     assert {row // 8 for row in batch.row} == {0, 1}
     assert data.open(0).row_ids.tolist() == list(range(16))
     assert (batch.mean.dtype, batch.cond.prompt.dtype) == (torch.float32, torch.float32)
-    with pytest.raises(ValueError, match="mixed with pictures; encode all sources of data.source, or none"):
+    with pytest.raises(Refusal, match="mixed with pictures; encode all sources of data.source, or none"):
         replace(data, source=Mixed([sources[0], pixels(root).source])).open(0)
 
 

@@ -26,6 +26,7 @@ from diffpo.labels import ScoreLabel
 from diffpo.losses.logistic import Sigmoid
 from diffpo.mixing import Mixed
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import Columns
 from diffpo.streams import Stream
@@ -131,7 +132,7 @@ def test_the_summary_by_hand(root, capsys):
 )
 def test_a_folder_of_other_work_is_refused(root, changed, message):
     encoded(root)
-    with pytest.raises(ValueError, match=f"holds results of something else: .*{message}.*choose another output_dir"):
+    with pytest.raises(Refusal, match=f"holds results of something else: .*{message}.*choose another output_dir"):
         encode_pairs(base(root), pixels(root, **changed), root / "encoded")
 
 
@@ -146,7 +147,7 @@ def test_a_folder_of_other_work_is_refused(root, changed, message):
     ids=["crop", "stream", "encoded", "mixed"],
 )
 def test_what_cannot_be_stored_is_refused_with_the_remedy(tmp_path, changed, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         encode_pairs(base(tmp_path), replace(pixels(tmp_path), **changed), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -156,7 +157,7 @@ def test_pictures_that_cannot_be_read_at_all_are_told_before_any_work(root, tmp_
         tmp_path / "a.parquet"
     )
     data = PairData(Columns(str(tmp_path / "a.parquet")), framing=Framing(32), workers=0)
-    with pytest.raises(ValueError, match="None of 1 pairs in a row could be read.*relative to"):
+    with pytest.raises(Refusal, match="None of 1 pairs in a row could be read.*relative to"):
         encode_pairs(base(root), data, tmp_path / "out")
 
 
@@ -203,7 +204,7 @@ def test_a_full_disk_stops_with_the_remedy_and_keeps_whole_files(root, tmp_path,
         return opened(*arguments)
 
     monkeypatch.setattr(arrow.pa, "OSFile", until_full)
-    with pytest.raises(RuntimeError, match=r"pairs-00003-of-00004.arrow could not be written .*No space.*Make room"):
+    with pytest.raises(Refusal, match=r"pairs-00003-of-00004.arrow could not be written .*No space.*Make room"):
         encode_pairs(base(root), pixels(root), tmp_path / "out")
     assert len(list((tmp_path / "out" / ".encoding").glob("*.arrow"))) == 3
     assert encode_pairs(base(root), pixels(root), tmp_path / "out")["unreadable"] == 1

@@ -10,6 +10,7 @@ from diffpo.diffusion.drawing import Sampling
 from diffpo.diffusion.evaluation import SideBySide, diversity
 from diffpo.evaluation import versions
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 from diffpo.scorers.oracle import Oracle
 from diffpo.tinyworld.captions import EVALUATION_FAMILY, read_caption
 from diffpo.tinyworld.oracle import measure, utility
@@ -197,12 +198,12 @@ def test_before_and_after_stand_below_each_other(tmp_path):
 def test_prompts_that_cannot_be_judged_are_refused_at_once(tmp_path, text, reason):
     if text is not None:
         (tmp_path / "prompts.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(Refusal, match=reason):
         SideBySide(Prompts(str(tmp_path / "prompts.jsonl")), [Oracle()])
 
 
 def test_nothing_to_draw_is_refused():
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(Refusal, match="at least one picture"):
         Sampling(pictures=0)
 
 

@@ -12,6 +12,7 @@ from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.fingerprint import encoders, require_encoded_for
 from diffpo.diffusion.loading import StableDiffusion
+from diffpo.refusal import Refusal
 from diffpo.sources import PairFolder
 
 
@@ -83,6 +84,6 @@ def test_training_another_vae_is_refused_and_pictures_are_not_asked(base, tmp_pa
     (tmp_path / "encoded" / "encoding.json").write_text(json.dumps(encoders(base)))
     data = PairData(EncodedPairs(str(tmp_path / "encoded")))
     require_encoded_for(base, data)
-    with pytest.raises(ValueError, match="vae was 'sha256 .*' and is 'some/vae'; encode the pairs anew with scripts"):
+    with pytest.raises(Refusal, match="vae was 'sha256 .*' and is 'some/vae'; encode the pairs anew with scripts"):
         require_encoded_for(replace(base, vae="some/vae"), data)
     require_encoded_for(StableDiffusion("no/such"), PairData(PairFolder("x")))

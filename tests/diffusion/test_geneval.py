@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from diffpo.diffusion.geneval import write_geneval
+from diffpo.refusal import Refusal
 
 
 def test_the_layout_is_the_one_that_its_tools_read(tmp_path):
@@ -22,5 +23,5 @@ def test_the_layout_is_the_one_that_its_tools_read(tmp_path):
 
 def test_an_unreadable_picture_is_an_error(tmp_path):
     (tmp_path / "0.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="UnidentifiedImageError"):
+    with pytest.raises(Refusal, match="UnidentifiedImageError"):
         write_geneval([tmp_path / "0.png"], [{"prompt": "a dog"}], tmp_path / "out")

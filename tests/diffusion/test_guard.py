@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from diffpo.diffusion.guard import Guard, scale_gradient
+from diffpo.refusal import Refusal
 
 
 def residuals(chosen: list[float], rejected: list[float]) -> torch.Tensor:
@@ -52,5 +53,5 @@ def test_scale_gradient_keeps_the_value():
 
 @pytest.mark.parametrize("mu", [-0.1, 1.1])
 def test_mu_out_of_range_is_refused(mu):
-    with pytest.raises(ValueError, match=r"mu in \[0, 1\]"):
+    with pytest.raises(Refusal, match=r"mu in \[0, 1\]"):
         Guard(mu)

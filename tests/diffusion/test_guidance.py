@@ -10,6 +10,7 @@ from diffpo.diffusion.drawing import Sampling
 from diffpo.diffusion.guidance import GuidanceSweep, mean_with_interval
 from diffpo.diffusion.judges import Judges
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 from diffpo.scorers.oracle import Oracle
 from diffpo.tinyworld.scenes import random_attributes, random_scene, render
 
@@ -44,14 +45,14 @@ def test_each_model_gets_the_scale_at_which_its_mean_is_highest(development, tmp
 
 
 def test_the_scale_is_not_chosen_on_prompts_that_are_reported(development):
-    with pytest.raises(ValueError, match="1 prompts of .* are among those of the comparison"):
+    with pytest.raises(Refusal, match="1 prompts of .* are among those of the comparison"):
         GuidanceSweep(development).asked(["a red circle on the left", "b"], Judges([Oracle()]))
 
 
 def test_an_unknown_scorer_and_no_scales_are_refused(development):
-    with pytest.raises(ValueError, match="sweep.by is 'hps', the scorers are oracle"):
+    with pytest.raises(Refusal, match="sweep.by is 'hps', the scorers are oracle"):
         GuidanceSweep(development, by="hps").asked([], Judges([Oracle()]))
-    with pytest.raises(ValueError, match="sweep.scales is empty"):
+    with pytest.raises(Refusal, match="sweep.scales is empty"):
         GuidanceSweep(development, scales=[])
 
 

@@ -8,6 +8,7 @@ from tiny import draws, picture
 
 from diffpo.diffusion.images import Framing
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 
 
 def test_both_sides_get_one_crop_and_one_flip():
@@ -47,7 +48,7 @@ def test_framing_is_a_function_of_the_row_alone():
 
 @pytest.mark.parametrize("resolution", [0, -8, 500])
 def test_odd_resolutions_are_refused(resolution):
-    with pytest.raises(ValueError, match="positive multiple of 8"):
+    with pytest.raises(Refusal, match="positive multiple of 8"):
         Framing(resolution)
 
 
@@ -111,5 +112,5 @@ def test_pictures_fill_their_bucket_and_lose_only_what_sticks_out():
 
 @pytest.mark.parametrize("step", [0, 12, 24])
 def test_odd_steps_are_refused(step):
-    with pytest.raises(ValueError, match="bucket_step must be a positive multiple of 8 that divides .* 32, got"):
+    with pytest.raises(Refusal, match="bucket_step must be a positive multiple of 8 that divides .* 32, got"):
         Framing(32, bucket_step=step)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from diffpo.diffusion.denoiser import Denoiser, Flow, ImageBatch, Velocity
 from diffpo.diffusion.inversion import Inversion, PolicyInversion, ReferenceInversion
 from diffpo.references import NOISE, FrozenCopy, Reference, Score
+from diffpo.refusal import Refusal
 
 EXACT = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -232,12 +233,12 @@ def test_only_what_does_not_move_with_the_policy_can_be_remembered():
     ],
 )
 def test_settings_out_of_range_are_refused(changed, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(Refusal, match=said):
         PolicyInversion(**changed)
 
 
 def test_a_grid_finer_than_the_schedule_is_refused():
-    with pytest.raises(ValueError, match="in 501 steps needs .* at least 1002 timesteps, this one has 1000; lower"):
+    with pytest.raises(Refusal, match="in 501 steps needs .* at least 1002 timesteps, this one has 1000; lower"):
         PolicyInversion(501)(denoiser(Toy()), None, image_batch(), draws())
 
 

@@ -4,6 +4,7 @@ from tiny import WIDTH, moved, pipeline, unet
 from tiny_negatives import saved_lora
 
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline
+from diffpo.refusal import Refusal
 
 PICTURE = torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(0))
 
@@ -76,5 +77,5 @@ def test_a_copy_made_by_load_negative_has_the_adapter_too(tmp_path):
 def test_an_adapter_of_one_network_only_is_refused():
     pipe = with_adapter(StableDiffusionNegativePipeline.from_pipe(pipeline()))
     pipe.register_modules(negative_unet=moved(unet()))
-    with pytest.raises(ValueError, match="IP-adapter; load it after the negative"):
+    with pytest.raises(Refusal, match="IP-adapter; load it after the negative"):
         drawn(pipe)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from diffpo.diffusion.judges import Judges, Pictures
+from diffpo.refusal import Refusal
 from diffpo.scorers.oracle import Oracle
 from diffpo.tinyworld.captions import read_caption
 from diffpo.tinyworld.scenes import random_scene, render
 
 
 def test_scorers_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="Two scorers are called 'oracle'.*their numbers do not compare"):
+    with pytest.raises(Refusal, match="Two scorers are called 'oracle'.*their numbers do not compare"):
         Judges([Oracle(), Oracle()])
 
 
@@ -54,5 +55,5 @@ def counted(call, calls: list[int]):
 def test_scores_of_other_pictures_are_not_mixed_in(tmp_path):
     pictures = finished(tmp_path / "a")
     Judges([Oracle()]).numbers(pictures, TWO, "a")
-    with pytest.raises(ValueError, match="results of something else: pictures was {} and is {'model': 'b'}"):
+    with pytest.raises(Refusal, match="results of something else: pictures was {} and is {'model': 'b'}"):
         Judges([Oracle()]).numbers(replace(pictures, identity={"model": "b"}), TWO, "a")

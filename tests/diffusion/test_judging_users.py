@@ -8,6 +8,7 @@ from tiny_judges import Bright, drawn
 from diffpo.captioning import Interrupted
 from diffpo.diffusion.judging_users import judge_users
 from diffpo.diffusion.user_panel import Panel
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.user_judging import Verdict
 
@@ -100,8 +101,8 @@ def test_what_was_answered_is_not_asked_again(source, tmp_path, monkeypatch):
 
 
 def test_nothing_to_judge_and_a_folder_of_other_verdicts_are_told(source, tmp_path):
-    with pytest.raises(ValueError, match="There is nothing to judge: labeled is 0 and no pictures are named"):
+    with pytest.raises(Refusal, match="There is nothing to judge: labeled is 0 and no pictures are named"):
         judge_users(Bright(), source, tmp_path / "none", Panel(shots=1, labeled=0))
     judge_users(Bright(), source, tmp_path / "out", PANEL)
-    with pytest.raises(ValueError, match="holds results of something else: .*panel was"):
+    with pytest.raises(Refusal, match="holds results of something else: .*panel was"):
         judge_users(Bright(), source, tmp_path / "out", Panel(shots=1))

@@ -15,6 +15,7 @@ from tiny import drawn, pipeline, pipeline_xl, trained
 from diffpo.adapters import WarmLoRA
 from diffpo.cli import launch
 from diffpo.diffusion.kohya import Layer, describe, export_kohya, one_alpha, read_layers, unet_layers
+from diffpo.refusal import Refusal
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
@@ -163,7 +164,7 @@ ORIGINAL = {f"{BLOCK}.lora_down.weight": torch.zeros(2, 8), f"{BLOCK}.lora_up.we
 )
 def test_what_is_no_plain_lora_of_a_unet_is_refused(tmp_path, weights, message):
     save_file(weights, tmp_path / "in.safetensors")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         export_kohya(str(tmp_path / "in.safetensors"), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -205,5 +206,5 @@ def test_nothing_is_overwritten_or_misnamed(tmp_path, monkeypatch, capsys, name,
 def test_a_place_that_cannot_be_written_to_is_told_in_a_line(tmp_path):
     lora = saved_lora(tmp_path / "run", with_lora(r=2))
     (tmp_path / "taken").write_text("")
-    with pytest.raises(RuntimeError, match="out.safetensors could not be written .*the LoRA itself is untouched"):
+    with pytest.raises(Refusal, match="out.safetensors could not be written .*the LoRA itself is untouched"):
         export_kohya(lora, tmp_path / "taken" / "out.safetensors")

@@ -14,6 +14,7 @@ from diffpo.diffusion.denoiser import Velocity
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.references import FrozenCopy, SwitchedOff
+from diffpo.refusal import Refusal
 from diffpo.sources import PairFolder
 
 
@@ -127,7 +128,7 @@ def test_a_warm_lora_goes_on_from_the_saved_one_and_is_saved_alone(base, tmp_pat
 
 def test_a_lora_is_no_unet_to_start_from(base, tmp_path):
     StableDiffusion(base, adapter=LoRA(rank=2)).load().save(tmp_path)
-    with pytest.raises(ValueError, match="does not hold a UNet"):
+    with pytest.raises(Refusal, match="does not hold a UNet"):
         StableDiffusion(base, unet=str(tmp_path)).load()
 
 
@@ -159,7 +160,7 @@ def test_weights_that_cannot_be_written_are_told_in_a_line(base, tmp_path, adapt
     """A file stands where the folder would be."""
     model = StableDiffusion(base, adapter=adapter).load()
     (tmp_path / "taken").write_text("")
-    with pytest.raises(RuntimeError, match="The weights in .*run could not be written .*--resume latest"):
+    with pytest.raises(Refusal, match="The weights in .*run could not be written .*--resume latest"):
         model.save(tmp_path / "taken" / "run")
 
 
@@ -186,5 +187,5 @@ def test_what_encodes_is_loaded_only_where_something_is_encoded_or_drawn(base, t
 
 def test_pixels_need_the_encoders(base, tmp_path):
     pairs = PairData(PairFolder(str(pair_folder(tmp_path, n=2))), framing=Framing(32), workers=0).open()
-    with pytest.raises(ValueError, match="was loaded for encoded pairs; load it with encodes=True"):
+    with pytest.raises(Refusal, match="was loaded for encoded pairs; load it with encodes=True"):
         StableDiffusion(base).load(encodes=False, draws=False).first(pairs)

@@ -17,6 +17,7 @@ from tiny import moved
 from torch import Tensor, nn
 
 from diffpo.diffusion.pipelines import NegativeGuidanceMixin
+from diffpo.refusal import Refusal
 
 
 class NegativeVideo(NegativeGuidanceMixin, CogVideoXPipeline):
@@ -164,5 +165,5 @@ def test_a_video_equals_a_loop_over_two_networks(dynamic):
 
 def test_flux_without_true_guidance_does_not_pass_over_the_negative():
     parts = {"transformer": flux_transformer(True), "negative_transformer": moved(flux_transformer(True))}
-    with pytest.raises(ValueError, match="distilled into its network"):
+    with pytest.raises(Refusal, match="distilled into its network"):
         painted(flux(NegativeFlux, **parts), true_cfg_scale=1.0)

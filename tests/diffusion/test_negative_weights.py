@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diffpo.diffusion.negative_weights import mix_negative, opened_base
+from diffpo.refusal import Refusal
 
 
 @pytest.fixture(scope="module")
@@ -107,24 +108,24 @@ def test_weights_keep_the_bases_type_and_differences_are_fp32_unless_told(world,
     ids=lambda given: str(given)[:30],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(world, tmp_path, given, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         mixed(world, tmp_path / "out", **given)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_is_not_overwritten(world, tmp_path):
     (tmp_path / "precious").touch()
-    with pytest.raises(ValueError, match="is not empty and is not overwritten; choose another one"):
+    with pytest.raises(Refusal, match="is not empty and is not overwritten; choose another one"):
         mixed(world, tmp_path)
 
 
 def test_a_base_without_config_or_safetensors_says_what_it_needs(world, tmp_path):
     (tmp_path / "diffusion_pytorch_model.bin").touch()
-    with pytest.raises(ValueError, match="has no UNet in safetensors .*save_pretrained"):
+    with pytest.raises(Refusal, match="has no UNet in safetensors .*save_pretrained"):
         opened_base(str(tmp_path))
     weights = (world / "base" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(weights)
-    with pytest.raises(ValueError, match="has no config.json beside its weights"):
+    with pytest.raises(Refusal, match="has no config.json beside its weights"):
         opened_base(str(tmp_path))
 
 
@@ -133,7 +134,7 @@ def run_out_of_disk(world, output_dir: Path, told) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
     try:
         mixed(world, output_dir)
-    except RuntimeError as error:
+    except Refusal as error:
         told.send(str(error))
 
 

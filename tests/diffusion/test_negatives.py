@@ -21,6 +21,7 @@ from diffpo.diffusion.negatives import (
     read_lora,
     switched,
 )
+from diffpo.refusal import Refusal
 
 LATENTS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 STATES = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -125,26 +126,26 @@ def test_a_full_network_takes_the_positives_type(tmp_path):
 def test_another_architecture_is_refused_by_its_first_weight(tmp_path):
     unet(cross_attention_dim=8).save_pretrained(tmp_path)
     name = r"attn2\.to_k\.weight is \(8, 8\), the base's \(8, 16\)"
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(Refusal, match=name):
         read_full(str(tmp_path), unet(), "unet")
-    with pytest.raises(ValueError, match=r"attn2\.to_k\.weight is \(8, 16\), the base's \(8, 8\)"):
+    with pytest.raises(Refusal, match=r"attn2\.to_k\.weight is \(8, 16\), the base's \(8, 8\)"):
         add_difference(unet(cross_attention_dim=8), read_difference(saved_difference(tmp_path / "d")), 1.0)
 
 
 def test_a_lora_of_another_network_is_refused(tmp_path):
     pipe = pipeline()
     wide = saved_lora(tmp_path / "wide", cross_attention_dim=8, targets=("to_k",))
-    with pytest.raises(ValueError, match="was trained for another base: .*name one of this base"):
+    with pytest.raises(Refusal, match="was trained for another base: .*name one of this base"):
         merged_copy(pipe.unet, read_lora(pipe, wide, "unet"))
     elsewhere = tmp_path / "elsewhere.safetensors"
     save_file({f"unet.mid.to_q.lora.{x}.weight": torch.zeros(2, 2) for x in ("down", "up")}, elsewhere)
-    with pytest.raises(ValueError, match=r"for another UNet2DConditionModel: the base has no layer mid\.to_q"):
+    with pytest.raises(Refusal, match=r"for another UNet2DConditionModel: the base has no layer mid\.to_q"):
         read_lora(pipe, str(elsewhere), "unet")
 
 
 def test_a_path_without_weights_says_what_was_looked_for(tmp_path):
-    with pytest.raises(ValueError, match="does not hold a LoRA|Cannot load a LoRA"):
+    with pytest.raises(Refusal, match="does not hold a LoRA|Cannot load a LoRA"):
         read_lora(pipeline(), str(tmp_path), "unet")
     (tmp_path / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="does not hold a unet"):
+    with pytest.raises(Refusal, match="does not hold a unet"):
         read_full(str(tmp_path), unet(), "unet")

@@ -3,6 +3,7 @@ import torch
 from tiny import denoiser, draws, image_batch
 
 from diffpo.diffusion.noising import Among, ForwardNoise, Skewed, Uniform
+from diffpo.refusal import Refusal
 
 
 def test_forward_equation_holds():
@@ -40,7 +41,7 @@ def test_bounded_times_stay_within_their_bounds():
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 10), (10, 10), (0, 1001)])
 def test_bounds_outside_the_schedule_are_refused(low, high):
-    with pytest.raises(ValueError, match=f"0 <= low < high <= 1000, got low {low}, high {high}"):
+    with pytest.raises(Refusal, match=f"0 <= low < high <= 1000, got low {low}, high {high}"):
         Uniform(low, high)(1000, draws())
 
 
@@ -53,7 +54,7 @@ def test_listed_times_come_up_alike_and_no_others():
 
 @pytest.mark.parametrize("times", [[], [1000], [-1, 5]])
 def test_listed_times_outside_the_schedule_are_refused(times):
-    with pytest.raises(ValueError, match=r"Among needs times from 0 to 999, got \["):
+    with pytest.raises(Refusal, match=r"Among needs times from 0 to 999, got \["):
         Among(times)(1000, draws())
 
 
@@ -75,5 +76,5 @@ def test_hardly_skewed_times_are_uniform():
 
 @pytest.mark.parametrize("changed", [{"gamma": 1.0}, {"gamma": 0.0}, {"levels": 0}])
 def test_a_skew_that_is_none_is_refused(changed):
-    with pytest.raises(ValueError, match=r"gamma in \(0, 1\) and levels > 0"):
+    with pytest.raises(Refusal, match=r"gamma in \(0, 1\) and levels > 0"):
         Skewed(**changed)

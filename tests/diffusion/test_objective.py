@@ -22,6 +22,7 @@ from diffpo.losses.logistic import Robust, Sigmoid
 from diffpo.losses.margin import IPO, Hinge
 from diffpo.losses.reference_free import SimPO
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 
 LOG2 = torch.tensor(math.log(2))
 SOFT = PairLabels(torch.tensor([1.0, 0.8, 0.6]), torch.zeros(2, 3), torch.ones(3))
@@ -174,9 +175,7 @@ def test_a_loss_of_probabilities_is_refused():
             return pair.margin
 
     for loss in (Odds(), Sum([Sigmoid(), Odds()], [1.0, 1.0]), Confidence(Odds())):
-        with pytest.raises(
-            ValueError, match="needs true probabilities, the denoising surrogate is none; choose a loss"
-        ):
+        with pytest.raises(Refusal, match="needs true probabilities, the denoising surrogate is none; choose a loss"):
             DenoisingPreference(loss)
 
 

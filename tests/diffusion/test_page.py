@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffpo.diffusion.page import Against, decimals, verdict, write_page
+from diffpo.refusal import Refusal
 
 VOID = {"meta", "link", "input", "br", "img"}
 HOSTILE = [
@@ -223,5 +224,5 @@ def test_decimals_show_three_digits_of_the_spread(numbers, digits):
 
 
 def test_a_folder_without_evaluation_is_told_with_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no finished evaluation .* run scripts/evaluate.py first"):
+    with pytest.raises(Refusal, match=r"holds no finished evaluation .* run scripts/evaluate.py first"):
         write_page(tmp_path)

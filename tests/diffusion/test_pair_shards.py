@@ -9,6 +9,7 @@ from diffpo.diffusion import pair_shards
 from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes, stored
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns, PairFolder
 
 
@@ -109,7 +110,7 @@ def test_columns_of_mixed_sources_are_joined_unless_their_types_differ():
     text, number = datasets.Value("string"), datasets.Value("int64")
     first, second = datasets.Features({"a": text, "prompt": text}), datasets.Features({"a": text, "b": number})
     assert further_columns([first, second], per_side=False) == {"a": text, "b": number}
-    with pytest.raises(ValueError, match="Column 'a' is .* in one source and .* in another; score them apart"):
+    with pytest.raises(Refusal, match="Column 'a' is .* in one source and .* in another; score them apart"):
         further_columns([first, datasets.Features({"a": number})], per_side=False)
 
 
@@ -129,5 +130,5 @@ def test_the_size_is_that_of_the_stored_pictures(tmp_path):
 def test_columns_that_hold_no_pictures_are_told_before_any_work(tmp_path):
     data = {"prompt": ["p"], "chosen": ["a good one"], "rejected": ["missing.png"]}
     datasets.Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="None of the pictures looked at can be read .*FileNotFound.*relative to"):
+    with pytest.raises(Refusal, match="None of the pictures looked at can be read .*FileNotFound.*relative to"):
         mean_bytes(PairsInOrder(Columns(str(tmp_path / "a.parquet"))))

@@ -5,6 +5,7 @@ from tiny import pair_folder
 
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.mixing import Mixed
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies, Reverse
 from diffpo.sources import Columns, PairFolder, PickAPic
 from diffpo.unpaired import Unpaired
@@ -34,9 +35,7 @@ def test_row_maps_drop_and_turn(tmp_path):
 
 def test_single_pictures_are_refused(tmp_path):
     datasets.Dataset.from_dict({"image": [png()], "label": [1], "prompt": ["p"]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(
-        ValueError, match=r"Unpaired\(.* has rows of k = 1, a pair has k = 2 candidates; name a source"
-    ):
+    with pytest.raises(Refusal, match=r"Unpaired\(.* has rows of k = 1, a pair has k = 2 candidates; name a source"):
         PairsInOrder(Unpaired(str(tmp_path / "a.parquet")))
 
 

@@ -12,6 +12,7 @@ from diffpo.diffusion.personal import Support, UserModel, drawn_for_users, other
 from diffpo.diffusion.user_branch import UserBranch
 from diffpo.embedders.embedder import embed_pairs
 from diffpo.pictures import read_image
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 
 PROMPTS = ["a red circle", "a blue cross on the left"]
@@ -118,7 +119,7 @@ def test_what_is_drawn_is_not_drawn_again_but_for_other_support(world, support, 
     monkeypatch.setattr(drawing, "generate", lambda *a, **k: pytest.fail("drawn again"))
     drawn_for_users(hearing, support, PROMPTS, SAMPLING, tmp_path)
     other = Support.of(Bright(), Columns(str(world / "pairs.parquet")), pairs=3, seed=1)
-    with pytest.raises(ValueError, match="results of something else"):
+    with pytest.raises(Refusal, match="results of something else"):
         drawn_for_users(hearing, other, PROMPTS, SAMPLING, tmp_path)
 
 
@@ -131,7 +132,7 @@ def test_a_pipeline_for_one_user_draws_for_that_user_and_for_zeros_as_the_base(w
 
 @pytest.mark.parametrize("shots", [[], [0, 1]])
 def test_shots_are_one_or_more(shots):
-    with pytest.raises(ValueError, match="needs numbers of support pairs from 1 on"):
+    with pytest.raises(Refusal, match="needs numbers of support pairs from 1 on"):
         UserModel("ppd", "base", shots=shots)
 
 

@@ -3,12 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 from shards import png
-from torch._utils import ExceptionWrapper
 
 from diffpo.cells import Held
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.pixels import PixelReader, Seen, count_enlarged
-from diffpo.pairs import loaded
 from diffpo.rows import PairRow
 
 
@@ -57,19 +55,6 @@ def test_the_first_readable_pair_is_taken_and_the_others_are_named():
     broken = PairRow(7, ("a",), (Held(b"", Path()),), scores=(0.0,))
     example = PixelReader(Framing(16), 0.0, 0)([(2, broken), (3, row(1, (16, 16)))])
     assert (example.epoch, example.row.id, example.broken) == (3, 1, ((2, 7),))
-
-
-def test_the_traceback_of_a_worker_is_left_out():
-    def loader():
-        """What torch does with an error of a worker, without the five seconds in which it waits for that worker."""
-        try:
-            raise ValueError("cause; remedy.")
-        except ValueError:
-            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
-        yield
-
-    with pytest.raises(ValueError, match="^cause; remedy.$"):
-        next(loaded(loader()))
 
 
 def test_a_picture_is_enlarged_if_its_bucket_is_higher_or_wider():

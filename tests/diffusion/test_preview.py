@@ -8,6 +8,7 @@ from PIL import Image
 from tiny import moved, pipeline
 
 from diffpo.diffusion.preview import PictureGrid, PreviewConfig, on_device
+from diffpo.refusal import Refusal
 
 CONFIG = PreviewConfig(["a red circle", "a blue cross"], every=5, steps=1, guidance=2.0)
 
@@ -78,7 +79,7 @@ def test_trackers_that_take_pictures_get_them(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"prompts": []}, {"every": 0}])
 def test_a_preview_of_nothing_is_refused(wrong):
-    with pytest.raises(ValueError, match="preview needs prompts and a positive `every`.*set preview to null"):
+    with pytest.raises(Refusal, match="preview needs prompts and a positive `every`.*set preview to null"):
         PreviewConfig(**{"prompts": ["a red circle"]} | wrong)
 
 

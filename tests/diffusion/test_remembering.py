@@ -19,6 +19,7 @@ from diffpo.fit import fit
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 from diffpo.remembered import require_still
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder
@@ -117,17 +118,17 @@ def test_adapters_of_any_rank_share_what_the_whole_network_was_asked(root, tmp_p
 def test_what_moves_an_error_is_named(root, tmp_path, changed, said):
     opened(root, tmp_path / "scores")
     changed = {name: data(root, **value) if name == "data" else value for name, value in changed.items()}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(Refusal, match=said):
         opened(root, tmp_path / "scores", **changed)
 
 
 def test_what_cannot_be_remembered_is_refused(root, tmp_path):
-    with pytest.raises(ValueError, match="needs draws that repeat; set data.cycle"):
+    with pytest.raises(Refusal, match="needs draws that repeat; set data.cycle"):
         opened(root, tmp_path, data=data(root, cycle=None))
-    with pytest.raises(ValueError, match="DSPO asks its reference cannot be remembered"):
+    with pytest.raises(Refusal, match="DSPO asks its reference cannot be remembered"):
         opened(root, tmp_path, objective=DSPO())
     for walked in (PolicyInversion(), ReferenceInversion(visits=2)):
-        with pytest.raises(ValueError, match="InPO asks its reference cannot be remembered"):
+        with pytest.raises(Refusal, match="InPO asks its reference cannot be remembered"):
             opened(root, tmp_path, objective=InPO(noising=walked))
-    with pytest.raises(ValueError, match="set reference or remember to null"):
+    with pytest.raises(Refusal, match="set reference or remember to null"):
         require_still(partial(FrozenCopy))

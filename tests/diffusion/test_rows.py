@@ -6,6 +6,7 @@ from tiny import draws
 
 from diffpo.cells import Held
 from diffpo.diffusion.rows import MinSize
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 
 LARGE, SMALL = png(size=(40, 33)), png(size=(31, 64))
@@ -32,5 +33,5 @@ def test_what_cannot_be_read_stays_to_be_counted_later(value):
 
 
 def test_a_side_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
+    with pytest.raises(Refusal, match="at least 1 pixel, got 0"):
         MinSize(0)

@@ -12,6 +12,7 @@ from diffpo import workfolder
 from diffpo.diffusion.scoring_pairs import score_pairs
 from diffpo.labels import ScoreLabel
 from diffpo.pairs import PairTable
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.sources import Columns, PairFolder, PickAPic
 from diffpo.workfolder import WorkFolder
@@ -135,21 +136,21 @@ def test_a_finished_folder_is_left_alone_and_other_work_in_it_refused(source, tm
     first = score_pairs(Brightness(log), source, out)
     assert score_pairs(Brightness(log), source, out) == first
     assert len(log.read_text().splitlines()) == 9
-    with pytest.raises(ValueError, match="out holds results of something else: version was 'mean' and is 'other'"):
+    with pytest.raises(Refusal, match="out holds results of something else: version was 'mean' and is 'other'"):
         score_pairs(Brightness(version="other"), source, out)
 
 
 def test_unfinished_work_of_another_scorer_or_source_is_refused(source, tmp_path, monkeypatch):
     stopped_at_the_end(monkeypatch, Brightness(), source, tmp_path / "out")
-    with pytest.raises(ValueError, match="version was 'mean' and is 'other'; choose another output_dir"):
+    with pytest.raises(Refusal, match="version was 'mean' and is 'other'; choose another output_dir"):
         score_pairs(Brightness(version="other"), source, tmp_path / "out")
     shutil.copy(tmp_path / "pairs.parquet", tmp_path / "same.parquet")
-    with pytest.raises(ValueError, match="source was .*pairs.parquet.* and is .*same.parquet"):
+    with pytest.raises(Refusal, match="source was .*pairs.parquet.* and is .*same.parquet"):
         score_pairs(Brightness(), PickAPic(str(tmp_path / "same.parquet")), tmp_path / "out")
 
 
 def test_a_folder_with_something_else_in_it_is_refused(source, tmp_path):
-    with pytest.raises(ValueError, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty; choose another one"):
         score_pairs(Brightness(), source, tmp_path)
 
 
@@ -159,7 +160,7 @@ class Unusable(Brightness):
 
 
 def test_a_scorer_that_cannot_judge_leaves_the_folder_free_for_another(source, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot judge \['p0', 'p1', 'p2', 'p3', 'p4'\]"):
+    with pytest.raises(Refusal, match=r"cannot judge \['p0', 'p1', 'p2', 'p3', 'p4'\]"):
         score_pairs(Unusable(version="unusable"), source, tmp_path / "out")
     score_pairs(Brightness(), source, tmp_path / "out")
 
@@ -167,13 +168,13 @@ def test_a_scorer_that_cannot_judge_leaves_the_folder_free_for_another(source, t
 def test_a_disk_that_is_too_small_is_told_before_any_work(source, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(workfolder.shutil, "disk_usage", lambda folder: usage(free=100))
-    with pytest.raises(ValueError, match="need about 0.00 GiB, the disk of .*out has 0.00 GiB free"):
+    with pytest.raises(Refusal, match="need about 0.00 GiB, the disk of .*out has 0.00 GiB free"):
         score_pairs(Unusable(), source, tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(source, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RuntimeError, match="output_dir .*file could not be written"):
+    with pytest.raises(Refusal, match="output_dir .*file could not be written"):
         score_pairs(Brightness(), source, tmp_path / "file")
 
 
@@ -183,9 +184,7 @@ class Overflowing(Brightness):
 
 
 def test_a_score_that_is_no_number_is_an_error(source, tmp_path):
-    with pytest.raises(
-        ValueError, match="brightness gives nan to a picture of 'p0'; let the scorer compute in float32"
-    ):
+    with pytest.raises(Refusal, match="brightness gives nan to a picture of 'p0'; let the scorer compute in float32"):
         score_pairs(Overflowing(), source, tmp_path / "out")
 
 

@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffpo.diffusion.stored import located, weight_files, write
+from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16), "c": torch.zeros(())}
@@ -40,5 +41,5 @@ def test_the_unet_of_a_pipeline_goes_before_what_is_beside_it(tmp_path):
 
 def test_what_is_nowhere_is_told(tmp_path):
     assert located(str(tmp_path), "w") == tmp_path
-    with pytest.raises(ValueError, match="Cannot load weights from '.*nowhere': there is no such local path"):
+    with pytest.raises(Refusal, match="Cannot load weights from '.*nowhere': there is no such local path"):
         located(str(tmp_path / "nowhere"), "w")

@@ -9,6 +9,7 @@ from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
 from diffpo.mixing import Mixed
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.sources import PairFolder, PickAPicShards
 from diffpo.streams import Stream
@@ -76,7 +77,7 @@ def test_a_stream_of_broken_pictures_is_an_error(tmp_path):
     pair_folder(tmp_path, n=2)
     for i in range(2):
         (tmp_path / "chosen" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="^None of 100 pairs in a row could be read.*relative to"):
+    with pytest.raises(Refusal, match="^None of 100 pairs in a row could be read.*relative to"):
         opened(PairFolder(str(tmp_path))).first(1)
 
 

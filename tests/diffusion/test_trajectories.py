@@ -7,6 +7,7 @@ from tiny import WIDTH, denoiser, draws, image_batch, scheduler
 from diffpo.diffusion.denoiser import Conditioning, Epsilon, Flow, Velocity
 from diffpo.diffusion.trajectories import FromNoise, FromPictures, guided
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 
 
 def batch_with_empty(b: int = 3):
@@ -116,10 +117,10 @@ def test_the_teacher_is_the_reference_and_gives_no_gradient():
 
 @pytest.mark.parametrize("truncated", [0, 26])
 def test_more_steps_than_there_are_are_refused(truncated):
-    with pytest.raises(ValueError, match="1 <= truncated <= steps"):
+    with pytest.raises(Refusal, match="1 <= truncated <= steps"):
         FromPictures(truncated=truncated)
 
 
 def test_more_visits_than_steps_are_refused():
-    with pytest.raises(ValueError, match="A walk of 4 steps has 1 to 4 visits, got 5"):
+    with pytest.raises(Refusal, match="A walk of 4 steps has 1 to 4 visits, got 5"):
         FromNoise(steps=4, truncated=1, visits=5)

@@ -14,6 +14,7 @@ from diffpo.adapters import LoRA
 from diffpo.diffusion.attention import ATTENTION
 from diffpo.diffusion.user_attention import FILE, UserCrossAttention, cross_attentions, load_user_attention, user_input
 from diffpo.diffusion.user_branch import UserBranch
+from diffpo.refusal import Refusal
 
 TOKENS, FEATURES = 3, 6
 BRANCH = UserBranch(TOKENS, FEATURES, rank=2)
@@ -180,7 +181,7 @@ def test_a_lora_before_or_after_leaves_the_branch_as_it_is(lora_first):
 def test_a_user_whom_replaced_layers_would_not_hear_is_refused(replace, by):
     network = personal()
     replace(network)
-    with pytest.raises(ValueError, match=f"^4 of 4 user attentions were replaced by {by}; load .* anew"):
+    with pytest.raises(Refusal, match=f"^4 of 4 user attentions were replaced by {by}; load .* anew"):
         told(network, ALICE)
 
 
@@ -196,17 +197,17 @@ def test_a_saved_network_keeps_its_base_and_loses_the_branch_with_a_warning(tmp_
 
 @pytest.mark.parametrize("users", [(ALICE[:2],), (ALICE[:, :5],)])
 def test_embeddings_of_another_encoder_are_refused(users):
-    with pytest.raises(ValueError, match=r"user_embeds is .*, the UNet takes \(1, 3, 6\): a row per picture"):
+    with pytest.raises(Refusal, match=r"user_embeds is .*, the UNet takes \(1, 3, 6\): a row per picture"):
         told(personal(), *users)
 
 
 def test_a_second_branch_and_attention_of_another_kind_are_refused():
     network = personal()
-    with pytest.raises(ValueError, match="The UNet has user attention already; load the base anew"):
+    with pytest.raises(Refusal, match="The UNet has user attention already; load the base anew"):
         BRANCH.attach(network)
     sliced = unet()
     sliced.set_attention_slice(1)
-    with pytest.raises(ValueError, match="cannot stand in for SlicedAttnProcessor; use base.attention native"):
+    with pytest.raises(Refusal, match="cannot stand in for SlicedAttnProcessor; use base.attention native"):
         BRANCH.attach(sliced)
 
 
@@ -226,18 +227,18 @@ def folder(tmp_path):
     ],
 )
 def test_a_file_of_another_network_is_refused_by_what_differs_first(folder, other, what):
-    with pytest.raises(ValueError, match=f"is of another UNet .of a StableDiffusionPipeline.: {what}; load it"):
+    with pytest.raises(Refusal, match=f"is of another UNet .of a StableDiffusionPipeline.: {what}; load it"):
         load_user_attention(unet(**other), str(folder))
 
 
 def test_files_that_hold_no_branch_are_told_in_a_line(tmp_path):
-    with pytest.raises(ValueError, match=f"there is no {FILE} in it"):
+    with pytest.raises(Refusal, match=f"there is no {FILE} in it"):
         load_user_attention(unet(), str(tmp_path))
     save_file({"a": torch.ones(1)}, tmp_path / FILE)
-    with pytest.raises(ValueError, match=r"it lacks user_in.weight or the number of tokens"):
+    with pytest.raises(Refusal, match=r"it lacks user_in.weight or the number of tokens"):
         load_user_attention(unet(), str(tmp_path))
     (tmp_path / FILE).write_bytes(b"cut short")
-    with pytest.raises(ValueError, match="it is damaged .*; fetch it again"):
+    with pytest.raises(Refusal, match="it is damaged .*; fetch it again"):
         load_user_attention(unet(), str(tmp_path))
 
 

@@ -18,6 +18,7 @@ from diffpo.diffusion.user_attention import KERNELS, user_input
 from diffpo.diffusion.user_branch import UserBranch
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import SwitchedOff
+from diffpo.refusal import Refusal
 
 TOKENS, FEATURES = 3, 6
 BRANCH = UserBranch(TOKENS, FEATURES, rank=2)
@@ -179,7 +180,7 @@ def test_a_config_says_branch_and_lora():
 
 
 def test_sizes_below_one_are_refused_and_so_is_a_switch_without_a_branch():
-    with pytest.raises(ValueError, match="of at least 1, got 0, 6 and 32"):
+    with pytest.raises(Refusal, match="of at least 1, got 0, 6 and 32"):
         UserBranch(0, 6)
-    with pytest.raises(ValueError, match="UNet2DConditionModel has no user attention; load it"), BRANCH.off(unet()):
+    with pytest.raises(Refusal, match="UNet2DConditionModel has no user attention; load it"), BRANCH.off(unet()):
         pass

@@ -3,6 +3,7 @@ from tiny_embedders import compared
 
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.user_chunks import Cut
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 
 
@@ -48,14 +49,10 @@ def test_labels_and_users_change_the_digest(pairs, tmp_path):
 
 
 def test_bad_input_is_told_in_a_line(pairs):
-    with pytest.raises(
-        ValueError, match="user names the column 'who', the source has prob, prompt, user_id; name the"
-    ):
+    with pytest.raises(Refusal, match="user names the column 'who', the source has prob, prompt, user_id; name the"):
         Cut("who")(pairs)
-    with pytest.raises(
-        ValueError, match="None of 3 users in column 'user_id' has 10 pairs with a winner; set shots to"
-    ):
+    with pytest.raises(Refusal, match="None of 3 users in column 'user_id' has 10 pairs with a winner; set shots to"):
         Cut(shots=10)(pairs)
     for numbers in ({"shots": 0}, {"most_chunks": 0}):
-        with pytest.raises(ValueError, match="shots and most_chunks must be 1 or more"):
+        with pytest.raises(Refusal, match="shots and most_chunks must be 1 or more"):
             Cut(**numbers)

@@ -7,6 +7,7 @@ from tiny_judges import drawn
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.user_chunks import Cut
 from diffpo.diffusion.user_panel import Panel, Query, drawn_in
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 
 USERS = {"ann": 5, "bob": 3, "cid": 2, None: 1}
@@ -38,7 +39,7 @@ def test_labeled_pairs_are_others_than_the_support_and_no_more_than_asked(pairs)
 
 
 def test_a_support_pair_that_is_also_the_query_is_refused(pairs):
-    with pytest.raises(ValueError, match=r"Pair 1 of user 'ann' is to be judged and is part of the support \[0, 1\]"):
+    with pytest.raises(Refusal, match=r"Pair 1 of user 'ann' is to be judged and is part of the support \[0, 1\]"):
         Query("ann", (pairs[0], pairs[1]), "a", lambda: None, lambda: None, pair=1)
 
 
@@ -52,13 +53,13 @@ def test_some_users_are_the_same_whoever_else_there_is():
 
 
 def test_too_few_pairs_are_told(pairs):
-    with pytest.raises(ValueError, match="User 'cid' has 2 pairs with a winner in the source, the judge is to see 3"):
+    with pytest.raises(Refusal, match="User 'cid' has 2 pairs with a winner in the source, the judge is to see 3"):
         Panel(shots=3).seat(pairs).support("cid")
-    with pytest.raises(ValueError, match="User 'zoe' has 0 pairs"):
+    with pytest.raises(Refusal, match="User 'zoe' has 0 pairs"):
         Panel().seat(pairs).support("zoe")
-    with pytest.raises(ValueError, match="None of 3 users in column 'user_id' has more than 5 pairs"):
+    with pytest.raises(Refusal, match="None of 3 users in column 'user_id' has more than 5 pairs"):
         _ = Panel(shots=5).seat(pairs).testable
-    with pytest.raises(ValueError, match="shots must be 1 or more.* got 0, 4 and None"):
+    with pytest.raises(Refusal, match="shots must be 1 or more.* got 0, 4 and None"):
         Panel(shots=0)
 
 
@@ -77,10 +78,10 @@ def test_other_users_or_prompts_are_told(tmp_path):
     ours = drawn_in(drawn(tmp_path / "ours", {"ann": ["white"], "bob": ["white"]}))
     theirs = drawn_in(drawn(tmp_path / "theirs", {"ann": ["white"]}))
     for one, two in ((ours, theirs), (theirs, ours)):
-        with pytest.raises(ValueError, match=r"ours has pictures for user 'bob', .*theirs has none"):
+        with pytest.raises(Refusal, match=r"ours has pictures for user 'bob', .*theirs has none"):
             one.require_like(two)
     more = drawn_in(drawn(tmp_path / "more", {"ann": ["white", "red"]}))
-    with pytest.raises(ValueError, match=r"For user 'ann', .*more has 2 pictures and .*theirs has 1"):
+    with pytest.raises(Refusal, match=r"For user 'ann', .*more has 2 pictures and .*theirs has 1"):
         more.require_like(theirs)
-    with pytest.raises(ValueError, match=r"empty has no pictures for users; each user x needs x/prompts.jsonl"):
+    with pytest.raises(Refusal, match=r"empty has no pictures for users; each user x needs x/prompts.jsonl"):
         drawn_in(tmp_path / "empty")

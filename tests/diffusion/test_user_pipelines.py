@@ -12,6 +12,7 @@ from diffpo.diffusion.user_pipelines import (
     mixed,
 )
 from diffpo.embedders.embedder import Embedded, Shown, UserEmbedder
+from diffpo.refusal import Refusal
 
 TOKENS, WIDTH = 3, 8
 ANN, BOB = torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -164,13 +165,13 @@ def test_a_new_user_is_encoded_from_a_few_pairs():
     pair = Shown("a", Image.new("RGB", (8, 8), (10, 0, 0)), Image.new("RGB", (8, 8)))
     pipe = hearing()
     assert pipe.encode_user(Brightness((TOKENS, WIDTH)), [pair] * 4).unique().tolist() == [10.0]
-    with pytest.raises(ValueError, match=r"makes \(2, 8\), the UNet takes \(3, 8\)"):
+    with pytest.raises(Refusal, match=r"makes \(2, 8\), the UNet takes \(3, 8\)"):
         pipe.encode_user(Brightness((2, WIDTH)), [pair] * 4)
 
 
 def test_users_of_other_prompts_and_a_deaf_network_are_refused():
     pipe = hearing()
-    with pytest.raises(ValueError, match="2 users were given for 1 pictures"):
+    with pytest.raises(Refusal, match="2 users were given for 1 pictures"):
         drawn(pipe, user_embeds=torch.stack([ANN, BOB]))
-    with pytest.raises(ValueError, match="has no user attention; load it"):
+    with pytest.raises(Refusal, match="has no user attention; load it"):
         drawn(StableDiffusionUserPipeline.from_pipe(pipeline()), user_embeds=ANN)

@@ -19,6 +19,7 @@ from diffpo.diffusion.user_chunks import Cut
 from diffpo.draws import Draws
 from diffpo.mixing import Mixed
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.sources import Columns
 from diffpo.user_rows import ForUser
@@ -89,13 +90,13 @@ def test_users_count_alike_if_asked(world):
 
 
 def test_equal_counts_need_users(world):
-    with pytest.raises(ValueError, match=r"data\.per_user needs to know users; add diffpo\.user_rows\.ForUser"):
+    with pytest.raises(Refusal, match=r"data\.per_user needs to know users; add diffpo\.user_rows\.ForUser"):
         PairData(Columns(str(world / "pairs.parquet")), per_user=3)
 
 
 def test_embeddings_of_one_source_are_not_used_for_several(world):
     source = Columns(str(world / "pairs.parquet"))
-    with pytest.raises(ValueError, match="Embeddings of users belong to one source"):
+    with pytest.raises(Refusal, match="Embeddings of users belong to one source"):
         PairData(Mixed([source, source], [1.0, 1.0]), data(world).rows).open()
 
 

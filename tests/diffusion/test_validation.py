@@ -7,6 +7,7 @@ from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.validation import HeldOut
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.sources import PairFolder
 
 FRAMING = Framing(16, random_crop=True)
@@ -48,12 +49,12 @@ def test_pairs_from_elsewhere_leave_the_training_data_whole(data, tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"share": 0.0}, {"share": 1.0}, {"every": 0}, {"pairs": 0}])
 def test_what_cannot_be_judged_is_refused(wrong):
-    with pytest.raises(ValueError, match="validation"):
+    with pytest.raises(Refusal, match="validation"):
         HeldOut(**wrong)
 
 
 def test_the_share_must_leave_pairs_on_both_sides(data):
-    with pytest.raises(ValueError, match="No pairs left of 40 rows.*ForValidation dropped 40"):
+    with pytest.raises(Refusal, match="No pairs left of 40 rows.*ForValidation dropped 40"):
         HeldOut(share=1e-9).split(data, seed=0)
 
 

@@ -7,6 +7,7 @@ from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.diffusion.weighting import InverseSNR, SigmoidSNR
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 
 EVERY_TIME = torch.arange(1000)
 
@@ -42,7 +43,7 @@ def test_inverse_snr_spans_one_to_two():
 
 def test_zero_terminal_snr_is_refused_where_it_cannot_be_normalised():
     zero = Denoiser.from_scheduler(unet(), scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"))
-    with pytest.raises(ValueError, match="this base's does; use SigmoidSNR"):
+    with pytest.raises(Refusal, match="this base's does; use SigmoidSNR"):
         InverseSNR()(zero, EVERY_TIME)
     assert SigmoidSNR()(zero, EVERY_TIME)[-1] == 1
 

@@ -9,6 +9,7 @@ from tiny_speakers import llama
 
 from diffpo.embedders.chat import ChatEmbedder, LastStep
 from diffpo.embedders.embedder import Shown
+from diffpo.refusal import Refusal
 
 
 def chunk(first: int, pairs: int = 1) -> list[Shown]:
@@ -117,8 +118,8 @@ def test_what_embeddings_depend_on():
 
 def test_a_model_that_cannot_see_is_told(folder, tmp_path):
     embedder(folder).check()
-    with pytest.raises(ValueError, match="is a llama, ChatEmbedder needs an image-text-to-text model; name another"):
+    with pytest.raises(Refusal, match="is a llama, ChatEmbedder needs an image-text-to-text model; name another"):
         ChatEmbedder(str(llama(tmp_path / "llama"))).check()
     blind = onevision(tmp_path / "blind", "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}")
-    with pytest.raises(ValueError, match="has no place for pictures; name another model"):
+    with pytest.raises(Refusal, match="has no place for pictures; name another model"):
         embedder(blind).check()

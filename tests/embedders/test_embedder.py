@@ -5,6 +5,7 @@ from tiny import picture
 from tiny_embedders import Means
 
 from diffpo.embedders.embedder import commit_of, embed_pairs
+from diffpo.refusal import Refusal
 
 
 def test_a_new_person_is_embedded_by_any_number_of_pairs():
@@ -14,7 +15,7 @@ def test_a_new_person_is_embedded_by_any_number_of_pairs():
 
 
 def test_nobody_is_embedded_without_pairs():
-    with pytest.raises(ValueError, match=r"has no embedding; give one \(caption, liked, disliked\) or more"):
+    with pytest.raises(Refusal, match=r"has no embedding; give one \(caption, liked, disliked\) or more"):
         embed_pairs(Means(), [])
 
 

@@ -5,6 +5,7 @@ from tiny_embedders import pooled
 
 from diffpo.embedders.embedder import Shown
 from diffpo.embedders.pooled import PooledDifference
+from diffpo.refusal import Refusal
 from diffpo.scorers.clip_score import CLIPScore
 
 RED, BLUE, NOISE = picture("red"), picture("blue"), picture(seed=1)
@@ -46,5 +47,5 @@ def test_what_embeddings_depend_on(embedder):
 
 
 def test_weights_that_are_not_there_are_told():
-    with pytest.raises(ValueError, match="Cannot load a CLIP model from 'no/such'"):
+    with pytest.raises(Refusal, match="Cannot load a CLIP model from 'no/such'"):
         PooledDifference(CLIPScore("no/such")).check()

@@ -15,6 +15,7 @@ from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
 from diffpo.losses.reference_free import ORPO, SimPO
 from diffpo.losses.two_sided import BCO
+from diffpo.refusal import Refusal
 
 WRAPPERS = [LengthNormalised, Confidence, Centered, AOT, AlphaDivergence, JensenShannon]
 
@@ -30,7 +31,7 @@ def test_sum_by_hand_and_what_it_needs():
 
 
 def test_sum_needs_one_coefficient_per_term():
-    with pytest.raises(ValueError, match=r"one coef per term, got 1 terms and coefs \[1.0, 2.0\]"):
+    with pytest.raises(Refusal, match=r"one coef per term, got 1 terms and coefs \[1.0, 2.0\]"):
         Sum([Sigmoid()], [1.0, 2.0])
 
 

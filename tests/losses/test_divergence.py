@@ -8,6 +8,7 @@ from tiny_losses import at, labels, pulls, sides
 from diffpo.losses.divergence import AlphaDivergence, JensenShannon
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
+from diffpo.refusal import Refusal
 
 LOG2, LOG3 = math.log(2), math.log(3)
 DIVERGENCES = [AlphaDivergence, JensenShannon]
@@ -67,5 +68,5 @@ def test_jensen_shannon_has_no_more_than_log_2_to_give():
 
 @pytest.mark.parametrize("alpha", [0.0, 1.5])
 def test_alpha_outside_its_range_is_refused(alpha):
-    with pytest.raises(ValueError, match=rf"alpha in \(0, 1\], got {alpha}"):
+    with pytest.raises(Refusal, match=rf"alpha in \(0, 1\], got {alpha}"):
         AlphaDivergence(alpha=alpha)

@@ -17,6 +17,7 @@ from diffpo.losses.likelihood import (
     TotalVariation,
 )
 from diffpo.losses.logistic import Sigmoid
+from diffpo.refusal import Refusal
 
 LOG2 = math.log(2)
 PHIS = [TotalVariation(), Pearson(), Hellinger(), KullbackLeibler()]
@@ -106,7 +107,7 @@ def test_implicit_reward_of_the_mean_token():
 
 
 def test_implicit_reward_refuses_to_divide_by_zero():
-    with pytest.raises(ValueError, match="ImplicitReward needs a positive beta, got 0.0"):
+    with pytest.raises(Refusal, match="ImplicitReward needs a positive beta, got 0.0"):
         ImplicitReward(0.0)
 
 

@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels
 from diffpo.losses.logistic import EXO, ODPO, Difference, DiscoPOP, FlexDPO, LogDifference, LogRatio, Robust, Sigmoid
+from diffpo.refusal import Refusal
 
 LOG2 = math.log(2)
 
@@ -159,9 +160,7 @@ def test_odpo_pulls_harder_the_larger_the_gap():
 
 @pytest.mark.parametrize("scores", [(1.0, 2.0), (1.0, 1.0)])
 def test_odpo_refuses_scores_against_the_label(scores):
-    with pytest.raises(
-        ValueError, match="1 of 1 pairs have equal or reversed ones; score the pairs, and order or drop"
-    ):
+    with pytest.raises(Refusal, match="1 of 1 pairs have equal or reversed ones; score the pairs, and order or drop"):
         ODPO()(at(0.0), scored(*scores))
 
 
@@ -176,5 +175,5 @@ def test_odpo_refuses_scores_against_the_label(scores):
     ],
 )
 def test_impossible_settings_are_refused(broken, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         broken()

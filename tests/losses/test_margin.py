@@ -3,6 +3,7 @@ import torch
 from tiny_losses import at, labels, pulls
 
 from diffpo.losses.margin import IPO, Hinge
+from diffpo.refusal import Refusal
 
 
 @pytest.mark.parametrize(("loss", "value"), [(Hinge(), 1.0), (IPO(0.1), 25.0)])
@@ -34,5 +35,5 @@ def test_ipo_of_a_soft_label_has_a_nearer_target():
 
 @pytest.mark.parametrize("beta", [0.0, -1.0])
 def test_ipo_refuses_a_margin_that_does_not_exist(beta):
-    with pytest.raises(ValueError, match=f"IPO needs a positive beta, got {beta}"):
+    with pytest.raises(Refusal, match=f"IPO needs a positive beta, got {beta}"):
         IPO(beta)

@@ -12,6 +12,7 @@ from diffpo.losses.combined import AOT, Centered, Confidence, LengthNormalised
 from diffpo.losses.divergence import AlphaDivergence, JensenShannon
 from diffpo.losses.likelihood import ImplicitReward
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 
 SCALE = 5e4  # text betas of 0.1 become image betas of 5000
 RELATIVE = [*MARGIN, *TWO_SIDED, ImplicitReward(), AOT(), Centered(), AlphaDivergence(), JensenShannon()]
@@ -48,7 +49,7 @@ def test_an_untrained_policy_has_the_loss_of_equal_likelihoods(loss):
 
 @pytest.mark.parametrize("loss", PROBABILITY, ids=name)
 def test_odds_of_a_surrogate_are_refused(loss):
-    with pytest.raises(ValueError, match=f"{name(loss)} needs true probabilities, the denoising surrogate is none"):
+    with pytest.raises(Refusal, match=f"{name(loss)} needs true probabilities, the denoising surrogate is none"):
         DenoisingPreference(loss, scale=SCALE)
 
 

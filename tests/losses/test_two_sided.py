@@ -6,6 +6,7 @@ from tiny import pair_logps
 from tiny_losses import TWO_SIDED, at, labels, pulls, sides, swapped
 
 from diffpo.losses.two_sided import BCO, KTO, NCA, SPPO, APODown, APOZero
+from diffpo.refusal import Refusal
 
 LOG2, LOG3 = math.log(2), math.log(3)
 BY_HAND = sides([LOG3], [-LOG2])  # sigmoids: 3/4 of the chosen reward, 1/3 of the rejected, 6/7 of their difference
@@ -97,5 +98,5 @@ def test_a_constant_on_both_sides_is_noticed(loss):
 
 
 def test_sppo_refuses_a_target_that_does_not_exist():
-    with pytest.raises(ValueError, match="SPPO needs a positive beta, got 0.0"):
+    with pytest.raises(Refusal, match="SPPO needs a positive beta, got 0.0"):
         SPPO(0.0)

@@ -8,6 +8,7 @@ from golden.published import recorded
 from golden.seeded import picture
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from diffpo.refusal import Refusal
 from diffpo.scorers.aesthetic import Aesthetic
 from diffpo.scorers.parts import LinearStack
 
@@ -103,7 +104,7 @@ def test_a_folder_is_read_by_the_files_name(folder):
 def test_weights_of_another_tower_are_refused(folder):
     other = LinearStack(7).state_dict()
     torch.save({f"layers.{name}": tensor for name, tensor in other.items()}, folder / "other.pth")
-    with pytest.raises(ValueError, match=r"layers.0.weight, which has shape \(1024, 7\) and should have \(1024, 24\)"):
+    with pytest.raises(Refusal, match=r"layers.0.weight, which has shape \(1024, 7\) and should have \(1024, 24\)"):
         scorer(folder, path=str(folder / "other.pth")).check([])
 
 
@@ -114,12 +115,12 @@ def test_the_predictor_with_activations_is_refused(folder):
     torch.save(
         {f"layers.{renumbered[n]}.{kind}": tensor for (_, n, kind), tensor in relu.items()}, folder / "relu.pth"
     )
-    with pytest.raises(ValueError, match="14 of its weights do not fit, the first is layers.11.bias"):
+    with pytest.raises(Refusal, match="14 of its weights do not fit, the first is layers.11.bias"):
         scorer(folder, path=str(folder / "relu.pth")).check([])
 
 
 def test_what_is_no_clip_model_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="does not hold a CLIP model"):
+    with pytest.raises(Refusal, match="does not hold a CLIP model"):
         scorer(folder, tower=str(tmp_path)).check([])
 
 

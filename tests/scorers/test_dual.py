@@ -9,6 +9,7 @@ from golden.pickscore.files import VIT_L_14, write_model, write_processor
 from PIL import Image
 from torch import nn
 
+from diffpo.refusal import Refusal
 from diffpo.scorers import dual
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.dual import DualEncoder, normalized
@@ -73,19 +74,19 @@ def test_half_precision_embeddings_are_compared_in_fp32():
 
 def test_a_weight_that_is_absent_is_named(tmp_path):
     shapes = {name: shape for name, shape in SHAPES.items() if name != "visual_projection.weight"}
-    with pytest.raises(ValueError, match="no CLIP model: it lacks 1 of its weights, the first is visual_projection"):
+    with pytest.raises(Refusal, match="no CLIP model: it lacks 1 of its weights, the first is visual_projection"):
         CLIPScore(saved(tmp_path, shapes), device="cpu").check([])
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path):
     shapes = SHAPES | {"text_projection.weight": [8, 16]}
-    with pytest.raises(ValueError, match="text_projection.weight"):
+    with pytest.raises(Refusal, match="text_projection.weight"):
         CLIPScore(saved(tmp_path, shapes), device="cpu").check([])
 
 
 def test_the_empty_tokenizer_that_transformers_makes_up_is_refused(tmp_path):
     write_model(tmp_path, SHAPES)
-    with pytest.raises(ValueError, match="has a tokenizer of 2 tokens, but .* was trained with 534; set `processor`"):
+    with pytest.raises(Refusal, match="has a tokenizer of 2 tokens, but .* was trained with 534; set `processor`"):
         CLIPScore(str(tmp_path), device="cpu").check([])
 
 

@@ -10,6 +10,7 @@ from golden.hps import make
 from golden.published import recorded
 from golden.seeded import picture, weights
 
+from diffpo.refusal import Refusal
 from diffpo.scorers import hps
 from diffpo.scorers.hps import HPSv2, HPSv21
 
@@ -71,7 +72,7 @@ def test_a_folder_with_the_files_of_both_releases_serves_both(tmp_path, version)
 @pytest.mark.parametrize(("version", "other"), [("v2.0", "v2.1"), ("v2.1", "v2.0")])
 def test_the_file_of_the_other_release_is_refused_by_its_name(tmp_path, version, other):
     file = saved(tmp_path, other)
-    with pytest.raises(ValueError, match=rf"is HPSv\S+ by its name, not HPSv\S+, .*; name {make.FILES[version]}"):
+    with pytest.raises(Refusal, match=rf"is HPSv\S+ by its name, not HPSv\S+, .*; name {make.FILES[version]}"):
         SCORERS[version](str(file), device="cpu").check([])
 
 
@@ -82,22 +83,20 @@ def test_a_name_that_tells_nothing_is_taken_at_the_users_word(tmp_path):
 
 def test_a_shape_that_does_not_fit_is_named(tmp_path):
     file = saved(tmp_path, "v2.0", **{"visual.proj": torch.zeros(32, 8)})
-    with pytest.raises(
-        ValueError, match=r"1 of its .* visual.proj, which has shape \(32, 8\) and should have \(32, 16"
-    ):
+    with pytest.raises(Refusal, match=r"1 of its .* visual.proj, which has shape \(32, 8\) and should have \(32, 16"):
         HPSv2(str(file), device="cpu").check([])
 
 
 def test_a_deeper_network_is_refused(tmp_path):
     file = saved(tmp_path, "v2.0", **{"transformer.resblocks.2.ln_1.bias": torch.zeros(16)})
-    with pytest.raises(ValueError, match=r"resblocks.2.ln_1.bias, which has shape \(16,\) and should have none"):
+    with pytest.raises(Refusal, match=r"resblocks.2.ln_1.bias, which has shape \(16,\) and should have none"):
         HPSv2(str(file), device="cpu").check([])
 
 
 def test_bare_weights_are_refused(tmp_path):
     torch.save(state("v2.0"), tmp_path / "open_clip_pytorch_model.bin")
     with pytest.raises(
-        ValueError, match="is no checkpoint of HPSv2: 62 of its weights do not fit, the first is ln_final.bias"
+        Refusal, match="is no checkpoint of HPSv2: 62 of its weights do not fit, the first is ln_final.bias"
     ):
         HPSv2(str(tmp_path / "open_clip_pytorch_model.bin"), device="cpu").check([])
 
@@ -107,7 +106,7 @@ def test_a_broken_download_is_refused_in_one_line(tmp_path, content):
     file = tmp_path / "HPS_v2_compressed.pt"
     file.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"\A\S+ does not hold the file HPS_v2_compressed.pt .*: it is damaged, .*; fetch it again\Z"
+        Refusal, match=r"\A\S+ does not hold the file HPS_v2_compressed.pt .*: it is damaged, .*; fetch it again\Z"
     ):
         HPSv2(str(file), device="cpu").check([])
 
@@ -115,18 +114,18 @@ def test_a_broken_download_is_refused_in_one_line(tmp_path, content):
 def test_code_in_a_checkpoint_does_not_run(tmp_path):
     file = tmp_path / "HPS_v2_compressed.pt"
     torch.save({"state_dict": make.pictures}, file)
-    with pytest.raises(ValueError, match="holds more than tensors"):
+    with pytest.raises(Refusal, match="holds more than tensors"):
         HPSv2(str(file), device="cpu").check([])
 
 
 def test_a_hub_that_cannot_be_reached_is_named():
-    with pytest.raises(ValueError, match="Cannot load the file HPS_v2.1_compressed.pt from 'nobody/nothing'"):
+    with pytest.raises(Refusal, match="Cannot load the file HPS_v2.1_compressed.pt from 'nobody/nothing'"):
         HPSv21("nobody/nothing", device="cpu").check([])
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ValueError, match=r"open_clip_torch; run pip install \"diffpo\[eval\]\""):
+    with pytest.raises(Refusal, match=r"open_clip_torch; run pip install \"diffpo\[eval\]\""):
         HPSv2(str(saved(tmp_path, "v2.0")), device="cpu").check([])
 
 

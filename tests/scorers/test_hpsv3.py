@@ -8,6 +8,7 @@ from golden.published import recorded
 from golden.seeded import picture
 from safetensors.torch import save_file
 
+from diffpo.refusal import Refusal
 from diffpo.scorers.hpsv3 import HPSv3
 
 GOLDEN = json.loads(Path(files.__file__).with_name("golden.json").read_text())
@@ -74,27 +75,25 @@ def test_braces_and_tokens_in_a_prompt_are_taken_literally(folder):
 
 def test_a_bare_qwen_is_refused(changed):
     absent = {name: None for name in SHAPES if name.startswith("rm_head.")}
-    with pytest.raises(
-        ValueError, match=r"no HPSv3: 6 of its weights do not fit, the first is rm_head.0.bias, which h"
-    ):
+    with pytest.raises(Refusal, match=r"no HPSv3: 6 of its weights do not fit, the first is rm_head.0.bias, which h"):
         changed(absent).check([])
 
 
 def test_a_layer_too_many_is_named_as_in_the_file(changed):
-    with pytest.raises(ValueError, match=r"first is model.layers.2.mlp.up_proj.weight, .* should have none"):
+    with pytest.raises(Refusal, match=r"first is model.layers.2.mlp.up_proj.weight, .* should have none"):
         changed({"model.layers.2.mlp.up_proj.weight": torch.zeros(48, 32)}).check([])
 
 
 def test_a_tokenizer_that_does_not_go_with_the_weights_is_refused(changed):
     rows, width = SHAPES["model.embed_tokens.weight"]
-    with pytest.raises(ValueError, match=rf"embed_tokens.weight, .* \({rows + 3}, 32\) and should have \({rows}, 32"):
+    with pytest.raises(Refusal, match=rf"embed_tokens.weight, .* \({rows + 3}, 32\) and should have \({rows}, 32"):
         changed({"model.embed_tokens.weight": torch.zeros(rows + 3, width)}).check([])
 
 
 def test_a_base_without_tokenizer_is_named(folder, tmp_path):
     """For which transformers makes an empty one."""
     (tmp_path / "config.json").write_text(json.dumps(files.CONFIG))
-    with pytest.raises(ValueError, match=r"has no tokenizer that knows <\|image_pad\|>; set base to a copy of Qwen/"):
+    with pytest.raises(Refusal, match=r"has no tokenizer that knows <\|image_pad\|>; set base to a copy of Qwen/"):
         HPSv3(str(folder), base=str(tmp_path), device="cpu").check([])
 
 
@@ -104,20 +103,18 @@ def test_the_language_models_own_head_is_not_needed(changed):
 
 def test_a_broken_download_is_refused_in_one_line(folder, tmp_path):
     (tmp_path / "HPSv3.safetensors").write_bytes(b"<html>")
-    with pytest.raises(
-        ValueError, match=r"\A\S+ does not hold HPSv3's weights .* it is damaged, .*; fetch it again\Z"
-    ):
+    with pytest.raises(Refusal, match=r"\A\S+ does not hold HPSv3's weights .* it is damaged, .*; fetch it again\Z"):
         HPSv3(str(tmp_path), base=str(folder), device="cpu").check([])
 
 
 def test_what_cannot_be_reached_is_named(folder, tmp_path):
-    with pytest.raises(ValueError, match="Cannot load HPSv3's weights from 'nobody/nothing'"):
+    with pytest.raises(Refusal, match="Cannot load HPSv3's weights from 'nobody/nothing'"):
         HPSv3("nobody/nothing", base=str(folder), device="cpu").check([])
     with pytest.raises(
-        ValueError, match="does not hold HPSv3's weights that can be read: there is no HPSv3.safetensors in it"
+        Refusal, match="does not hold HPSv3's weights that can be read: there is no HPSv3.safetensors in it"
     ):
         HPSv3(str(tmp_path), base=str(folder), device="cpu").check([])
-    with pytest.raises(ValueError, match="Cannot load the configuration of a Qwen2-VL from 'nobody/qwen'"):
+    with pytest.raises(Refusal, match="Cannot load the configuration of a Qwen2-VL from 'nobody/qwen'"):
         HPSv3(str(folder), base="nobody/qwen", device="cpu").check([])
 
 

@@ -7,6 +7,7 @@ from golden.image_reward.make import CASES, TEXT, VISION, VOCABULARY, digest, dr
 from golden.published import recorded
 from golden.seeded import picture
 
+from diffpo.refusal import Refusal
 from diffpo.scorers import image_reward
 from diffpo.scorers.image_reward import UNUSED, Blip, ImageReward, published_name
 
@@ -78,12 +79,12 @@ def test_half_precision_rounds_the_towers_but_not_the_reward(folder, scorer):
 
 def test_a_missing_weight_is_named(scorer, tmp_path):
     name = "blip.visual_encoder.blocks.1.attn.qkv.weight"
-    with pytest.raises(ValueError, match=f"the first is {name}, which has shape none"):
+    with pytest.raises(Refusal, match=f"the first is {name}, which has shape none"):
         changed(scorer, tmp_path, lambda tensors: tensors.pop(name)).check([])
 
 
 def test_a_weight_too_many_is_named(scorer, tmp_path):
-    with pytest.raises(ValueError, match="blocks.2.norm1.bias, which has shape .* and should have none"):
+    with pytest.raises(Refusal, match="blocks.2.norm1.bias, which has shape .* and should have none"):
         changed(
             scorer, tmp_path, lambda t: t.update({"blip.visual_encoder.blocks.2.norm1.bias": torch.ones(32)})
         ).check([])
@@ -91,40 +92,36 @@ def test_a_weight_too_many_is_named(scorer, tmp_path):
 
 def test_a_weight_of_another_size_is_named(scorer, tmp_path):
     with pytest.raises(
-        ValueError, match=r"mlp.layers.0.weight, which has shape \(1024, 5\) and should have \(1024, 24\)"
+        Refusal, match=r"mlp.layers.0.weight, which has shape \(1024, 5\) and should have \(1024, 24\)"
     ):
         changed(scorer, tmp_path, lambda t: t.update({"mlp.layers.0.weight": torch.ones(1024, 5)})).check([])
 
 
 def test_a_vocabulary_of_another_size_is_refused(scorer, folder, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY[:-3]) + "\n")
-    with pytest.raises(
-        ValueError, match=f"{len(VOCABULARY) - 3} words, ImageReward was trained with {len(VOCABULARY)};"
-    ):
+    with pytest.raises(Refusal, match=f"{len(VOCABULARY) - 3} words, ImageReward was trained with {len(VOCABULARY)};"):
         ImageReward(str(folder), tokenizer=str(tmp_path), device="cpu").check([])
 
 
 def test_an_absent_vocabulary_is_refused(scorer, folder, tmp_path):
     """Of which transformers makes an empty one."""
-    with pytest.raises(
-        ValueError, match="does not hold BERT's vocabulary that can be read: there is no vocab.txt in it"
-    ):
+    with pytest.raises(Refusal, match="does not hold BERT's vocabulary that can be read: there is no vocab.txt in it"):
         ImageReward(str(folder), tokenizer=str(tmp_path), device="cpu").check([])
-    with pytest.raises(ValueError, match="Cannot load BERT's vocabulary from 'nobody/bert'"):
+    with pytest.raises(Refusal, match="Cannot load BERT's vocabulary from 'nobody/bert'"):
         ImageReward(str(folder), tokenizer="nobody/bert", device="cpu").check([])
 
 
 def test_code_in_a_file_is_not_run(scorer, tmp_path):
     torch.save(Path, tmp_path / "ImageReward.pt")
     with pytest.raises(
-        ValueError,
+        Refusal,
         match="does not hold ImageReward's weights that can be read: it is damaged, or holds more than tensors",
     ):
         ImageReward(str(tmp_path), tokenizer=scorer.tokenizer, device="cpu").check([])
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
-    with pytest.raises(ValueError, match="does not hold ImageReward's weights.*there is no ImageReward.pt in it"):
+    with pytest.raises(Refusal, match="does not hold ImageReward's weights.*there is no ImageReward.pt in it"):
         ImageReward(str(tmp_path), device="cpu").check([])
 
 

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned, require_whole, stacked
 
 
@@ -49,7 +50,7 @@ def test_nothing_is_no_score():
 
 
 def test_there_is_one_prompt_for_each_picture():
-    with pytest.raises(ValueError, match="1 prompts and 7 candidates"):
+    with pytest.raises(Refusal, match="1 prompts and 7 candidates"):
         Brightness()([""], GRAYS)
 
 
@@ -66,7 +67,7 @@ def test_weights_are_loaded_at_first_use_and_once(monkeypatch):
 
 def test_check_raises_what_loading_raises():
     scorer = Brightness.from_pretrained("missing")
-    with pytest.raises(ValueError, match="no such weights"):
+    with pytest.raises(Refusal, match="no such weights"):
         scorer.check([])
 
 
@@ -91,5 +92,5 @@ def test_on_another_device_nothing_is_loaded_yet():
 
 
 def test_absent_weights_are_named():
-    with pytest.raises(ValueError, match="x is no CLIP model: it lacks 2 of its weights, the first is a.weight"):
+    with pytest.raises(Refusal, match="x is no CLIP model: it lacks 2 of its weights, the first is a.weight"):
         require_whole(["b.weight", "a.weight"], "x", "CLIP model")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffpo.refusal import Refusal
 from diffpo.scorers.oracle import Oracle
 from diffpo.tinyworld.captions import plain, read_caption
 from diffpo.tinyworld.oracle import measure, style, utility
@@ -38,10 +39,10 @@ def test_a_picture_without_an_object_is_worth_nothing():
 
 
 def test_other_prompts_are_refused_before_anything_is_drawn():
-    with pytest.raises(ValueError, match="'a dog' is not a caption of the tiny world"):
+    with pytest.raises(Refusal, match="'a dog' is not a caption of the tiny world"):
         Oracle().check([*PROMPTS, "a dog"])
 
 
 def test_there_is_one_prompt_for_each_picture():
-    with pytest.raises(ValueError, match="5 prompts and 1 candidates"):
+    with pytest.raises(Refusal, match="5 prompts and 1 candidates"):
         Oracle()(PROMPTS, PICTURES[:1])

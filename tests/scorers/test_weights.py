@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from diffpo.refusal import Refusal
 from diffpo.scorers.weights import fill, located, saved
 
 WEIGHTS = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
@@ -28,22 +29,20 @@ def test_tensors_are_read_as_they_were_saved(tmp_path, kind):
 @pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04 cut off"])
 def test_a_broken_download_is_refused_in_one_line(tmp_path, kind, content):
     (tmp_path / f"a.{kind}").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"\A\S+ does not hold weights .*: it is damaged, or holds .*; fetch it again\Z"
-    ):
+    with pytest.raises(Refusal, match=r"\A\S+ does not hold weights .*: it is damaged, or holds .*; fetch it again\Z"):
         saved(str(tmp_path), f"a.{kind}", None, "weights")
 
 
 def test_code_in_a_file_does_not_run(tmp_path):
     torch.save(Path, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="holds more than tensors"):
+    with pytest.raises(Refusal, match="holds more than tensors"):
         saved(str(tmp_path), "a.pt", None, "weights")
 
 
 def test_what_is_absent_is_named(tmp_path):
-    with pytest.raises(ValueError, match="does not hold weights that can be read: there is no a.pt in it"):
+    with pytest.raises(Refusal, match="does not hold weights that can be read: there is no a.pt in it"):
         saved(str(tmp_path), "a.pt", None, "weights")
-    with pytest.raises(ValueError, match="Cannot load weights from 'nobody/nothing'"):
+    with pytest.raises(Refusal, match="Cannot load weights from 'nobody/nothing'"):
         saved("nobody/nothing", "a.pt", None, "weights")
 
 
@@ -63,5 +62,5 @@ def test_a_network_gets_its_weights_under_their_published_names():
 )
 def test_what_does_not_fit_is_named(changed, message):
     tensors = {name: tensor for name, tensor in (WEIGHTS | changed).items() if tensor is not None}
-    with pytest.raises(ValueError, match=f"x is no net: 1 of its weights do not fit, the {message}"):
+    with pytest.raises(Refusal, match=f"x is no net: 1 of its weights do not fit, the {message}"):
         fill(nn.Linear(3, 2), tensors, "x", "net")

@@ -6,6 +6,7 @@ from tiny import trained
 from tiny_text import saved_language_model, token_batch
 from transformers import AutoModelForCausalLM
 
+from diffpo.refusal import Refusal
 from diffpo.text.adapters import TextLoRA, TextWarmLoRA
 from diffpo.text.loading import CausalLM, LoadedCausalLM
 from diffpo.text.sequences import token_logps
@@ -41,11 +42,11 @@ def test_a_warm_lora_starts_as_its_own_reference(tmp_path):
 
 def test_layers_that_are_not_there_are_named(tmp_path):
     base = CausalLM(saved_language_model(tmp_path / "base"), adapter=TextLoRA(targets=["c_attn"]))
-    with pytest.raises(ValueError, match="LlamaForCausalLM has no layer 'c_attn'.*down_proj, gate_proj"):
+    with pytest.raises(Refusal, match="LlamaForCausalLM has no layer 'c_attn'.*down_proj, gate_proj"):
         base.load()
 
 
 def test_a_folder_without_lora_is_refused(tmp_path):
     path = saved_language_model(tmp_path / "base")
-    with pytest.raises(ValueError, match="does not hold a LoRA"):
+    with pytest.raises(Refusal, match="does not hold a LoRA"):
         CausalLM(path, adapter=TextWarmLoRA(path)).load()

@@ -1,6 +1,7 @@
 import pytest
 from tiny_text import tokenizer
 
+from diffpo.refusal import Refusal
 from diffpo.text.chat import Chat
 from diffpo.text.completions import Completion, Segment
 
@@ -54,35 +55,35 @@ def test_pieces_keep_their_parts_inside_the_template(chat):
 def test_messages_without_a_template_are_refused():
     bare = tokenizer()
     bare.chat_template = None
-    with pytest.raises(ValueError, match=r"no chat template; set base\.chat_template"):
+    with pytest.raises(Refusal, match=r"no chat template; set base\.chat_template"):
         Chat(bare)([user("is it")], "yes")
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused():
     forgetful = tokenizer()
     forgetful.chat_template = "{% for m in messages[-2:] %}{{ m['content'] }}.{% endfor %}"
-    with pytest.raises(ValueError, match="writes earlier turns anew"):
+    with pytest.raises(Refusal, match="writes earlier turns anew"):
         Chat(forgetful)([user("a")], [assistant("b"), user("c"), assistant("d")])
 
 
 def test_a_template_that_refuses_a_role_says_so_in_one_line():
     strict = tokenizer()
     strict.chat_template = "{{ raise_exception('no system') }}"
-    with pytest.raises(ValueError, match="cannot write messages of user: no system"):
+    with pytest.raises(Refusal, match="cannot write messages of user: no system"):
         Chat(strict)([user("a")], "b")
 
 
 def test_a_template_that_changes_a_completion_hides_its_parts(chat):
     chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace("m['content']", "m['content']|trim")
-    with pytest.raises(ValueError, match="changes the completion 'yes '"):
+    with pytest.raises(Refusal, match="changes the completion 'yes '"):
         chat([user("a")], Completion((Segment("yes "),)))
 
 
 def test_candidates_that_repeat_their_prompt_are_refused(chat):
-    with pytest.raises(ValueError, match=r"repeats its prompt.*Conversations"):
+    with pytest.raises(Refusal, match=r"repeats its prompt.*Conversations"):
         chat("is it", [user("is it"), assistant("yes")])
 
 
 def test_a_conversation_needs_the_assistant(chat):
-    with pytest.raises(ValueError, match="no message of the assistant"):
+    with pytest.raises(Refusal, match="no message of the assistant"):
         chat("is it", [user("hello")])

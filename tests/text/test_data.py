@@ -7,6 +7,7 @@ from tiny_text import saved_pairs, tokenizer
 
 from diffpo.draws import Draws
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.sources import Columns
 from diffpo.text.completions import Completion, Segment
@@ -111,23 +112,23 @@ def test_rows_of_similar_length_stand_together(tmp_path):
 
 def test_an_error_in_a_text_names_the_row(tmp_path):
     pairs = opened(tmp_path, [pair([ASK, YES], [ASK, NO], [ASK])])
-    with pytest.raises(ValueError, match="Row 0: A candidate repeats its prompt"):
+    with pytest.raises(Refusal, match="Row 0: A candidate repeats its prompt"):
         pairs.first(1)
 
 
 def test_an_error_in_a_worker_is_one_line(tmp_path):
     opened(tmp_path, [pair([ASK, YES], [ASK, NO], [ASK])])
     pairs = TextData(Columns(str(tmp_path / "rows.parquet")), workers=1).open(0, TOKENIZING)
-    with pytest.raises(ValueError, match="^Row 0: A candidate repeats its prompt"):
+    with pytest.raises(Refusal, match="^Row 0: A candidate repeats its prompt"):
         next(iter(pairs.batches(Share(1, seed=0))))
 
 
 def test_missing_columns_are_named(tmp_path):
-    with pytest.raises(ValueError, match="Columns needs columns 'rejected', the table has 'prompt', 'chosen'"):
+    with pytest.raises(Refusal, match="Columns needs columns 'rejected', the table has 'prompt', 'chosen'"):
         opened(tmp_path, [{"prompt": "is", "chosen": "yes"}])
 
 
 @pytest.mark.parametrize("wrong", [{"max_length": 1}, {"max_prompt_length": 2000}, {"together": 0}])
 def test_numbers_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"data.{next(iter(wrong))}"):
+    with pytest.raises(Refusal, match=f"data.{next(iter(wrong))}"):
         TextData(Columns("x"), **wrong)

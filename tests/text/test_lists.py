@@ -2,6 +2,7 @@ import pytest
 from datasets import Dataset
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.text.completions import Completion, Segment
 from diffpo.text.lists import ListOf, Lists
@@ -54,12 +55,12 @@ def test_steps_become_parts():
     ],
 )
 def test_a_list_that_cannot_be_ranked_is_refused(record, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         row(**record)
 
 
 def test_a_range_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="low < high, got 1.0 and 1.0"):
+    with pytest.raises(Refusal, match="low < high, got 1.0 and 1.0"):
         Lists("unused", low=1.0, high=1.0)
 
 
@@ -74,7 +75,7 @@ def test_short_lists_are_dropped():
 
 
 def test_a_list_of_one_is_refused():
-    with pytest.raises(ValueError, match="at least 2, got 1"):
+    with pytest.raises(Refusal, match="at least 2, got 1"):
         ListOf(1)
 
 

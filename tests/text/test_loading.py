@@ -5,6 +5,7 @@ from tiny_text import language_model, saved_language_model, token_batch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from diffpo.refusal import Refusal
 from diffpo.text.adapters import TextLoRA
 from diffpo.text.loading import CausalLM, Quantization, load_base, load_tuned
 from diffpo.text.sequences import token_logps
@@ -67,21 +68,21 @@ def test_a_template_of_ones_own_replaces_the_tokenizer_s(base):
 
 
 def test_quantized_weights_need_an_adapter_and_bitsandbytes(base, monkeypatch):
-    with pytest.raises(ValueError, match="Quantized weights cannot be trained; set base.adapter"):
+    with pytest.raises(Refusal, match="Quantized weights cannot be trained; set base.adapter"):
         CausalLM(base, quantization=Quantization())
     monkeypatch.setattr("diffpo.text.loading.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="needs bitsandbytes, which is not installed"):
+    with pytest.raises(Refusal, match="needs bitsandbytes, which is not installed"):
         CausalLM(base, adapter=TextLoRA(), quantization=Quantization(8)).load()
 
 
 def test_what_does_not_fit_is_refused_before_a_run(base):
     model, batch = CausalLM(base).load(), token_batch()
     model.require_fits(batch, longest=64, candidates=2)
-    with pytest.raises(ValueError, match="data.max_length 65 is more than the 64 that"):
+    with pytest.raises(Refusal, match="data.max_length 65 is more than the 64 that"):
         model.require_fits(batch, longest=65, candidates=2)
-    with pytest.raises(ValueError, match="needs 2 candidates per row, data.source gives 1"):
+    with pytest.raises(Refusal, match="needs 2 candidates per row, data.source gives 1"):
         model.require_fits(batch.best(), longest=64, candidates=2)
-    with pytest.raises(ValueError, match="gives token 48, the network has 48"):
+    with pytest.raises(Refusal, match="gives token 48, the network has 48"):
         model.require_fits(token_batch_of(48), longest=64, candidates=2)
 
 
@@ -99,7 +100,7 @@ def test_a_missing_padding_token_is_reported(base):
 
 
 def test_a_folder_without_a_language_model_is_refused_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="does not hold a tokenizer that can be read"):
+    with pytest.raises(Refusal, match="does not hold a tokenizer that can be read"):
         CausalLM(str(tmp_path)).tokenizing()
 
 

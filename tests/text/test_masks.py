@@ -7,6 +7,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 from diffpo.text.masks import (
     PART,
     ActivationMask,
@@ -91,7 +92,7 @@ def test_activation_mask_reads_networks_with_other_names_and_leaves_no_hook():
 
 def test_a_block_that_is_not_there_is_named():
     policy = language_model()
-    with pytest.raises(ValueError, match="no module named 'attn' in LlamaForCausalLM"):
+    with pytest.raises(Refusal, match="no module named 'attn' in LlamaForCausalLM"):
         ActivationMask(blocks=("attn",))(policy, FrozenCopy(policy), BATCH)
 
 

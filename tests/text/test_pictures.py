@@ -8,6 +8,7 @@ from tiny import draws
 from tiny_eyes import held
 
 from diffpo.cells import Held
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.pictures import CorruptedPicture, Crop, PictureColumns, Seen
 
@@ -60,13 +61,13 @@ def test_equal_answers_are_dropped():
 
 
 def test_what_cannot_be_is_refused_in_one_line():
-    with pytest.raises(ValueError, match="0 < low <= high <= 1, got 0.0 and 0.2"):
+    with pytest.raises(Refusal, match="0 < low <= high <= 1, got 0.0 and 0.2"):
         CorruptedPicture(low=0.0)
-    with pytest.raises(ValueError, match="needs column 'image'.*add it with the source diffpo.text.pictures"):
+    with pytest.raises(Refusal, match="needs column 'image'.*add it with the source diffpo.text.pictures"):
         CorruptedPicture()(replace(row(), extra={}), draws(1))
-    with pytest.raises(ValueError, match="Row 7 answers with a list of messages"):
+    with pytest.raises(Refusal, match="Row 7 answers with a list of messages"):
         CorruptedPicture()(replace(row(), candidates=([{"role": "assistant", "content": "red"}], "blue")), draws(1))
-    with pytest.raises(ValueError, match="Its picture cannot be read .UnidentifiedImageError"):
+    with pytest.raises(Refusal, match="Its picture cannot be read .UnidentifiedImageError"):
         Seen((), Held(b"no picture", Path())).shown()
 
 

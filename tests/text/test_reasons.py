@@ -1,6 +1,7 @@
 import pytest
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.reasons import WithRationale
 
@@ -42,9 +43,9 @@ def test_of_a_conversation_the_question_becomes_a_message():
 
 
 def test_what_would_argue_for_the_loser_is_refused():
-    with pytest.raises(ValueError, match="sides of row 0 were exchanged"):
+    with pytest.raises(Refusal, match="sides of row 0 were exchanged"):
         WithRationale()(row().swapped(), Draws(0, (0,), (0,)))
-    with pytest.raises(ValueError, match="lacks {second}; add"):
+    with pytest.raises(Refusal, match="lacks {second}; add"):
         WithRationale(template="{prompt} {first}")
-    with pytest.raises(ValueError, match="takes pairs, row 0 has 3 candidates"):
+    with pytest.raises(Refusal, match="takes pairs, row 0 has 3 candidates"):
         WithRationale()(explained(0), Draws(0, (0,), (0,)))

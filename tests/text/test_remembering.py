@@ -9,6 +9,7 @@ from diffpo.draws import Draws
 from diffpo.losses.reference_free import SimPO
 from diffpo.order import Share
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.text.data import TextData
 from diffpo.text.loading import CausalLM
@@ -55,12 +56,12 @@ def test_what_was_answered_in_one_epoch_is_known_in_all_and_to_other_runs(tmp_pa
 
 def test_a_run_that_would_ask_something_else_is_refused(tmp_path, world):
     recall(tmp_path, world, world[0].load().reference)
-    with pytest.raises(ValueError, match="asked"):
+    with pytest.raises(Refusal, match="asked"):
         recall(tmp_path, world, nobody, SequencePreference(reduce=Desensitised()))
-    with pytest.raises(ValueError, match="cut"):
+    with pytest.raises(Refusal, match="cut"):
         recall(tmp_path, world, nobody, data=replace(world[1], max_length=32))
 
 
 def test_an_objective_without_such_numbers_is_refused(tmp_path, world):
-    with pytest.raises(ValueError, match="set remember to null"):
+    with pytest.raises(Refusal, match="set remember to null"):
         recall(tmp_path, world, nobody, SequencePreference(SimPO()))

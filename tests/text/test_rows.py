@@ -5,6 +5,7 @@ import pytest
 
 from diffpo.cells import Held
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.completions import Completion, Segment
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
@@ -30,15 +31,15 @@ def test_rows_without_scores_get_one_zero_for_each_candidate():
 
 
 def test_scores_have_to_be_as_many_as_candidates():
-    with pytest.raises(ValueError, match="Row 3 has 2 scores and 3 candidates"):
+    with pytest.raises(Refusal, match="Row 3 has 2 scores and 3 candidates"):
         RequireNumbers()(row("a", "b", "c", scores=(1.0, 0.0)), DRAWS)
 
 
 @pytest.mark.parametrize("wrong", [7, {"role": "user"}, [], [{"content": "hi"}]])
 def test_what_is_no_text_is_refused_with_its_row(wrong):
-    with pytest.raises(ValueError, match="Row 3 has a candidate that is neither a text nor a list of messages"):
+    with pytest.raises(Refusal, match="Row 3 has a candidate that is neither a text nor a list of messages"):
         ReadTexts()(row("a", wrong), DRAWS)
-    with pytest.raises(ValueError, match="Row 3 has a prompt"):
+    with pytest.raises(Refusal, match="Row 3 has a prompt"):
         ReadTexts()(row("a", "b", prompt=wrong), DRAWS)
 
 
@@ -57,7 +58,7 @@ def test_rows_whose_candidates_are_the_same_are_dropped():
 
 @pytest.mark.parametrize("wrong", [{"weight": math.nan}, {"prob": math.nan}, {"scores": (0.0, math.inf)}])
 def test_numbers_have_to_be_finite(wrong):
-    with pytest.raises(ValueError, match="Row 3 has .*no finite number"):
+    with pytest.raises(Refusal, match="Row 3 has .*no finite number"):
         RequireNumbers()(row("a", "b", **wrong), DRAWS)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_text import language_model, token_batch
 
+from diffpo.refusal import Refusal
 from diffpo.text.selecting import between, taken
 from diffpo.text.sequences import token_logps
 
@@ -32,7 +33,7 @@ def test_scores_and_inputs_go_with_their_candidates():
 def test_inputs_that_belong_to_no_candidate_are_refused():
     patches = replace(BATCH, inputs={"pixel_values": torch.zeros(40, 2)})
     for take in (lambda: between(patches, 0, 2), patches.best):
-        with pytest.raises(ValueError, match="pixel_values has 40 rows for 12 candidates"):
+        with pytest.raises(Refusal, match="pixel_values has 40 rows for 12 candidates"):
             take()
 
 

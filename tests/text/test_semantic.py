@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.tables import open_table
 from diffpo.text.semantic import CLIPText, SentenceEncoder, add_distances, distances
@@ -48,5 +49,5 @@ def test_pairs_get_two_columns_and_a_record_of_who_measured(tmp_path):
     assert table["extra"][:] == [1, 2]
     assert about == json.loads((tmp_path / "out" / "semantic.json").read_text())
     assert (about["model_id"], about["pairs"], about["cut"]) == ("assets/tiny-clip", 2, 1)
-    with pytest.raises(ValueError, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty; choose another one"):
         add_distances(ENCODER, Columns("x"), tmp_path / "out")

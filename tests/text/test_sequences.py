@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from diffpo.refusal import Refusal
 from diffpo.text.sequences import (
     Desensitised,
     SumTokens,
@@ -94,7 +95,7 @@ def test_models_that_change_their_logits_are_refused():
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 48, "head_dim": 8}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     model = Gemma2ForCausalLM(Gemma2Config(**small, **heads, final_logit_softcapping=0.01))
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits after the output layer"):
+    with pytest.raises(Refusal, match="Gemma2ForCausalLM changes its logits after the output layer"):
         require_plain_head(model)
     require_plain_head(language_model())
 

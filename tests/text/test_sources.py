@@ -1,6 +1,7 @@
 import pytest
 from datasets import Dataset
 
+from diffpo.refusal import Refusal
 from diffpo.text.sources import Conversations
 
 
@@ -35,7 +36,7 @@ def test_of_a_single_conversation_the_prompt_ends_before_the_assistant_speaks():
 
 
 def test_conversations_that_begin_differently_are_refused():
-    with pytest.raises(ValueError, match="row 0 begin differently"):
+    with pytest.raises(Refusal, match="row 0 begin differently"):
         row({"chosen": [ASK, YES], "rejected": [WHY, NO]})
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.completions import Completion, Segment
 from diffpo.text.spans import DifferingWords, MarkedSpans, SplitSteps, TaggedSpans
@@ -43,12 +44,12 @@ def test_a_pair_without_spans_is_dropped():
 
 @pytest.mark.parametrize("spans", [[[2, 50]], [[4, 6], [2, 3]], [[2, 5], [4, 6]], [[3, 3]], [[-1, 2]]])
 def test_spans_that_do_not_fit_the_text_are_refused(spans):
-    with pytest.raises(ValueError, match="Row 4 has spans .* in a text of 10 characters"):
+    with pytest.raises(Refusal, match="Row 4 has spans .* in a text of 10 characters"):
         MarkedSpans()(pair(chosen_spans=spans, rejected_spans=[]), DRAWS)
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(ValueError, match="MarkedSpans needs column 'chosen_spans'"):
+    with pytest.raises(Refusal, match="MarkedSpans needs column 'chosen_spans'"):
         MarkedSpans()(pair(), DRAWS)
 
 
@@ -59,7 +60,7 @@ def test_tagged_texts_say_the_same_as_columns():
 
 
 def test_a_tagged_text_of_another_answer_is_refused():
-    with pytest.raises(ValueError, match="answer_masked of row 4 .* is 'a green ball'.* the answer is 'a red ball'"):
+    with pytest.raises(Refusal, match="answer_masked of row 4 .* is 'a green ball'.* the answer is 'a red ball'"):
         TaggedSpans()(pair(answer_masked="a <MASK>green</MASK> ball", pred_masked="a blue ball"), DRAWS)
 
 

@@ -3,6 +3,7 @@ import torch
 from tiny_text import language_model, token_batch
 from torch import nn
 
+from diffpo.refusal import Refusal
 from diffpo.text.sequences import token_logps
 from diffpo.text.states import at, attach, before_completion, last, looking, own_rate, part_of, seen
 
@@ -66,8 +67,8 @@ def test_a_part_is_found_in_a_wrapped_network_and_has_a_rate_of_its_own():
 
 def test_a_part_that_is_missing_or_there_already_is_told():
     model = language_model()
-    with pytest.raises(ValueError, match="has no part 'part'; call objective.attach"):
+    with pytest.raises(Refusal, match="has no part 'part'; call objective.attach"):
         part_of(model, "part")
     attach(model, "part", nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="has a part 'part' already"):
+    with pytest.raises(Refusal, match="has a part 'part' already"):
         attach(model, "part", nn.Linear(1, 1))

@@ -1,6 +1,7 @@
 import pytest
 from tiny_text import tokenizer
 
+from diffpo.refusal import Refusal
 from diffpo.text.completions import Completion, Segment
 from diffpo.text.tokenizing import APART, COMPLETIONS, PARTS, PROMPTS, Tokenizing, counted
 
@@ -81,7 +82,7 @@ def test_what_fits_is_not_cut(tokenizing):
 def test_a_tokenizer_needs_an_end_of_sequence():
     bare = tokenizer()
     bare.eos_token = None
-    with pytest.raises(ValueError, match="set its eos_token"):
+    with pytest.raises(Refusal, match="set its eos_token"):
         Tokenizing(bare)
 
 

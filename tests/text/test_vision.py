@@ -14,6 +14,7 @@ from tiny_text_runs import train_text
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.order import Share
+from diffpo.refusal import Refusal
 from diffpo.text.completions import Segment
 from diffpo.text.data import TextData
 from diffpo.text.methods.mdpo import MDPO
@@ -110,12 +111,12 @@ def test_an_answer_is_cut_and_a_question_with_its_picture_is_not(base, data):
     asked = len(tokens.prompt)
     cut = tokens.cut(1, asked + 1)  # of asked + 2 tokens
     assert (len(cut.prompt), len(cut.completion)) == (asked, 2)
-    with pytest.raises(ValueError, match=f"A question with its picture takes {asked} tokens of {asked}"):
+    with pytest.raises(Refusal, match=f"A question with its picture takes {asked} tokens of {asked}"):
         tokens.cut(1, asked - 1)
 
 
 def test_rows_without_pictures_are_told_what_lacks(base):
-    with pytest.raises(ValueError, match="It shows no picture; add diffpo.text.pictures.CorruptedPicture"):
+    with pytest.raises(Refusal, match="It shows no picture; add diffpo.text.pictures.CorruptedPicture"):
         base.tokenizing()("left", "red")
 
 

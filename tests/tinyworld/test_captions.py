@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.captions import EVALUATION_FAMILY, TRAINING_FAMILIES, read_caption
 from diffpo.tinyworld.scenes import Attributes, random_attributes
 
@@ -47,11 +48,11 @@ def test_case_does_not_matter():
 
 @pytest.mark.parametrize("caption", ["", "a shape", "an astronaut on a horse", "a reddish circles"])
 def test_captions_that_state_nothing_are_refused(caption):
-    with pytest.raises(ValueError, match="is not a caption of the tiny world; write one like"):
+    with pytest.raises(Refusal, match="is not a caption of the tiny world; write one like"):
         read_caption(caption)
 
 
 @pytest.mark.parametrize("caption", ["a red blue circle", "a red circle and a red square", "a circle and a circle"])
 def test_captions_that_state_an_attribute_twice_are_refused(caption):
-    with pytest.raises(ValueError, match="is not a caption of the tiny world"):
+    with pytest.raises(Refusal, match="is not a caption of the tiny world"):
         read_caption(caption)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.scenes import (
     BACKGROUNDS,
     EXTENT,
@@ -79,7 +80,7 @@ def test_shapes_have_their_area(shape, area):
 
 
 def test_unknown_shapes_are_named():
-    with pytest.raises(ValueError, match="Unknown shape 'star'; the tiny world has circle, square"):
+    with pytest.raises(Refusal, match="Unknown shape 'star'; the tiny world has circle, square"):
         signed_distance("star", np.zeros(1), np.zeros(1))
 
 

@@ -6,6 +6,7 @@ import tiny
 
 from diffpo.pairs import PairTable
 from diffpo.pictures import read_image
+from diffpo.refusal import Refusal
 from diffpo.sources import PickAPic
 from diffpo.tinyworld.captions import read_caption
 from diffpo.tinyworld.oracle import Measurement
@@ -53,7 +54,7 @@ def test_a_picture_without_a_clean_object_loses_to_the_worst_clean_one():
 
 
 def test_a_taste_is_a_direction():
-    with pytest.raises(ValueError, match="weights of length 1, .* has 2; divide them"):
+    with pytest.raises(Refusal, match="weights of length 1, .* has 2; divide them"):
         Taste(size=2.0)
 
 
@@ -79,7 +80,7 @@ def test_no_seen_user_is_near_a_held_out_one_but_all_traits_are_seen(seed):
 
 @pytest.mark.parametrize("number", [3, 0, 30])
 def test_there_are_only_so_many_seen_users(number):
-    with pytest.raises(ValueError, match=rf"There can be 2, 4, \.\.\. 28 seen users, got {number}"):
+    with pytest.raises(Refusal, match=rf"There can be 2, 4, \.\.\. 28 seen users, got {number}"):
         population(number)
 
 
@@ -122,7 +123,7 @@ def test_pairs_are_the_same_each_time():
 
 
 def test_a_pair_is_not_shown_to_more_users_than_there_are():
-    with pytest.raises(ValueError, match="shown to 3 of 2 users"):
+    with pytest.raises(Refusal, match="shown to 3 of 2 users"):
         judged(viewers=3, users=population(seen=2).seen)
 
 

@@ -5,6 +5,7 @@ from tiny_embedders import onevision
 from tiny_judges import question
 from tiny_speakers import llama
 
+from diffpo.refusal import Refusal
 from diffpo.user_judges.chat import ChatUserJudge
 from diffpo.user_judging import Verdict
 
@@ -53,5 +54,5 @@ def test_verdicts_depend_on_model_and_instruction():
 
 
 def test_a_model_that_cannot_see_is_told(tmp_path):
-    with pytest.raises(ValueError, match="is a llama, ChatUserJudge needs an image-text-to-text model"):
+    with pytest.raises(Refusal, match="is a llama, ChatUserJudge needs an image-text-to-text model"):
         ChatUserJudge(str(llama(tmp_path))).check()

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from tiny_judges import question
 
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.scenes import Attributes, Scene, render
 from diffpo.tinyworld.users import Population, Taste
 from diffpo.user_judges.oracle import UserOracle
@@ -31,9 +32,9 @@ def test_equal_pictures_get_no_verdict(oracle):
 
 
 def test_strangers_and_missing_tastes_are_told(oracle, tmp_path):
-    with pytest.raises(ValueError, match="has no user 'zoe'; name the file of the pairs' users"):
+    with pytest.raises(Refusal, match="has no user 'zoe'; name the file of the pairs' users"):
         oracle([replace(question(), user="zoe")], [0])
-    with pytest.raises(ValueError, match="Cannot load tastes of users from '.*nowhere'"):
+    with pytest.raises(Refusal, match="Cannot load tastes of users from '.*nowhere'"):
         _ = UserOracle(str(tmp_path / "nowhere")).users
 
 

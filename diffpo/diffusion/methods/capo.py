@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 
 
@@ -22,14 +23,14 @@ class CaPO(PairLoss):
         beta: no code was published, and we know of no printed value; 5000 asks for margins of Diffusion-DPO's size.
 
     Raises:
-        ValueError: if a whole batch has no scores.
+        Refusal: if a whole batch has no scores.
     """
 
     beta: float = 5000.0
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         if not label.score.any():
-            raise ValueError(
+            raise Refusal(
                 "CaPO needs calibrated scores and all scores of this batch are 0; end data.rows with "
                 "diffpo.diffusion.methods.capo.Calibrated, or read columns of win rates with diffpo.labels.ScoreLabel."
             )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class DMPO(PairLoss):
         alpha: probability that a label is wrong; the margin is drawn to logit(1 - alpha) / beta.
 
     Raises:
-        ValueError: if `alpha` is not in (0, 1).
+        Refusal: if `alpha` is not in (0, 1).
     """
 
     beta: float = 2000.0
@@ -32,7 +33,7 @@ class DMPO(PairLoss):
 
     def __post_init__(self):
         if not 0 < self.alpha < 1:
-            raise ValueError(f"DMPO needs an alpha in (0, 1), got {self.alpha}; 0.01 is the published one.")
+            raise Refusal(f"DMPO needs an alpha in (0, 1), got {self.alpha}; 0.01 is the published one.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         z = self.beta * pair.margin

@@ -12,6 +12,7 @@ from diffpo.diffusion.noising import Noised
 from diffpo.diffusion.objective import DenoisingPreference, Residual
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import NOISE, SCORES, Reference
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class JointGuidance(DenoisingPreference):
         guidance: g, as pipelines count it (`guidance_scale`).
 
     Raises:
-        ValueError: if g is at most 1, where guidance is off or the sign of the trained branch positive.
+        Refusal: if g is at most 1, where guidance is off or the sign of the trained branch positive.
     """
 
     needs_unconditional: ClassVar[bool] = True
@@ -41,7 +42,7 @@ class JointGuidance(DenoisingPreference):
     def __post_init__(self):
         super().__post_init__()
         if self.guidance <= 1:
-            raise ValueError(f"JointGuidance needs a guidance above 1, got {self.guidance}; pipelines use 5 to 7.5.")
+            raise Refusal(f"JointGuidance needs a guidance above 1, got {self.guidance}; pipelines use 5 to 7.5.")
 
     @property
     def reference_inputs(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffpo.diffusion.objective import mean_over_processes
 from diffpo.references import SCORES, FrozenCopy, Score
+from diffpo.refusal import Refusal
 from diffpo.sharding import whole
 
 
@@ -27,12 +28,12 @@ class BoundedUpdates(FrozenCopy):
         delta: 0.005 for SD1.5 and 0.002 for SDXL in the paper.
 
     Raises:
-        ValueError: if `tau` is not positive.
+        Refusal: if `tau` is not positive.
     """
 
     def __init__(self, policy: nn.Module, tau: int = 32, delta: float = 0.005):
         if tau < 1:
-            raise ValueError(f"BoundedUpdates needs a tau of at least 1, got {tau}.")
+            raise Refusal(f"BoundedUpdates needs a tau of at least 1, got {tau}.")
         super().__init__(policy)
         self.base = copy.deepcopy(self.model)
         self.tau, self.delta = tau, delta
@@ -46,7 +47,7 @@ class BoundedUpdates(FrozenCopy):
         with torch.no_grad():
             errors = score(self.model)
             if errors.ndim != 2:
-                raise ValueError(
+                raise Refusal(
                     f"BoundedUpdates needs errors of shape (k, b), this objective asks for {tuple(errors.shape)}; use "
                     "it with diffpo.diffusion.objective.DenoisingPreference or diffpo.diffusion.methods.kto.KTO."
                 )

@@ -13,6 +13,7 @@ from diffpo.diffusion.objective import by_timestep
 from diffpo.diffusion.trajectories import FromPictures, Trajectories
 from diffpo.draws import Draws
 from diffpo.references import NOISE, Reference
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SelfNPO(Objective):
         huber: c in sqrt(d^2 + c^2) - c, element by element; 0.001 is nearly |d|.
 
     Raises:
-        ValueError: if `huber` is not positive.
+        Refusal: if `huber` is not positive.
     """
 
     needs_unconditional: ClassVar[bool] = True
@@ -49,7 +50,7 @@ class SelfNPO(Objective):
 
     def __post_init__(self):
         if self.huber <= 0:
-            raise ValueError(f"SelfNPO needs a positive huber, got {self.huber}; 0.001 is the published one.")
+            raise Refusal(f"SelfNPO needs a positive huber, got {self.huber}; 0.001 is the published one.")
 
     @property
     def needs_candidates(self) -> int:

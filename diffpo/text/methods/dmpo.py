@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffpo.refusal import Refusal
 from diffpo.text.objective import SequencePreference
 from diffpo.text.sequences import Reduce, TokenBatch
 
@@ -24,14 +25,14 @@ class TurnDiscount(Reduce):
         gamma: in (0, 1]; 0.7 in the authors' code.
 
     Raises:
-        ValueError: if gamma is out of its range.
+        Refusal: if gamma is out of its range.
     """
 
     gamma: float = 0.7
 
     def __post_init__(self):
         if not 0 < self.gamma <= 1:
-            raise ValueError(f"TurnDiscount needs a gamma in (0, 1], got {self.gamma}; the authors use 0.7.")
+            raise Refusal(f"TurnDiscount needs a gamma in (0, 1], got {self.gamma}; the authors use 0.7.")
 
     def weights(self, batch: TokenBatch) -> Float[Tensor, "k b t"]:
         scored, part = batch.scored[..., 1:], batch.part[..., 1:]

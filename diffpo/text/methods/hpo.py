@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diffpo.core import Step
 from diffpo.draws import Draws
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.text.objective import SequencePreference
 from diffpo.text.sequences import TokenBatch
@@ -30,7 +31,7 @@ class Rewards(RowMap):
         high: sum that becomes 1; rewards beyond the range are not clamped.
 
     Raises:
-        ValueError: if there is not one weight for each component, or `low < high` does not hold.
+        Refusal: if there is not one weight for each component, or `low < high` does not hold.
     """
 
     columns: Sequence[tuple[str, str]] = (("chosen_reward", "rejected_reward"),)
@@ -40,9 +41,9 @@ class Rewards(RowMap):
 
     def __post_init__(self):
         if not self.low < self.high:
-            raise ValueError(f"Rewards needs low < high, got {self.low} and {self.high}.")
+            raise Refusal(f"Rewards needs low < high, got {self.low} and {self.high}.")
         if len(self.columns) != len(self.weights) or not self.columns:
-            raise ValueError(f"Rewards needs a weight per component, got {len(self.columns)} and {len(self.weights)}.")
+            raise Refusal(f"Rewards needs a weight per component, got {len(self.columns)} and {len(self.weights)}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         sides = zip(*(names[::-1] if row.turned else names for names in self.columns), strict=True)
@@ -84,7 +85,7 @@ class HPO(SequencePreference):
 
     def __post_init__(self):
         if not 0 < self.tau < 1:
-            raise ValueError(f"HPO needs a tau between 0 and 1, got {self.tau}; 0.5 expects the mean reward.")
+            raise Refusal(f"HPO needs a tau between 0 and 1, got {self.tau}; 0.5 expects the mean reward.")
 
     def attach(self, policy: Any, seed: int) -> None:
         attach(policy, HEAD, ValueHead(policy.config.get_text_config().hidden_size, seed))

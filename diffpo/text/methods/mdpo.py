@@ -11,6 +11,7 @@ from diffpo.core import Objective, PairLogps, Step, pair_step, rewards
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 from diffpo.text.sequences import TokenBatch, token_logps
 
 
@@ -34,7 +35,7 @@ class MDPO(Objective):
         delta: the reward that the anchor asks for.
 
     Raises:
-        ValueError: if the batch holds no pictures.
+        Refusal: if the batch holds no pictures.
     """
 
     beta: float = 0.1
@@ -52,9 +53,7 @@ class MDPO(Objective):
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         if not batch.inputs:
-            raise ValueError(
-                "MDPO compares answers about pictures, the batch has none; use diffpo.text.vision.VisionLM."
-            )
+            raise Refusal("MDPO compares answers about pictures, the batch has none; use diffpo.text.vision.VisionLM.")
 
         def logp(model: nn.Module) -> Float[Tensor, "k b"]:
             return token_logps(model, batch).sum(-1)

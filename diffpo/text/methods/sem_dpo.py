@@ -5,6 +5,7 @@ from math import exp
 from typing import ClassVar
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 
 
@@ -22,7 +23,7 @@ class SemanticWeight(RowMap):
         columns: distance of the chosen and of the rejected side, as the source orders them.
 
     Raises:
-        ValueError: if alpha is negative, or a distance is not in [0, 2].
+        Refusal: if alpha is negative, or a distance is not in [0, 2].
     """
 
     script: ClassVar[str] = "scripts/semantic_distance.py"
@@ -32,15 +33,13 @@ class SemanticWeight(RowMap):
 
     def __post_init__(self):
         if self.alpha < 0:
-            raise ValueError(
-                f"SemanticWeight needs an alpha of at least 0, got {self.alpha}; 0 weighs all pairs alike."
-            )
+            raise Refusal(f"SemanticWeight needs an alpha of at least 0, got {self.alpha}; 0 weighs all pairs alike.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         name = self.columns[row.turned]
         distance = float(row.column(name, self))
         if not 0 <= distance <= 2:
-            raise ValueError(
+            raise Refusal(
                 f"Row {row.id} has {name} {distance}, but a cosine distance lies in [0, 2]; add it with {self.script}."
             )
         return replace(row, weight=row.weight * exp(-self.alpha * distance))

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from diffpo.core import Objective, Step
 from diffpo.draws import Draws
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.text.completions import spoken
 from diffpo.text.keywords import phrases, ranked, without
@@ -30,18 +31,18 @@ class Degrade(RowMap):
     The candidates of level j are 2 j (chosen) and 2 j + 1 (rejected); level 0 are the answers themselves.
 
     Raises:
-        ValueError: if there are fewer than two levels, or a row has not two candidates.
+        Refusal: if there are fewer than two levels, or a row has not two candidates.
     """
 
     levels: int = 3
 
     def __post_init__(self):
         if self.levels < 2:
-            raise ValueError(f"Degrade needs at least 2 levels, the intact answer being one, got {self.levels}.")
+            raise Refusal(f"Degrade needs at least 2 levels, the intact answer being one, got {self.levels}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if len(row.candidates) != 2:
-            raise ValueError(f"Degrade takes pairs, row {row.id} has {len(row.candidates)} candidates; put it last.")
+            raise Refusal(f"Degrade takes pairs, row {row.id} has {len(row.candidates)} candidates; put it last.")
         sides = [self.degraded(spoken(candidate)) for candidate in row.candidates]
         if any(len(copies) < self.levels - 1 for copies in sides):
             return None

@@ -20,6 +20,7 @@ from diffpo.evaluation import Evaluation, Numbers, compared, shown, summary, tab
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.dual import CLIP
 from diffpo.text.loading import CausalLM, LoadedCausalLM, load_base
@@ -49,7 +50,7 @@ class Rewriting(Evaluation):
         turns: prompts in a row that are asked in one conversation, in which the model reads what it has said before.
 
     Raises:
-        ValueError: if there are no prompts, the oracle cannot judge them, a model beside is not there, or `turns` is
+        Refusal: if there are no prompts, the oracle cannot judge them, a model beside is not there, or `turns` is
             below 1.
     """
 
@@ -62,10 +63,10 @@ class Rewriting(Evaluation):
 
     def __post_init__(self):
         if self.turns < 1:
-            raise ValueError(f"Rewriting needs at least one turn, got {self.turns}.")
+            raise Refusal(f"Rewriting needs at least one turn, got {self.turns}.")
         RewriteOracle().check(self.asked())
         if taken := {"base", "tuned"} & self.beside.keys():
-            raise ValueError(f"{taken.pop()!r} is the name of a model of this run; name the one beside it otherwise.")
+            raise Refusal(f"{taken.pop()!r} is the name of a model of this run; name the one beside it otherwise.")
         for path in self.beside.values():
             CausalLM(path).tokenizing()  # or a folder that is not there would be found out after training
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer, require_as_many
 from diffpo.tinyworld.captions import EVALUATION_FAMILY, TRAINING_FAMILIES, read_caption
 from diffpo.tinyworld.scenes import Attributes
@@ -99,10 +100,10 @@ class RewriteOracle(Scorer):
         }
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raise a ValueError if a prompt asks for nothing of the tiny world, or leaves nothing open to the taste."""
+        """Raise a Refusal if a prompt asks for nothing of the tiny world, or leaves nothing open to the taste."""
         for prompt in prompts:
             if not TASTE - read_caption(prompt).stated().keys():
-                raise ValueError(f"{prompt!r} leaves none of {', '.join(sorted(TASTE))} open; shorten it.")
+                raise Refusal(f"{prompt!r} leaves none of {', '.join(sorted(TASTE))} open; shorten it.")
 
 
 def read(prompts: Sequence[str], rewrites: Sequence[str]) -> list[tuple[Attributes, Attributes | None]]:

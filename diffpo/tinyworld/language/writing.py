@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Writing:
         batch_size: rewrites at a time; it changes speed only.
 
     Raises:
-        ValueError: if a count or the temperature is not positive.
+        Refusal: if a count or the temperature is not positive.
     """
 
     rewrites: int = 8
@@ -35,7 +36,7 @@ class Writing:
 
     def __post_init__(self):
         if min(self.rewrites, self.temperature, self.tokens, self.batch_size) <= 0:
-            raise ValueError(f"Writing needs positive counts and a positive temperature, got {self}.")
+            raise Refusal(f"Writing needs positive counts and a positive temperature, got {self}.")
 
 
 def write(

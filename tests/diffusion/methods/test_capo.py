@@ -8,6 +8,7 @@ from diffpo.core import PairLabels, PairLogps
 from diffpo.diffusion.methods.capo import Calibrated, CaPO
 from diffpo.labels import ScoreLabel
 from diffpo.losses.margin import IPO
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 
 PAIR = PairRow(0, ("a", "a"), (None, None), extra={"score_chosen": 3.0, "score_rejected": 1.0})
@@ -47,5 +48,5 @@ def test_a_human_verdict_is_a_certain_win():
 
 
 def test_a_batch_without_scores_is_refused():
-    with pytest.raises(ValueError, match="all scores of this batch are 0; end data.rows with"):
+    with pytest.raises(Refusal, match="all scores of this batch are 0; end data.rows with"):
         CaPO()(pair_logps(), PairLabels.hard(5))

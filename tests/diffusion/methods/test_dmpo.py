@@ -6,6 +6,7 @@ import torch
 from diffpo.core import PairLabels, PairLogps
 from diffpo.diffusion.methods.dmpo import DMPO
 from diffpo.losses.logistic import Sigmoid
+from diffpo.refusal import Refusal
 
 
 def margins(*values: float) -> PairLogps:
@@ -44,5 +45,5 @@ def test_a_soft_label_mixes_the_pair_and_the_swapped_one():
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_a_label_without_doubt_is_refused(alpha):
-    with pytest.raises(ValueError, match=r"alpha in \(0, 1\)"):
+    with pytest.raises(Refusal, match=r"alpha in \(0, 1\)"):
         DMPO(alpha=alpha)

@@ -10,6 +10,7 @@ from diffpo.diffusion.noising import ForwardNoise
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, Reverse
 
 
@@ -81,12 +82,12 @@ def test_gradients_of_the_trained_branch_are_turned_round():
 
 def test_a_batch_without_the_empty_prompt_is_refused():
     policy = denoiser()
-    with pytest.raises(ValueError, match="lacks the empty prompt; load the base with unconditional=True"):
+    with pytest.raises(Refusal, match="lacks the empty prompt; load the base with unconditional=True"):
         JointGuidance()(policy, FrozenCopy(policy.unet), image_batch(), draws())
 
 
 def test_guidance_that_is_off_is_refused():
-    with pytest.raises(ValueError, match="needs a guidance above 1, got 1"):
+    with pytest.raises(Refusal, match="needs a guidance above 1, got 1"):
         JointGuidance(guidance=1.0)
 
 

@@ -13,6 +13,7 @@ from diffpo.diffusion.methods.inpo import InPO
 from diffpo.diffusion.methods.rethinking import BoundedUpdates
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 
 
 def number(value: float) -> nn.Module:
@@ -111,7 +112,7 @@ def test_before_the_first_update_it_is_a_frozen_copy():
 
 def test_an_objective_that_asks_for_something_else_is_refused():
     policy = denoiser()
-    with pytest.raises(ValueError, match=r"needs errors of shape \(k, b\), this objective asks for \(2, 3, 4, 8, 8\)"):
+    with pytest.raises(Refusal, match=r"needs errors of shape \(k, b\), this objective asks for \(2, 3, 4, 8, 8\)"):
         DSPO()(policy, BoundedUpdates(policy.unet), image_batch(), draws())
 
 
@@ -125,5 +126,5 @@ def test_it_inverts_pictures_like_a_frozen_copy():
 
 
 def test_a_period_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="tau of at least 1, got 0"):
+    with pytest.raises(Refusal, match="tau of at least 1, got 0"):
         BoundedUpdates(number(0.0), tau=0)

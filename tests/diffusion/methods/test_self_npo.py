@@ -9,6 +9,7 @@ from diffpo.diffusion.methods.self_npo import SelfNPO, later, noised_from
 from diffpo.diffusion.trajectories import FromNoise, FromPictures
 from diffpo.draws import Draws
 from diffpo.references import Ema, FrozenCopy
+from diffpo.refusal import Refusal
 
 T = torch.tensor([0, 400, 700])
 S = torch.tensor([1, 450, 998])
@@ -136,5 +137,5 @@ def test_a_row_does_not_see_its_batch():
 
 @pytest.mark.parametrize("huber", [0.0, -1.0])
 def test_a_huber_that_is_not_positive_is_refused(huber):
-    with pytest.raises(ValueError, match="needs a positive huber"):
+    with pytest.raises(Refusal, match="needs a positive huber"):
         SelfNPO(FromPictures(), huber)

@@ -7,6 +7,7 @@ from tiny_text import language_model, token_batch
 
 from diffpo.draws import Draws
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 from diffpo.text.methods.dmpo import DMPO, TurnDiscount
 from diffpo.text.objective import SequencePreference
 from diffpo.text.sequences import SumTokens, token_logps
@@ -107,5 +108,5 @@ def test_what_others_say_has_no_weight():
 
 @pytest.mark.parametrize("gamma", [0.0, 1.1])
 def test_a_discount_out_of_range_is_refused(gamma):
-    with pytest.raises(ValueError, match=r"gamma in \(0, 1\]"):
+    with pytest.raises(Refusal, match=r"gamma in \(0, 1\]"):
         TurnDiscount(gamma)

@@ -7,6 +7,7 @@ from tiny_text import language_model, token_batch
 
 from diffpo.draws import Draws
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.methods.hpo import HEAD, HPO, Rewards
 from diffpo.text.objective import SequencePreference
@@ -117,14 +118,14 @@ def test_rewards_are_weighted_sums_and_turn_with_the_sides():
         changed = rewards(given, DRAWS)
         assert changed is not None
         assert changed.scores == pytest.approx(expected)
-    with pytest.raises(ValueError, match="a weight per component, got 1 and 2"):
+    with pytest.raises(Refusal, match="a weight per component, got 1 and 2"):
         Rewards(weights=[1.0, 2.0])
-    with pytest.raises(ValueError, match="tau between 0 and 1, got 1"):
+    with pytest.raises(Refusal, match="tau between 0 and 1, got 1"):
         HPO(tau=1.0)
 
 
 def test_rewards_are_scaled_to_the_unit_interval_by_their_range():
     row = PairRow(0, ("p", "p"), ("a", "b"), extra={"chosen_reward": 2.0, "rejected_reward": -1.0})
     assert Rewards(low=-2.0, high=2.0)(row, DRAWS).scores == (1.0, 0.25)
-    with pytest.raises(ValueError, match="low < high"):
+    with pytest.raises(Refusal, match="low < high"):
         Rewards(low=1.0, high=1.0)

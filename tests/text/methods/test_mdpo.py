@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffpo.core import PairLabels, PairLogps
 from diffpo.references import FrozenCopy, Reference
+from diffpo.refusal import Refusal
 from diffpo.text.methods import mdpo
 from diffpo.text.methods.mdpo import MDPO, among
 from diffpo.text.objective import SequencePreference
@@ -127,7 +128,7 @@ def test_a_soft_label_is_about_the_answers_not_about_the_pictures(monkeypatch):
 def test_texts_without_pictures_are_refused():
     model = language_model()
     with pytest.raises(
-        ValueError,
+        Refusal,
         match="MDPO compares answers about pictures, the batch has none; use diffpo.text.vision.VisionLM",
     ):
         MDPO()(model, FrozenCopy(model), token_batch(k=3), draws())

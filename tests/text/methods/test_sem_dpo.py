@@ -7,6 +7,7 @@ from tiny_text import language_model, token_batch
 from diffpo.core import PairLabels
 from diffpo.draws import Draws
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.methods.sem_dpo import SemanticWeight
 from diffpo.text.objective import SequencePreference
@@ -62,14 +63,12 @@ def test_the_loss_is_the_plain_mean_of_weighted_pairs():
 
 @pytest.mark.parametrize("distance", [-0.1, 2.1, math.nan])
 def test_what_is_no_cosine_distance_is_refused(distance):
-    with pytest.raises(
-        ValueError, match=r"Row 7 has sem_distance .* lies in \[0, 2\]; add it with scripts/semantic_d"
-    ):
+    with pytest.raises(Refusal, match=r"Row 7 has sem_distance .* lies in \[0, 2\]; add it with scripts/semantic_d"):
         weight(1.0, distance)
 
 
 def test_a_missing_column_names_the_script_and_a_negative_alpha_is_refused():
-    with pytest.raises(ValueError, match="add it with scripts/semantic_distance.py"):
+    with pytest.raises(Refusal, match="add it with scripts/semantic_distance.py"):
         SemanticWeight()(PairRow(0, ("p", "p"), ("a", "b")), DRAWS)
-    with pytest.raises(ValueError, match="alpha of at least 0, got -1"):
+    with pytest.raises(Refusal, match="alpha of at least 0, got -1"):
         SemanticWeight(-1.0)

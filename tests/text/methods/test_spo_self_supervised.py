@@ -6,6 +6,7 @@ from tiny_text import language_model, token_batch
 
 from diffpo.draws import Draws
 from diffpo.references import FrozenCopy
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.keywords import phrases
 from diffpo.text.methods.spo_self_supervised import HEAD, Degrade, SelfSupervised
@@ -46,9 +47,9 @@ def test_copies_lack_ever_more_of_the_best_phrases():
 
 def test_a_pair_with_too_few_phrases_is_dropped_and_wrong_settings_are_refused():
     assert degraded(rejected="The cat and the dog.") is None
-    with pytest.raises(ValueError, match="at least 2 levels, the intact answer being one, got 1"):
+    with pytest.raises(Refusal, match="at least 2 levels, the intact answer being one, got 1"):
         Degrade(1)
-    with pytest.raises(ValueError, match="takes pairs, row 0 has 1 candidates"):
+    with pytest.raises(Refusal, match="takes pairs, row 0 has 1 candidates"):
         Degrade()(PairRow(0, ("p",), ("a",)), Draws(0, (0,), (0,)))
 
 

@@ -7,6 +7,7 @@ from tiny_text import language_model
 
 from diffpo.evidence import oracle
 from diffpo.prompts import Prompts
+from diffpo.refusal import Refusal
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.text.loading import CausalLM, load_base
 from diffpo.tinyworld.language.build import build_tokenizer
@@ -117,18 +118,18 @@ def test_diversity_by_hand():
 
 
 def test_names_of_this_run_cannot_be_given_to_others(world):
-    with pytest.raises(ValueError, match="'tuned' is the name of a model of this run"):
+    with pytest.raises(Refusal, match="'tuned' is the name of a model of this run"):
         evaluation(world, beside={"tuned": str(world / "other")})
 
 
 def test_a_run_beside_that_is_not_there_is_refused_before_the_run(world, tmp_path):
-    with pytest.raises(ValueError, match="a tokenizer"):
+    with pytest.raises(Refusal, match="a tokenizer"):
         evaluation(world, beside={"sft": str(tmp_path / "nothing")})
 
 
 def test_prompts_that_the_oracle_cannot_judge_are_refused_before_the_run(world, tmp_path):
     (tmp_path / "prompts.txt").write_text("an astronaut\n")
-    with pytest.raises(ValueError, match="is not a caption of the tiny world"):
+    with pytest.raises(Refusal, match="is not a caption of the tiny world"):
         replace(evaluation(world), prompts=Prompts(str(tmp_path / "prompts.txt")))
 
 
@@ -143,5 +144,5 @@ def test_prompts_can_be_asked_in_conversations(world, finished, tmp_path):
 
 
 def test_there_is_at_least_one_turn(world):
-    with pytest.raises(ValueError, match="at least one turn"):
+    with pytest.raises(Refusal, match="at least one turn"):
         evaluation(world, turns=0)

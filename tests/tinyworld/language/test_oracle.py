@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.captions import EVALUATION_FAMILY, TRAINING_FAMILIES, plain
 from diffpo.tinyworld.language.oracle import RewriteOracle, kept, read_rewrite, style, utility
 from diffpo.tinyworld.scenes import Attributes
@@ -83,7 +84,7 @@ def test_the_scorer_says_what_the_functions_say():
 
 def test_prompts_that_leave_nothing_open_are_refused():
     RewriteOracle().check(["a red circle:", "a small circle at the top:"])
-    with pytest.raises(ValueError, match="leaves none of background, position, size open; shorten it"):
+    with pytest.raises(Refusal, match="leaves none of background, position, size open; shorten it"):
         RewriteOracle().check(["a small red circle at the top on white:"])
-    with pytest.raises(ValueError, match="is not a caption of the tiny world"):
+    with pytest.raises(Refusal, match="is not a caption of the tiny world"):
         RewriteOracle().check(["an astronaut:"])

@@ -5,6 +5,7 @@ import torch
 from tiny_text import language_model
 
 from diffpo.draws import Draws
+from diffpo.refusal import Refusal
 from diffpo.tinyworld.language.writing import Writing, gumbel, write
 
 PROMPTS = ["a red circle:", "something blue at the top:", "cross:"]
@@ -54,7 +55,7 @@ def test_gumbel_noise_samples_the_softmax():
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ValueError, match="Writing needs positive counts and a positive temperature"):
+    with pytest.raises(Refusal, match="Writing needs positive counts and a positive temperature"):
         Writing(rewrites=0)
-    with pytest.raises(ValueError, match="temperature=0"):
+    with pytest.raises(Refusal, match="temperature=0"):
         Writing(temperature=0.0)
