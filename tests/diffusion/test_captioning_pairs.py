@@ -110,7 +110,7 @@ def test_rows_that_maps_drop_are_not_captioned(source, tmp_path):
 
 class Unusable(Colors):
     def check(self):
-        raise ValueError("no weights")
+        raise Refusal("no weights")
 
 
 def test_a_speaker_that_cannot_be_used_leaves_the_folder_free(source, tmp_path):

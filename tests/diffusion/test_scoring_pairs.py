@@ -156,7 +156,7 @@ def test_a_folder_with_something_else_in_it_is_refused(source, tmp_path):
 
 class Unusable(Brightness):
     def check(self, prompts):
-        raise ValueError(f"cannot judge {sorted(prompts)}")
+        raise Refusal(f"cannot judge {sorted(prompts)}")
 
 
 def test_a_scorer_that_cannot_judge_leaves_the_folder_free_for_another(source, tmp_path):

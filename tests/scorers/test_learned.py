@@ -25,7 +25,7 @@ class Brightness(Learned):
 
     def load(self) -> nn.Module:
         if self.path == "missing":
-            raise ValueError("there are no such weights")
+            raise Refusal("there are no such weights")
         return nn.Linear(1, 1).requires_grad_(True)
 
     def score(self, prompts, pictures):
