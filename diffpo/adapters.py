@@ -136,8 +136,12 @@ class LoRA(LowRank):
         )
         with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
             torch.default_generator.manual_seed(seed)
-            unet.add_adapter(config, adapter_name=TRAINED)
+            self.inject(unet, config)
         cast_training_params(unet, dtype=torch.float32)
+
+    def inject(self, network: Any, config: LoraConfig) -> None:
+        """By diffusers' own hook, so that its other ones (`disable_adapters`) know of the adapters."""
+        network.add_adapter(config, adapter_name=TRAINED)
 
     def off(self, unet: nn.Module) -> AbstractContextManager:
         return adapters_off(unet)
