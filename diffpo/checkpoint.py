@@ -64,6 +64,9 @@ class Checkpoints:
                 log.warning(f"{folder} is half-written (a save was interrupted); it is skipped.")
         return self._whole()
 
+    def at(self, step: int) -> Path:
+        return self.root / f"checkpoint-{step:06d}"
+
     def _whole(self) -> list[Path]:
         return sorted((file.parent for file in self.root.glob(f"checkpoint-*/{CONFIG}")), key=step_of)
 
@@ -73,7 +76,7 @@ class Checkpoints:
         Raises:
             Refusal: if a rank could not write, e.g. because the disk is full; earlier checkpoints stay.
         """
-        final = self.root / f"checkpoint-{step:06d}"
+        final = self.at(step)
         if (final / CONFIG).exists():
             return
         partial, main = self.root / "partial", self.accelerator.is_main_process
@@ -127,6 +130,8 @@ class Checkpoints:
                 f"{folder} is damaged ({' '.join(str(error).split())[:200]}); {before}, or start anew in another "
                 "output_dir."
             ) from error
+        # Accelerate would go on counting micro-batches, of which a step may have had another number then.
+        self.accelerator.step = 0
         return step_of(folder)
 
     def chosen(self, which: str) -> Path | None:

@@ -1,5 +1,8 @@
 """Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
 
+import inspect
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -8,22 +11,43 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace, _typehints
 
 from diffpo.refusal import Refusal
+from diffpo.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
 
 
 def launch(main: Callable[..., None]) -> None:
     """Parse the command line by `main`'s signature and call it, with the resolved config as `settings`.
 
-    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback.
+    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback. After a signal
+    (Ctrl-C; SIGTERM, SIGUSR1 and SIGUSR2 of schedulers) a line says how the work goes on; the exit code is then 128 +
+    signal.
     """
     try:
-        arguments, settings = parse(main)
-        main(**arguments, settings=settings)
+        with hearing(end_at_once):
+            arguments, settings = parse(main)
+            main(**arguments, settings=settings)
+    except Stopped as stopped:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # whoever insists now ends it without a word
+        tell(
+            " ".join(
+                part for part in (f"Stopped by {stopped.name}.", str(stopped), f"To go on: {again(main)}") if part
+            )
+        )
+        sys.exit(128 + stopped.number)
     except Exception as error:
         refusal = refusal_in(error)
         if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr)
         sys.exit(1)
+
+
+def again(main: Callable[..., None]) -> str:
+    """The command line that goes on with what this one has begun."""
+    arguments, resume = list(sys.argv), "--resume=latest"
+    if "resume" in inspect.signature(main).parameters and resume not in arguments:
+        arguments.append(resume)
+    return f"accelerate launch {shlex.join(arguments)}"
 
 
 def refusal_in(error: BaseException | None) -> Refusal | None:

@@ -32,6 +32,7 @@ from diffpo.references import Ema, FrozenCopy, Reference
 from diffpo.refusal import Refusal
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder
+from diffpo.stopping import Stopped
 
 SHORT = {"steps": 4, "batch_size": 4, "per_device_batch_size": 2, "log_every": 1, "save_every": None}
 MOMENTUM = partial(torch.optim.SGD, lr=1.0, momentum=0.9)
@@ -224,6 +225,24 @@ def run_for_resume(root: Path, output_dir: Path, kill: int | str | None, resume:
     )
     final = {"exported": weights(model.unet), "reference": weights(reference.model), "trained": stored(output_dir, 5)}
     save_file(final, output_dir / "final.safetensors")
+
+
+def run_until_signal(root: Path, step: int) -> None:
+    """The first process gets a signal within a step; what each says then goes to `said-<its number>`."""
+    calls, rank = [], int(os.environ["RANK"])
+
+    def prepare(model: nn.Module, batch: PointBatch, draws: Draws) -> tuple[nn.Module, PointBatch]:
+        calls.append(None)
+        if len(calls) == step and not rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return model, batch
+
+    try:
+        fit_points(
+            root / "run", prepare=prepare, steps=4, save_every=9, ema=0.9, schedule="cosine", warmup=1, log_every=2
+        )
+    except Stopped as stopped:
+        (root / f"said-{rank}").write_text(f"{stopped.number}: {stopped}")
 
 
 def run_on_a_full_disk(output_dir: Path, room: int) -> None:

@@ -7,9 +7,8 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diffpo.diffusion.bare_prompts import PromptReader
 from diffpo.diffusion.encoded import EncodedPairs
@@ -26,6 +25,7 @@ from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
 from diffpo.unpaired import PromptsOnly
 from diffpo.user_rows import ForUser
+from diffpo.workers import from_workers
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,11 @@ class ImagePairs(Pairs, Dataset[Example]):
                 f"data.together {self.shapes.together} is not a multiple of fit.per_device_batch_size {share.batch}; "
                 "change one of the two."
             )
-        loader = DataLoader(
+        loader = from_workers(
             self,
+            self.workers,
             batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.groups),
             collate_fn=self.reader.collate,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
         for batch in loader:
             self.seen.note(batch)

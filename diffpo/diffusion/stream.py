@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 
-import torch
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.streams import PairStream, Window, lost
+from diffpo.workers import from_workers
 
 PATIENCE = 100
 
@@ -38,13 +38,7 @@ class ImageStream(Pairs):
         return next(iter(StreamBatches(self, Share(n, self.seed)))).batch
 
     def batches(self, share: Share) -> Iterator[PixelBatch]:
-        loader = DataLoader(
-            StreamBatches(self, share),
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
-        )
+        loader = from_workers(StreamBatches(self, share), self.workers, batch_size=None)
         for told in loader:
             self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)

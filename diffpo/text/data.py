@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import gather_object
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diffpo.core import PairLabels
 from diffpo.mixing import turns
@@ -23,6 +23,7 @@ from diffpo.sources import Source
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.tokenizing import Tokenizing, Tokens, counted
+from diffpo.workers import from_workers
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,11 @@ class TextPairs(Pairs, Dataset[Example]):
         return self.reader.collate([self[pick] for pick in picks])
 
     def batches(self, share: Share) -> Iterator[TokenBatch]:
-        loader = DataLoader(
+        loader = from_workers(
             self,
+            self.workers,
             batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, groups=self.groups),
             collate_fn=self.reader.collate,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
         for batch in loader:
             self.seen.update(batch.notes)
