@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from diffpo.average import Average
-from diffpo.checkpoint import store_trainable
+from diffpo.checkpoint import Checkpoints, store_trainable
 from diffpo.core import Objective
 from diffpo.draws import Draws
 from diffpo.order import Share
@@ -88,7 +89,9 @@ def fit(
     result = sum(p.numel() * p.element_size() for p in parameters)
     copies = (4 if ema else 3) if config.save_every else 0  # weights, two moments, moving average
     require_disk(run.output_dir, copies * result, config.keep, result)
-    step = run.checkpoints.resume(run.resume) if run.resume else 0
+    known = pairs.fingerprint() if accelerator.is_main_process and (run.resume or config.save_every) else None
+    checkpoints = replace(run.checkpoints, data=known)
+    step = checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
         raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
     if ema:
@@ -139,28 +142,28 @@ def fit(
                         judged = validation(objective, policy, model, reference, prepare, run)
                     progress.held_out(step, judged)
                 if saving:
-                    run.checkpoints.save(step)
+                    checkpoints.save(step)
                 bar.update()
                 show(preview, step, run, ema, policy)
             if ending or (alone and stop.number):
                 break
         stop.number = stop.everywhere(accelerator)
         if stop.number:
-            stop.said = leave(step, progress, schedule.get_last_lr()[0], run)
+            stop.said = leave(step, progress, schedule.get_last_lr()[0], checkpoints)
     if ema:
         ema.copy_to(parameters)
 
 
-def leave(step: int, progress: Progress, lr: float, run: Run) -> str:
+def leave(step: int, progress: Progress, lr: float, checkpoints: Checkpoints) -> str:
     """Save the last whole step of a run that is asked to end; says what is kept."""
     if not step:
         return "No step was whole yet."
-    if not run.config.save_every:
+    if not progress.run.config.save_every:
         return f"fit.save_every is null, so nothing is kept of {step} steps."
     progress.meter.drop_unfinished()
     progress.read(step, lr)
-    run.checkpoints.save(step)
-    return f"{run.checkpoints.at(step)} holds all {step} steps."
+    checkpoints.save(step)
+    return f"{checkpoints.at(step)} holds all {step} steps."
 
 
 def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:

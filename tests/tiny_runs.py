@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from tiny import pair_folder, picture, pipeline
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.loading import LoadedStableDiffusion, StableDiffusion
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
+from diffpo.everyone import on_main, told
 from diffpo.fit import fit
 from diffpo.losses.logistic import Sigmoid
 from diffpo.order import Order, Share
@@ -243,6 +245,22 @@ def run_until_signal(root: Path, step: int) -> None:
         )
     except Stopped as stopped:
         (root / f"said-{rank}").write_text(f"{stopped.number}: {stopped}")
+
+
+def check_on_main(root: Path) -> None:
+    """A problem of the first process, then one of the second; what each hears goes to `said-<its number>`."""
+    PartialState(cpu=True)
+    rank, heard = int(os.environ["RANK"]), []
+    for check in (partial(on_main, partial(refuse, "main: no")), partial(told, "rank 1: no" if rank else "")):
+        try:
+            check()
+        except Refusal as error:
+            heard.append(str(error))
+    (root / f"said-{rank}").write_text("; ".join(heard))
+
+
+def refuse(said: str) -> None:
+    raise Refusal(said)
 
 
 def run_on_a_full_disk(output_dir: Path, room: int) -> None:

@@ -16,6 +16,7 @@ from diffpo.diffusion.encoded_reader import EncodedReader
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen
 from diffpo.diffusion.stream import PATIENCE, ImageStream
+from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
 from diffpo.pairs import Pairs, PairTable, became, open_tables
@@ -197,6 +198,9 @@ class ImagePairs(Pairs, Dataset[Example]):
         for batch in loader:
             self.seen.note(batch)
             yield batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return of_tables(self.tables)
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""

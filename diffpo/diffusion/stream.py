@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from typing import Any
 
 from accelerate.utils import gather_object
 from torch.utils.data import IterableDataset, get_worker_info
 
 from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
+from diffpo.fingerprint import of_streams
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.streams import PairStream, Window, lost
@@ -43,6 +45,9 @@ class ImageStream(Pairs):
             self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)
             yield told.batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return of_streams([stream.source for stream in self.streams])
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""

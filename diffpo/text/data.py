@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffpo.core import PairLabels
+from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
 from diffpo.pairs import Pairs, PairTable, became, open_tables
@@ -185,6 +186,9 @@ class TextPairs(Pairs, Dataset[Example]):
             self.seen.update(batch.notes)
             self.texts += batch.ids.shape[0] * batch.ids.shape[1]
             yield batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return of_tables(self.tables)
 
     def report(self) -> str:
         """What became of the rows and their texts, over all processes; every process has to call it."""
