@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +13,14 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 
-from diffpo.checkpoint import CONFIG, Checkpoints, flat
+from diffpo.checkpoint import CONFIG, Checkpoints, flat, folders
+from diffpo.everyone import on_main
+from diffpo.files import writing
 from diffpo.launchers import precision, suit_launcher
+from diffpo.lock import Lock, take
 from diffpo.refusal import Refusal
 
-METRICS = "metrics.jsonl"
+METRICS, TRAINING = "metrics.jsonl", "training"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Run:
         settings: the resolved config as YAML; empty when a run is started from Python.
         resume: "latest", the path of a checkpoint, or None for a fresh run.
         storage: type in which frozen weights may be kept: that of mixed precision.
+        lock: keeps other programs from the folder as long as the run lives; the main process has it.
     """
 
     config: FitConfig
@@ -111,6 +115,7 @@ class Run:
     settings: str
     accelerator: Accelerator
     storage: torch.dtype
+    lock: Lock | None = None
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for policy and reference alike; accelerate's own is none under DeepSpeed."""
@@ -119,6 +124,16 @@ class Run:
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.accelerator, self.output_dir, self.config.keep, self.settings)
+
+    def begin(self) -> None:
+        """Write the config, when nothing can be refused any more; every process has to call this.
+
+        Raises:
+            Refusal: if it cannot be written.
+        """
+        if self.accelerator.is_main_process:
+            with writing(str(self.output_dir / CONFIG), "Make room there, or choose another output_dir."):
+                (self.output_dir / CONFIG).write_text(self.settings)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Hand metrics to the trackers and add them to `metrics.jsonl`, where a resumed run repeats some steps.
@@ -144,8 +159,9 @@ def open_run(
     """Start processes and trackers, and refuse early what would fail late.
 
     Raises:
-        Refusal: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
-            the batch does not divide over the processes, a tracker is not installed, or the launcher is not supported.
+        Refusal: if the folder already holds a run that is not resumed, or files of others; another program is at work
+            there; `resume` names a checkpoint of another run; the batch does not divide over the processes; a tracker
+            is not installed; or the launcher is not supported.
     """
     output_dir = Path(output_dir)
     missing = [name for name in config.report_to if name not in map(str, get_available_trackers())]
@@ -171,10 +187,7 @@ def open_run(
         run.checkpoints.require_fresh()
     else:
         run.checkpoints.chosen(resume)
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / CONFIG).write_text(settings)
+    run = replace(run, lock=on_main(lambda: take(output_dir, TRAINING, lambda names: folders(output_dir))))
     if config.report_to:
         values = flat(yaml.safe_load(settings) or {})
         accelerator.init_trackers(

@@ -75,7 +75,10 @@ def said(monkeypatch, capsys, root, *overrides: str) -> str:
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--data.framing.random_crop=true"], "Random crops differ in each epoch and cannot be stored"),
         (["--data.stream.buffer=4"], "Pairs are encoded from a table; set data.stream to null"),
-        (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
+        (
+            ["--output_dir=assets"],
+            "output_dir assets is not empty: it holds before_after.png, benchmark.json",
+        ),
         (["--dtype=int8"], "dtype"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",

@@ -63,7 +63,10 @@ def said(monkeypatch, capsys, tmp_path, *overrides: str) -> str:
     [
         (["--scorer=diffpo.scorers.pickscore.PickScore", "--scorer.path=no/such"], "'no/such'"),
         (["--source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
-        (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
+        (
+            ["--output_dir=assets"],
+            "output_dir assets is not empty: it holds before_after.png, benchmark.json",
+        ),
         (["--scorer.speed=9"], "speed"),
     ],
     ids=["weights", "source", "output_dir", "option"],
