@@ -214,8 +214,9 @@ def test_a_full_disk_stops_with_the_remedy_and_keeps_whole_files(root, tmp_path,
 
 
 @pytest.fixture(scope="module")
-def finished(root):
-    """A finished folder; not to be written to."""
+def finished(tmp_path_factory):
+    """A finished folder beside what it was made of; not to be written to."""
+    root = world(tmp_path_factory.mktemp("finished"))
     encoded(root, "whole")
     return root / "whole"
 
@@ -223,14 +224,14 @@ def finished(root):
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("what", ["pairs", "prompts"])
 def test_a_damaged_file_is_named_by_training_and_made_anew_by_the_same_command(
-    root, finished, tmp_path, what, damage, caplog
+    finished, tmp_path, what, damage, caplog
 ):
     folder = shutil.copytree(finished, tmp_path / "copy")
     name = f"{what}-00000-of-00001.arrow"
     DAMAGES[damage](folder / name, 4)
     with pytest.raises(Refusal, match=rf"copy is damaged: {name} .*; encode the pairs .* once more, which mends that"):
         EncodedPairs(str(folder)).open()
-    encode_pairs(base(root), pixels(root), folder, batch_size=2)
+    encode_pairs(base(finished.parent), pixels(finished.parent), folder, batch_size=2)
     assert name in caplog.text
     assert "That is made anew" in caplog.text
     assert {file.name for file in folder.glob("[!.]*")} == {file.name for file in finished.glob("[!.]*")}
@@ -252,14 +253,14 @@ def test_a_damaged_summary_is_one_line(finished, tmp_path, name, damage, caplog)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_before_the_end_is_made_anew(root, finished, tmp_path, damage, monkeypatch, caplog):
+def test_what_is_damaged_before_the_end_is_made_anew(finished, tmp_path, damage, monkeypatch, caplog):
     """Stopped after the first table: its file waits in the hidden folder."""
     folder = tmp_path / "out"
     monkeypatch.setattr("diffpo.diffusion.prompt_states.PromptShards.write", lambda *_, **__: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception):
-        encode_pairs(base(root), pixels(root), folder, batch_size=2)
+        encode_pairs(base(finished.parent), pixels(finished.parent), folder, batch_size=2)
     monkeypatch.undo()
     DAMAGES[damage](folder / ".encoding" / "pairs-00000-of-00001.arrow", 4)
-    encode_pairs(base(root), pixels(root), folder, batch_size=2)
+    encode_pairs(base(finished.parent), pixels(finished.parent), folder, batch_size=2)
     assert ("That is made anew" in caplog.text) == (damage != "removed")
     assert all((folder / file.name).read_bytes() == file.read_bytes() for file in finished.glob("[!.]*"))
