@@ -1,18 +1,22 @@
 """What the model cards of all tracks say: where the data are, what was measured, under which license."""
 
 import json
+import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from diffpo import __version__
 from diffpo.core import Objective
+from diffpo.digests import read_json
 from diffpo.evaluation import versions
 from diffpo.hub import LICENSES
 from diffpo.run import METRICS
+
+log = logging.getLogger(__name__)
 
 
 def opening(name: str, base: str, data: str, objective: Objective, ema: float | None) -> list[str]:
@@ -58,17 +62,32 @@ def last_metrics(folder: Path) -> str:
     """The last value of each metric, without those by quarter of the schedule."""
     if not (folder / METRICS).exists():
         return ""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    lines = list(metrics_in(folder / METRICS))
+    if not lines:
+        return ""
     last = {name: value for line in lines for name, value in line.items() if not re.search(r"/t\d+-\d+$", name)}
     rows = [f"| {name} | {value:.4g} |" for name, value in last.items() if name != "step"]
     return "\n".join([f"| last of `{METRICS}` | step {last['step']} |", "|---|---|", *rows])
+
+
+def metrics_in(file: Path) -> Iterator[dict[str, Any]]:
+    """What was logged; a line that a kill or a full disk has cut is left out, which is told."""
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            logged = json.loads(line)
+        except ValueError:
+            logged = None
+        if isinstance(logged, dict) and "step" in logged:
+            yield logged
+        else:
+            log.warning(f"Line {number} of {file} is damaged; the card is written without it.")
 
 
 def judged(folder: Path) -> str:
     """Win rates with their intervals and each model's figures, from `report.json`."""
     if not (folder / "report.json").exists():
         return ""
-    report = json.loads((folder / "report.json").read_text())
+    report = read_json(folder / "report.json")
     wins = [
         f"- `{pair['a']}` wins {pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}] "
         f"against `{pair['b']}` on {report['n_prompts']} prompts, by {pair['metric']}"

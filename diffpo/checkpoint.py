@@ -82,6 +82,11 @@ class Checkpoints:
     def _whole(self) -> list[Path]:
         return [folder for folder in folders(self.root) if is_whole(folder)]
 
+    @property
+    def bytes(self) -> int:
+        """Of all checkpoints that are there."""
+        return sum((folder / name).stat().st_size for folder in self._whole() for name in found_in(folder))
+
     def save(self, step: int) -> None:
         """Write the state after `step` on all ranks, then drop the oldest checkpoints.
 

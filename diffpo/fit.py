@@ -88,7 +88,7 @@ def fit(
     accelerator.register_for_checkpointing(schedule, *(x for x in (ema, reference) if x is not None))
     result = sum(p.numel() * p.element_size() for p in parameters)
     copies = (4 if ema else 3) if config.save_every else 0  # weights, two moments, moving average
-    require_disk(run.output_dir, copies * result, config.keep, result)
+    require_disk(run.output_dir, copies * result, config.keep, result, run.checkpoints.bytes)
     known = pairs.fingerprint() if accelerator.is_main_process and (run.resume or config.save_every) else None
     checkpoints = replace(run.checkpoints, data=known)
     step = checkpoints.resume(run.resume) if run.resume else 0
@@ -136,12 +136,12 @@ def fit(
             ending = stop.everywhere(accelerator)
             saving = bool(config.save_every) and (step % config.save_every == 0 or step == steps)
             if saving or step % config.log_every == 0 or step == steps:
-                progress.read(step, schedule.get_last_lr()[0])
+                progress.read(step, schedule.get_last_lr()[0], is_last=step == steps)
             with progress.paused():
                 if validation and (step % validation.every == 0 or step == steps):
                     with averaged(ema, policy):
                         judged = validation(objective, policy, model, reference, prepare, run)
-                    progress.held_out(step, judged)
+                    progress.held_out(step, judged, is_last=step == steps)
                 if saving:
                     checkpoints.save(step)
                 bar.update()

@@ -24,12 +24,12 @@ class Progress:
         self.meter, self._watch = Meter(run.accelerator), Watch()
         self._began, self._last = time.perf_counter(), step
 
-    def read(self, step: int, lr: float) -> None:
+    def read(self, step: int, lr: float, is_last: bool = False) -> None:
         """Log what was measured up to `step`, once.
 
         Raises:
             Refusal: if loss or gradient is not finite.
-            Refusal: if it cannot be written.
+            Refusal: if it cannot be written and this is not the last step.
         """
         if step == self._last:
             return
@@ -39,18 +39,18 @@ class Progress:
         speed = (step - self._last) * self.run.config.batch_size / (now - self._began)
         metrics |= {"lr": lr} | {"pairs_per_second": speed}
         self._began, self._last = now, step
-        self.run.log(metrics, step)
+        self.run.log(metrics, step, is_last)
         self.bar.set_postfix_str(summary(metrics))
         for warning in self._watch(metrics):
             self.say(f"step {step}: {warning}")
 
-    def held_out(self, step: int, judged: dict[str, float]) -> None:
+    def held_out(self, step: int, judged: dict[str, float], is_last: bool = False) -> None:
         """Log what a validation has found.
 
         Raises:
-            Refusal: if it cannot be written.
+            Refusal: if it cannot be written and this is not the last step.
         """
-        self.run.log(judged, step)
+        self.run.log(judged, step, is_last)
         self.say(f"step {step}: {of_held_out(judged)}")
         for warning in self._watch.held_out(judged):
             self.say(f"step {step}: {warning}")

@@ -1,8 +1,11 @@
 """One run: its folder, its processes and what it is told to do."""
 
 import json
+import logging
 import math
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +22,8 @@ from diffpo.files import writing
 from diffpo.launchers import precision, suit_launcher
 from diffpo.lock import Lock, take
 from diffpo.refusal import Refusal
+
+log = logging.getLogger(__name__)
 
 METRICS, TRAINING = "metrics.jsonl", "training"
 
@@ -135,8 +140,11 @@ class Run:
             with writing(str(self.output_dir / CONFIG), "Make room there, or choose another output_dir."):
                 (self.output_dir / CONFIG).write_text(self.settings)
 
-    def log(self, metrics: dict[str, float], step: int) -> None:
+    def log(self, metrics: dict[str, float], step: int, is_last: bool = False) -> None:
         """Hand metrics to the trackers and add them to `metrics.jsonl`, where a resumed run repeats some steps.
+
+        Args:
+            is_last: whether nothing is trained any more, so that a failure is only told.
 
         Raises:
             Refusal: if they cannot be written, e.g. because the disk is full.
@@ -144,13 +152,14 @@ class Run:
         try:
             self.accelerator.log(metrics, step=step)
             if self.accelerator.is_main_process:
-                with (self.output_dir / METRICS).open("a") as lines:
-                    lines.write(json.dumps({"step": step} | metrics) + "\n")
+                add_line(self.output_dir / METRICS, json.dumps({"step": step} | metrics))
         except OSError as error:
-            raise Refusal(
-                f"The metrics of step {step} could not be written ({error}). {self.checkpoints.last()} Free some "
-                "space, then continue with --resume latest."
-            ) from error
+            said = f"The metrics of step {step} could not be written ({error})."
+            if not is_last:
+                raise Refusal(
+                    f"{said} {self.checkpoints.last()} Free some space, then continue with --resume latest."
+                ) from error
+            log.warning(f"{said} They are lost; all steps are done, and the run goes on.")
 
 
 def open_run(
@@ -196,17 +205,36 @@ def open_run(
     return run
 
 
-def require_disk(output_dir: Path, needed: int, keep: int, result: int = 0) -> None:
+def add_line(file: Path, line: str) -> None:
+    """Add a line to a file; of one that a full disk or a kill has cut, nothing stays."""
+    with file.open("ab+", buffering=0) as lines:
+        end = lines.seek(0, os.SEEK_END)
+        lines.seek(max(0, end - 1))
+        if end and lines.read(1) != b"\n":
+            lines.truncate(end := file.read_bytes().rfind(b"\n") + 1)
+        left = f"{line}\n".encode()
+        try:
+            while left:
+                left = left[lines.write(left) :]
+        except OSError:
+            with suppress(OSError):
+                lines.truncate(end)
+            raise
+
+
+def require_disk(output_dir: Path, needed: int, keep: int, result: int = 0, held: int = 0) -> None:
     """Refuse a run whose checkpoints or result cannot fit.
 
     Args:
         needed: bytes of one checkpoint; 0 if none are written.
         result: bytes of what is exported at the end.
+        held: bytes of checkpoints of the run that are there already and will make room for others.
 
     Raises:
         Refusal: if `keep` checkpoints, the one being written and the result do not fit on the disk.
     """
-    free, total = shutil.disk_usage(output_dir).free, needed * (keep + 1) + result
+    free = shutil.disk_usage(output_dir).free
+    total = needed * (keep + 1) - min(held, needed * keep) + result
     if total > free:
         what = f"{keep + 1} checkpoints of {needed / 2**30:.2f} GiB do not" if needed else "What is trained does not"
         raise Refusal(

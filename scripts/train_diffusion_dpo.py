@@ -26,6 +26,7 @@ from diffpo.diffusion.preview import PictureGrid, PreviewConfig
 from diffpo.diffusion.remembering import remembered
 from diffpo.diffusion.validation import HeldOut
 from diffpo.evaluation import Evaluation
+from diffpo.files import sparing
 from diffpo.publish import Publish
 from diffpo.references import Reference
 from diffpo.remembered import require_still
@@ -117,7 +118,8 @@ def main(
         repo=publish.repo if publish and not publish.dry_run else None,
     )
     if accelerator.is_main_process:
-        card()
+        with sparing(f"The model card of {folder}"):
+            card()
     if evaluation:
         accelerator.wait_for_everyone()  # until what was trained is written
         del frozen, pictures
@@ -125,7 +127,8 @@ def main(
         evaluation({"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, folder, seed)
     if accelerator.is_main_process:
         if evaluation:
-            card()  # now with what was measured
+            with sparing(f"The model card of {folder}"):
+                card()  # now with what was measured
         if publish:
             publish(folder)
     accelerator.end_training()

@@ -17,6 +17,7 @@ from diffpo import fit as loop
 from diffpo.cli import launch
 from diffpo.core import Objective
 from diffpo.evaluation import Evaluation
+from diffpo.files import sparing
 from diffpo.references import Reference
 from diffpo.remembered import require_still
 from diffpo.run import FitConfig, open_run
@@ -87,14 +88,16 @@ def main(
     model.save(folder, writes=accelerator.is_main_process)
     card = partial(write_card, folder, base, data, objective, report, settings, ema=fit.ema, command=sys.argv)
     if accelerator.is_main_process:
-        card()
+        with sparing(f"The model card of {folder}"):
+            card()
     if evaluation:
         accelerator.wait_for_everyone()  # until what was trained is written
         del frozen, model
         accelerator.free_memory()  # of the optimizer: two more networks are coming
         evaluation({"base": load_base(base), "tuned": load_tuned(base, folder)}, folder, seed)
         if accelerator.is_main_process:
-            card()  # now with what was measured
+            with sparing(f"The model card of {folder}"):
+                card()  # now with what was measured
     accelerator.end_training()
 
 

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from diffpo.card import judged, last_metrics, license_note, paths
 
 
@@ -24,3 +26,15 @@ def test_paths_are_found_in_mixtures_too():
 def test_a_license_that_is_known_is_named():
     assert "openrail++" in license_note("stabilityai/stable-diffusion-xl-base-1.0")
     assert "whose license applies" in license_note("someone/base")
+
+
+@pytest.mark.parametrize("line", ["", '{"step": 3, "lo', "[1]", '{"loss": 4}', "\x00\x00"])
+def test_a_damaged_line_of_metrics_is_left_out_and_told(tmp_path, line, caplog):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "loss": 2.0}}\n{line}\n{{"step": 4, "loss": 0.5}}\n')
+    assert "step 4" in last_metrics(tmp_path)
+    assert "Line 2 of" in caplog.text
+
+
+def test_metrics_of_which_nothing_is_left_are_none(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{")
+    assert last_metrics(tmp_path) == ""

@@ -190,6 +190,14 @@ def test_metrics_that_cannot_be_written_stop_the_run(run_folder):
         fit_points(run_folder, resume="latest", steps=6)
 
 
+def test_metrics_of_the_last_step_cost_no_finished_run(tmp_path, run_folder, caplog):
+    (run_folder / METRICS).unlink()
+    (run_folder / METRICS).symlink_to("/dev/full")
+    finished = fit_points(run_folder, resume="latest", steps=5, save_every=1)
+    assert "metrics of step 5 could not be written ([Errno 28] No space left on device). They are lost" in caplog.text
+    assert torch.equal(weights(finished), stored(run_folder, 5))
+
+
 @pytest.mark.parametrize("how", ["cut", "gone"])
 @pytest.mark.parametrize("name", ["trainable.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"])
 def test_a_damaged_checkpoint_names_the_one_before(tmp_path, name, how):

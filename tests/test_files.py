@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffpo.files import writing
+from diffpo.files import sparing, writing
 from diffpo.refusal import Refusal
 
 
@@ -40,4 +40,12 @@ def test_a_full_disk_is_one_line_that_says_what_and_how_to_go_on(tmp_path):
 
 def test_other_errors_pass():
     with pytest.raises(KeyError), writing("x", "y"):
+        raise KeyError
+
+
+def test_what_is_about_work_that_is_done_is_only_told(caplog):
+    with sparing("The card"):
+        raise OSError(28, "No space left on device")
+    assert "The card could not be written ([Errno 28] No space left on device); all else goes on." in caplog.text
+    with pytest.raises(KeyError), sparing("The card"):
         raise KeyError

@@ -33,7 +33,7 @@ def test_the_speed_is_that_of_training_alone(progress, monkeypatch):
     progress._began = 10.0
     monkeypatch.setattr("diffpo.progress.time.perf_counter", lambda: next(times))
     logged = []
-    monkeypatch.setattr(type(progress.run), "log", lambda run, metrics, step: logged.append(metrics))
+    monkeypatch.setattr(type(progress.run), "log", lambda run, metrics, *_: logged.append(metrics))
     with progress.paused():
         pass
     progress.meter.add_number("loss", torch.tensor(2.0))

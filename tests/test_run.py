@@ -1,3 +1,5 @@
+import signal
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, setrlimit
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +9,7 @@ from accelerate.state import AcceleratorState
 
 from diffpo import run as module
 from diffpo.refusal import Refusal
-from diffpo.run import FitConfig, open_run, require_disk
+from diffpo.run import FitConfig, add_line, open_run, require_disk
 
 
 @pytest.fixture
@@ -141,3 +143,36 @@ def test_autocast_rounds_as_mixed_precision_says(tmp_path, fresh_accelerator, pr
     run = open_run(FitConfig(steps=1, mixed_precision=precision), tmp_path)
     with run.autocast():
         assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == rounded
+
+
+def test_room_that_checkpoints_of_the_run_hold_is_not_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2 * 2**30))
+    require_disk(tmp_path, needed=2**30, keep=2, result=2**30, held=2 * 2**30)
+    with pytest.raises(Refusal, match="3.00 GiB are needed, the result included"):
+        require_disk(tmp_path, needed=2**30, keep=2, result=2**30, held=2**30)
+    with pytest.raises(Refusal, match="3.00 GiB are needed"):  # what is held beyond those that stay is not given back
+        require_disk(tmp_path, needed=2**30, keep=2, result=2 * 2**30, held=9 * 2**30)
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_line_that_was_cut_is_taken_out_before_the_next(tmp_path, cut):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"a": 1}\n{"b": 2}'[: 9 + cut])
+    add_line(file, '{"c": 3}')
+    assert file.read_text() == '{"a": 1}\n{"c": 3}\n'
+
+
+@pytest.mark.parametrize("before", ["", '{"a": 1}\n'])
+def test_a_line_for_which_there_is_no_room_leaves_nothing(tmp_path, before):
+    """No file can outgrow 20 bytes."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(before)
+    limit, handler = getrlimit(RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    setrlimit(RLIMIT_FSIZE, (20, RLIM_INFINITY))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            add_line(file, '{"b": "much longer than there is room for"}')
+    finally:
+        setrlimit(RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert file.read_text() == before
