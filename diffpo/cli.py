@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace, _typehints
 
 from diffpo.refusal import Refusal
 from diffpo.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
+from diffpo.workers import lost
 
 
 def launch(main: Callable[..., None]) -> None:
@@ -35,7 +36,7 @@ def launch(main: Callable[..., None]) -> None:
         )
         sys.exit(128 + stopped.number)
     except Exception as error:
-        refusal = refusal_in(error)
+        refusal = refusal_in(error) or lost(error)
         if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr)

@@ -128,7 +128,7 @@ class Slow:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_workers_leave_signals_to_the_main_process(number, capfd):
-    items = from_workers(Slow(), 2, batch_size=None)
+    items = from_workers(Slow(), 2, lambda: 0, batch_size=None)
     workers = {int(next(items)), int(next(items))}
     assert len(workers) == 2
     for worker in workers:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from tiny import pair_folder, picture, pipeline
 from torch import Tensor, nn
 
+from diffpo.cli import launch
 from diffpo.core import Objective, PairLabels, PairLogps, Step, pair_step
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
@@ -245,6 +247,29 @@ def run_until_signal(root: Path, step: int) -> None:
         )
     except Stopped as stopped:
         (root / f"said-{rank}").write_text(f"{stopped.number}: {stopped}")
+
+
+def killed_within_training(root: Path) -> None:
+    """The second process dies within a step; what the first says goes to `said`."""
+    calls, rank = [], int(os.environ["RANK"])
+
+    def prepare(model: nn.Module, batch: PointBatch, draws: Draws) -> tuple[nn.Module, PointBatch]:
+        calls.append(None)
+        if len(calls) == 2 and rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return model, batch
+
+    def main(settings: str = "") -> None:
+        fit_points(root / "run", prepare=prepare)
+
+    sys.argv = ["program"]
+    errors = StringIO()
+    try:
+        with redirect_stderr(errors):
+            launch(main)
+    finally:
+        lines = [line for line in errors.getvalue().splitlines() if line.startswith(("error", "Traceback"))]
+        (root / "said").write_text("\n".join(lines))
 
 
 def check_on_main(root: Path) -> None:

@@ -26,7 +26,7 @@ from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
 from diffpo.unpaired import PromptsOnly
 from diffpo.user_rows import ForUser
-from diffpo.workers import from_workers
+from diffpo.workers import bytes_of, from_workers
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ class ImagePairs(Pairs, Dataset[Example]):
         loader = from_workers(
             self,
             self.workers,
+            lambda: share.batch * bytes_of(self.first(1)),
             batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.groups),
             collate_fn=self.reader.collate,
         )

@@ -112,7 +112,12 @@ class EncodedShards(Shards):
     def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         mine = [n for name in names for n in self.files[name]]
         loader = from_workers(
-            Pictures(self.pairs, self.framing), self.workers, batch_size=1, sampler=mine, collate_fn=itemgetter(0)
+            Pictures(self.pairs, self.framing),
+            self.workers,
+            lambda: self.k * len(self.variants) * 3 * max(height * width for height, width in self.framing.shapes),
+            batch_size=1,
+            sampler=mine,
+            collate_fn=itemgetter(0),
         )
         bar = tqdm(loader, total=len(mine), desc="encoding", unit="pair", disable=silent, mininterval=1)
         pictures, features = iter(bar), self.features

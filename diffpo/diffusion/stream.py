@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -40,11 +41,15 @@ class ImageStream(Pairs):
         return next(iter(StreamBatches(self, Share(n, self.seed)))).batch
 
     def batches(self, share: Share) -> Iterator[PixelBatch]:
-        loader = from_workers(StreamBatches(self, share), self.workers, batch_size=None)
+        loader = from_workers(StreamBatches(self, share), self.workers, partial(self.size_of, share), batch_size=None)
         for told in loader:
             self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)
             yield told.batch
+
+    def size_of(self, share: Share) -> int:
+        """Bytes of a batch: its pixels, for which nothing has to be read."""
+        return share.batch * self.streams[0].candidates * 3 * self.reader.framing.resolution**2
 
     def fingerprint(self) -> dict[str, Any]:
         return of_streams([stream.source for stream in self.streams])

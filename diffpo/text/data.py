@@ -24,7 +24,7 @@ from diffpo.sources import Source
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.tokenizing import Tokenizing, Tokens, counted
-from diffpo.workers import from_workers
+from diffpo.workers import bytes_of, from_workers
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ class TextPairs(Pairs, Dataset[Example]):
         loader = from_workers(
             self,
             self.workers,
+            lambda: share.batch * bytes_of(self.first(1)),
             batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, groups=self.groups),
             collate_fn=self.reader.collate,
         )
