@@ -93,7 +93,7 @@ class UserShards(Shards):
             for picture in pair.candidates
         ]
         per_chunk = 2 * len(self.chunks[0].pairs)
-        for batch in read_ahead(questions, per_chunk * self.batch_size):
+        for batch in read_ahead(questions, per_chunk * self.batch_size, per_chunk):
             readable: dict[int, list[Shown]] = {}
             begins = range(0, len(batch), per_chunk)
             for of_chunk in (batch[begin : begin + per_chunk] for begin in begins):

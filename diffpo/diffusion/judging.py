@@ -1,10 +1,13 @@
 """Pictures put to scorers (and captioners): read ahead by threads while those work; an unreadable one is marked."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from threading import Condition
 
 from PIL import Image
 
@@ -12,6 +15,7 @@ from diffpo.pictures import BrokenImage
 from diffpo.scoring import Scorer
 
 THREADS = min(16, os.cpu_count() or 1)
+PIXELS = 2**27  # in memory: two batches of 64 pictures of a megapixel, 400 MB
 
 Scores = dict[str, float | None]
 
@@ -44,15 +48,70 @@ def judged(
         yield [(question, next(said) if found else unread) for question, found in batch]
 
 
-def read_ahead(questions: Sequence[Question], batch_size: int) -> Iterator[list[tuple[Question, Image.Image | None]]]:
-    """Batch by batch each question with its picture, or with None if that cannot be read."""
-    batches = [questions[begin : begin + batch_size] for begin in range(0, len(questions), batch_size)]
-    with ThreadPoolExecutor(THREADS, "reading") as pool:
-        ahead: deque[list[Future[Image.Image | None]]] = deque()
-        for i, batch in enumerate(batches):
-            while len(ahead) < 2 and i + len(ahead) < len(batches):
-                ahead.append([pool.submit(picture, question) for question in batches[i + len(ahead)]])
-            yield list(zip(batch, [future.result() for future in ahead.popleft()], strict=True))
+def read_ahead(
+    questions: Sequence[Question], batch_size: int, together: int = 1, most: int = PIXELS
+) -> Iterator[list[tuple[Question, Image.Image | None]]]:
+    """Batch by batch each question with its picture, or with None if that cannot be read.
+
+    Large pictures make smaller batches: a batch and what is read while it is judged take `most` pixels in all, and a
+    few pictures more, however large and however mixed they are.
+
+    Args:
+        together: questions that must not be parted; batch_size is a multiple of it.
+    """
+    room, coming = Room(most), iter(enumerate(questions))
+    ahead = deque[tuple[Question, Future[Image.Image | None]]]()
+    batch: list[tuple[Question, Image.Image | None]] = []
+    with ThreadPoolExecutor(THREADS, "reading") as pool, room:
+        for number in range(len(questions)):
+            for n, question in islice(coming, 2 * batch_size - len(ahead)):
+                ahead.append((question, pool.submit(room.read, n, question)))
+            room.want(number)
+            question, future = ahead.popleft()
+            batch.append((question, future.result()))
+            sizes = [pixels(found) for _, found in batch]
+            is_large = sum(sizes) + together * max(sizes) > most // 2 and len(batch) % together == 0
+            if len(batch) == batch_size or is_large or number + 1 == len(questions):
+                yield batch
+                room.give_back(sum(sizes))
+                batch = []
+
+
+class Room:
+    """Pixels that may be in memory: threads that would read more wait, but for what is wanted next."""
+
+    def __init__(self, most: int):
+        self.most, self.held, self.wanted, self.changed = most, 0, 0, Condition()
+
+    def __enter__(self) -> "Room":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.want(sys.maxsize)  # whoever still waits is let go
+
+    def read(self, number: int, question: Question) -> Image.Image | None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.held < self.most or number <= self.wanted)
+        if self.wanted == sys.maxsize:
+            return None
+        found = picture(question)
+        with self.changed:
+            self.held += pixels(found)
+        return found
+
+    def want(self, number: int) -> None:
+        with self.changed:
+            self.wanted = number
+            self.changed.notify_all()
+
+    def give_back(self, pixels: int) -> None:
+        with self.changed:
+            self.held -= pixels
+            self.changed.notify_all()
+
+
+def pixels(picture: Image.Image | None) -> int:
+    return picture.width * picture.height if picture else 0
 
 
 def picture(question: Question) -> Image.Image | None:

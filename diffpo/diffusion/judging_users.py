@@ -73,7 +73,7 @@ class Hearing:
         """Batch by batch the numbers of questions that cannot be shown, and the other questions."""
         per_question = 2 * len(self.queries[0].support) + 2
         shown = [Question(n, "", picture) for n in numbers for picture in pictures(self.queries[n // 2], n % 2)]
-        for batch in read_ahead(shown, per_question * self.batch_size):
+        for batch in read_ahead(shown, per_question * self.batch_size, per_question):
             found: dict[int, list[Image.Image | None]] = defaultdict(list)
             for question, picture in batch:
                 found[question.row].append(picture)

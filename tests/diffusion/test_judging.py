@@ -1,11 +1,12 @@
 import threading
+import weakref
 from dataclasses import dataclass
 
 import pytest
 import torch
 from PIL import Image
 
-from diffpo.diffusion.judging import Question, judged
+from diffpo.diffusion.judging import THREADS, Question, judged, read_ahead
 from diffpo.pictures import BrokenImage
 from diffpo.scoring import Scorer
 
@@ -84,3 +85,54 @@ def test_an_error_that_is_not_the_pictures_fault_is_raised():
 
 def test_no_question_no_answer():
     assert list(judged([Size()], [])) == []
+
+
+class Counted:
+    """How many pixels of the pictures that were read are in memory; 0.25 megapixels each, or what `sizes` say."""
+
+    def __init__(self):
+        self.now, self.most, self.lock = 0, 0, threading.Lock()
+
+    def question(self, row: int, side: int) -> Question:
+        def read() -> Image.Image:
+            picture = Image.new("L", (side, side))
+            with self.lock:
+                self.now += side * side
+                self.most = max(self.most, self.now)
+            weakref.finalize(picture, self.gone, side * side)
+            return picture
+
+        return Question(row, "", read)
+
+    def gone(self, size: int) -> None:
+        with self.lock:
+            self.now -= size
+
+
+@pytest.mark.parametrize(
+    "sides", [[400] * 60, [4] * 30 + [400] * 60, [400, 4] * 40], ids=["large", "first small", "mixed"]
+)
+@pytest.mark.parametrize("together", [1, 4])
+def test_large_pictures_are_never_many_in_memory(sides, together):
+    """Of 160,000 pixels each, with room for five; every thread may hold one more."""
+    counted = Counted()
+    asked = [counted.question(row, side) for row, side in enumerate(sides)]
+    found = []
+    for batch in read_ahead(asked, 32, together, most=800_000):
+        found += [question.row for question, _ in batch]
+        assert len(batch) % together == 0 or found[-1] == len(sides) - 1
+        del batch
+    assert found == list(range(len(sides)))
+    assert counted.most <= 800_000 + (THREADS + together + 1) * 160_000
+
+
+def test_small_pictures_stand_in_batches_as_large_as_asked_for():
+    batches = read_ahead([Counted().question(row, 1024) for row in range(130)], 64)
+    assert [len(batch) for batch in batches] == [64, 64, 2]
+
+
+def test_one_who_stops_asking_waits_for_nobody():
+    counted = Counted()
+    batches = read_ahead([counted.question(row, 400) for row in range(200)], 32, most=300_000)
+    next(batches)
+    batches.close()
