@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from diffpo.hub import parsing
 from diffpo.refusal import Refusal
 
 SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
@@ -25,7 +26,11 @@ def changed(scheduler: Any, overrides: dict[str, Any]) -> Any:
     if unknown := sorted(overrides.keys() - scheduler.config.keys()):
         have = ", ".join(sorted(name for name in scheduler.config if not name.startswith("_")))
         raise Refusal(f"base.scheduler names {', '.join(unknown)}; {type(scheduler).__name__} has {have}.")
-    return type(scheduler).from_config(scheduler.config, **overrides)
+    try:
+        with parsing():
+            return type(scheduler).from_config(scheduler.config, **overrides)
+    except ValueError as error:
+        raise Refusal(f"{type(scheduler).__name__} does not take base.scheduler {overrides}: {error}.") from error
 
 
 def require_said(scheduler: Any, path: str) -> None:
