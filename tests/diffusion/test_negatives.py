@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from single_file import save_single_file
 from tiny import WIDTH, moved, pipeline, unet
 from tiny_negatives import saved_difference, saved_lora
 
@@ -116,6 +117,23 @@ def test_what_a_path_holds_is_told_apart(tmp_path):
     ] * 2
     for place in ("tuned", "top"):
         assert torch.equal(out(read_full(str(tmp_path / place), unet(7), "unet")), out(unet()))
+
+
+def test_a_full_network_in_a_single_file_needs_no_hub_and_has_to_be_whole(tmp_path):
+    file = save_single_file(pipeline(), tmp_path / "x.safetensors")
+    assert torch.equal(out(read_full(file, unet(7), "unet")), out(unet()))
+    with pytest.raises(Refusal, match="x.safetensors does not hold a UNet: .* of its weights do not fit"):
+        read_full(file, unet(cross_attention_dim=8), "unet")
+
+
+def test_a_full_network_that_lacks_a_weight_is_refused(tmp_path):
+    unet().save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["conv_in.bias"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(Refusal, match="does not hold a unet: 1 of its weights do not fit, the first is conv_in.bias"):
+        read_full(str(tmp_path), unet(), "unet")
 
 
 def test_a_full_network_takes_the_positives_type(tmp_path):
