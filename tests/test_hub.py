@@ -87,3 +87,8 @@ def test_a_network_that_fails_below_the_hub_is_told_in_a_line():
     told = r"Cannot load a LoRA from 'me/x'.*no route.*Check the spelling and the network"
     with pytest.raises(Refusal, match=told), reaching("me/x", "a LoRA"):
         raise HTTPError("no route")
+
+
+def test_an_error_of_ours_is_no_damaged_file():
+    with pytest.raises(RuntimeError, match="shapes differ"), reaching("x", "a net"):
+        raise RuntimeError("shapes differ")

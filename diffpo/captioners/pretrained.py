@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoProcessor, LogitsProcessor, Temperature
 from diffpo.captioning import Speaker
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
-from diffpo.scorers.learned import require_whole
+from diffpo.whole import load_whole
 
 T = TypeVar("T")
 
@@ -116,11 +116,8 @@ class Pretrained(Speaker, ABC):
 
     @cached_property
     def network(self) -> nn.Module:
-        with reaching(self.path, self.kind):
-            network, report = self.classes.from_pretrained(
-                self.path, revision=self.revision, dtype=self.dtype or "auto", output_loading_info=True
-            )
-        require_whole(sorted(report["missing_keys"]), self.path, self.kind.removeprefix("an ").removeprefix("a "))
+        load = partial(self.classes.from_pretrained, self.path, revision=self.revision, dtype=self.dtype or "auto")
+        network = load_whole(load, self.path, self.kind, others=True)
         return network.requires_grad_(False).eval().to(self.place)
 
     def rest(self) -> None:

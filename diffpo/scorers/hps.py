@@ -20,7 +20,8 @@ from diffpo.refusal import Refusal
 from diffpo.scorers.dual import DualEncoder, normalized
 from diffpo.scorers.learned import stacked
 from diffpo.scorers.parts import MEAN, STD
-from diffpo.scorers.weights import fill, saved
+from diffpo.scorers.weights import saved
+from diffpo.whole import fill
 
 SIDE = 224
 
@@ -67,7 +68,7 @@ class HPS(DualEncoder):
         with init_empty_weights(include_buffers=False):
             model = library.CLIP(**library.get_model_config(self.architecture))
         # Bare weights are those of a CLIP that was not tuned, and have no such key.
-        fill(model, checkpoint.get("state_dict", {}), self.path, f"checkpoint of HPSv{self.release}")
+        fill(model, checkpoint.get("state_dict", {}), self.path, f"a checkpoint of HPSv{self.release}")
         return model
 
     def require_release(self) -> None:

@@ -15,7 +15,8 @@ from diffpo.hub import reaching
 from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned, stacked
 from diffpo.scorers.parts import LinearStack, pixels
-from diffpo.scorers.weights import fill, located, saved
+from diffpo.scorers.weights import located, saved
+from diffpo.whole import fill
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 TOKENS = 35

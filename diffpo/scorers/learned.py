@@ -13,7 +13,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer, require_as_many
 
 Kind = TypeVar("Kind", bound="Learned")
@@ -101,10 +100,3 @@ class Learned(Scorer):
 def stacked(prepare: Callable[[Image.Image], Tensor], pictures: Sequence[Image.Image]) -> Float[Tensor, "n 3 h w"]:
     """Pictures prepared by several threads, as one batch."""
     return torch.stack(list(THREADS.map(prepare, pictures)))
-
-
-def require_whole(missing: Sequence[str], path: str, what: str) -> None:
-    """Raise a Refusal if weights were absent from a file: libraries only warn, and fill them at random."""
-    if missing:
-        first = sorted(missing)[0]
-        raise Refusal(f"{path} is no {what}: it lacks {len(missing)} of its weights, the first is {first}.")

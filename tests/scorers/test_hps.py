@@ -96,7 +96,7 @@ def test_a_deeper_network_is_refused(tmp_path):
 def test_bare_weights_are_refused(tmp_path):
     torch.save(state("v2.0"), tmp_path / "open_clip_pytorch_model.bin")
     with pytest.raises(
-        Refusal, match="is no checkpoint of HPSv2: 62 of its weights do not fit, the first is ln_final.bias"
+        Refusal, match="does not hold a checkpoint of HPSv2: 62 of its weights do not fit, the first is ln_final.bias"
     ):
         HPSv2(str(tmp_path / "open_clip_pytorch_model.bin"), device="cpu").check([])
 
