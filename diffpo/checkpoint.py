@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from diffpo.files import remedy_of
 from diffpo.refusal import Refusal
 from diffpo.sharding import split_like, whole_state
 
@@ -80,14 +81,14 @@ class Checkpoints:
         if main:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        problem = ""
+        problem, cause = "", None
         try:
             self.accelerator.save_state(str(partial))
             if main:
                 (partial / CONFIG).write_text(self.config)
         # torch.save reports a full disk as RuntimeError, safetensors as its own error.
         except (OSError, RuntimeError, SafetensorError) as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem, cause = f"{type(error).__name__}: {error}", error
         failed = self.accelerator.reduce(torch.tensor(float(bool(problem)), device=self.accelerator.device))
         if failed:
             if main:
@@ -96,7 +97,8 @@ class Checkpoints:
             free = shutil.disk_usage(self.root).free / 2**30
             raise Refusal(
                 f"Checkpoint {step} could not be written ({problem or 'on another process'}; {free:.2f} GiB are "
-                f"free). {self.last()} Free some space or lower fit.keep, then continue with --resume latest."
+                f"free). {self.last()} {remedy_of(cause, 'Free some space or lower fit.keep')}; then continue with "
+                "--resume latest."
             )
         if main:
             flush(partial)

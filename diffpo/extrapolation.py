@@ -103,7 +103,7 @@ def extrapolate(
     after = Extrapolated(theta, earlier, alpha, dtype)
     moved = size = 0.0
     unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    with writing(str(output_dir), "Free some space, or choose another place; nothing was left there."):
+    with writing(str(output_dir), "nothing was left there"):
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             checkpoints = shutil.ignore_patterns("*.safetensors", "checkpoint-*", "metrics.jsonl", "README.md")

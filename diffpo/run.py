@@ -14,6 +14,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 
 from diffpo.checkpoint import CONFIG, Checkpoints, flat
+from diffpo.files import remedy_of, writing
 from diffpo.launchers import precision, suit_launcher
 from diffpo.refusal import Refusal
 
@@ -133,8 +134,8 @@ class Run:
                     lines.write(json.dumps({"step": step} | metrics) + "\n")
         except OSError as error:
             raise Refusal(
-                f"The metrics of step {step} could not be written ({error}). {self.checkpoints.last()} Free some "
-                "space, then continue with --resume latest."
+                f"The metrics of step {step} could not be written ({error}). {self.checkpoints.last()} "
+                f"{remedy_of(error)}; then continue with --resume latest."
             ) from error
 
 
@@ -173,8 +174,9 @@ def open_run(
         run.checkpoints.chosen(resume)
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / CONFIG).write_text(settings)
+        with writing(f"output_dir {output_dir}"):
+            output_dir.mkdir(parents=True, exist_ok=True)
+            (output_dir / CONFIG).write_text(settings)
     if config.report_to:
         values = flat(yaml.safe_load(settings) or {})
         accelerator.init_trackers(

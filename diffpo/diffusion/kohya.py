@@ -86,7 +86,7 @@ def export_kohya(lora: str, output: Path, dtype: torch.dtype = torch.float16) ->
         tensors[f"{key}.lora_up.weight"] = layer.up.to(dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
     metadata = describe(layers) | {"ss_output_name": output.stem, "modelspec.title": output.stem}
-    with writing(str(output), "Free some space, or choose another place; the LoRA itself is untouched."):
+    with writing(str(output), "the LoRA itself is untouched"):
         output.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, output, metadata)
     return metadata

@@ -198,8 +198,8 @@ class LoadedStableDiffusion:
         Raises:
             Refusal: if the disk is full.
         """
-        remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
-        with writing(f"The weights in {folder}", remedy):
+        then = "if there is a checkpoint of the last step, --resume latest then writes them"
+        with writing(f"The weights in {folder}", then):
             if self.config.adapter is not None:
                 self.config.adapter.save(self.parts, folder, writes)
                 return

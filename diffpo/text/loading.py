@@ -213,8 +213,8 @@ class LoadedCausalLM:
         Raises:
             Refusal: if the disk is full.
         """
-        remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
-        with writing(f"The weights in {folder}", remedy):
+        then = "if there is a checkpoint of the last step, --resume latest then writes them"
+        with writing(f"The weights in {folder}", then):
             if writes:
                 self.tokenizing.tokenizer.save_pretrained(folder)
             if self.config.adapter is not None:

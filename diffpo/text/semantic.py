@@ -134,7 +134,7 @@ def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch
     about |= {
         name: {"mean": float(x.mean()), "min": float(x.min()), "max": float(x.max())} for name, x in spread.items()
     }
-    with writing(str(output_dir), "Free some space, or choose another place."):
+    with writing(str(output_dir)):
         output_dir.mkdir(parents=True, exist_ok=True)
         found.to_parquet(output_dir / "train.parquet")
     write_json(output_dir / SUMMARY, about)

@@ -156,5 +156,5 @@ class LoadedVisionLM(LoadedCausalLM):
         super().save(folder, writes)
         assert isinstance(self.tokenizing, SeeingTokenizing)
         if writes:
-            with writing(f"The processor in {folder}", "Free some space."):
+            with writing(f"The processor in {folder}"):
                 self.tokenizing.processor.save_pretrained(folder)
