@@ -155,12 +155,12 @@ def in_process(target: Callable[..., None], *args) -> int | None:
     return exitcode
 
 
-def together(world: int, target: Callable[..., None], *args) -> list[int | None]:
+def together(world: int, target: Callable[..., None], *args, **environment: str) -> list[int | None]:
     """Run a function in several processes that find one another as those of torchrun do; their exit codes."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": str(world)}
-    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment for rank in range(world)]
     return in_processes([(as_rank, rank, target, *args) for rank in ranks])
 
 
@@ -178,7 +178,7 @@ def in_processes(calls: list[tuple]) -> list[int | None]:
 
 
 def as_rank(environment: dict[str, str], target: Callable[..., None], *args) -> None:
-    os.environ.update(environment | {"ACCELERATE_USE_CPU": "true"})
+    os.environ.update({"ACCELERATE_USE_CPU": "true"} | environment)
     as_if_started_by_hand(target, *args)
 
 
