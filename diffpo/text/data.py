@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,9 +20,12 @@ from diffpo.pairs import Pairs, PairTable, became, open_tables
 from diffpo.refusal import Refusal
 from diffpo.rows import DropTies, PairRow, RowMap
 from diffpo.sources import Source
-from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
+from diffpo.text.messages import read_tools
+from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, of_row
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.tokenizing import Tokenizing, Tokens, counted
+
+ALIKE = "are the same tokens as all others of their row, so they teach nothing"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class TextData:
             leave room for its longest completion; a completion that does not fit by itself is cut on the right. A run
             reports how many were cut.
         max_prompt_length: prompts are cut to so many tokens in any case; null is no such limit.
+        tools: column with the tools that the assistant may call, which the chat template shows: lists of structs, or
+            such a list as JSON; a table need not have it. null leaves it out.
         together: rows of similar length that follow one another, best a multiple of fit.per_device_batch_size times
             processes; 1 shuffles them all. Of several sources that are mixed, rows are always shuffled.
         workers: processes per device that split texts into tokens; 0 does so in the training process.
@@ -51,6 +56,7 @@ class TextData:
     rows: list[RowMap] = field(default_factory=lambda: [DropTies()])
     max_length: int = 1024
     max_prompt_length: int | None = None
+    tools: str | None = "tools"
     together: int = 64
     workers: int = 2
 
@@ -69,7 +75,7 @@ class TextData:
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]
         tables = open_tables(self.source, maps, seed, length)
         weights = self.source.shares([len(table) for table in tables])
-        reader = TextReader(tokenizing, self.max_length, self.max_prompt_length)
+        reader = TextReader(tokenizing, self.max_length, self.max_prompt_length, self.tools)
         return TextPairs(tables, weights, reader, seed, self.together, self.workers)
 
 
@@ -88,6 +94,7 @@ class TextReader:
     tokenizing: Tokenizing
     max_length: int
     max_prompt_length: int | None = None
+    tools: str | None = None
 
     def __call__(self, row: PairRow) -> list[Tokens]:
         """Tokens of each candidate, cut to fit.
@@ -95,14 +102,15 @@ class TextReader:
         Raises:
             Refusal: if one cannot be written as the data have it; the row is named.
         """
-        try:
-            sides = [self.tokenizing(*side) for side in zip(row.prompts, row.candidates, strict=True)]
-        except Refusal as error:
-            raise Refusal(f"Row {row.id}: {error}") from error
+        with of_row(row.id):
+            tools = read_tools(row.extra.get(self.tools)) if self.tools else []
+            sides = [self.tokenizing(*side, tools) for side in zip(row.prompts, row.candidates, strict=True)]
         longest = max(len(tokens.completion) for tokens in sides)
         prompt = max(1, min(self.max_length - longest, self.max_prompt_length or self.max_length))
         first = self.tokenizing.tokenizer.bos_token_id
-        return [tokens.cut(prompt, self.max_length - min(prompt, len(tokens.prompt)), first) for tokens in sides]
+        cut = [tokens.cut(prompt, self.max_length - min(prompt, len(tokens.prompt)), first) for tokens in sides]
+        alike = len({(tokens.prompt, tokens.completion) for tokens in cut}) == 1 < len(cut)
+        return [replace(tokens, notes=(*tokens.notes, ALIKE)) for tokens in cut] if alike else cut
 
     def collate(self, examples: list[Example]) -> TokenBatch:
         """Padded to the longest of them."""

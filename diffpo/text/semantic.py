@@ -18,6 +18,7 @@ from diffpo.ledger import write_json
 from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.text.completions import spoken
+from diffpo.text.rows import read
 
 COLUMNS = ("sem_distance", "sem_distance_rejected")
 SUMMARY = "semantic.json"
@@ -105,14 +106,22 @@ def distances(encoder: TextEncoder, prompts: Sequence[Any], sides: Sequence[Any]
     return (1 - (one * two).sum(-1)).clamp(0, 2).cpu()
 
 
+def required(column: str, found: Any, row: int) -> Any:
+    """What a cell holds, which has to be there."""
+    if found is None:
+        raise Refusal(f"Row {row} has null in {column}, which has no distance; fix or leave out such rows.")
+    return read(f"text in {column}", found, row)
+
+
 def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch_size: int = 64) -> dict[str, Any]:
     """Write the pairs with `sem_distance` (of the chosen side) and `sem_distance_rejected` as one parquet file.
 
     Returns:
-        What is in `semantic.json`: the encoder, and mean, least and greatest distance of each column; `cut` answers
-        were longer than the encoder reads.
+        What is in `semantic.json`: the encoder, and mean, least and greatest distance of each column; `cut` prompts
+        and answers were longer than the encoder reads.
 
     Raises:
+        Refusal: if a cell is neither a text nor messages, or null; the row is named.
         Refusal: if the source or the encoder cannot be loaded, or the folder is not empty.
         Refusal: if the disk is full.
     """
@@ -120,14 +129,15 @@ def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch
         raise Refusal(f"output_dir {output_dir} is not empty; choose another one.")
     table, cut = source.open(), 0
 
-    def measured(rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+    def measured(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[float]]:
         nonlocal cut
-        cut += sum(encoder.cut([spoken(text) for text in rows[side]]) for side in source.candidates)
-        prompts = [rows[name] for name in source.needs]
-        sides = zip(COLUMNS, prompts, source.candidates, strict=True)
-        return {name: distances(encoder, asked, rows[side]).tolist() for name, asked, side in sides}
+        names = {*source.needs, *source.candidates}
+        texts = {name: [required(name, x, i) for x, i in zip(rows[name], indices, strict=True)] for name in names}
+        cut += sum(encoder.cut([spoken(text) for text in texts[name]]) for name in names)
+        sides = zip(COLUMNS, source.needs, source.candidates, strict=True)
+        return {name: distances(encoder, texts[asked], texts[side]).tolist() for name, asked, side in sides}
 
-    found = table.map(measured, batched=True, batch_size=batch_size, load_from_cache_file=False)
+    found = table.map(measured, batched=True, with_indices=True, batch_size=batch_size, load_from_cache_file=False)
     spread = {name: torch.tensor(found[name][:]) for name in COLUMNS}
     about = {"encoder": type(encoder).__name__, "model_id": encoder.path, "revision": encoder.revision}
     about |= {"source": str(source), "pairs": len(found), "cut": cut}

@@ -51,3 +51,16 @@ def test_pairs_get_two_columns_and_a_record_of_who_measured(tmp_path):
     assert (about["model_id"], about["pairs"], about["cut"]) == ("assets/tiny-clip", 2, 1)
     with pytest.raises(Refusal, match="is not empty; choose another one"):
         add_distances(ENCODER, Columns("x"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("odd", [None, 7, 0.5, {"en": RED}, [RED], '[{"role": "user", "content": "a"}]'], ids=str)
+def test_a_cell_that_is_no_text_is_refused_by_row_and_column(tmp_path, odd, column):
+    if odd is None:
+        odd, said = [RED, None], f"Row 1 has null in {column}"
+    else:
+        odd, said = [odd, odd], f"Row 0 has a text in {column} that is "
+    rows = {"prompt": [RED] * 2, "chosen": [RED] * 2, "rejected": [BLUE] * 2} | {column: odd}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(Refusal, match=f"^{said}"):
+        add_distances(ENCODER, Columns(str(tmp_path / "pairs.parquet")), tmp_path / "out")

@@ -120,6 +120,34 @@ def test_rows_without_pictures_are_told_what_lacks(base):
         base.tokenizing()("left", "red")
 
 
+def asked(parts) -> list[dict]:
+    return [{"role": "user", "content": parts}]
+
+
+def test_a_question_in_parts_is_the_same_tokens_as_in_one_text(base):
+    tokenizing, candidate = base.tokenizing(), Seen((Segment("a red circle"),), held(Image.new("RGB", (40, 32))))
+    plain = tokenizing("on the left", candidate)
+    for parts in (
+        [{"type": "image"}, {"type": "text", "text": "on the left"}],
+        [{"text": "on "}, {"text": "the left"}],
+    ):
+        tokens = tokenizing(asked(parts), candidate)
+        assert (tokens.prompt, tokens.completion) == (plain.prompt, plain.completion)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([{"type": "image"}, {"type": "image"}, {"type": "text", "text": "a"}], "shows 2 pictures, and a row has one"),
+        ([{"type": "video"}, {"type": "text", "text": "a"}], "message of user has a part of type 'video'"),
+        ([{"type": "text", "text": None}], "message of user has a part of type 'text without text'"),
+    ],
+)
+def test_parts_that_are_not_shown_are_refused(base, parts, said):
+    with pytest.raises(Refusal, match=said):
+        base.tokenizing()(asked(parts), Seen((Segment("a"),), held(Image.new("RGB", (40, 32)))))
+
+
 def test_tensors_are_joined_and_filled_up_with_zeros():
     found = joined([torch.ones(1, 1, 2), torch.ones(2, 2, 1)])
     assert found.tolist() == [[[1, 1], [0, 0]], [[1, 0], [1, 0]], [[1, 0], [1, 0]]]
