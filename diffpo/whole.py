@@ -22,7 +22,13 @@ WRAPPERS = ("module.", "policy.", "state_dict.")
 # The same as transformers' `key_mapping` says it.
 UNWRAPPING = {re.escape(COMPILED): "", f"^(?:{'|'.join(map(re.escape, WRAPPERS))})+": ""}
 
-LISTING = ("transformers.modeling_utils", "diffusers.models.modeling_utils")
+# The last one lists all weights as "not sharded" as soon as the first is silent.
+LISTING = (
+    "transformers.modeling_utils",
+    "diffusers.models.modeling_utils",
+    "transformers.distributed.tensor_parallel",
+)
+UNMERGED = ("base_model.", ".base_layer.", ".lora_")
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +60,12 @@ def match_weights(
     need = Counter((ours, shape_of(shape)) for ours, shape in wanted.items() if ours in there or ours not in spare)
     if misfits := sorted({ours for ours, _ in (have - need) + (need - have)}):
         first = misfits[0]
+        unmerged = any(part in name for name in misfits for part in UNMERGED)
+        remedy = "merge its adapters first (peft's merge_and_unload)" if unmerged else "name the file of this network"
         raise Refusal(
             f"{path} does not hold {what}: {len(misfits)} of its weights do not fit, the first is {first}, which has "
             f"shape {dict(have.keys()).get(first, 'none')} and should have {dict(need.keys()).get(first, 'none')}; "
-            "name the file that belongs to this network."
+            f"{remedy}."
         )
     tell_unwrapped([name for name, ours in names.items() if name != ours], path)
     return names
@@ -118,6 +126,7 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
         network, report = load(**asked)
         if wrapped := sorted(name for name in report["unexpected_keys"] if name != unwrapped(name)):
             network, report = load(**asked, key_mapping=UNWRAPPING)
+            vars(network).pop("_weight_conversions", None)  # transformers would write the wrappers again
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found: dict[str, Any] = {name: shape for name, shape in wanted.items() if name not in report["missing_keys"]}
     found |= {name: there for name, there, _ in report["mismatched_keys"]}
