@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.text.completions import spoken
 from diffpo.text.rows import read
+from diffpo.text.tokenizing import require_vocabulary
+from diffpo.whole import load_whole
 
 COLUMNS = ("sem_distance", "sem_distance_rejected")
 SUMMARY = "semantic.json"
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")  # of BERT's first token, which a mean of states does not need
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +42,22 @@ class TextEncoder(ABC):
     device: str = "cpu"
 
     @abstractmethod
-    def load(self) -> Any: ...
+    def load(self) -> nn.Module:
+        """The network from its files, all of its weights."""
 
     @abstractmethod
     def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]: ...
 
     @cached_property
     def network(self) -> nn.Module:
-        with reaching(self.path, "a text encoder"):
-            return self.load().to(self.device).eval()
+        return self.load().to(self.device).eval()
 
     @cached_property
     def tokenizer(self) -> Any:
         with reaching(self.path, "a tokenizer"):
-            return AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+        require_vocabulary(tokenizer)
+        return tokenizer
 
     @property
     def longest(self) -> int:
@@ -79,9 +84,9 @@ class CLIPText(TextEncoder):
 
     path: str = "openai/clip-vit-large-patch14"
 
-    def load(self) -> Any:
-        kind: Any = CLIPTextModelWithProjection
-        return kind.from_pretrained(self.path, revision=self.revision)
+    def load(self) -> nn.Module:
+        load = partial(CLIPTextModelWithProjection.from_pretrained, self.path, revision=self.revision or "main")
+        return load_whole(load, self.path, "the text half of a CLIP", others=True)
 
     def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]:
         return output.text_embeds
@@ -93,8 +98,9 @@ class SentenceEncoder(TextEncoder):
 
     path: str = "sentence-transformers/all-MiniLM-L6-v2"
 
-    def load(self) -> Any:
-        return AutoModel.from_pretrained(self.path, revision=self.revision)
+    def load(self) -> nn.Module:
+        load = partial(AutoModel.from_pretrained, self.path, revision=self.revision)
+        return load_whole(load, self.path, "a text encoder", spare=POOLER, others=True)
 
     def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]:
         return (output.last_hidden_state * attended).sum(1) / attended.sum(1)

@@ -144,6 +144,7 @@ class VisionLM(CausalLM):
     network_class: ClassVar[Any] = AutoModelForImageTextToText
     reader_class: ClassVar[Any] = AutoProcessor
     reads_by: ClassVar[str] = "processor"
+    kind: ClassVar[str] = "a vision-language model"
     task: ClassVar[str] = "image-text-to-text"
 
     def tokenizing(self) -> SeeingTokenizing:
@@ -151,7 +152,7 @@ class VisionLM(CausalLM):
             processor: Any = AutoProcessor.from_pretrained(self.path, revision=self.revision)
         if self.chat_template is not None:
             processor.chat_template = self.chat_template
-        return SeeingTokenizing(processor.tokenizer, processor)
+        return SeeingTokenizing(processor.tokenizer, processor, known=self.vocabulary)
 
     def load(
         self, device: torch.device | str = "cpu", storage: torch.dtype = torch.float32, seed: int = 0
