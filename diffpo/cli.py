@@ -1,12 +1,15 @@
 """Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, _typehints
 
+from diffpo.overrides import lines_about, settle
 from diffpo.refusal import Refusal
 
 
@@ -16,8 +19,11 @@ def launch(main: Callable[..., None]) -> None:
     A refusal is printed as one line; any other error is a fault of the program and keeps its traceback.
     """
     try:
-        arguments, settings = parse(main)
-        main(**arguments, settings=settings)
+        line = CommandLine(main, sys.argv[1:])
+        if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+            for told in line.dropped:
+                print(told, file=sys.stderr)
+        main(**line.arguments(), settings=line.settings)
     except Exception as error:
         refusal = refusal_in(error)
         if refusal is None:
@@ -41,14 +47,41 @@ def parse(main: Callable[..., None], args: list[str] | None = None) -> tuple[dic
     Args:
         args: command line without the program's name; None reads sys.argv.
     """
-    parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
-    parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
-    parser.set_defaults(lists_spelled_out(parser.get_defaults()))
-    chosen = parser.parse_args(args)
-    chosen.pop("config")
-    settings = parser.dump(chosen, skip_unset=False)
-    return vars(parser.instantiate(chosen)), settings
+    line = CommandLine(main, sys.argv[1:] if args is None else args)
+    return line.arguments(), line.settings
+
+
+class CommandLine:
+    """A command line, read by the signature of `main`; nothing is built of it yet.
+
+    Attributes:
+        settings: everything that was chosen, defaults included, as YAML.
+        dropped: lines about what files and earlier arguments say and what no longer holds, see `settle`.
+
+    Args:
+        args: without the program's name.
+    """
+
+    def __init__(self, main: Callable[..., None], args: list[str]):
+        self.parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
+        self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
+        self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
+        self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
+        settled, drops = settle(args, self.so_far)
+        self.chosen = self.parser.parse_args(settled)
+        self.chosen.pop("config")
+        self.settings = self.parser.dump(self.chosen, skip_unset=False)
+        self.dropped = lines_about(drops, yaml.safe_load(self.settings))
+
+    def arguments(self) -> dict[str, Any]:
+        """What was chosen, as objects."""
+        return vars(self.parser.instantiate(self.chosen))
+
+    def so_far(self, args: list[str]) -> dict[str, Any]:
+        """The resolved config of a command line that may lack arguments."""
+        chosen = self.parser.parse_args(args, _skip_validation=True)
+        chosen.pop("config")
+        return yaml.safe_load(self.parser.dump(chosen, skip_unset=False, skip_validation=True))
 
 
 def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -66,7 +99,8 @@ def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
 def forget_init_args(action: Any, previous: Namespace | dict | None, value: Namespace | dict) -> None:
     """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
 
-    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW.
+    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW. What two
+    classes mean alike, `settle` says again.
     """
     if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
         previous["init_args"] = type(previous["init_args"])()
