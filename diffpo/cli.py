@@ -1,5 +1,6 @@
 """Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, _typehints
 
-from diffpo.overrides import lines_about, settle
+from diffpo.overrides import settle, tell_drops
 from diffpo.refusal import Refusal
 
 
@@ -71,7 +72,7 @@ class CommandLine:
         self.chosen = self.parser.parse_args(settled)
         self.chosen.pop("config")
         self.settings = self.parser.dump(self.chosen, skip_unset=False)
-        self.dropped = lines_about(drops, yaml.safe_load(self.settings))
+        self.dropped = tell_drops(drops, yaml.safe_load(self.settings))
 
     def arguments(self) -> dict[str, Any]:
         """What was chosen, as objects."""
@@ -81,7 +82,7 @@ class CommandLine:
         """The resolved config of a command line that may lack arguments."""
         chosen = self.parser.parse_args(args, _skip_validation=True)
         chosen.pop("config")
-        return yaml.safe_load(self.parser.dump(chosen, skip_unset=False, skip_validation=True))
+        return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
 
 
 def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
