@@ -19,6 +19,7 @@ from diffpo.average import Average
 from diffpo.checkpoint import store_trainable
 from diffpo.core import Objective
 from diffpo.draws import Draws
+from diffpo.files import in_one_line
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.references import Reference
@@ -27,6 +28,7 @@ from diffpo.run import Run, require_disk
 from diffpo.sharding import is_sharded, reshard, whole
 from diffpo.tracking import Meter, Watch
 from diffpo.validation import Validation
+from diffpo.whole import require_finite
 
 Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
 
@@ -69,6 +71,7 @@ def fit(
         validation: held-out pairs that are judged with the weights that would be exported.
 
     Raises:
+        Refusal: if weights are not finite before the first step, or the optimizer does not take its settings.
         Refusal: if loss or gradient stops being finite; no checkpoint is written from then on.
         Refusal: if a checkpoint cannot be written.
         Refusal: if `run.resume` names a checkpoint of another run, or one beyond the last step, or if epochs are
@@ -76,7 +79,8 @@ def fit(
     """
     config, accelerator = run.config, run.accelerator
     steps = config.steps_on(pairs.size)
-    stepper = optimizer(objective.trained(policy))
+    require_finite(policy, "Before the first step the base, or its adapter,", "weights")
+    stepper = made(optimizer, objective.trained(policy))
     schedule: Any = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
     model, stepper = accelerator.prepare(policy, stepper)
     parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
@@ -128,7 +132,7 @@ def fit(
             saving = bool(config.save_every) and (step % config.save_every == 0 or step == steps)
             if saving or step % config.log_every == 0 or step == steps:
                 metrics = meter.read()
-                require_finite(metrics, step, run)
+                require_steady(metrics, step, run)
                 now = time.perf_counter()
                 metrics |= {"lr": schedule.get_last_lr()[0]}
                 metrics |= {"pairs_per_second": (step - last) * config.batch_size / (now - began)}
@@ -154,6 +158,14 @@ def fit(
         ema.copy_to(parameters)
 
 
+def made(optimizer: Callable[[Any], Optimizer], trained: list[Any]) -> Optimizer:
+    """The optimizer of these parameters."""
+    try:
+        return optimizer(trained)
+    except ValueError as error:
+        raise Refusal(f"The optimizer does not take its settings ({in_one_line(error)}); change them.") from error
+
+
 def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:
     """Print what will really happen: batch and learning rate after everything that could scale them."""
     config, accelerator = run.config, run.accelerator
@@ -167,7 +179,7 @@ def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Paramet
     )
 
 
-def require_finite(metrics: dict[str, float], step: int, run: Run) -> None:
+def require_steady(metrics: dict[str, float], step: int, run: Run) -> None:
     bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics.get(name, 0.0))]
     if bad:
         raise Refusal(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from diffpo.files import require_folder
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.tables import as_number, folder_of, open_stream, open_table, pictures_by_stem, undecoded
@@ -217,13 +218,14 @@ class PairFolder(Layout):
     Stems name the pair; png, jpg, jpeg and webp may be mixed.
 
     Raises:
-        Refusal: if a chosen picture lacks its rejected one or its prompt, or the other way round.
+        Refusal: if there is no such folder, or one of the three is missing.
     """
 
     path: str
 
     def open(self) -> Dataset:
         root = Path(self.path)
+        require_folder(root, "a folder of pairs")
         sides = [pictures_by_stem(root / side) for side in ("chosen", "rejected")]
         prompts = {file.stem: file for file in root.glob("*.txt")}
         stems = sorted(set().union(*sides, prompts))

@@ -73,6 +73,8 @@ def opened(path: str, split: str, revision: str | None, streaming: bool) -> Data
             raise Refusal("no file has such a name")
         options = PARQUET if local.suffix == ".parquet" else {}
         return loaded(FILES[local.suffix], "train", streaming, data_files=files, **options)
+    if (local / "chosen").is_dir() and (local / "rejected").is_dir():
+        raise Refusal("it is a folder of pairs (chosen/, rejected/), which diffpo.sources.PairFolder reads")
     options = PARQUET if next(chain(local.glob("*.parquet"), local.glob("*/*.parquet")), None) else {}
     return loaded(path, split, streaming, revision=revision, **options)
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffpo.files import writing
+from diffpo.files import require_folder, writing
 from diffpo.ledger import REMEDY
 from diffpo.refusal import Refusal
 
@@ -67,6 +67,7 @@ class UserEmbeddings:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """What `diffpo.diffusion.embedding_users.embed_users` says of them."""
+        require_folder(self.path, "embeddings of users")
         file = Path(self.path) / SUMMARY
         if not file.exists():
             raise Refusal(

@@ -61,7 +61,7 @@ def said(monkeypatch, capsys, tmp_path, *overrides: str) -> str:
     ("overrides", "message"),
     [
         (["--scorer=diffpo.scorers.pickscore.PickScore", "--scorer.path=no/such"], "'no/such'"),
-        (["--source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
         (["--scorer.speed=9"], "speed"),
     ],

@@ -190,7 +190,11 @@ def changed(scheduler: Any, overrides: dict[str, Any]) -> Any:
     if unknown := sorted(overrides.keys() - scheduler.config.keys()):
         have = ", ".join(sorted(name for name in scheduler.config if not name.startswith("_")))
         raise Refusal(f"base.scheduler names {', '.join(unknown)}; {type(scheduler).__name__} has {have}.")
-    return type(scheduler).from_config(scheduler.config, **overrides)
+    try:
+        return type(scheduler).from_config(scheduler.config, **overrides)
+    # Diffusers checks no type; what it computes with them then fails in one of these ways.
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise Refusal(f"base.scheduler {overrides} is not what {type(scheduler).__name__} takes: {error}") from error
 
 
 def from_subfolder(kind: Any, path: str, name: str) -> Any:

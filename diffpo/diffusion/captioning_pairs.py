@@ -16,6 +16,7 @@ from diffpo.diffusion.judging import Question
 from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.diffusion.scoring_pairs import all_scores, read
+from diffpo.refusal import require_at_least
 from diffpo.rows import RowMap
 from diffpo.scoring import Scorer
 from diffpo.sources import Source
@@ -76,6 +77,7 @@ def caption_pairs(
             the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
+    require_at_least(1, batch_size=batch_size)
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()

@@ -20,7 +20,7 @@ from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.mixing import turns
 from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
 from diffpo.pairs import Pairs, PairTable, became, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import DropTies, RowMap
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
@@ -63,6 +63,7 @@ class PairData:
     cycle: int | None = None
 
     def __post_init__(self):
+        require_at_least(0, **{"data.workers": self.workers})
         for name, count in (("together", self.together), ("per_user", self.per_user), ("cycle", self.cycle)):
             if count is not None and count < 1:
                 raise Refusal(f"data.{name} must be at least 1, got {count}.")

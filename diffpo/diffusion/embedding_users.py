@@ -22,7 +22,7 @@ from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut, SupportChunk
 from diffpo.embedders.embedder import Shown, UserEmbedder
 from diffpo.ledger import write_json
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import RowMap
 from diffpo.sources import Source
 from diffpo.users import ENDING, INDEX, SUMMARY, TYPES, Precision, shard_names, write_index, write_shard
@@ -150,6 +150,7 @@ def embed_users(
             embedding does not fit the type, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
+    require_at_least(1, batch_size=batch_size)
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
     folder.require_ours()

@@ -28,7 +28,7 @@ from diffpo.diffusion.stream import PATIENCE
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Layout
 from diffpo.unpaired import PromptsOnly
 from diffpo.workfolder import WorkFolder
@@ -95,6 +95,7 @@ def encode_pairs(
             else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
+    require_at_least(1, batch_size=batch_size)
     state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING)
     require_encodable(data)
     folder.require_ours()

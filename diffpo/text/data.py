@@ -17,7 +17,7 @@ from diffpo.core import PairLabels
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
 from diffpo.pairs import Pairs, PairTable, became, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import DropTies, PairRow, RowMap
 from diffpo.sources import Source
 from diffpo.text.messages import read_tools
@@ -61,6 +61,7 @@ class TextData:
     workers: int = 2
 
     def __post_init__(self):
+        require_at_least(0, **{"data.workers": self.workers})
         if self.max_length < 2:
             raise Refusal(f"data.max_length must be at least 2, got {self.max_length}.")
         if self.max_prompt_length is not None and not 0 < self.max_prompt_length < self.max_length:

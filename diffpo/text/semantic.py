@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
+from diffpo.devices import device_of
 from diffpo.files import writing
 from diffpo.hub import reaching
 from diffpo.ledger import write_json
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Columns
 from diffpo.text.completions import spoken
 from diffpo.text.rows import read
@@ -50,7 +51,7 @@ class TextEncoder(ABC):
 
     @cached_property
     def network(self) -> nn.Module:
-        return self.load().to(self.device).eval()
+        return self.load().to(device_of(self.device)).eval()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -131,6 +132,7 @@ def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch
         Refusal: if the source or the encoder cannot be loaded, or the folder is not empty.
         Refusal: if the disk is full.
     """
+    require_at_least(1, batch_size=batch_size)
     if output_dir.exists() and any(output_dir.iterdir()):
         raise Refusal(f"output_dir {output_dir} is not empty; choose another one.")
     table, cut = source.open(), 0
