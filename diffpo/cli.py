@@ -1,7 +1,10 @@
 """Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
 
+import inspect
 import json
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -12,25 +15,46 @@ from jsonargparse import ArgumentParser, Namespace, _typehints
 
 from diffpo.overrides import settle, tell_drops
 from diffpo.refusal import Refusal
+from diffpo.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
 
 
 def launch(main: Callable[..., None]) -> None:
     """Parse the command line by `main`'s signature and call it, with the resolved config as `settings`.
 
-    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback.
+    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback. After a signal
+    (Ctrl-C; SIGTERM, SIGUSR1 and SIGUSR2 of schedulers) a line says how the work goes on; the exit code is then 128 +
+    signal.
     """
     try:
-        line = CommandLine(main, sys.argv[1:])
-        if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
-            for told in line.dropped:
-                print(told, file=sys.stderr)
-        main(**line.arguments(), settings=line.settings)
+        with hearing(end_at_once):
+            line = CommandLine(main, sys.argv[1:])
+            if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+                for told in line.dropped:
+                    print(told, file=sys.stderr)
+            main(**line.arguments(), settings=line.settings)
+    except Stopped as stopped:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # whoever insists now ends it without a word
+        tell(
+            " ".join(
+                part for part in (f"Stopped by {stopped.name}.", str(stopped), f"To go on: {again(main)}") if part
+            )
+        )
+        sys.exit(128 + stopped.number)
     except Exception as error:
         refusal = refusal_in(error)
         if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr)
         sys.exit(1)
+
+
+def again(main: Callable[..., None]) -> str:
+    """The command line that goes on with what this one has begun."""
+    arguments, resume = list(sys.argv), "--resume=latest"
+    if "resume" in inspect.signature(main).parameters and resume not in arguments:
+        arguments.append(resume)
+    return f"accelerate launch {shlex.join(arguments)}"
 
 
 def refusal_in(error: BaseException | None) -> Refusal | None:

@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from diffpo.files import require_folder
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
-from diffpo.tables import as_number, folder_of, open_stream, open_table, pictures_by_stem, undecoded
+from diffpo.tables import as_number, folder_of, local_files, open_stream, open_table, pictures_by_stem, undecoded
 
 Refer = Callable[[str], Any]
 
@@ -52,6 +52,11 @@ class Layout(Source):
     def folder(self) -> Path:
         """What relative paths of images are relative to."""
         return Path()
+
+    def files(self) -> list[Path]:
+        """Files of the table that are on this machine and were not made of others here; pictures of their own are none
+        of them."""
+        return []
 
     @property
     @abstractmethod
@@ -103,6 +108,9 @@ class Stored(Layout):
 
     def stream(self) -> IterableDataset:
         return open_stream(self.path, self.split, self.revision)
+
+    def files(self) -> list[Path]:
+        return local_files(self.path)
 
     @cached_property
     def folder(self) -> Path:  # pyright: ignore[reportIncompatibleVariableOverride]

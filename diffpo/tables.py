@@ -159,6 +159,20 @@ def folder_of(path: str) -> Path:
     return Path(path).parent if Path(path).is_file() or glob.has_magic(path) else Path(path)
 
 
+def local_files(path: str) -> list[Path]:
+    """The files of records that a path means on this machine; none if it is a hub id.
+
+    Of a folder, files of the first of the endings that it has: others beside are not read.
+    """
+    if Path(path).is_file():
+        return [Path(path)]
+    if glob.has_magic(path):
+        return sorted(file for file in map(Path, glob.glob(path)) if file.is_file())
+    found = [file for file in Path(path).rglob("*") if file.suffix in FILES] if Path(path).is_dir() else []
+    first = next((ending for ending in FILES if any(file.suffix == ending for file in found)), None)
+    return sorted(file for file in found if file.suffix == first)
+
+
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
     """Pictures of a folder by name without ending.
 

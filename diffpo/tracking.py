@@ -34,6 +34,7 @@ class Meter:
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.sums: dict[tuple[str, ...], Tensor] = {}
+        self._kept: dict[tuple[str, ...], Tensor] = {}
 
     def add(self, metrics: dict[str, Float[Tensor, " b"]]) -> None:
         """Add one value per pair to each metric; NaN says that a metric is not about that pair."""
@@ -47,6 +48,14 @@ class Meter:
     def _add(self, names: tuple[str, ...], sums_and_counts: Float[Tensor, "2 n"]) -> None:
         self.sums[names] = self.sums[names] + sums_and_counts if names in self.sums else sums_and_counts
 
+    def keep(self) -> None:
+        """A step is whole."""
+        self._kept = dict(self.sums)
+
+    def drop_unfinished(self) -> None:
+        """Forget what was added after the last whole step."""
+        self.sums = dict(self._kept)
+
     def read(self) -> dict[str, float]:
         """Means over all ranks since the last read; metrics that were about no pair are left out."""
         if not self.sums:
@@ -54,7 +63,7 @@ class Meter:
         names = [name for group in self.sums for name in group]
         reduced: Any = self.accelerator.reduce(torch.cat(list(self.sums.values()), dim=1), reduction="sum")
         sums, counts = reduced.tolist()
-        self.sums = {}
+        self.sums, self._kept = {}, {}
         return {name: total / count for name, total, count in zip(names, sums, counts, strict=True) if count}
 
 

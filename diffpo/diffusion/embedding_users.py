@@ -63,7 +63,7 @@ class UserShards(Shards):
             name: range(n, min(n + self.embedder.per_file, self.rows)) for name, n in zip(names, begins, strict=True)
         }
 
-    def write(self, names: Sequence[str], folder: Path, silent: bool) -> None:
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         """Batches begin anew in each shard: what is in a shard depends on nothing but its chunks."""
         total = sum(len(self.files[name]) for name in names)
         with tqdm(total=total, desc="embedding users", unit="chunk", disable=silent) as bar:
@@ -77,6 +77,7 @@ class UserShards(Shards):
                         profiles |= dict(zip(readable, embedded.profiles, strict=True))
                     bar.update(asked)
                 self.store(folder / name, torch.cat(found), profiles)
+                yield name
 
     def store(self, file: Path, tokens: Float[Tensor, "n tokens width"], profiles: dict[int, str]) -> None:
         """The shard last: where it is, the rest is too."""

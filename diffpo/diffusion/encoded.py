@@ -162,6 +162,9 @@ class EncodedPairs(Layout):
     def open(self) -> Dataset:
         return arrow.opened(self.folder, PAIRS, self.encoding["files"][PAIRS])
 
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{arrow.ENDING}"))
+
     def prompts(self) -> PromptStates:
         """What was encoded of the prompts."""
         return PromptStates(self.folder, self.encoding)

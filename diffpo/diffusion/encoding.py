@@ -30,6 +30,7 @@ from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
 from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Layout
+from diffpo.stopping import orderly
 from diffpo.unpaired import PromptsOnly
 from diffpo.workfolder import WorkFolder
 
@@ -189,9 +190,11 @@ def fill(folder: WorkFolder, *tables: Shards) -> None:
     state = PartialState()
     missing = [folder.missing(list(table.files)) for table in tables]
     state.wait_for_everyone()  # nobody adds before all have seen the same
-    for table, names in zip(tables, missing, strict=True):
-        mine = names[state.process_index :: state.num_processes]
-        table.write(mine, folder.unfinished, silent=not state.is_main_process)
+    with orderly() as stop:
+        for table, names in zip(tables, missing, strict=True):
+            mine = names[state.process_index :: state.num_processes]
+            for _ in table.write(mine, folder.unfinished, silent=not state.is_main_process):
+                stop.here()
     state.wait_for_everyone()
 
 

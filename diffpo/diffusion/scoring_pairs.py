@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffpo.cells import Cell, Held
 from diffpo.diffusion.judging import Question, judged
-from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
+from diffpo.diffusion.pair_shards import PairShards, fill, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.pictures import read_image
 from diffpo.refusal import Refusal, require_at_least
@@ -78,10 +78,7 @@ def score_pairs(
     asked = partial(questions, pairs)
     scores = all_scores(range(2 * len(pairs)), asked, scorer, folder.unfinished, identity, batch_size)
     about = {**identity, **summary(scores, survey.decided)}
-    for shard in range(state.process_index, len(shards.names), state.num_processes):
-        if folder.missing([shards.names[shard]]):
-            shards.write(shard, folder.unfinished, scores)
-    state.wait_for_everyone()
+    fill(folder, shards, scores)
     if state.is_main_process:
         folder.finish(about)
     state.wait_for_everyone()

@@ -4,16 +4,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diffpo.core import PairLabels
+from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
 from diffpo.pairs import Pairs, PairTable, became, open_tables
@@ -24,6 +25,7 @@ from diffpo.text.messages import read_tools
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, of_row
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.tokenizing import Tokenizing, Tokens, counted
+from diffpo.workers import from_workers
 
 ALIKE = "are the same tokens as all others of their row, so they teach nothing"
 
@@ -183,18 +185,19 @@ class TextPairs(Pairs, Dataset[Example]):
         return self.reader.collate([self[pick] for pick in picks])
 
     def batches(self, share: Share) -> Iterator[TokenBatch]:
-        loader = DataLoader(
+        loader = from_workers(
             self,
+            self.workers,
             batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, groups=self.groups),
             collate_fn=self.reader.collate,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
         for batch in loader:
             self.seen.update(batch.notes)
             self.texts += batch.ids.shape[0] * batch.ids.shape[1]
             yield batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return of_tables(self.tables)
 
     def report(self) -> str:
         """What became of the rows and their texts, over all processes; every process has to call it."""
