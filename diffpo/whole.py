@@ -60,7 +60,7 @@ def match_weights(
     need = Counter((ours, shape_of(shape)) for ours, shape in wanted.items() if ours in there or ours not in spare)
     if misfits := sorted({ours for ours, _ in (have - need) + (need - have)}):
         first = misfits[0]
-        unmerged = any(part in name for name in misfits for part in UNMERGED)
+        unmerged = any(part in name for name in misfits for part in UNMERGED) and not any(map(is_adapter, wanted))
         remedy = "merge its adapters first (peft's merge_and_unload)" if unmerged else "name the file of this network"
         raise Refusal(
             f"{path} does not hold {what}: {len(misfits)} of its weights do not fit, the first is {first}, which has "
@@ -69,6 +69,10 @@ def match_weights(
         )
     tell_unwrapped([name for name, ours in names.items() if name != ours], path)
     return names
+
+
+def is_adapter(name: str) -> bool:
+    return ".lora_" in name
 
 
 def shape_of(shape: Sequence[int] | None) -> tuple[int, ...] | str:
@@ -105,7 +109,7 @@ def fill(
     wanted = {theirs: own[name].shape for theirs, name in ours.items()}
     names = match_weights({name: tensor.shape for name, tensor in tensors.items()}, wanted, path, what)
     network.load_state_dict({ours[theirs]: tensors[name] for name, theirs in names.items()}, assign=True)
-    require_finite(network, path, what)
+    require_finite(network.named_parameters(), path, what)
 
 
 def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[str] = (), others: bool = False) -> Any:
@@ -136,7 +140,7 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
         spare = {*spare, *(name for name in report["unexpected_keys"] if numberless(name) not in kinds)}
     match_weights(found, wanted, path, what, spare)
     tell_unwrapped(wrapped, path)
-    require_finite(network, path, what)
+    require_finite(network.named_parameters(), path, what)
     return network
 
 
@@ -160,8 +164,8 @@ def numberless(name: str) -> str:
 
 
 @torch.no_grad()
-def require_finite(network: nn.Module, path: str, what: str) -> None:
+def require_finite(weights: Iterable[tuple[str, Tensor]], path: str, what: str) -> None:
     """Raise a Refusal if a weight is NaN or infinite, naming it."""
-    for name, weight in network.named_parameters():
+    for name, weight in weights:
         if not weight.sum(dtype=torch.float32).isfinite():
             raise Refusal(f"{path} holds {what} that is broken: {name} is not finite; take an earlier state of it.")
