@@ -82,7 +82,7 @@ def fit(
     """
     config, accelerator = run.config, run.accelerator
     steps = config.steps_on(pairs.size)
-    require_finite(policy, "Before the first step the base, or its adapter,", "weights")
+    require_finite(policy.named_parameters(), "Before the first step the base, or its adapter,", "weights")
     stepper = made(optimizer, objective.trained(policy))
     schedule: Any = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
     model, stepper = accelerator.prepare(policy, stepper)

@@ -128,7 +128,11 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
     asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with reaching(path, what), unreported():
         network, report = load(**asked)
-        if wrapped := sorted(name for name in report["unexpected_keys"] if name != unwrapped(name)):
+        loaded = network.state_dict().keys() - report["missing_keys"]
+        wrapped = sorted(name for name in report["unexpected_keys"] if name != unwrapped(name))
+        if any(not loaded.isdisjoint(endings(unwrapped(name))) for name in wrapped):
+            wrapped = []  # some are there twice
+        if wrapped:
             network, report = load(**asked, key_mapping=UNWRAPPING)
             vars(network).pop("_weight_conversions", None)  # transformers would write the wrappers again
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
@@ -147,15 +151,24 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
 @contextmanager
 def unreported() -> Iterator[None]:
     """Inside, libraries do not list weights that did not fit: whoever loads refuses them in one line."""
-    loggers = {name: logging.getLogger(name) for name in LISTING}
-    levels = {name: logger.level for name, logger in loggers.items()}
-    for logger in loggers.values():
-        logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in LISTING]
+    for logger in loggers:
+        logger.addFilter(nothing)
     try:
         yield
     finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
+        for logger in loggers:
+            logger.removeFilter(nothing)
+
+
+def nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+def endings(name: str) -> list[str]:
+    """The name, and what is left of it without each of its first parts: libraries may have a prefix of their own."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]
 
 
 def numberless(name: str) -> str:

@@ -24,6 +24,7 @@ from diffpo.diffusion.fingerprint import encoders
 from diffpo.diffusion.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.pixels import PixelReader
 from diffpo.diffusion.prompt_states import DTYPES, PromptShards
+from diffpo.diffusion.schedules import require_ddpm
 from diffpo.diffusion.stream import PATIENCE
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
@@ -92,8 +93,8 @@ def encode_pairs(
         latents, their `shapes`, and `bytes`.
 
     Raises:
-        Refusal: if the source cannot be used or encoded, its pictures cannot be read, or the folder holds something
-            else or is too small.
+        Refusal: if the base is none that is computed, the source cannot be used or encoded, its pictures cannot be
+            read, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
     require_at_least(1, batch_size=batch_size)
@@ -118,7 +119,9 @@ def encode_pairs(
         return finished
     PixelReader(data.framing, 0.0, seed)((0, pairs[n]) for n in range(min(PATIENCE, len(pairs))))
     device: Any = state.device
-    encoder = Encoder.of(load_pipeline(base, denoises=False), DTYPES[dtype]).to(device)
+    parts = load_pipeline(base, denoises=False)
+    require_ddpm(parts.scheduler)  # or training on what was encoded would be refused
+    encoder = Encoder.of(parts, DTYPES[dtype]).to(device)
     pair_shards = EncodedShards(
         as_given(pairs), data.framing, encoder, POSTERIORS[dtype], batch_size, data.workers, device
     )

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from diffpo.diffusion.latents import unscaled
 from diffpo.refusal import Refusal
 
 PIXELS = 2**22  # decoded at a time, as many as are encoded (diffpo.diffusion.loading)
@@ -59,6 +60,6 @@ def decoded(pipeline: Any, latents: torch.Tensor) -> list[Image.Image]:
     pictures = max(1, PIXELS // (pipeline.vae_scale_factor**2 * latents.shape[-1] * latents.shape[-2]))
     made: list[Image.Image] = []
     with torch.autocast(latents.device.type, enabled=False):
-        for some in (latents.to(vae.dtype) / vae.config.scaling_factor).split(pictures):
+        for some in unscaled(vae, latents.to(vae.dtype)).split(pictures):
             made += pipeline.image_processor.postprocess(vae.decode(some).sample, output_type="pil")
     return made
