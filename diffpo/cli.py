@@ -6,14 +6,15 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, _typehints
 
-from diffpo.overrides import settle, tell_drops
+from diffpo.config_files import require_readable
+from diffpo.overrides import settle, split_options, tell_drops
 from diffpo.refusal import Refusal
 from diffpo.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
 
@@ -92,6 +93,8 @@ class CommandLine:
         self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
         self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
         self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
+        for path in configs(args):
+            require_readable(path)
         settled, drops = settle(args, self.so_far)
         self.chosen = self.parser.parse_args(settled)
         self.chosen.pop("config")
@@ -107,6 +110,14 @@ class CommandLine:
         chosen = self.parser.parse_args(args, _skip_validation=True)
         chosen.pop("config")
         return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
+
+
+def configs(args: list[str]) -> Iterator[str]:
+    """The files that a command line names."""
+    for step in split_options(args):
+        name, equals, value = step[0].partition("=")
+        if name == "--config":
+            yield value if equals else " ".join(step[1:])
 
 
 def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:

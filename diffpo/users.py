@@ -89,6 +89,9 @@ class UserEmbeddings:
     def users(self) -> tuple[str, ...]:
         return tuple(self._lines)
 
+    def knows(self, user_id: UserId) -> bool:
+        return str(user_id) in self._lines
+
     def chunks(self, user_id: UserId) -> tuple[int, ...]:
         """Numbers of a user's support chunks; one whose pictures could not be read is left out.
 
@@ -162,10 +165,10 @@ class UserEmbeddings:
         return dict(lines)
 
     def _of(self, user_id: UserId) -> dict[int, int]:
-        if str(user_id) not in self._lines:
+        if not self.knows(user_id):
             raise Refusal(
                 f"User {user_id!r} has no embedding in {self.path}, which knows {len(self._lines)} users; embed the "
-                f"user with {EMBED}, or leave the user's pairs out."
+                f"user with {EMBED}, or drop pairs of such users: diffpo.user_rows.DropUnembedded before ForUser."
             )
         return self._lines[str(user_id)]
 

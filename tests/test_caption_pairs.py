@@ -104,8 +104,12 @@ def said(world, monkeypatch, capsys, output_dir, *overrides: str) -> str:
         (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--columns=[a, b]"],
          "columns names 'a', row 0 has no such column"),
         (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--tokenizer=no/such"], "'no/such'"),
+        (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--batch_size=0"],
+         "batch_size must be at least 1, got 0"),
+        (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--retries=-1"],
+         "retries must be at least 0, got -1"),
     ],
-    ids=["captioner", "perturber", "strategy", "kind", "endpoint", "columns", "tokenizer"],
+    ids=["captioner", "perturber", "strategy", "kind", "endpoint", "columns", "tokenizer", "batch", "retries"],
 )  # fmt: skip
 def test_bad_input_is_told_in_a_line(world, tmp_path, monkeypatch, capsys, overrides, message):
     monkeypatch.setenv("OPENAI_API_KEY", "none")

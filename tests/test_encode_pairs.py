@@ -79,6 +79,8 @@ def said(monkeypatch, capsys, root, *overrides: str) -> str:
         (["--data.stream.buffer=4"], "Pairs are encoded from a table; set data.stream to null"),
         (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
         (["--dtype=int8"], "dtype"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
+        (["--data.workers=-1"], "data.workers must be at least 0, got -1"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
 )

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from diffpo.hub import BROKEN, reaching
 from diffpo.refusal import Refusal
 
-# What torch says of a file that is no pickle of tensors: it reads byte by byte, and each wrong one fails in a way of
-# its own.
+# What torch says of a file that is no pickle of tensors: it reads byte by byte, and each fails in its own way.
 WRONG = (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
 
 
