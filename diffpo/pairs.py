@@ -34,6 +34,10 @@ class Pairs(ABC):
     def batches(self, share: Share) -> Iterable[Any]:
         """Endless collated batches from number `share.first` on, with `epoch` and `row` (tuples of int)."""
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these data from others that may take their place between two starts of a run; JSON."""
+        return {}
+
 
 Measure = Callable[[PairRow], int]
 

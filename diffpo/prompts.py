@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.hub import reaching
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.tables import heavy_columns, open_table, require_columns
 
 
@@ -23,7 +23,7 @@ class Prompts:
         revision: of a hub id.
 
     Raises:
-        Refusal: by `read`, if there are none or they cannot be read.
+        Refusal: if `count` is not positive; by `read`, if there are none or they cannot be read.
     """
 
     path: str
@@ -31,6 +31,9 @@ class Prompts:
     split: str = "test"
     count: int | None = None
     revision: str | None = None
+
+    def __post_init__(self):
+        require_at_least(1, **{"prompts.count": self.count})
 
     def read(self) -> list[dict[str, Any]]:
         """One record per prompt: `prompt`, and whatever else the file says of it."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from diffpo.files import require_folder
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
-from diffpo.tables import as_number, folder_of, open_stream, open_table, pictures_by_stem, undecoded
+from diffpo.tables import as_number, folder_of, local_files, open_stream, open_table, pictures_by_stem, undecoded
 
 Refer = Callable[[str], Any]
 
@@ -51,6 +52,11 @@ class Layout(Source):
     def folder(self) -> Path:
         """What relative paths of images are relative to."""
         return Path()
+
+    def files(self) -> list[Path]:
+        """Files of the table that are on this machine and were not made of others here; pictures of their own are none
+        of them."""
+        return []
 
     @property
     @abstractmethod
@@ -102,6 +108,9 @@ class Stored(Layout):
 
     def stream(self) -> IterableDataset:
         return open_stream(self.path, self.split, self.revision)
+
+    def files(self) -> list[Path]:
+        return local_files(self.path)
 
     @cached_property
     def folder(self) -> Path:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -217,13 +226,14 @@ class PairFolder(Layout):
     Stems name the pair; png, jpg, jpeg and webp may be mixed.
 
     Raises:
-        Refusal: if a chosen picture lacks its rejected one or its prompt, or the other way round.
+        Refusal: if there is no such folder, or one of the three is missing.
     """
 
     path: str
 
     def open(self) -> Dataset:
         root = Path(self.path)
+        require_folder(root, "a folder of pairs")
         sides = [pictures_by_stem(root / side) for side in ("chosen", "rejected")]
         prompts = {file.stem: file for file in root.glob("*.txt")}
         stems = sorted(set().union(*sides, prompts))

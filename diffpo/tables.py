@@ -73,6 +73,8 @@ def opened(path: str, split: str, revision: str | None, streaming: bool) -> Data
             raise Refusal("no file has such a name")
         options = PARQUET if local.suffix == ".parquet" else {}
         return loaded(FILES[local.suffix], "train", streaming, data_files=files, **options)
+    if (local / "chosen").is_dir() and (local / "rejected").is_dir():
+        raise Refusal("it is a folder of pairs (chosen/, rejected/), which diffpo.sources.PairFolder reads")
     options = PARQUET if next(chain(local.glob("*.parquet"), local.glob("*/*.parquet")), None) else {}
     return loaded(path, split, streaming, revision=revision, **options)
 
@@ -155,6 +157,20 @@ def heavy_columns(features: datasets.Features | None) -> set[str]:
 def folder_of(path: str) -> Path:
     """What relative paths in a file, or in the files of a folder, are relative to."""
     return Path(path).parent if Path(path).is_file() or glob.has_magic(path) else Path(path)
+
+
+def local_files(path: str) -> list[Path]:
+    """The files of records that a path means on this machine; none if it is a hub id.
+
+    Of a folder, files of the first of the endings that it has: others beside are not read.
+    """
+    if Path(path).is_file():
+        return [Path(path)]
+    if glob.has_magic(path):
+        return sorted(file for file in map(Path, glob.glob(path)) if file.is_file())
+    found = [file for file in Path(path).rglob("*") if file.suffix in FILES] if Path(path).is_dir() else []
+    first = next((ending for ending in FILES if any(file.suffix == ending for file in found)), None)
+    return sorted(file for file in found if file.suffix == first)
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:

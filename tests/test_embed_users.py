@@ -88,8 +88,9 @@ def test_users_are_embedded_and_told_apart_from_the_command_line(tmp_path, capsy
         (["--embedder.clip.path=no/such"], "'no/such'"),
         (["--embedder=diffpo.embedders.chat.ChatEmbedder", "--embedder.path=assets/tiny-clip"],
          "is a clip, ChatEmbedder needs an image-text-to-text model"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
     ],
-    ids=["column", "shots", "dtype", "weights", "kind"],
+    ids=["column", "shots", "dtype", "weights", "kind", "batch"],
 )  # fmt: skip
 def test_bad_input_is_told_in_a_line(pairs, tmp_path, monkeypatch, capsys, overrides, message):
     monkeypatch.setattr(sys, "argv", ["embed_users.py", *arguments(pairs, tmp_path / "out", *overrides)])

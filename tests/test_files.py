@@ -73,11 +73,13 @@ def test_a_missing_right_does_not_ask_for_room(tmp_path):
 
 def test_a_file_where_a_folder_is_needed_is_named_as_such(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(
-        Refusal, match=r"x could not be written \(.*exists.*\)\. Something of another kind is called so"
+    with (
+        pytest.raises(
+            Refusal, match=r"x could not be written \(.*exists.*\)\. Something of another kind is called so"
+        ),
+        writing("x"),
     ):
-        with writing("x"):
-            (tmp_path / "file").mkdir()
+        (tmp_path / "file").mkdir()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -20,7 +20,7 @@ from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.losses.combined import LengthNormalised
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
-from diffpo.overrides import spoken
+from diffpo.overrides import flatten_config
 from diffpo.sources import Columns, PickAPicShards, Source
 
 CONFIG = """
@@ -212,7 +212,7 @@ def test_the_line_stands_on_stderr_before_the_run(config, monkeypatch, capsys):
 
 
 def test_names_are_those_of_a_command_line():
-    assert spoken(yaml.safe_load(CONFIG)) == {
+    assert flatten_config(yaml.safe_load(CONFIG)) == {
         "objective": "diffpo.diffusion.objective.DenoisingPreference",
         "objective.loss": "diffpo.losses.logistic.Sigmoid",
         "objective.loss.beta": 500,

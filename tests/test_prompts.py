@@ -68,3 +68,9 @@ def test_what_holds_no_prompts_is_refused(tmp_path, name, text, reason):
         (tmp_path / name).write_text(text)
     with pytest.raises(Refusal, match=reason):
         Prompts(str(tmp_path / name)).read()
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_fewer_than_one_prompt_cannot_be_asked_for(file, count):
+    with pytest.raises(Refusal, match=f"prompts.count must be at least 1, got {count}"):
+        Prompts(file, count=count)

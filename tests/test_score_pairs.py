@@ -61,11 +61,12 @@ def said(monkeypatch, capsys, tmp_path, *overrides: str) -> str:
     ("overrides", "message"),
     [
         (["--scorer=diffpo.scorers.pickscore.PickScore", "--scorer.path=no/such"], "'no/such'"),
-        (["--source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
         (["--scorer.speed=9"], "speed"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
     ],
-    ids=["weights", "source", "output_dir", "option"],
+    ids=["weights", "source", "output_dir", "option", "batch"],
 )
 def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, overrides, message):
     pair_folder(tmp_path / "pairs", n=1)

@@ -143,7 +143,7 @@ STREAM = ["--data.stream.buffer=4"]
         (["--publish.repo=no good"], "publish.repo 'no good' cannot be a name on the hub"),
         (["--fit.steps=many"], "fit.steps"),
         (["--objective.loss.betta=3"], "betta"),
-        (["--data.source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--data.source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (["--base.path=runwayml/stable-diffusion-v1-5"], "use stable-diffusion-v1-5/stable-diffusion-v1-5"),
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--fit.batch_size=3"], "fit.batch_size 3 is not a multiple"),

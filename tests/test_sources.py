@@ -140,6 +140,18 @@ def test_an_empty_folder_of_pairs_is_refused(tmp_path):
         PairFolder(str(tmp_path)).open()
 
 
+def test_a_folder_of_pairs_that_is_not_there_does_not_count_as_empty(tmp_path):
+    with pytest.raises(Refusal, match="There is no .*nope, which was named as a folder of pairs; check the spelling"):
+        PairFolder(str(tmp_path / "nope")).open()
+
+
+@pytest.mark.parametrize("kind", [Columns, PickAPic, HPDv3])
+@pytest.mark.parametrize("how", ["open", "stream"])
+def test_a_folder_of_pairs_given_to_another_layout_names_the_one_that_reads_it(tmp_path, kind, how):
+    with pytest.raises(Refusal, match="it is a folder of pairs .*, which diffpo.sources.PairFolder reads"):
+        getattr(kind(str(pair_folder(tmp_path, n=1))), how)()
+
+
 def test_misnamed_columns_are_listed(tmp_path):
     pickapic(tmp_path / "a.parquet")
     with pytest.raises(Refusal, match=r"Columns needs columns 'chosen', 'prompt', 'rejected', the table has 'jpg_0'"):

@@ -14,7 +14,7 @@ from diffpo.diffusion.judging import read_ahead
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import questions
 from diffpo.draws import Draws
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import PairRow
 from diffpo.shared_work import shared_out
 
@@ -49,7 +49,7 @@ class Plan:
         seed: of the speakers' draws.
 
     Raises:
-        Refusal: if the strategy needs a captioner or a perturber, and there is none.
+        Refusal: if the strategy needs a captioner or a perturber, and there is none, or retries are negative.
     """
 
     strategy: Strategy
@@ -62,6 +62,7 @@ class Plan:
 
     def __post_init__(self):
         name = self.strategy.name
+        require_at_least(0, retries=self.retries)
         if self.strategy.captioned and self.captioner is None:
             raise Refusal(f"Strategy {name} needs a captioner; name one, e.g. diffpo.captioners.chat.ChatCaptioner.")
         if self.strategy.perturbed is not None and self.perturber is None:

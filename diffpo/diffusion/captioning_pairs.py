@@ -13,9 +13,10 @@ from diffpo.captioning import SUMMARY
 from diffpo.diffusion.caption_summary import gap, opened_tokenizer, summarized
 from diffpo.diffusion.caption_texts import Plan, Text, Texts
 from diffpo.diffusion.judging import Question
-from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
+from diffpo.diffusion.pair_shards import PairShards, fill, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.diffusion.scoring_pairs import all_scores, read
+from diffpo.refusal import require_at_least
 from diffpo.rows import RowMap
 from diffpo.scoring import Scorer
 from diffpo.sources import Source
@@ -76,6 +77,7 @@ def caption_pairs(
             the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
+    require_at_least(1, batch_size=batch_size)
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
@@ -106,10 +108,7 @@ def caption_pairs(
         asked = partial(about_captions, pairs, texts)
         scores = all_scores(numbers, asked, scorer, folder.unfinished / "scores", identity, batch_size)
         about["gap"] = gap(scores, len(pairs))
-    for shard in range(state.process_index, len(shards.names), state.num_processes):
-        if folder.missing([shards.names[shard]]):
-            shards.write(shard, folder.unfinished, texts)
-    state.wait_for_everyone()
+    fill(folder, shards, texts)
     if state.is_main_process:
         folder.finish(about)
     state.wait_for_everyone()

@@ -18,6 +18,7 @@ from diffpo.diffusion.drawing import digest
 from diffpo.diffusion.kohya import unet_layers
 from diffpo.diffusion.negatives import require_layers
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
+from diffpo.files import require_folder
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer, scored_by
@@ -132,6 +133,7 @@ class Model:
             Refusal: if they are not that many, or belong to other prompts.
         """
         folder = Path(self.pictures or "")
+        require_folder(folder, f"the pictures of {self.name!r}")
         listing = folder / "prompts.jsonl"
         if listing.exists():
             lines = [json.loads(line) for line in listing.read_text().splitlines()]

@@ -7,9 +7,8 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diffpo.diffusion.bare_prompts import PromptReader
 from diffpo.diffusion.encoded import EncodedPairs
@@ -17,15 +16,17 @@ from diffpo.diffusion.encoded_reader import EncodedReader
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen
 from diffpo.diffusion.stream import PATIENCE, ImageStream
+from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
 from diffpo.pairs import Pairs, PairTable, became, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import DropTies, RowMap
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
 from diffpo.unpaired import PromptsOnly
 from diffpo.user_rows import ForUser
+from diffpo.workers import from_workers
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class PairData:
     cycle: int | None = None
 
     def __post_init__(self):
+        require_at_least(0, **{"data.workers": self.workers})
         for name, count in (("together", self.together), ("per_user", self.per_user), ("cycle", self.cycle)):
             if count is not None and count < 1:
                 raise Refusal(f"data.{name} must be at least 1, got {count}.")
@@ -188,17 +190,18 @@ class ImagePairs(Pairs, Dataset[Example]):
                 f"data.together {self.shapes.together} is not a multiple of fit.per_device_batch_size {share.batch}; "
                 "change one of the two."
             )
-        loader = DataLoader(
+        loader = from_workers(
             self,
+            self.workers,
             batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.groups),
             collate_fn=self.reader.collate,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
         for batch in loader:
             self.seen.note(batch)
             yield batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return of_tables(self.tables)
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""

@@ -13,6 +13,7 @@ from datasets import Dataset, Features, Value
 from diffpo import arrow
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.prompt_states import PromptStates
+from diffpo.files import require_folder
 from diffpo.ledger import require_same
 from diffpo.pictures import BrokenImage
 from diffpo.refusal import Refusal
@@ -145,6 +146,7 @@ class EncodedPairs(Layout):
     @cached_property
     def encoding(self) -> dict[str, Any]:
         """What `diffpo.diffusion.encoding.encode_pairs` says of them."""
+        require_folder(self.folder, "encoded pairs")
         file = self.folder / SUMMARY
         if not file.exists():
             raise Refusal(
@@ -159,6 +161,9 @@ class EncodedPairs(Layout):
 
     def open(self) -> Dataset:
         return arrow.opened(self.folder, PAIRS, self.encoding["files"][PAIRS])
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{arrow.ENDING}"))
 
     def prompts(self) -> PromptStates:
         """What was encoded of the prompts."""

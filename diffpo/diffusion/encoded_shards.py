@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Features
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from diffpo import arrow
@@ -24,6 +24,7 @@ from diffpo.diffusion.pixels import decoded
 from diffpo.pairs import PairTable
 from diffpo.pictures import BrokenImage
 from diffpo.rows import PairRow
+from diffpo.workers import from_workers
 
 
 class Looked(NamedTuple):
@@ -108,21 +109,17 @@ class EncodedShards(Shards):
     def features(self) -> Features:
         return columns(self.k, self.variants, self.pairs.light.features)
 
-    def write(self, names: Sequence[str], folder: Path, silent: bool) -> None:
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         mine = [n for name in names for n in self.files[name]]
-        loader = DataLoader(
-            Pictures(self.pairs, self.framing),
-            batch_size=1,
-            sampler=mine,
-            collate_fn=itemgetter(0),
-            num_workers=self.workers,
-            generator=torch.Generator(),
+        loader = from_workers(
+            Pictures(self.pairs, self.framing), self.workers, batch_size=1, sampler=mine, collate_fn=itemgetter(0)
         )
         bar = tqdm(loader, total=len(mine), desc="encoding", unit="pair", disable=silent, mininterval=1)
         pictures, features = iter(bar), self.features
         for name in names:
             rows = self.files[name]
             arrow.write(folder / name, features, self.records(rows, islice(pictures, len(rows))))
+            yield name
 
     def records(self, rows: range, pictures: Iterable[Looked]) -> list[dict[str, Any]]:
         """Lines of the table."""

@@ -13,6 +13,7 @@ from diffpo.diffusion.bare_prompts import PromptBatch
 from diffpo.diffusion.bases import FAMILIES
 from diffpo.diffusion.conditioning import Conditioner
 from diffpo.diffusion.denoiser import Conditioning, ImageBatch
+from diffpo.diffusion.latents import statistics
 from diffpo.diffusion.pixels import PixelBatch
 from diffpo.draws import Draws
 
@@ -120,10 +121,14 @@ class Encoder:
 
     @torch.no_grad()
     def posterior(self, pixels: UInt8[Tensor, "n 3 H W"]) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
-        """Mean and deviation, computed on a bounded number of pixels at a time."""
+        """Mean and deviation, computed on a bounded number of pixels at a time; normalized by channel if the VAE's
+        config says so, but not yet scaled."""
         parts = pixels.split(at_a_time(pixels))
         found = [self.vae.encode(some.float() / 127.5 - 1).latent_dist for some in parts]
         mean, std = torch.cat([part.mean for part in found]), torch.cat([part.std for part in found])
+        if (of_channels := statistics(self.vae)) is not None:
+            center, width = of_channels
+            mean, std = (mean - center) / width, std / width
         return mean.contiguous(), std.contiguous()  # or the UNet's bits would depend on the layout the VAE happened on
 
 

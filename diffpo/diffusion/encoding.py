@@ -24,12 +24,14 @@ from diffpo.diffusion.fingerprint import encoders
 from diffpo.diffusion.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.pixels import PixelReader
 from diffpo.diffusion.prompt_states import DTYPES, PromptShards
+from diffpo.diffusion.schedules import require_ddpm
 from diffpo.diffusion.stream import PATIENCE
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Layout
+from diffpo.stopping import orderly
 from diffpo.unpaired import PromptsOnly
 from diffpo.workfolder import WorkFolder
 
@@ -91,10 +93,11 @@ def encode_pairs(
         latents, their `shapes`, and `bytes`.
 
     Raises:
-        Refusal: if the source cannot be used or encoded, its pictures cannot be read, or the folder holds something
-            else or is too small.
+        Refusal: if the base is none that is computed, the source cannot be used or encoded, its pictures cannot be
+            read, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
+    require_at_least(1, batch_size=batch_size)
     state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING)
     require_encodable(data)
     folder.require_ours()
@@ -116,7 +119,9 @@ def encode_pairs(
         return finished
     PixelReader(data.framing, 0.0, seed)((0, pairs[n]) for n in range(min(PATIENCE, len(pairs))))
     device: Any = state.device
-    encoder = Encoder.of(load_pipeline(base, denoises=False), DTYPES[dtype]).to(device)
+    parts = load_pipeline(base, denoises=False)
+    require_ddpm(parts.scheduler)  # or training on what was encoded would be refused
+    encoder = Encoder.of(parts, DTYPES[dtype]).to(device)
     pair_shards = EncodedShards(
         as_given(pairs), data.framing, encoder, POSTERIORS[dtype], batch_size, data.workers, device
     )
@@ -188,9 +193,11 @@ def fill(folder: WorkFolder, *tables: Shards) -> None:
     state = PartialState()
     missing = [folder.missing(list(table.files)) for table in tables]
     state.wait_for_everyone()  # nobody adds before all have seen the same
-    for table, names in zip(tables, missing, strict=True):
-        mine = names[state.process_index :: state.num_processes]
-        table.write(mine, folder.unfinished, silent=not state.is_main_process)
+    with orderly() as stop:
+        for table, names in zip(tables, missing, strict=True):
+            mine = names[state.process_index :: state.num_processes]
+            for _ in table.write(mine, folder.unfinished, silent=not state.is_main_process):
+                stop.here()
     state.wait_for_everyone()
 
 

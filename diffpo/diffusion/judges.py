@@ -17,6 +17,7 @@ from diffpo.ledger import Ledger
 from diffpo.pictures import read_image
 from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer
+from diffpo.stopping import orderly
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +86,10 @@ def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str
         for number in missing[state.process_index :: state.num_processes]
     ]
     quiet = not (questions and state.is_main_process)
-    with tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
+    with orderly() as stop, tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
         for batch in judged([scorer], questions):
             ledger.add({question.row: scores for question, scores in batch})
             bar.update(len(batch))
+            stop.here()
     state.wait_for_everyone()
     return Ledger(folder, identity, state.process_index).done

@@ -21,7 +21,7 @@ from diffpo.draws import Draws
 from diffpo.embedders.embedder import Shown
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import PairRow, RowMap
 from diffpo.shared_work import shared_out
 from diffpo.sources import Source
@@ -144,6 +144,7 @@ def judge_users(
             to judge or no picture can be read, or the output folder holds something else.
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
+    require_at_least(1, batch_size=batch_size)
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), REPORT, UNFINISHED, ".jsonl")
     folder.require_ours()

@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 from accelerate.hooks import ModelHook, remove_hook_from_module
+from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from diffpo.blending import Network
-from diffpo.diffusion.bases import from_subfolder, require_whole
 from diffpo.diffusion.blending import DIFFERENCE, MARK, Difference
+from diffpo.diffusion.parts import from_folder
 from diffpo.diffusion.routing import plain
+from diffpo.diffusion.single_files import Checkpoint
 from diffpo.diffusion.stored import weight_files
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
+from diffpo.whole import load_whole
 
 NEGATIVE = "negative"
 Scales = Mapping[str, float | None]
@@ -70,14 +73,30 @@ def read_full(path: str, network: Any, part: str) -> Any:
     if local.suffix == ".safetensors" and local.is_file() and any("lora" in name for name in stored([local])):
         return None
     try:
-        negative = from_subfolder(type(plain(network)), path, part)
-    except OSError as error:
-        if local.exists():
-            raise Refusal(f"{path} does not hold a {part}: {' '.join(str(error).split())[:300]}") from error
+        negative = (
+            from_file(path, plain(network), part)
+            if local.is_file()
+            else from_folder(type(plain(network)), path, (part, ""), f"a {part}")
+        )
+    except Refusal as refusal:
+        if local.exists() or not isinstance(refusal.__cause__, OSError):
+            raise
         return None  # a hub id: of a LoRA, or of nothing, which its own reader says
-    require_whole(negative, part, path)
     require_same_architecture(negative, network, path)
     return negative.to(device=network.device, dtype=network.dtype).requires_grad_(False)
+
+
+def from_file(path: str, network: Any, part: str) -> Any:
+    """A network like this one with weights from a single file."""
+    if isinstance(network, UNet2DConditionModel):
+        return Checkpoint.of(path, f"a {part}").unet(network.config)
+
+    def load(**_: Any) -> tuple[Any, dict[str, Any]]:
+        made: Any = type(network).from_single_file(path, dtype=torch.float32)
+        absent = [name for name, parameter in made.named_parameters() if parameter.is_meta]
+        return made, {"missing_keys": absent, "unexpected_keys": [], "mismatched_keys": []}
+
+    return load_whole(load, path, f"a {part}")
 
 
 def read_lora(pipeline: Any, path: str, part: str) -> Lora:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from accelerate import PartialState
 from datasets import Features, Image, Value
 
 from diffpo.cells import Cell, Held
@@ -17,6 +18,8 @@ from diffpo.ledger import REMEDY
 from diffpo.pictures import BrokenImage, image_size
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
+from diffpo.stopping import orderly
+from diffpo.workfolder import WorkFolder
 
 SHARD = 500 * 2**20  # bytes of pictures, about
 GROUP = 32 * 2**20  # bytes of pictures that are held in memory
@@ -130,6 +133,17 @@ class PairShards:
         }
         own_prompts = {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
         return {name: row.extra.get(name) for name in self.further} | own_prompts | ours
+
+
+def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> None:
+    """Write the shards that are missing; the processes take turns."""
+    state = PartialState()
+    with orderly() as stop:
+        for shard in range(state.process_index, len(shards.names), state.num_processes):
+            if folder.missing([shards.names[shard]]):
+                shards.write(shard, folder.unfinished, results)
+                stop.here()
+    state.wait_for_everyone()
 
 
 def stored(candidate: Cell | Held) -> dict[str, Any] | None:

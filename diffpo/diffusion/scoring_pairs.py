@@ -14,10 +14,10 @@ from PIL import Image
 
 from diffpo.cells import Cell, Held
 from diffpo.diffusion.judging import Question, judged
-from diffpo.diffusion.pair_shards import PairShards, further_columns, mean_bytes
+from diffpo.diffusion.pair_shards import PairShards, fill, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.pictures import read_image
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.shared_work import shared_out
@@ -59,6 +59,7 @@ def score_pairs(
             be used, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
+    require_at_least(1, batch_size=batch_size)
     state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
@@ -77,10 +78,7 @@ def score_pairs(
     asked = partial(questions, pairs)
     scores = all_scores(range(2 * len(pairs)), asked, scorer, folder.unfinished, identity, batch_size)
     about = {**identity, **summary(scores, survey.decided)}
-    for shard in range(state.process_index, len(shards.names), state.num_processes):
-        if folder.missing([shards.names[shard]]):
-            shards.write(shard, folder.unfinished, scores)
-    state.wait_for_everyone()
+    fill(folder, shards, scores)
     if state.is_main_process:
         folder.finish(about)
     state.wait_for_everyone()

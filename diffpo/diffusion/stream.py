@@ -4,15 +4,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from typing import Any
 
-import torch
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
+from diffpo.fingerprint import of_streams
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.streams import PairStream, Window, lost
+from diffpo.workers import from_workers
 
 PATIENCE = 100
 
@@ -38,17 +40,14 @@ class ImageStream(Pairs):
         return next(iter(StreamBatches(self, Share(n, self.seed)))).batch
 
     def batches(self, share: Share) -> Iterator[PixelBatch]:
-        loader = DataLoader(
-            StreamBatches(self, share),
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
-        )
+        loader = from_workers(StreamBatches(self, share), self.workers, batch_size=None)
         for told in loader:
             self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)
             yield told.batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return of_streams([stream.source for stream in self.streams])
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from diffpo.devices import device_of
+from diffpo.refusal import require_at_least
 from diffpo.scoring import Scorer, require_as_many
 
 Kind = TypeVar("Kind", bound="Learned")
@@ -62,8 +64,7 @@ class Learned(Scorer):
 
     @property
     def place(self) -> torch.device:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device(self.device or (found.type if found else "cpu"))
+        return device_of(self.device)
 
     @property
     def precision(self) -> torch.dtype:
@@ -83,6 +84,7 @@ class Learned(Scorer):
         """Scores of one batch of RGB pictures; called without gradients."""
 
     def check(self, prompts: Sequence[str]) -> None:
+        require_at_least(1, **{f"{self.name}.batch_size": self.batch_size})
         _ = self.network
 
     @torch.inference_mode()
