@@ -200,7 +200,9 @@ def test_a_row_map_sees_its_own_row(tmp_path):
     assert seen == [(0, (0,)), (1, (1,)), (2, (2,))]
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "it is empty"), ('{"prompt": \n{{', "(JSON parse error|Expected object)")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "it is empty"), ('{"prompt": \n{{', "(JSON parse error|Expected object)")]
+)
 def test_a_file_that_cannot_be_parsed_says_why(tmp_path, text, reason):
     (tmp_path / "pairs.jsonl").write_text(text)
     with pytest.raises(Refusal, match=f"does not hold a table of pairs that can be read: {reason}"):
