@@ -1,6 +1,8 @@
 """Programs of the tests in processes of their own, on CPUs and one thread each."""
 
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,3 +25,14 @@ def started(program: Path, *arguments, processes: int = 1, **environment: str) -
 def as_program(words: list[str]) -> None:
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")
+
+
+def launched(program: Path, *arguments, processes: int) -> list[int]:
+    """The same as `started`, by torchrun, which starts each process from nothing."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*launch, str(program), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [0] * processes

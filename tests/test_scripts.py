@@ -110,6 +110,7 @@ def test_negative_networks_are_trained(world, tmp_path, overrides):
 
 def test_a_lora_on_sdxl_in_epochs_with_held_out_pairs_and_a_dry_run_of_publishing(world, tmp_path, capsys):
     options = ["--fit.steps=null", "--fit.epochs=1", "--validation.share=0.4", "--validation.every=1"]
+    options += ["--validation.pairs=4"]
     publish = ["--publish.repo=me/tuned", "--publish.dry_run=true"]
     train(world, tmp_path, f"--base.path={world / 'xl'}", *ADAPTER, *options, *publish)
     assert "me/tuned would get" in capsys.readouterr().out
