@@ -81,3 +81,21 @@ def reaching(path: str, what: str) -> Iterator[None]:
             f"({reason[:200]}). Check the spelling and the network, run `hf auth login` for a gated "
             "repository, or name a local folder."
         ) from error
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Inside is nothing but a library that makes something of a user's files: whatever it raises is about them.
+
+    Raises:
+        ValueError: instead of the errors that say least, for `reaching` to name the files: libraries raise all kinds
+            of them, the package tokenizers bare Exceptions.
+    """
+    try:
+        yield
+    except (OSError, ValueError, HTTPError, SafetensorError, UnpicklingError, EOFError, MemoryError):
+        raise
+    except Exception as error:
+        if "PytorchStreamReader" in str(error):
+            raise
+        raise ValueError(f"{type(error).__name__}: {error}") from error

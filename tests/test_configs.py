@@ -58,19 +58,19 @@ def test_no_recipe_names_what_was_deleted_from_the_hub(recipe):
     }
 
 
-@pytest.fixture(scope="module")
-def read_once():
-    """What the rows of grids have in common is read once; each reads it two times more, to say what it drops."""
-    resolve, known = CommandLine.so_far, {}
+KNOWN: dict = {}  # what the rows of a grid have in common is read once
+
+
+@pytest.fixture
+def _remembered(monkeypatch):
+    resolve = CommandLine.so_far
 
     def so_far(line, args):
-        if (key := (line.parser.description, *args)) not in known:
-            known[key] = resolve(line, args)
-        return copy.deepcopy(known[key])
+        if (key := (line.parser.prog, line.parser.description, *args)) not in KNOWN:
+            KNOWN[key] = resolve(line, args)
+        return copy.deepcopy(KNOWN[key])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CommandLine, "so_far", so_far)
-        yield
+    monkeypatch.setattr(CommandLine, "so_far", so_far)
 
 
 @cache
@@ -81,7 +81,7 @@ def resolved_config(track: str, *args: str) -> dict:
     return yaml.safe_load(line.settings)
 
 
-@pytest.mark.usefixtures("read_once")
+@pytest.mark.usefixtures("_remembered")
 @pytest.mark.parametrize("grid", sorted(Path("configs/evidence").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tmp_path):
     (tmp_path / "scores.json").write_text('{"scorer": "pickscore", "min": 0, "max": 1}')

@@ -22,7 +22,7 @@ from diffpo.diffusion.parts import from_folder
 from diffpo.diffusion.schedules import changed, require_as_trained, require_said
 from diffpo.diffusion.single_files import UNUSED, Checkpoint, is_single
 from diffpo.diffusion.tokenizers import load_tokenizer, require_one_length
-from diffpo.hub import reaching
+from diffpo.hub import parsing, reaching
 from diffpo.refusal import Refusal
 
 KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -117,7 +117,7 @@ def load_base(
         else:
             what, spare = WHAT.get(name, f"a {name}"), () if name in WHAT else UNUSED
             parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, spare)
-    with reaching(home.path, "a diffusers pipeline"):
+    with reaching(home.path, "a diffusers pipeline"), parsing():
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:
         pipeline.scheduler = changed(pipeline.scheduler, scheduler)
@@ -149,7 +149,7 @@ class Home:
         for file in sorted([*Path(path).glob("model_index.json"), *Path(path).glob("*/*.json")]):
             if file.parent == Path(path) or file.parent.name in PARTS:
                 require_object(file)
-        with reaching(path, what):
+        with reaching(path, what), parsing():
             index: Any = DiffusionPipeline.load_config(path, revision=revision)
         return cls(path, revision, index)
 
@@ -173,7 +173,7 @@ class Home:
     def filled(self, name: str, file: Checkpoint) -> Any:
         """A network of this architecture with weights from a single file."""
         kind = self.kind(name)
-        with reaching(self.path, f"the config of {WHAT.get(name, name)}"):
+        with reaching(self.path, f"the config of {WHAT.get(name, name)}"), parsing():
             if name in KINDS:
                 settings = kind.load_config(self.path, subfolder=name, revision=self.revision)
             else:

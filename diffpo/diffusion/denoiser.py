@@ -201,7 +201,7 @@ class Denoiser:
         require_ddpm(scheduler)
         predictions = {"epsilon": Epsilon(), "v_prediction": Velocity()}
         kind = scheduler.config.get("prediction_type")
-        if kind not in predictions:
+        if kind not in list(predictions):
             raise Refusal(f"The base's scheduler has prediction_type {kind!r}; known are {', '.join(predictions)}.")
         # Without the note of which settings are defaults: those of another class are others.
         settings = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}

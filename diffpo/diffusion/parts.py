@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
 from diffpo.diffusion.stored import loaded_files
+from diffpo.hub import parsing
 from diffpo.whole import load_whole, unwrapped
 
 WEIGHTS = re.compile(
@@ -91,16 +92,16 @@ def read(
         OSError: if something cannot be found, or the network carries adapters.
     """
     where = {"subfolder": place, "revision": revision, "variant": variant, "dtype": torch.float32}
-    if key_mapping and not issubclass(kind, ModelMixin):
-        return kind.from_pretrained(path, **where, **asked, key_mapping=key_mapping)
-    loaded: Any = kind.from_pretrained(path, **where, **asked)
+    mapping = {"key_mapping": key_mapping} if key_mapping and not issubclass(kind, ModelMixin) else {}
+    with parsing():
+        loaded: Any = kind.from_pretrained(path, **where, **asked, **mapping)
     network, report = loaded
     if adapters := sorted(n for n in report["unexpected_keys"] if any(mark in n for mark in ADAPTERS)):
         raise OSError(
             f"it was saved with adapters, the first is {adapters[0]}; merge them into it (pipe.fuse_lora(), "
             "pipe.unload_lora_weights()) and save it again"
         )
-    if key_mapping:
+    if key_mapping and not mapping:
         if not Path(path).exists():
             path = snapshot_download(path, revision=revision, allow_patterns=[f"{place}/config.json"])
         report = unwrap(network, Path(path, place), variant)

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from diffpo.hub import reaching
+from diffpo.hub import parsing, reaching
 from diffpo.refusal import Refusal
 
 END = "</w>"
@@ -30,13 +30,8 @@ def load_tokenizer(kind: Any, path: str, name: str, encoder: Any, revision: str 
         Refusal: if it cannot be read, does not say how to pad, or is not the encoder's: of another size, or without
             the rules by which words become tokens.
     """
-    with reaching(path, f"a {name}"):
-        try:
-            tokenizer = kind.from_pretrained(path, subfolder=name, revision=revision)
-        except OSError:
-            raise
-        except Exception as error:  # the package tokenizers raises nothing more special
-            raise ValueError(f"{type(error).__name__} {error}") from error
+    with reaching(path, f"a {name}"), parsing():
+        tokenizer = kind.from_pretrained(path, subfolder=name, revision=revision)
     where, wanted = f"{path}/{name}", encoder.config.vocab_size
     if len(tokenizer) != wanted:
         raise Refusal(
@@ -46,7 +41,7 @@ def load_tokenizer(kind: Any, path: str, name: str, encoder: Any, revision: str 
     fit_length(tokenizer, encoder.config.max_position_embeddings, where)
     if not knows_its_words(tokenizer):
         raise Refusal(f"{where} cuts the words of its own vocabulary to pieces (no merges?); copy the folder whole.")
-    if "pad_token" not in settings(path, name, revision):
+    if not settings(path, name, revision).get("pad_token"):
         raise Refusal(
             f"{where} does not say its pad_token, which fills up prompts, in {' or '.join(reversed(SETTINGS))}; copy "
             "the folder whole."

@@ -149,7 +149,8 @@ def inject_saved(network: Any, path: str, *names: str) -> None:
     require_finite(weights.items(), path, what)
     for name in names:
         inject(low_rank_alone(config, path), network, name, path)
-    own = get_peft_model_state_dict(network, adapter_name=names[0], save_embedding_layers=False)
+    state = network.state_dict()
+    own = get_peft_model_state_dict(network, state, adapter_name=names[0], save_embedding_layers=False)
     ours = {key: plain(key, own) for key in weights}
     if twice := [key for key, n in Counter(ours.values()).items() if n > 1]:
         raise Refusal(f"{path} holds {twice[0]} twice, under two names; take one of them out.")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from os.path import commonprefix
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffpo.text.messages import require_shown
 
 Prompt = str | Sequence[Message]
 
+BEGUN = "began with the token of the beginning of a sequence themselves, which was not added again"
 ENDED = "ended with the token of the end of a sequence themselves, which was not added again"
 OPENED = "follow the chat template's turn of an answer, which lacks what its generation prompt opens (a thought)"
 
@@ -68,15 +70,18 @@ class Chat:
         )
 
     def plain(self, prompt: str, completion: Completion) -> Said:
-        """Without a template; what was written by one beforehand may say itself where it ends."""
-        left = len(without_end(completion.text, self.tokenizer.eos_token))
-        if left == len(completion.text):
+        """Without a template; what was written by one beforehand may say itself where it begins and ends."""
+        text, first = completion.text, self.tokenizer.bos_token or ""
+        begin, end = len(first) * text.startswith(first), len(without_end(text, self.tokenizer.eos_token))
+        notes = (BEGUN,) * bool(begin) + (ENDED,) * (end < len(text))
+        if not notes:
             return Said(prompt, completion, ends=False)
-        segments = list[Segment]()
-        for segment in completion.segments:
-            segments.append(replace(segment, text=segment.text[:left]))
-            left -= len(segments[-1].text)
-        return Said(prompt, Completion(tuple(segments)), ends=False, notes=(ENDED,))
+        starts = accumulate((len(segment.text) for segment in completion.segments), initial=0)
+        kept = (
+            replace(segment, text=segment.text[max(0, begin - start) : max(0, end - start)])
+            for segment, start in zip(completion.segments, starts, strict=False)
+        )
+        return Said(prompt, Completion(tuple(kept)), ends=False, notes=notes)
 
     def turns(self, before: list[Message], said: list[Message]) -> Said:
         """A conversation; each message of the assistant is a part."""

@@ -42,7 +42,7 @@ def plain_content(message: Message) -> Any:
     role, content, calls = message["role"], message["content"], message.get("tool_calls") or []
     if not isinstance(role, str):
         raise Refusal(f"The role of a message is {role!r} ({type(role).__name__}), not a text; fix the data.")
-    if isinstance(calls, str) or not all(isinstance(call, Mapping) for call in calls):
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
         raise Refusal(f"The tool_calls of a message are {str(calls)[:60]!r}, not a list of structs; fix the data.")
     if content is None or isinstance(content, str):
         return content
@@ -58,7 +58,7 @@ def plain_content(message: Message) -> Any:
 
 def kind_of(part: Mapping[str, Any]) -> str:
     """What a part of a content is: "text" only if it has one."""
-    kind = part.get("type", "text")
+    kind = str(part.get("type", "text"))
     return kind if kind != "text" or isinstance(part.get("text"), str) else "text without text"
 
 

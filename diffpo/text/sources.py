@@ -37,6 +37,8 @@ class Conversations(Stored):
         alike = shared(sides)
         first = next((i for i, message in enumerate(sides[0]) if message["role"] == "assistant"), len(sides[0]))
         begin = min(alike, first) if alike == min(map(len, sides)) else alike
+        if any(len(side) == begin for side in sides):
+            raise Refusal(f"A conversation of row {index} has no answer; fix or leave out such rows.")
         asks = any(side[begin]["role"] == "user" for side in sides) and sides[0][begin - 1]["role"] != "assistant"
         if not begin or asks:
             raise Refusal(

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from diffpo.refusal import Refusal
-from diffpo.text.chat import Chat, Prompt, Said
+from diffpo.text.chat import BEGUN, Chat, Prompt, Said
 from diffpo.text.completions import Candidate
 from diffpo.text.messages import require_texts
 
 APART = "completions were split into tokens apart from their prompt, because one token would have held of both"
 PARTS = "parts of completions have no token of their own"
-BEGUN = "began with the token of the beginning of a sequence themselves, which was not added again"
 UNKNOWN = "hold what the tokenizer has no token for"
 PROBES = 64  # tokens whose texts are split again
 PROMPTS = "prompts were cut on the left"

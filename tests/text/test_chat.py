@@ -3,7 +3,7 @@ from tiny_templates import BARE, CHATML, TEMPLATES, THINKING, TOOLS, assistant, 
 from tiny_text import tokenizer
 
 from diffpo.refusal import Refusal
-from diffpo.text.chat import ENDED, OPENED, Chat
+from diffpo.text.chat import BEGUN, ENDED, OPENED, Chat
 from diffpo.text.completions import Completion, Segment
 
 
@@ -169,10 +169,12 @@ def test_an_end_that_messages_have_themselves_is_there_once(template, more):
 
 
 def test_an_end_that_plain_texts_have_themselves_is_left_to_the_sequence(chat):
-    pieces = Completion((Segment("yes", part=1), Segment(" the</s> ", part=2), Segment("</s>\n", part=3)))
+    pieces = Completion(
+        (Segment("<s>", part=0), Segment("yes", part=1), Segment(" the</s> ", part=2), Segment("</s>\n", part=3))
+    )
     said = chat("is it", pieces)
     assert [(segment.text, segment.part) for segment in said.completion.segments if segment.text] == [
         ("yes", 1),
         (" the", 2),
     ]
-    assert (said.ends, said.notes) == (False, (ENDED,))
+    assert (said.ends, said.notes) == (False, (BEGUN, ENDED))

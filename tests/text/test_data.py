@@ -1,21 +1,28 @@
 import json
 import math
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from itertools import islice
+from random import Random
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from tiny_templates import TOOLS, templated
+from tiny_templates import TEMPLATES, TOOLS, templated, turn
 from tiny_text import saved_pairs, tokenizer
 
 from diffpo.draws import Draws
 from diffpo.order import Share
 from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
+from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.sources import Columns
 from diffpo.text.completions import Completion, Segment
-from diffpo.text.data import TextData
+from diffpo.text.data import TextData, TextReader
+from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers
 from diffpo.text.sources import Conversations
 from diffpo.text.tokenizing import Tokenizing
 
@@ -145,6 +152,56 @@ def test_tools_of_a_column_reach_the_template(tmp_path, as_json):
     with pytest.raises(Refusal, match=r"^Row 0: The chat template does not show the tools.*set data\.tools to null"):
         data.open(0, TOKENIZING).first(1)
     assert texts(batch := replace(data, tools=None).open(0, TOKENIZING).first(1), batch.scored)[0] == "yes</s>"
+
+
+def odd_rows(seed: int) -> Iterator[PairRow]:
+    """Rows of prompts and answers of all kinds, right and wrong."""
+    rng = Random(seed)
+
+    def text() -> str:
+        return rng.choice(
+            ["Hi", "", " yes\n", "no</s>", "<s>Hi", "<think>a</think>b", "[{", "\n\nHuman: x", "{{ x }}"]
+        )
+
+    def part() -> Any:
+        return rng.choice(
+            [{"type": "text", "text": text(), "image": None}, {"type": "image"}, {"type": 3}, {}, "a", None]
+        )
+
+    def other() -> Any:
+        return rng.choice([None, 7, math.nan, True, b"a", {}, [], ["a"], [None], (), [[]], str([turn("user", "a")])])
+
+    def content() -> Any:
+        return rng.choice([text, text, text, other, lambda: [part() for _ in range(rng.randrange(3))]])()
+
+    def message() -> dict:
+        extra = rng.choice([{}, {}, {"id": 3}, {"tool_calls": other()}, {"tool_calls": [{"name": "f"}]}])
+        return turn(rng.choice(["user", "assistant", "assistant", "system", "tool", None]), content(), **extra)
+
+    def side() -> Any:
+        kinds = text, other, lambda: [turn("assistant", text())], lambda: [message() for _ in range(rng.randrange(4))]
+        return rng.choices(kinds, [4, 1, 4, 4])[0]()
+
+    while True:
+        prompt, candidates = rng.choice([text(), [turn("user", text())], side()]), (side(), side())
+        tools = rng.choice([None, None, None, other()])
+        yield PairRow(5, (prompt, prompt), candidates, extra={"tools": tools})
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_whatever_a_row_holds_it_is_read_dropped_or_refused_in_one_line(template):
+    reader = TextReader(Tokenizing(templated(template)), 40, tools="tools")
+    maps, became = [ReadTexts(), DropEmpty(), DropIdentical(), RequireNumbers()], Counter[str]()
+    for row in islice(odd_rows(seed=len(template)), 300):
+        try:
+            found = mapped(row, maps, Draws(0, (0,), (5,)))
+            if isinstance(found, PairRow) and None not in found.prompts:
+                assert all(len(tokens.completion) for tokens in reader(found))
+            became[type(found).__name__] += 1
+        except Refusal as error:
+            became[re.sub("^Row 5.*$", "refused", str(error))] += 1
+    assert {*became} <= {"PairRow", "DropEmpty", "DropIdentical", "refused"}
+    assert min(became["PairRow"], became["DropEmpty"], became["refused"]) > 3
 
 
 def test_batches_are_a_function_of_seed_and_position(tmp_path):

@@ -87,7 +87,7 @@ def test_a_role_is_a_text(message, said):
         plain_messages([message])
 
 
-@pytest.mark.parametrize("calls", ['[{"name": "f"}]', ["f"]])
+@pytest.mark.parametrize("calls", ['[{"name": "f"}]', ["f"], 3, {"name": "f"}])
 def test_calls_of_tools_are_structs(calls):
     with pytest.raises(Refusal, match="tool_calls of a message are .*not a list of structs"):
         plain_messages([assistant("a", tool_calls=calls)])

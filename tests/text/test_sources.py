@@ -58,6 +58,12 @@ def test_conversations_that_share_a_system_message_alone_share_no_prompt():
         row({"chosen": [system, ASK, YES], "rejected": [system, WHY, NO]})
 
 
+@pytest.mark.parametrize("asked", [[ASK], [ASK, WHY]])
+def test_conversations_without_an_answer_are_refused(asked):
+    with pytest.raises(Refusal, match="A conversation of row 0 has no answer"):
+        row({"chosen": asked, "rejected": asked})
+
+
 def test_conversations_may_part_where_the_user_asks_again():
     found = row({"chosen": [ASK, YES, WHY, YES], "rejected": [ASK, YES, ASK, NO]})
     assert (found.prompts[0], found.candidates) == ([ASK, YES], ([WHY, YES], [ASK, NO]))

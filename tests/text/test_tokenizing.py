@@ -5,9 +5,9 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from diffpo.refusal import Refusal
-from diffpo.text.chat import ENDED
+from diffpo.text.chat import BEGUN, ENDED
 from diffpo.text.completions import Completion, Segment
-from diffpo.text.tokenizing import APART, BEGUN, COMPLETIONS, PARTS, PROMPTS, UNKNOWN, Tokenizing, counted
+from diffpo.text.tokenizing import APART, COMPLETIONS, PARTS, PROMPTS, UNKNOWN, Tokenizing, counted
 
 
 @pytest.fixture
@@ -136,6 +136,12 @@ def test_a_beginning_that_texts_have_themselves_is_there_once_and_counted():
     twice, once = tokenizing("<s>Hi:", " yes"), tokenizing("Hi:", " yes")
     assert (twice.prompt, twice.completion) == (once.prompt, once.completion)
     assert (counted([twice]), counted([once])) == ({BEGUN: 1}, {})
+    answer = tokenizing("Hi:", "<s> yes</s>")
+    assert (answer.prompt, answer.completion, counted([answer])) == (
+        once.prompt,
+        once.completion,
+        {BEGUN: 1, ENDED: 1},
+    )
     alone = tokenizing("", "<s>yes")
     assert (alone.prompt, alone.completion) == (tokenizing("", "yes").prompt, tokenizing("", "yes").completion)
 
