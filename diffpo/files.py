@@ -1,6 +1,7 @@
 """Files that a run reads and leaves: what is not there, and what could not be written, in one line with a remedy."""
 
 import errno
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,3 +80,18 @@ def require_folder(path: Path | str, what: str) -> None:
         raise Refusal(f"There is no {path}, which was named as {what}; check the spelling, seen from {Path.cwd()}.")
     if not Path(path).is_dir():
         raise Refusal(f"{path} is a file and was named as {what}; name the folder.")
+
+
+def settle(file: Path) -> None:
+    """Sort the metadata of a safetensors file in place, which the library writes in an order of chance.
+
+    Two files of the same tensors and metadata then have the same bytes.
+    """
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size
+        opened.seek(8)
+        opened.write(text.ljust(size))

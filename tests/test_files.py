@@ -7,9 +7,10 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from diffpo.files import remedy_of, require_folder, writing
+from diffpo.files import remedy_of, require_folder, settle, writing
 from diffpo.refusal import Refusal
 
 WRITERS = {
@@ -112,3 +113,20 @@ def test_a_folder_to_be_read_is_there_and_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Refusal, match="file is a file and was named as a folder of pairs; name the folder"):
         require_folder(str(tmp_path / "file"), "a folder of pairs")
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    """Twenty times: without, one of two orders of the metadata comes by chance."""
+    tensors = {"b": torch.arange(3), "a": torch.ones(2, 2, dtype=torch.float16)}
+    metadata = {"format": "pt", "Größe": '{"a": "\\n\\u00e9 \n\t\x01 \U0001f600 </"}', "a" * 50: ""}
+    written = set()
+    for number in range(20):
+        file = tmp_path / f"{number}.safetensors"
+        save_file(tensors, file, metadata)
+        settle(file)
+        written.add(file.read_bytes())
+    assert len(written) == 1
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(file).items())
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata() == metadata
+        assert list(opened.keys()) == ["a", "b"]
