@@ -1,5 +1,6 @@
 """How the latents of a network follow from those of its VAE: scaled, and in some bases normalized by channel."""
 
+import logging
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from diffpo.refusal import Refusal
 
 NORMALIZED = ("latents_mean", "latents_std")
+log = logging.getLogger(__name__)
 Statistics = tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]
 
 
@@ -60,8 +62,11 @@ def require_known_latents(vae: Any, normalizes: bool, path: str) -> None:
             f"{path} holds a VAE with {', '.join(f'{name} {values}' for name, values in have.items())}; it needs both "
             f"latents_mean and latents_std, {config.latent_channels} numbers each, deviations above 0."
         )
-    if normalizes and "scaling_factor" in config.get("_use_default_values", ()):
+    if "scaling_factor" not in config.get("_use_default_values", ()):
+        return
+    if normalizes:
         raise Refusal(
             f"{path} holds a VAE whose config says no scaling_factor, and that of SDXL is not the usual default "
             f"{config.scaling_factor}; add it to the VAE's config.json (0.13025 in SDXL's own)."
         )
+    log.warning(f"{path} holds a VAE that says no scaling_factor; {config.scaling_factor}, that of SD 1, is taken.")

@@ -38,14 +38,14 @@ def load_tokenizer(kind: Any, path: str, name: str, encoder: Any, revision: str 
             f"{where} is a tokenizer of {len(tokenizer)} tokens, the text encoder knows {wanted}; copy the folder of "
             "the base whole (tokenizer.json, or vocab.json and merges.txt)."
         )
-    fit_length(tokenizer, encoder.config.max_position_embeddings, where)
-    if not knows_its_words(tokenizer):
-        raise Refusal(f"{where} cuts the words of its own vocabulary to pieces (no merges?); copy the folder whole.")
     if not settings(path, name, revision).get("pad_token"):
         raise Refusal(
             f"{where} does not say its pad_token, which fills up prompts, in {' or '.join(reversed(SETTINGS))}; copy "
             "the folder whole."
         )
+    fit_length(tokenizer, encoder.config.max_position_embeddings, where)
+    if not knows_its_words(tokenizer):
+        raise Refusal(f"{where} cuts the words of its own vocabulary to pieces (no merges?); copy the folder whole.")
     return tokenizer
 
 

@@ -144,7 +144,7 @@ def test_a_pipeline_that_ignores_the_normalization_is_refused(root, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("plain", True), ("sd", False)])
-def test_a_scaling_that_is_not_said_is_that_of_sd_and_refused_of_xl(root, tmp_path, kind, refused):
+def test_a_scaling_that_is_not_said_is_that_of_sd_and_told_and_refused_of_xl(root, tmp_path, kind, refused, caplog):
     """The VAE's config of Stable Diffusion 1.5 says none."""
     path = (saved_xl if refused else saved)(tmp_path / kind)
     file = Path(path, "vae", "config.json")
@@ -154,3 +154,4 @@ def test_a_scaling_that_is_not_said_is_that_of_sd_and_refused_of_xl(root, tmp_pa
             load_base(path, denoises=False)
     else:
         assert load_base(path, denoises=False).vae.config.scaling_factor == 0.18215
+        assert caplog.messages == [f"{path} holds a VAE that says no scaling_factor; 0.18215, that of SD 1, is taken."]
