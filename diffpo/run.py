@@ -148,8 +148,8 @@ def open_run(
 
     Raises:
         Refusal: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
-            the batch does not divide over the processes, a tracker is unknown or not installed, the seed is negative, or
-            the launcher is not supported or started processes that do not know of one another.
+            the batch does not divide over the processes, a tracker is unknown or not installed, the seed is negative,
+            or the launcher is not supported or started processes that do not know of one another.
     """
     output_dir = Path(output_dir)
     require_at_least(0, seed=seed)
