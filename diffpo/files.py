@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,15 +72,21 @@ def in_one_line(error: BaseException, longest: int = 200) -> str:
 
 
 def require_folder(path: Path | str, what: str) -> None:
-    """Raise a Refusal if a folder that is to be read is not there, or is a file.
+    """Raise a Refusal if a folder that is to be read is not there, is a file, or is not ours to read.
 
     Args:
         what: it is, e.g. "a folder of pairs".
     """
-    if not Path(path).exists():
-        raise Refusal(f"There is no {path}, which was named as {what}; check the spelling, seen from {Path.cwd()}.")
-    if not Path(path).is_dir():
+    try:
+        is_there = Path(path).exists()
+        if is_there and Path(path).is_dir():
+            os.listdir(path)
+            return
+    except PermissionError as error:
+        raise Refusal(f"{path}, which was named as {what}, is not ours to read; get the right to.") from error
+    if is_there:
         raise Refusal(f"{path} is a file and was named as {what}; name the folder.")
+    raise Refusal(f"There is no {path}, which was named as {what}; check the spelling, seen from {Path.cwd()}.")
 
 
 def settle(file: Path) -> None:

@@ -14,7 +14,7 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from diffpo.checkpoint import CONFIG, Checkpoints, flat
 from diffpo.files import remedy_of, writing
-from diffpo.launchers import precision, suit_launcher
+from diffpo.launchers import precision, require_joined, suit_launcher
 from diffpo.refusal import Refusal, require_at_least
 from diffpo.tracking import require_trackers
 
@@ -149,7 +149,7 @@ def open_run(
     Raises:
         Refusal: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
             the batch does not divide over the processes, a tracker is unknown or not installed, the seed is negative,
-            or the launcher is not supported.
+            or the launcher is not supported or started processes that do not know of one another.
     """
     output_dir = Path(output_dir)
     require_at_least(0, seed=seed)
@@ -161,6 +161,7 @@ def open_run(
         log_with=[*config.report_to] or None,
         project_dir=output_dir,
     )
+    require_joined(accelerator.num_processes)
     together = config.per_device_batch_size * accelerator.num_processes
     if config.batch_size % together:
         raise Refusal(

@@ -1,5 +1,6 @@
 """Processes that read data ahead of the one that computes."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from diffpo.stopping import leave_to_main
+
+
+def at_most(count: int) -> int:
+    """So many workers, or as many as there are cores: more than that only wait for one another."""
+    return min(count, os.cpu_count() or 1)
 
 
 def from_workers(dataset: Any, workers: int, **options: Any) -> Iterator[Any]:

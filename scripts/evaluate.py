@@ -5,13 +5,11 @@ accelerate launch scripts/evaluate.py --config configs/evaluate/tiny.yaml --outp
 
 import time
 from dataclasses import replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
 import diffusers
 import transformers
-from accelerate import Accelerator, InitProcessGroupKwargs
 
 from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
@@ -27,8 +25,7 @@ from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.prompts import Prompts
 from diffpo.scoring import Scorer
-
-WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
+from diffpo.workfolder import joined
 
 
 def main(
@@ -56,7 +53,7 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     began, judges = time.perf_counter(), Judges(scorers)
     require_distinct(models, output_dir)
     records = prompts.read()

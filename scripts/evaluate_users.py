@@ -12,7 +12,6 @@ from typing import Any
 
 import diffusers
 import transformers
-from accelerate import Accelerator, InitProcessGroupKwargs
 from diffusers.utils import make_image_grid
 from PIL import Image
 
@@ -31,7 +30,7 @@ from diffpo.refusal import Refusal
 from diffpo.sources import Source
 from diffpo.tinyworld.user_comparison import compared, judged, utilities
 from diffpo.tinyworld.users import Population, Taste
-from diffpo.workfolder import WAIT
+from diffpo.workfolder import joined
 
 INTERVAL = "percentile bootstrap, 95 %, users and prompts resampled independently"
 SIDE = 96  # of a picture on a sheet
@@ -102,7 +101,7 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     began, asked = time.perf_counter(), [record["prompt"] for record in prompts.read()]
     people = Population.read(tastes).all
     heard = Support.of(embedder, support, most_shots(models, between), seed)

@@ -72,6 +72,26 @@ def test_a_missing_right_does_not_ask_for_room(tmp_path):
         assert ". Get the right to write there (or choose another folder); the rest" in line
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes the right away that only root has")
+def test_a_folder_that_is_not_ours_to_read_is_told(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o700)
+    tmp_path.chmod(0o755)
+    told, end = get_context("fork").Pipe()
+    process = get_context("fork").Process(target=read_as_nobody, args=(tmp_path / "closed", end))
+    process.start()
+    assert told.poll(60)
+    assert "closed, which was named as pairs, is not ours to read; get the right to" in told.recv()
+    process.join()
+
+
+def read_as_nobody(folder, told) -> None:
+    os.setegid(65534)
+    os.seteuid(65534)
+    with pytest.raises(Refusal) as caught:
+        require_folder(folder, "pairs")
+    told.send(str(caught.value))
+
+
 def test_a_file_where_a_folder_is_needed_is_named_as_such(tmp_path):
     (tmp_path / "file").touch()
     with (

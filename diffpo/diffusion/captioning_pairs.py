@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, InitProcessGroupKwargs
 from datasets import Value
 
 from diffpo.captioning import SUMMARY
@@ -20,7 +19,7 @@ from diffpo.refusal import require_at_least
 from diffpo.rows import RowMap
 from diffpo.scoring import Scorer
 from diffpo.sources import Source
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 UNFINISHED = ".captioning"
 CLIP = "openai/clip-vit-large-patch14"
@@ -78,7 +77,7 @@ def caption_pairs(
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
     require_at_least(1, batch_size=batch_size)
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
     with state.main_process_first():

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,7 +27,7 @@ from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
 from diffpo.unpaired import PromptsOnly
 from diffpo.user_rows import ForUser
-from diffpo.workers import from_workers
+from diffpo.workers import at_most, from_workers
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class PairData:
         framing: how pictures are cropped and flipped.
         caption_dropout: share of pairs whose caption is emptied, on both sides at once, so that the unconditional
             half of classifier-free guidance is tuned too.
-        workers: processes per device that decode pictures; 0 decodes in the training process.
+        workers: processes per device that decode pictures, 4 where there are as many cores; 0 decodes in the training
+            process.
         stream: null opens a table; otherwise the source is read as a stream, and the run needs `fit.steps`.
         together: pairs of one shape that follow one another, where there are several shapes (framing.bucket_step); a
             multiple of fit.per_device_batch_size.
@@ -57,7 +59,7 @@ class PairData:
     rows: list[RowMap] = field(default_factory=lambda: [DropTies()])
     framing: Framing = field(default_factory=Framing)
     caption_dropout: float = 0.2
-    workers: int = 4
+    workers: int = field(default_factory=partial(at_most, 4))
     stream: Stream | None = None
     together: int = 16
     per_user: int | None = None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -26,7 +25,7 @@ from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import RowMap
 from diffpo.sources import Source
 from diffpo.users import ENDING, INDEX, SUMMARY, TYPES, Precision, shard_names, write_index, write_shard
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 UNFINISHED = ".embedding"
 
@@ -152,7 +151,7 @@ def embed_users(
         Refusal: if the folder cannot be written, or is full.
     """
     require_at_least(1, batch_size=batch_size)
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
     folder.require_ours()
     with state.main_process_first():

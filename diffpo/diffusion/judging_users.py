@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, InitProcessGroupKwargs
 from PIL import Image
 
 from diffpo.captioning import Interrupted
@@ -26,7 +25,7 @@ from diffpo.rows import PairRow, RowMap
 from diffpo.shared_work import shared_out
 from diffpo.sources import Source
 from diffpo.user_judging import Choice, Example, Heard, UserJudge, UserQuestion, Verdict, summed_up
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 REPORT = "report.json"
 VERDICTS = "verdicts.jsonl"
@@ -145,7 +144,7 @@ def judge_users(
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
     require_at_least(1, batch_size=batch_size)
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     folder = WorkFolder(Path(output_dir), REPORT, UNFINISHED, ".jsonl")
     folder.require_ours()
     with state.main_process_first():

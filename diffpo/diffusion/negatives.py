@@ -69,7 +69,8 @@ def read_full(path: str, network: Any, part: str) -> Any:
             raise
         return None  # a hub id: of a LoRA, or of nothing, which its own reader says
     require_same_architecture(negative, network, path)
-    return negative.to(device=network.device, dtype=network.dtype).requires_grad_(False)
+    # Diffusers' own `to` warns about parts that these networks do not have.
+    return nn.Module.to(negative, network.device, network.dtype).requires_grad_(False)
 
 
 def from_file(path: str, network: Any, part: str) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator, InitProcessGroupKwargs
 from jaxtyping import Bool
 from PIL import Image
 
@@ -22,7 +21,7 @@ from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.shared_work import shared_out
 from diffpo.sources import Source
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 UNFINISHED = ".scoring"
 BATCHES = 64
@@ -60,7 +59,7 @@ def score_pairs(
         Refusal: if the folder cannot be written, or is full.
     """
     require_at_least(1, batch_size=batch_size)
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
     with state.main_process_first():

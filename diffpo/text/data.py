@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from diffpo.text.messages import read_tools
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, of_row
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.tokenizing import Tokenizing, Tokens, counted
-from diffpo.workers import from_workers
+from diffpo.workers import at_most, from_workers
 
 ALIKE = "are the same tokens as all others of their row, so they teach nothing"
 
@@ -48,7 +49,8 @@ class TextData:
             such a list as JSON; a table need not have it. null leaves it out.
         together: rows of similar length that follow one another, best a multiple of fit.per_device_batch_size times
             processes; 1 shuffles them all. Of several sources that are mixed, rows are always shuffled.
-        workers: processes per device that split texts into tokens; 0 does so in the training process.
+        workers: processes per device that split texts into tokens, 2 where there are as many cores; 0 does so in the
+            training process.
 
     Raises:
         Refusal: if a number is out of its range.
@@ -60,7 +62,7 @@ class TextData:
     max_prompt_length: int | None = None
     tools: str | None = "tools"
     together: int = 64
-    workers: int = 2
+    workers: int = field(default_factory=partial(at_most, 2))
 
     def __post_init__(self):
         require_at_least(0, **{"data.workers": self.workers})

@@ -159,7 +159,8 @@ class Tokenizing:
         Args:
             special: whether the tokenizer may add what a sequence begins with; what it ends with is left out.
         """
-        found = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+        # Not verbose: what is too long is cut and counted, which the tokenizer cannot know.
+        found = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
         ids, offsets = found["input_ids"], found["offset_mapping"]
         if special and ids and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
             ids, offsets = ids[:-1], offsets[:-1]
