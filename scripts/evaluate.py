@@ -20,7 +20,7 @@ from diffpo.diffusion.geneval import write_geneval
 from diffpo.diffusion.guidance import GuidanceSweep
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
-from diffpo.evaluation import table
+from diffpo.evaluation import cut_short, table
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.prompts import Prompts
@@ -89,7 +89,7 @@ def main(
             write_geneval(files, records, output_dir / "geneval" / model.name)
     found = contest(pictures, asked, judges, sampling, about)
     if state.is_main_process:
-        warned = warnings({model.name: model.runs for model in models}, scorers)
+        warned = [*warnings({model.name: model.runs for model in models}, scorers), *cut_short(found)]
         report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
         swept = sweep.report(curves, development, judges) if sweep else None
         report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)

@@ -74,6 +74,7 @@ def test_models_and_finished_pictures_are_compared_by_every_scorer(world, tmp_pa
     out = tmp_path / "out"
     assert (report["n_prompts"], report["pictures"], report["guidance"], report["seed"]) == (3, 2, 2.0, 5)
     assert list(report["scorers"]) == ["brightness", "oracle"]
+    assert {name: about["cut"] for name, about in report["scorers"].items()} == {"brightness": 0, "oracle": 0}
     assert [(pair["a"], pair["b"]) for pair in report["pairs"] if pair["metric"] == "oracle"] == [
         ("tuned", "base"),
         ("theirs", "base"),

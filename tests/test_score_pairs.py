@@ -13,7 +13,7 @@ from tiny import pair_folder
 from diffpo.cli import launch, parse
 from diffpo.diffusion import pair_shards
 from diffpo.scorers.pickscore import PickScore
-from diffpo.sources import PairFolder
+from diffpo.sources import Columns, PairFolder
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +112,18 @@ def test_the_config_parses_and_its_resolved_form_is_itself(tmp_path):
     (tmp_path / "config.yaml").write_text(settings)
     assert parse(score_pairs.main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings
     assert yaml.safe_load(settings)["rows"] is None
+
+
+def test_the_script_says_what_the_scorer_did_not_read_and_which_captions_it_read(tmp_path, capsys):
+    data = {"prompt": [["one two three", "four"], ["five"]], "chosen": [png()] * 2, "rejected": [png("blue")] * 2}
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
+    score_pairs.main(Short(), Columns(str(tmp_path / "a.parquet")), tmp_path / "out")
+    told = capsys.readouterr().out
+    assert "; 1 of 2 prompts are longer than it reads and were cut; 1 pairs have several captions (" in told
+
+
+class Short(Brightness):
+    """Reads two words."""
+
+    def count_cut(self, prompts):
+        return sum(len(prompt.split()) > 2 for prompt in prompts)

@@ -17,6 +17,7 @@ from diffpo.draws import Draws
 from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import PairRow
 from diffpo.shared_work import shared_out
+from diffpo.typed import Field
 
 T = TypeVar("T")
 
@@ -92,10 +93,10 @@ class Plan:
         """The text of a side that is not captioned; None if it is empty.
 
         Raises:
-            Refusal: if the source lacks the column.
+            Refusal: if the source lacks the column, or holds no text there.
         """
         if self.columns is None:
-            return row.prompts[side] if cleaned(row.prompts[side]) else None
+            return text if cleaned(text := str(row.prompts[side])) else None
         name = self.columns[1 - side if row.turned else side]
         if name not in row.extra:
             have = ", ".join(sorted(row.extra)) or "none"
@@ -103,7 +104,8 @@ class Plan:
                 f"columns names {name!r}, row {row.id} has no such column (it has {have}); write captions with "
                 "--strategy caption first and name that folder as source, or set columns to null for the prompts."
             )
-        return row.extra[name] if cleaned(row.extra[name]) else None
+        found = Field(row.id, name, row.extra[name]).caption()
+        return text if found is not None and cleaned(text := str(found)) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,7 +69,8 @@ def caption_pairs(
         What is in `captions.json`: plan and data; `captions` that there are; `empty` answers (after all tries),
         `unanswerable` questions (the picture cannot be read, or there is no text to perturb), answers that were
         `retried`, and pairs that have to `fallback`; the share of pairs with `equal` captions; the distribution of
-        `words` and `tokens`; the share `truncated` at the tokenizer's `limit`; and the `gap` of the scores.
+        `words` and `tokens`; the share `truncated` at the tokenizer's `limit`; the `gap` of the scores, and how many
+        captions the scorer `cut` for them; and `notes` on some of the pairs.
 
     Raises:
         Refusal: if the source, a model, the tokenizer or the scorer cannot be used, no pair gets two captions, or
@@ -101,12 +102,13 @@ def caption_pairs(
     state.wait_for_everyone()  # nobody writes before all have looked
     work = Texts(pairs, plan, folder.unfinished, identity, batch_size)
     texts = work.all()
-    about = {**identity, **summarized(texts, (work.captions, work.perturbed), counter)}
+    about = {**identity, **summarized(texts, (work.captions, work.perturbed), counter), "notes": dict(pairs.notes)}
     if scorer is not None:
         numbers = [number for number, text in texts.items() if text["caption"] is not None]
         asked = partial(about_captions, pairs, texts)
         scores = all_scores(numbers, asked, scorer, folder.unfinished / "scores", identity, batch_size)
-        about["gap"] = gap(scores, len(pairs))
+        said = {str(texts[number]["caption"]) for number in numbers}
+        about["gap"] = gap(scores, len(pairs)) | {"cut": scorer.count_cut(sorted(said))}
     fill(folder, shards, texts)
     if state.is_main_process:
         folder.finish(about)

@@ -15,7 +15,8 @@ from diffpo.diffusion.bare_prompts import PromptReader
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.encoded_reader import EncodedReader
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen
+from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen, gathered
+from diffpo.diffusion.rows import TextPrompts
 from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
@@ -87,12 +88,12 @@ class PairData:
         return all(isinstance(layout, EncodedPairs) for layout in self.source.layouts)
 
     def open(self, seed: int = 0) -> "ImagePairs | ImageStream":
-        reader = self.reader(seed)
+        reader, maps = self.reader(seed), [*self.rows, TextPrompts()]
         if self.stream is None:
-            tables = open_tables(self.source, self.rows, seed)
+            tables = open_tables(self.source, maps, seed)
             weights = self.source.shares([len(table) for table in tables])
             return ImagePairs(tables, weights, reader, self.workers, self.together, self.cycle, self.per_user)
-        streams = open_streams(self.source, self.rows, seed, self.stream.buffer)
+        streams = open_streams(self.source, maps, seed, self.stream.buffer)
         return ImageStream(streams, self.source.shares([None for _ in streams]), reader, self.workers)
 
     def reader(self, seed: int) -> Reader:
@@ -207,8 +208,9 @@ class ImagePairs(Pairs, Dataset[Example]):
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
-        broken, enlarged = self.seen.everywhere()
-        unreadable = sorted({row for _, row in broken})
-        passed_over = f"; {len(unreadable)} with an unreadable picture were passed over: rows {unreadable[:10]}"
-        told = became(self.tables, passed_over if unreadable else "")
-        return f"{told}{enlarged}{self.reader.report()}"
+        (broken, enlarged), identical = self.seen.everywhere(), gathered(self.seen.identical)
+        passed_over = ""
+        for pairs, what in ((broken, "with an unreadable picture"), (identical, "with the same picture on all sides")):
+            if rows := sorted({row for _, row in pairs}):
+                passed_over += f"; {len(rows)} {what} were passed over: rows {rows[:10]}"
+        return f"{became(self.tables, passed_over)}{enlarged}{self.reader.report()}"

@@ -49,9 +49,10 @@ def score_pairs(
         batch_size: pictures that are read at a time; a scorer may divide them further.
 
     Returns:
-        What is in `scores.json`: scorer and data; `min`, `max` and `count` of the scores; `unreadable` pictures; and
+        What is in `scores.json`: scorer and data; `min`, `max` and `count` of the scores; `unreadable` pictures;
         `agreement`, the share of pairs with a winner in which the scorer prefers the same side (equal scores count
-        one half; null if there are no such pairs).
+        one half; null if there are no such pairs); `prompts`, each counted once, how many of them are longer than the
+        scorer reads and were `cut`, and `notes` on some of the pairs.
 
     Raises:
         Refusal: if the source cannot be used or is not one of pairs, its pictures cannot be read, the scorer cannot
@@ -76,7 +77,8 @@ def score_pairs(
     state.wait_for_everyone()  # nobody writes before all have looked
     asked = partial(questions, pairs)
     scores = all_scores(range(2 * len(pairs)), asked, scorer, folder.unfinished, identity, batch_size)
-    about = {**identity, **summary(scores, survey.decided)}
+    read = {"prompts": len(survey.prompts), "cut": scorer.count_cut(survey.prompts), "notes": dict(pairs.notes)}
+    about = {**identity, **summary(scores, survey.decided), **read}
     fill(folder, shards, scores)
     if state.is_main_process:
         folder.finish(about)

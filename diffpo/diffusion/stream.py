@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from torch.utils.data import IterableDataset, get_worker_info
 
-from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
+from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, gathered
 from diffpo.fingerprint import of_streams
 from diffpo.order import Share
 from diffpo.pairs import Pairs
@@ -51,11 +51,13 @@ class ImageStream(Pairs):
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
-        broken, enlarged = self.seen.everywhere()
+        (broken, enlarged), identical = self.seen.everywhere(), gathered(self.seen.identical)
         everywhere = gather_object([(self.tally, self.noted)])
         tally, noted = max(everywhere, key=lambda of_process: of_process[0][""])  # of the process that is furthest
         notes = "".join(f"; {n} {note}" for note, n in noted.items())
         passed_over = f", {len(broken)} with an unreadable picture were passed over" if broken else ""
+        if identical:
+            passed_over += f", {len(identical)} with the same picture on all sides were passed over"
         return f"Of the stream, {lost(tally)}{passed_over}{notes}.{enlarged}"
 
 
