@@ -1,6 +1,7 @@
 """LoRA on a causal language model, in the files that peft and transformers load."""
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
@@ -158,10 +159,20 @@ def inject_saved(network: Any, path: str, *names: str) -> None:
     # Embeddings that have adapters are in peft's files, too.
     base = {key: x for key, x in network.named_parameters() if key in found and key not in own}
     same = [key for key, x in base.items() if torch.equal(found[key].to(x), x)]
-    match_weights(shapes(found), shapes(own), path, what, spare=same)
+    trained = {key: tensor for key, tensor in found.items() if key not in same}
+    # peft translates names of other releases of transformers, so it is asked what did not fit.
+    loaded = all([fits(network, trained, name) for name in names])
+    if not loaded:
+        match_weights(shapes(found), shapes(own), path, what, spare=same)
+    assert loaded, f"{path} has all names and shapes, and peft did not take them"
     tell_unwrapped([key for key, plain_key in ours.items() if key not in (plain_key, f"{OUTER}{plain_key}")], path)
-    for name in names:
-        set_peft_model_state_dict(network, {key: tensor for key, tensor in found.items() if key in own}, name)
+
+
+def fits(network: Any, weights: Mapping[str, Tensor], name: str) -> bool:
+    """Load an adapter's weights, and say whether they are those that it has, in names and in shapes."""
+    with warnings.catch_warnings(action="ignore"):
+        result: Any = set_peft_model_state_dict(network, dict(weights), name, ignore_mismatched_sizes=True)
+    return not result.unexpected_keys and not any(name in key.split(".") for key in result.missing_keys)
 
 
 def read_config(path: str) -> PeftConfig:

@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as Pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import draws
+from tiny import draws, trained
 from tiny_eyes import held
 from tiny_speakers import llava
 from tiny_text_runs import train_text
@@ -17,6 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.order import Share
 from diffpo.refusal import Refusal
+from diffpo.text.adapters import OUTER, TextLoRA, TextWarmLoRA
 from diffpo.text.completions import Segment
 from diffpo.text.data import TextData
 from diffpo.text.methods.mdpo import MDPO
@@ -164,6 +166,24 @@ def test_a_base_whose_weights_were_wrapped_is_the_whole_one(base, loaded, tmp_pa
     save_file({name: state[name] for name in sorted(state)[1:]}, file, {"format": "pt"})
     with pytest.raises(Refusal, match="does not hold a vision-language model: 1 of its weights do not fit"):
         VisionLM(str(tmp_path / "wrapped")).load()
+
+
+def test_a_lora_whose_names_are_of_an_earlier_release_of_transformers_is_the_same(base, tmp_path):
+    """As before transformers 4.52: language_model.model.layers, not model.language_model.layers."""
+    model = replace(base, adapter=TextLoRA(rank=2, targets=["up_proj", "linear_1"])).load()
+    trained(model.network)
+    model.save(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    earlier = ("model.language_model.", "language_model.model."), ("model.multi_modal", "multi_modal")
+    state = load_file(file)
+    for now, then in earlier:
+        state = {name.replace(f"{OUTER}{now}", f"{OUTER}{then}"): tensor for name, tensor in state.items()}
+    save_file(state, file)
+    warm = replace(base, adapter=TextWarmLoRA(str(tmp_path))).load()
+    known = dict(model.network.named_parameters())
+    moved = {name: p for name, p in warm.network.named_parameters() if p.requires_grad}
+    assert len(moved) == len(state) == 4
+    assert all(torch.equal(p, known[name]) for name, p in moved.items())
 
 
 def test_tensors_are_joined_and_filled_up_with_zeros():
