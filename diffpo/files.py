@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,9 @@ REMEDIES = {
     errno.EISDIR: IN_THE_WAY,
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
+NO_NAME = re.compile(r'[/\\:*?"<>|]|^\.|[. ]$|^ ')
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # which Windows opens in every folder
+LONGEST = 100  # bytes of a name
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -86,3 +89,21 @@ def require_folder(path: Path | str, what: str) -> None:
     if is_there:
         raise Refusal(f"{path} is a file and was named as {what}; name the folder.")
     raise Refusal(f"There is no {path}, which was named as {what}; check the spelling, seen from {Path.cwd()}.")
+
+
+def require_name(name: str, what: str, taken: Collection[str] = ()) -> None:
+    """Raise a Refusal if a name cannot be that of a folder, wherever the folder above is copied to.
+
+    Args:
+        what: has the name, e.g. "a model".
+        taken: names of what else is written there; upper and lower case are one.
+    """
+    bytes_of_name = len(name.encode("utf-8", "replace"))
+    fits = 0 < bytes_of_name <= LONGEST and name.isprintable()
+    if not fits or NO_NAME.search(name) or DEVICES.fullmatch(name):
+        raise Refusal(
+            f"{name[:LONGEST]!r} cannot be the name of {what}, which a folder gets too; take letters and digits, at "
+            f"most {LONGEST}, with '-', '_', dots or spaces between them."
+        )
+    if name.casefold() in {other.casefold() for other in taken}:
+        raise Refusal(f"{name!r} cannot be the name of {what}: something else is called so there; choose another one.")
