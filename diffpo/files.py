@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,9 @@ REMEDIES = {
     errno.EISDIR: IN_THE_WAY,
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
+NO_NAME = re.compile(r'[/\\:*?"<>|]|^\.|[. ]$|^ ')
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # which Windows opens in every folder
+LONGEST = 100  # bytes of a name
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -102,3 +105,21 @@ def settle(file: Path) -> None:
         assert len(text) <= size
         opened.seek(8)
         opened.write(text.ljust(size))
+
+
+def require_name(name: str, what: str, taken: Collection[str] = ()) -> None:
+    """Raise a Refusal if a name cannot be that of a folder, wherever the folder above is copied to.
+
+    Args:
+        what: has the name, e.g. "a model".
+        taken: names of what else is written there; upper and lower case are one.
+    """
+    bytes_of_name = len(name.encode("utf-8", "replace"))
+    fits = 0 < bytes_of_name <= LONGEST and name.isprintable()
+    if not fits or NO_NAME.search(name) or DEVICES.fullmatch(name):
+        raise Refusal(
+            f"{name[:LONGEST]!r} cannot be the name of {what}, which a folder gets too; take letters and digits, at "
+            f"most {LONGEST}, with '-', '_', dots or spaces between them."
+        )
+    if name.casefold() in {other.casefold() for other in taken}:
+        raise Refusal(f"{name!r} cannot be the name of {what}: something else is called so there; choose another one.")

@@ -22,7 +22,7 @@ from diffpo.diffusion.personal import Files, Support, UserModel, drawn_for, draw
 from diffpo.diffusion.user_pipelines import mixed
 from diffpo.embedders.embedder import UserEmbedder
 from diffpo.evaluation import shown, versions
-from diffpo.files import writing
+from diffpo.files import require_name, writing
 from diffpo.ledger import REMEDY, write_json
 from diffpo.pictures import read_image
 from diffpo.prompts import Prompts
@@ -154,7 +154,7 @@ def require_known(
     sheets: Sheets | None,
     judging: Sequence[str] | None = None,
 ) -> None:
-    """Raise a Refusal, before anything is drawn, if something is named that there is not."""
+    """Raise a Refusal, before anything is drawn, if something is named that there is not, or cannot name a folder."""
     users, rows = list(support.shown), [row for model in models for row in model.rows]
     hearing = [model.name for model in models if model.user_attention]
     if len(rows) != len(set(rows)):
@@ -167,6 +167,8 @@ def require_known(
         ]
     if sheets:
         asked.append(("sheets.row", sheets.row, rows))
+    for user in judging or users:
+        require_name(user, "a user")
     for where, name, known in asked:
         if name not in known:
             raise Refusal(f"{where}: there is no {name!r} among {', '.join(known)}; name one of these.")

@@ -1,5 +1,6 @@
 import errno
 import os
+import random
 import resource
 import shutil
 import signal
@@ -10,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from diffpo.files import remedy_of, require_folder, settle, writing
+from diffpo.files import remedy_of, require_folder, require_name, settle, writing
 from diffpo.refusal import Refusal
 
 WRITERS = {
@@ -150,3 +151,39 @@ def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
     with safe_open(file, "pt") as opened:
         assert opened.metadata() == metadata
         assert list(opened.keys()) == ["a", "b"]
+
+
+NAMES = ["a", "base", "SD 1.5", "npo-0", "größer", "0.5_b", "a+b", "constant", "com", "comet", "nul_model"]
+NO_NAMES = ["", ".", "..", "../x", "a/b", "a\\b", "/etc", ".x", "a.", "a ", " a", "a:b", "a\nb", "a\x00", "x" * 101]
+NO_NAMES += ["ü" * 51, "\ud800", "CON", "con", "nul.txt", "COM1", "lpt9.a.b", "a*", "a?", 'a"', "<a>", "a|b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_any_system_takes_is_a_folders_name(name, tmp_path):
+    require_name(name, "a model", taken=("report.json",))
+    (tmp_path / name).mkdir()
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_name_that_some_system_does_not_take_is_refused(name):
+    with pytest.raises(Refusal, match="cannot be the name of a model, which a folder gets too; take letters"):
+        require_name(name, "a model")
+
+
+@pytest.mark.parametrize("name", ["report.json", "Report.JSON"])
+def test_a_name_that_is_taken_is_refused_in_any_case(name):
+    with pytest.raises(Refusal, match="'.*' cannot be the name of a model: something else is called so there"):
+        require_name(name, "a model", taken=("config.yaml", "report.json"))
+
+
+def test_random_texts_are_refused_or_stay_in_their_folder(tmp_path):
+    rng = random.Random(0)
+    for number in range(2000):
+        name = "".join(rng.choices("ab./\\: -\x07\u00e9\ud8ff", k=rng.randint(0, 6)))
+        try:
+            require_name(name, "a model")
+        except Refusal:
+            continue
+        folder = tmp_path / str(number) / name
+        folder.mkdir(parents=True)
+        assert folder.resolve().parent == (tmp_path / str(number)).resolve()

@@ -16,7 +16,7 @@ from diffpo.diffusion.bases import FAMILIES, load_base
 from diffpo.diffusion.blending import adapters, opened, require_known_range
 from diffpo.diffusion.drawing import digest
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
-from diffpo.files import require_folder
+from diffpo.files import require_folder, require_name
 from diffpo.lora_files import read_lora
 from diffpo.lora_layers import put, put_text
 from diffpo.refusal import Refusal
@@ -28,6 +28,8 @@ NEGATIVE = {
     StableDiffusionXLPipeline: StableDiffusionXLNegativePipeline,
 }
 ENCODERS = ("text_encoder", "text_encoder_2")
+# What an evaluation writes beside the folders of its models.
+TAKEN = ("config.yaml", "report.json", "report.html", "before_after.png", "geneval", "guidance")
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
 
 
@@ -54,7 +56,7 @@ class Model:
             with a `prompts.jsonl` that has `prompt` and, where it is not 00000.png and so on, `file` of each.
 
     Raises:
-        Refusal: if it names both a base and pictures, or neither.
+        Refusal: if it names both a base and pictures, or neither, or its name cannot be that of a folder.
     """
 
     name: str
@@ -74,8 +76,7 @@ class Model:
     def __post_init__(self):
         if (self.base is None) == (self.pictures is None):
             raise Refusal(f"Model {self.name!r} needs a base to draw with, or a folder of pictures: one of the two.")
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise Refusal(f"{self.name!r} is to be the name of a model and of its folder; use letters and digits.")
+        require_name(self.name, "a model", TAKEN)
 
     def load(self) -> Any:
         """A pipeline in fp32.
@@ -180,7 +181,7 @@ def add_lora(pipeline: Any, path: str) -> None:
 
 def require_distinct(models: list[Model], output_dir: Path) -> None:
     """Raise a Refusal if there are no models, two of one name, or one whose own files are where its pictures go."""
-    names = Counter(model.name for model in models)
+    names = Counter(model.name.casefold() for model in models)  # some disks take both cases for one
     if not names:
         raise Refusal("There are no models to compare; name some in `models`.")
     if doubled := [name for name, count in names.items() if count > 1]:
