@@ -118,7 +118,8 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
     Args:
         load: a `from_pretrained` with its arguments bound. If there are wrappers, it is called again with those to
             take off (`key_mapping`, as of transformers).
-        path, what, spare: as of `match_weights`.
+        path, what: as of `match_weights`.
+        spare: names that the files may have though the network has not.
         others: whether the files may hold other networks, too; more layers of this one they may not.
 
     Raises:
@@ -139,9 +140,10 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
     found: dict[str, Any] = {name: shape for name, shape in wanted.items() if name not in report["missing_keys"]}
     found |= {name: there for name, there, _ in report["mismatched_keys"]}
     found |= dict.fromkeys(report["unexpected_keys"])
+    spare = set(spare) - wanted.keys()
     if others:
         kinds = {numberless(name) for name in wanted}
-        spare = {*spare, *(name for name in report["unexpected_keys"] if numberless(name) not in kinds)}
+        spare |= {name for name in report["unexpected_keys"] if numberless(name) not in kinds}
     match_weights(found, wanted, path, what, spare)
     tell_unwrapped(wrapped, path)
     require_finite(network.named_parameters(), path, what)

@@ -115,8 +115,8 @@ def load_base(
         elif name in replaced:
             parts[name] = from_folder(home.kind(name), origin, (name, ""), WHAT[name], variant=variant)
         else:
-            what, spare = WHAT.get(name, f"a {name}"), () if name in WHAT else UNUSED
-            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, spare)
+            what = WHAT.get(name, f"a {name}")
+            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, UNUSED.get(name, ()))
     with reaching(home.path, "a diffusers pipeline"), parsing():
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:

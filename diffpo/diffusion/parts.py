@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from diffpo.diffusion.stored import loaded_files
 from diffpo.hub import parsing
+from diffpo.refusal import Refusal
 from diffpo.whole import load_whole, unwrapped
 
 WEIGHTS = re.compile(
@@ -46,7 +47,12 @@ def from_folder(
         Refusal: if there is none, or weights are absent, too many, or of other shapes.
     """
     load = partial(local if Path(path).is_dir() else remote, kind, path, places, revision, variant)
-    return load_whole(load, path, what, spare)
+    network = load_whole(load, path, what, spare)
+    if quantized := [name for name, parameter in network.named_parameters() if not parameter.is_floating_point()]:
+        raise Refusal(
+            f"{path} holds {what} in few bits ({quantized[0]}, say); name one whose weights are not quantized."
+        )
+    return network
 
 
 def local(

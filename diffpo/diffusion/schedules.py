@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from diffpo.hub import parsing
 from diffpo.refusal import Refusal
 
 SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
@@ -26,7 +27,8 @@ def changed(scheduler: Any, overrides: dict[str, Any]) -> Any:
         have = ", ".join(sorted(name for name in scheduler.config if not name.startswith("_")))
         raise Refusal(f"base.scheduler names {', '.join(unknown)}; {type(scheduler).__name__} has {have}.")
     try:
-        return type(scheduler).from_config(scheduler.config, **overrides)
+        with parsing():
+            return type(scheduler).from_config(scheduler.config, **overrides)
     # Diffusers checks no type; what it computes with them then fails in one of these ways.
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise Refusal(f"base.scheduler {overrides} is not what {type(scheduler).__name__} takes: {error}") from error

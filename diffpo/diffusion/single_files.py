@@ -31,7 +31,7 @@ AVERAGE = "model_ema."
 # Where text encoders are: those in the names of transformers' CLIP, and those in OpenCLIP's.
 CLIP = {"text_encoder": ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")}
 OPEN_CLIP = {"text_encoder": ("cond_stage_model.model.",), "text_encoder_2": ("conditioner.embedders.1.model.",)}
-UNUSED = ("text_projection.weight", "logit_scale")  # of contrastive training
+UNUSED = {"text_encoder": ("text_projection.weight", "logit_scale")}  # what contrastive training needed besides
 WHOLE_BASE = "name a whole base in --base.path, and this file in --base.unet"
 REMEDIES = {"UNet": "name one in --base.unet", "VAE": "name one in --base.vae"}
 
@@ -119,7 +119,7 @@ class Checkpoint:
             convert = partial(convert_open_clip_checkpoint, SimpleNamespace(config=settings), prefix=prefix)
             state = self.converted(convert, ours, "text encoder")
         load = partial(kind.from_pretrained, None, config=settings, state_dict=state, dtype=torch.float32)
-        return load_whole(load, self.path, f"a {name}", UNUSED)
+        return load_whole(load, self.path, f"a {name}", UNUSED.get(name, ()))
 
     def beginning(self, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
         """Tensors whose names begin with the first of these that there is."""

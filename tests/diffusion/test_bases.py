@@ -265,7 +265,7 @@ def test_a_text_encoder_that_transformers_does_not_have_is_refused(bases, tmp_pa
 def test_a_unet_that_is_told_more_than_is_told_here_is_refused(bases, tmp_path, told):
     """Guidance-distilled ones, for example, that are told a guidance scale."""
     unet(**told).save_pretrained(tmp_path)
-    with pytest.raises(Refusal, match=f"has a UNet that told more than noise, time and prompt .{next(iter(told))} "):
+    with pytest.raises(Refusal, match=f"has a UNet that is told more .* and prompt .{next(iter(told))} "):
         load_base(bases["sd"], unet=str(tmp_path))
 
 
@@ -278,3 +278,24 @@ def test_a_variant_that_only_some_parts_have_is_taken_of_them(bases, tmp_path, c
     assert [message.split(" has no")[0].rsplit("/")[-1] for message in caplog.messages] == ["vae", "text_encoder"]
     with pytest.raises(Refusal, match="its weights are of variant fp16; name it in --base.variant"):
         load_base(str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize("kind", ["CLIPTextModel", "CLIPTextModelWithProjection"])
+def test_an_encoder_of_a_class_that_its_weights_are_not_of_is_refused(bases, tmp_path, kind):
+    """The pooled states of SDXL come from a projection, which must not be left out, nor made up."""
+    name, part = {"CLIPTextModel": ("xl", "text_encoder_2")}.get(kind, ("sd", "text_encoder"))
+    shutil.copytree(bases[name], tmp_path / "base")
+    index = tmp_path / "base" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {part: ["transformers", kind]}))
+    with pytest.raises(Refusal, match=f"does not hold a {part}: 1 of its weights do not fit, the first is text_proj"):
+        load_base(str(tmp_path / "base"), denoises=False)
+
+
+def test_encoders_in_the_wrong_order_are_refused(bases, tmp_path):
+    shutil.copytree(bases["xl"], tmp_path / "base")
+    first, second = tmp_path / "base" / "text_encoder", tmp_path / "base" / "text_encoder_2"
+    first.rename(tmp_path / "first")
+    second.rename(first)
+    (tmp_path / "first").rename(second)
+    with pytest.raises(Refusal, match="does not hold a text_encoder_2: .*text_projection"):
+        load_base(str(tmp_path / "base"), denoises=False)

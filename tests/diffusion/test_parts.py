@@ -52,6 +52,9 @@ def folder(whole, tmp_path, name) -> Path:
     return tmp_path
 
 
+SPARE = ("text_projection.weight", "logit_scale")
+
+
 def load(folder: Path, name: str, **options):
     return from_folder(PARTS[name][0], str(folder), (name,), f"a {name}", **options)
 
@@ -247,3 +250,22 @@ def test_the_first_place_that_is_there_is_taken(whole, tmp_path):
     shutil.copytree(whole / "vae", tmp_path / "unet")
     with pytest.raises(Refusal, match="does not hold a UNet"):
         from_folder(UNet2DConditionModel, str(tmp_path), ("unet", ""), "a UNet")
+
+
+def test_what_a_network_does_not_use_may_be_there_and_what_it_uses_may_not_be_absent(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    rewritten(tmp_path, "text_encoder", lambda w: w | {SPARE[0]: torch.ones(4, 4), SPARE[1]: torch.ones(())})
+    assert same(load(tmp_path, "text_encoder", spare=SPARE), load(whole, "text_encoder"))
+    with pytest.raises(Refusal, match="2 of its weights do not fit, the first is logit_scale"):
+        load(tmp_path, "text_encoder")
+    rewritten(tmp_path, "text_encoder_2", lambda w: {key: x for key, x in w.items() if key != SPARE[0]})
+    with pytest.raises(Refusal, match="the first is text_projection.weight, which has shape none"):
+        load(tmp_path, "text_encoder_2", spare=SPARE)
+
+
+def test_quantized_weights_are_refused(whole, monkeypatch):
+    network = unet()
+    network.conv_in.bias = torch.nn.Parameter(torch.zeros(8, dtype=torch.uint8), requires_grad=False)
+    monkeypatch.setattr("diffpo.diffusion.parts.load_whole", lambda *_: network)
+    with pytest.raises(Refusal, match=r"holds a unet in few bits \(conv_in.bias, say\)"):
+        load(whole, "unet")

@@ -142,3 +142,10 @@ def test_a_scheduler_that_cannot_say_it_is_to_be_another_one():
 
 def test_a_user_may_know_better():
     require_as_trained({"v_pred": 0}, {}, made("DDIMScheduler", **SD), {"prediction_type": "epsilon"}, "x")
+
+
+@pytest.mark.parametrize("overrides", [{"beta_schedule": "foo"}, {"beta_start": "x"}, {"num_train_timesteps": -1}])
+def test_settings_that_a_scheduler_does_not_take_are_one_line(overrides):
+    with pytest.raises(Refusal, match="DDIMScheduler does not take base.scheduler .*: .*Error: ") as caught:
+        changed(made("DDIMScheduler", **SD), overrides)
+    assert "\n" not in str(caught.value)
