@@ -11,13 +11,15 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
 from diffpo.order import Share
-from diffpo.pairs import Pairs
+from diffpo.pairs import RowPairs
+from diffpo.rows import PairRow
 from diffpo.streams import PairStream, Window, lost
 
 PATIENCE = 100
+LOOKED_AT = 64  # first rows of each stream
 
 
-class ImageStream(Pairs):
+class ImageStream(RowPairs):
     """Pairs of pictures of one or several streams, in the order of the streams; what it costs, `Stream` says.
 
     Attributes:
@@ -32,6 +34,13 @@ class ImageStream(Pairs):
     @property
     def size(self) -> None:
         return None
+
+    @property
+    def sizes(self) -> set[int]:
+        return {stream.candidates for stream in self.streams}
+
+    def sample(self) -> list[PairRow]:
+        return [visit.row for stream in self.streams for visit in islice(stream.visits(), LOOKED_AT)]
 
     def first(self, n: int) -> PixelBatch:
         """The first n pairs as a batch, read in this process."""

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from diffpo.core import PairLabels
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
-from diffpo.pairs import Pairs, PairTable, became, open_tables
+from diffpo.pairs import PairTable, RowPairs, became, open_tables
 from diffpo.refusal import Refusal
-from diffpo.rows import DropTies, PairRow, RowMap
+from diffpo.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.sources import Source
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
 from diffpo.text.sequences import TokenBatch
@@ -44,7 +44,7 @@ class TextData:
         workers: processes per device that split texts into tokens; 0 does so in the training process.
 
     Raises:
-        Refusal: if a number is out of its range.
+        Refusal: if a number is out of its range, or row maps stand in a wrong order.
     """
 
     source: Source
@@ -64,6 +64,7 @@ class TextData:
             )
         if self.together < 1:
             raise Refusal(f"data.together must be at least 1, got {self.together}.")
+        require_order(self.rows)
 
     def open(self, seed: int, tokenizing: Tokenizing) -> "TextPairs":
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]
@@ -133,7 +134,7 @@ def labels(examples: list[Example]) -> PairLabels:
     return PairLabels(prob=prob, score=scores, weight=weight)
 
 
-class TextPairs(Pairs, Dataset[Example]):
+class TextPairs(RowPairs, Dataset[Example]):
     """Rows of texts of one or several tables, split into tokens when they are visited.
 
     Attributes:
@@ -162,6 +163,13 @@ class TextPairs(Pairs, Dataset[Example]):
     @property
     def size(self) -> int:
         return sum(map(len, self.tables))
+
+    @property
+    def sizes(self) -> set[int]:
+        return set[int]().union(*(table.sizes for table in self.tables))
+
+    def sample(self) -> list[PairRow]:
+        return [row for table in self.tables for row in table.sample()]
 
     def __getitem__(self, pick: Pick) -> Example:
         row = self.tables[pick.table][pick.index]

@@ -3,9 +3,13 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from tiny import denoiser, draws, image_batch, unet
 
-from diffpo.diffusion.checks import require_prediction
+from diffpo.adapters import LoRA
+from diffpo.diffusion.checks import require_prediction, require_users
 from diffpo.diffusion.denoiser import Epsilon, Velocity
+from diffpo.diffusion.user_branch import UserBranch
 from diffpo.refusal import Refusal
+from diffpo.rows import DropTies
+from diffpo.user_rows import ForUser
 
 
 class Oracle(torch.nn.Module):
@@ -41,3 +45,14 @@ def test_an_honest_network_passes(said, really):
 @pytest.mark.parametrize("said", [Epsilon(), Velocity()])
 def test_an_untrained_network_passes_under_either_name(said):
     require_prediction(denoiser(unet(), said), image_batch(), draws())
+
+
+def test_users_are_told_to_who_hears_them():
+    branch, told = UserBranch(tokens=1, width=4), [DropTies(), ForUser("unused")]
+    require_users(branch, told)
+    for deaf in (None, LoRA()):
+        require_users(deaf, [DropTies()])
+        with pytest.raises(Refusal, match="ForUser tells who judged a pair, and this base hears no users; set "):
+            require_users(deaf, told)
+    with pytest.raises(Refusal, match="is told of nobody; add diffpo.user_rows.ForUser to data.rows"):
+        require_users(branch, [DropTies()])
