@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -147,3 +148,9 @@ class Mislabel(RowMap):
         if row.prob == 0.5 or draws.uniform("mislabel") >= self.share:
             return row
         return Reverse()(row, draws)
+
+    def require_place(self, before: Sequence[RowMap], after: Sequence[RowMap]) -> None:
+        if any(isinstance(row_map, ScoreLabel) and row_map.keep_order for row_map in before):
+            raise Refusal(
+                "Mislabel comes after a ScoreLabel that keeps the order, which sees no wrong label; put it before."
+            )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffpo.cells import Cell
+from diffpo.core import Objective
 from diffpo.draws import Draws
 from diffpo.labels import ScoreLabel
 from diffpo.order import Share
@@ -41,8 +42,42 @@ class Pairs(ABC):
         return {}
 
 
+class RowPairs(Pairs):
+    """Pairs that are made of rows."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> set[int]:
+        """Numbers of candidates that rows have."""
+
+    @abstractmethod
+    def sample(self) -> list[PairRow]:
+        """Rows from all over the data, with their candidates unread."""
+
+
+def require_suits(objective: Objective, pairs: RowPairs) -> None:
+    """Refuse rows that an objective cannot learn from, before anything is loaded.
+
+    Raises:
+        Refusal: if rows have other numbers of candidates than the objective takes, or if they lack what it needs.
+    """
+    takes, name = objective.needs_candidates, type(objective).__name__
+    if odd := [k for k in sorted(pairs.sizes) if not takes.allow(k)]:
+        raise Refusal(f"{name} takes {takes} candidates per row, rows have {odd[0]}; {takes.remedy}.")
+    if len(pairs.sizes) > 1:
+        raise Refusal(
+            f"Rows have {' or '.join(map(str, sorted(pairs.sizes)))} candidates, a batch needs equally many; let the "
+            "row map diffpo.text.lists.ListOf come first."
+        )
+    rows = pairs.sample() if objective.needs else []
+    for need in objective.needs:
+        if not need.met(rows):
+            raise Refusal(f"{need.asker} needs {need.what}; {need.remedy}.")
+
+
 Measure = Callable[[PairRow], int]
 REMEDIES = {"prompt": "DropPromptless", "label": "DropUnlabeled"}
+LOOKED_AT = 1000  # rows of a table, at equal distances
 
 
 def unmeasured(row: PairRow) -> int:
@@ -58,7 +93,7 @@ class PairTable:
     """Rows of one layout after its row maps. Candidates stay on disk until a row's are read.
 
     Every row passes through the maps once here, to find which are kept, and again whenever it is visited, so memory
-    holds four integers per pair whatever the size of the table.
+    holds five integers per pair whatever the size of the table.
 
     Attributes:
         kept: positions of the rows that no map dropped.
@@ -69,6 +104,7 @@ class PairTable:
         shapes: number of the shape of each kept row's pictures; None if all have one.
         users: number of each kept row's user, 0 if it has none.
         lengths: what `measure` says of each kept row.
+        sizes: numbers of candidates that kept rows have.
 
     Args:
         first_id: id of the first row of the table.
@@ -90,8 +126,9 @@ class PairTable:
         require_texts(self.light)
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
-        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 4)))
-        self.kept, self.row_ids, self.users, self.lengths = found.T
+        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 5)))
+        self.kept, self.row_ids, self.users, self.lengths, sizes = found.T
+        self.sizes = set(np.unique(sizes).tolist())
         self.ids = source.ids(len(table))
         shapes = source.shapes(table)
         self.shapes = None if shapes is None else shapes[self.kept]
@@ -113,7 +150,12 @@ class PairTable:
         assert isinstance(found, PairRow)
         return found
 
-    def _scan(self, rows: int) -> Iterator[tuple[int, int, int, int]]:
+    def sample(self) -> list[PairRow]:
+        """Rows at equal distances."""
+        places = np.linspace(0, len(self) - 1, min(len(self), LOOKED_AT))
+        return [self[int(place)] for place in places]
+
+    def _scan(self, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
         lacking: dict[str, list[int]] = defaultdict(list)
         users: dict[str, int] = {}
         kept, weighs = 0, False
@@ -125,7 +167,7 @@ class PairTable:
                 self.notes.update(found.notes)
                 kept, weighs = kept + 1, weighs or found.weight != 0
                 user = users.setdefault(found.shots.user, len(users)) if found.shots else 0
-                yield row, found.id, user, self.measure(found)
+                yield row, found.id, user, self.measure(found), len(found.candidates)
             else:
                 self.dropped[type(found).__name__] += 1
         if kept and not weighs:
@@ -160,7 +202,7 @@ def open_tables(source: Source, maps: list[RowMap], seed: int, measure: Measure 
         first_id = sum(table.ids for table in tables)
         with named_if_mixed(layout, source):
             tables.append(PairTable(layout, maps, seed, first_id, measure))
-    require_equal([len(table[0].candidates) for table in tables], source)
+    require_equal([max(table.sizes) for table in tables], source)
     return tables
 
 

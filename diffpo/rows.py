@@ -3,7 +3,7 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -83,6 +83,26 @@ class RowMap(ABC):
 
     @abstractmethod
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None: ...
+
+    def require_place(self, before: "Sequence[RowMap]", after: "Sequence[RowMap]") -> None:
+        """Raise a Refusal if a map comes before or after this one that may not; most maps do not mind."""
+
+
+class LastMap(RowMap):
+    """A map whose candidates or scores the others would not understand."""
+
+    def require_place(self, before: Sequence[RowMap], after: Sequence[RowMap]) -> None:
+        if after:
+            raise Refusal(
+                f"{type(self).__name__} has to be the last of data.rows, {type(after[0]).__name__} comes after it; "
+                "name data.rows in another order."
+            )
+
+
+def require_order(maps: Sequence[RowMap]) -> None:
+    """Raise a Refusal if maps stand in an order in which one of them does something else than it says."""
+    for place, row_map in enumerate(maps):
+        row_map.require_place(maps[:place], maps[place + 1 :])
 
 
 def mapped(row: PairRow, maps: list[RowMap], draws: Draws) -> PairRow | RowMap:

@@ -21,9 +21,9 @@ from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
-from diffpo.pairs import Pairs, PairTable, became, open_tables
+from diffpo.pairs import PairTable, RowPairs, became, open_tables
 from diffpo.refusal import Refusal, require_at_least
-from diffpo.rows import DropTies, RowMap
+from diffpo.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
 from diffpo.unpaired import PromptsOnly
@@ -53,7 +53,8 @@ class PairData:
             repeats them. For diffpo.remembered.Remembered.
 
     Raises:
-        Refusal: if a number is out of its range, or what is asked for does not go together.
+        Refusal: if a number is out of its range, row maps stand in a wrong order, or what is asked for does not go
+            together.
     """
 
     source: Source
@@ -68,6 +69,7 @@ class PairData:
 
     def __post_init__(self):
         require_at_least(0, **{"data.workers": self.workers})
+        require_order(self.rows)
         for name, count in (("together", self.together), ("per_user", self.per_user), ("cycle", self.cycle)):
             if count is not None and count < 1:
                 raise Refusal(f"data.{name} must be at least 1, got {count}.")
@@ -116,7 +118,7 @@ class PairData:
         return EncodedReader.of(encoded, self.framing, self.caption_dropout, seed)
 
 
-class ImagePairs(Pairs, Dataset[Example]):
+class ImagePairs(RowPairs, Dataset[Example]):
     """Pairs of pictures of one or several tables, read when they are visited.
 
     Attributes:
@@ -155,6 +157,13 @@ class ImagePairs(Pairs, Dataset[Example]):
     @property
     def size(self) -> int:
         return self.groups.epoch if self.groups else sum(map(len, self.tables))
+
+    @property
+    def sizes(self) -> set[int]:
+        return set[int]().union(*(table.sizes for table in self.tables))
+
+    def sample(self) -> list[PairRow]:
+        return [row for table in self.tables for row in table.sample()]
 
     def __getitem__(self, pick: Pick) -> Example:
         """The picked pair, or the next one in its table (of its shape) whose pictures can all be read.

@@ -12,14 +12,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, gathered
 from diffpo.fingerprint import of_streams
 from diffpo.order import Share
-from diffpo.pairs import Pairs
+from diffpo.pairs import RowPairs
+from diffpo.rows import PairRow
 from diffpo.streams import PairStream, Window, lost
 from diffpo.workers import from_workers
 
 PATIENCE = 100
+LOOKED_AT = 64  # first rows of each stream
 
 
-class ImageStream(Pairs):
+class ImageStream(RowPairs):
     """Pairs of pictures of one or several streams, in the order of the streams; what it costs, `Stream` says.
 
     Attributes:
@@ -34,6 +36,13 @@ class ImageStream(Pairs):
     @property
     def size(self) -> None:
         return None
+
+    @property
+    def sizes(self) -> set[int]:
+        return {stream.candidates for stream in self.streams}
+
+    def sample(self) -> list[PairRow]:
+        return [visit.row for stream in self.streams for visit in islice(stream.visits(), LOOKED_AT)]
 
     def first(self, n: int) -> PixelBatch:
         """The first n pairs as a batch, read in this process."""

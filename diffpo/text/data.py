@@ -18,9 +18,9 @@ from diffpo.core import PairLabels
 from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
-from diffpo.pairs import Pairs, PairTable, became, open_tables
+from diffpo.pairs import PairTable, RowPairs, became, open_tables
 from diffpo.refusal import Refusal, require_at_least
-from diffpo.rows import DropTies, PairRow, RowMap
+from diffpo.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.sources import Source
 from diffpo.text.messages import read_tools
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, of_row
@@ -53,7 +53,7 @@ class TextData:
             training process.
 
     Raises:
-        Refusal: if a number is out of its range.
+        Refusal: if a number is out of its range, or row maps stand in a wrong order.
     """
 
     source: Source
@@ -75,6 +75,7 @@ class TextData:
             )
         if self.together < 1:
             raise Refusal(f"data.together must be at least 1, got {self.together}.")
+        require_order(self.rows)
 
     def open(self, seed: int, tokenizing: Tokenizing) -> "TextPairs":
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]
@@ -146,7 +147,7 @@ def labels(examples: list[Example]) -> PairLabels:
     return PairLabels(prob=prob, score=scores, weight=weight)
 
 
-class TextPairs(Pairs, Dataset[Example]):
+class TextPairs(RowPairs, Dataset[Example]):
     """Rows of texts of one or several tables, split into tokens when they are visited.
 
     Attributes:
@@ -175,6 +176,13 @@ class TextPairs(Pairs, Dataset[Example]):
     @property
     def size(self) -> int:
         return sum(map(len, self.tables))
+
+    @property
+    def sizes(self) -> set[int]:
+        return set[int]().union(*(table.sizes for table in self.tables))
+
+    def sample(self) -> list[PairRow]:
+        return [row for table in self.tables for row in table.sample()]
 
     def __getitem__(self, pick: Pick) -> Example:
         row = self.tables[pick.table][pick.index]

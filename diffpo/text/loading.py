@@ -202,22 +202,16 @@ class LoadedCausalLM:
         """What `fit` calls: the network as wrapped, and the batch on its device."""
         return model, raw.to(draws.device)
 
-    def require_fits(self, batch: TokenBatch, longest: int, candidates: int) -> None:
+    def require_fits(self, batch: TokenBatch, longest: int) -> None:
         """What is checked before a run.
 
         Args:
             batch: the first rows.
             longest: tokens that a sequence may have (`TextData.max_length`).
-            candidates: that each row has to have at least (`Objective.needs_candidates`).
 
         Raises:
-            Refusal: if rows have fewer, or sequences may be longer than the network's context.
+            Refusal: if sequences may be longer than the network's context.
         """
-        if (have := batch.ids.shape[0]) < candidates:
-            raise Refusal(
-                f"The objective needs {candidates} candidates per row, data.source gives {have}; choose another "
-                "objective (diffpo.text.methods.sft takes single ones), or another source."
-            )
         context = self.network.config.get_text_config().to_dict().get("max_position_embeddings")
         if context is not None and longest > context:
             raise Refusal(

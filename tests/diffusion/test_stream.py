@@ -48,6 +48,14 @@ def test_processes_share_what_one_process_would_do(source):
         assert torch.equal(whole.pixels, torch.cat([part.pixels for part in parts], dim=1))
 
 
+def test_a_sample_of_a_stream_is_read_from_its_beginning(source):
+    pairs = opened(source, rows=[DropTies()])
+    assert pairs.sizes == {2}
+    assert len(pairs.sample()) == 64  # the nine that are kept, again and again
+    assert {row.id for row in pairs.sample()} <= set(range(11))
+    assert same(pairs.first(3), opened(source).first(3))
+
+
 def test_the_first_pairs_are_those_of_the_first_batch(source):
     assert same(opened(source).first(3), next(iter(opened(source).batches(Share(3, 0)))))
 

@@ -83,11 +83,9 @@ def test_quantized_weights_need_an_adapter_and_bitsandbytes(base, monkeypatch):
 
 def test_what_does_not_fit_is_refused_before_a_run(base):
     model, batch = CausalLM(base).load(), token_batch()
-    model.require_fits(batch, longest=64, candidates=2)
+    model.require_fits(batch, longest=64)
     with pytest.raises(Refusal, match="data.max_length 65 is more than the 64 that"):
-        model.require_fits(batch, longest=65, candidates=2)
-    with pytest.raises(Refusal, match="needs 2 candidates per row, data.source gives 1"):
-        model.require_fits(batch.best(), longest=64, candidates=2)
+        model.require_fits(batch, longest=65)
 
 
 def test_a_missing_padding_token_is_reported(base):

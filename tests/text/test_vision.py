@@ -17,6 +17,7 @@ from tiny_text_runs import train_text
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.order import Share
+from diffpo.pairs import require_suits
 from diffpo.refusal import Refusal
 from diffpo.text.adapters import OUTER, TextLoRA, TextWarmLoRA
 from diffpo.text.completions import Segment
@@ -90,7 +91,8 @@ def test_three_candidates_bring_three_pictures_of_which_the_third_is_another(bas
 def test_a_batch_of_pictures_of_two_shapes_trains(loaded, data):
     pairs = data.open(0, loaded.tokenizing)
     batch = next(iter(pairs.batches(Share(3, 0))))
-    loaded.require_fits(batch, 64, MDPO().needs_candidates)
+    loaded.require_fits(batch, 64)
+    require_suits(MDPO(), pairs)
     policy, ready = loaded.prepare(loaded.network, batch, draws(3))
     step = MDPO()(policy, loaded.reference(), ready, draws(3))
     torch.testing.assert_close(step.loss, 3 * torch.tensor(2.0).log())

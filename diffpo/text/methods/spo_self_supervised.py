@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from diffpo.core import Objective, Step
 from diffpo.draws import Draws
+from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
 from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
+from diffpo.rows import LastMap, PairRow
 from diffpo.text.keywords import phrases, ranked, without
 from diffpo.text.objective import SequencePreference
 from diffpo.text.rows import one_text
@@ -24,7 +25,7 @@ HEAD = "preference_degree"
 
 
 @dataclass(frozen=True)
-class Degrade(RowMap):
+class Degrade(LastMap):
     """Add copies of both answers at `levels` - 1 levels of degradation: level j lacks the best j / levels of the
     key phrases, found by RAKE (English). A pair with fewer phrases than levels in an answer is dropped.
 
@@ -82,8 +83,13 @@ class SelfSupervised(Objective):
     head_lr: float = 1e-4
 
     @property
-    def needs_candidates(self) -> int:
-        return 2 * self.levels
+    def needs_candidates(self) -> Candidates:
+        degrade = f"end data.rows with diffpo.text.methods.spo_self_supervised.Degrade of {self.levels} levels"
+        return Candidates(2 * self.levels, 2 * self.levels, degrade)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.base.needs
 
     @property
     def asks(self) -> tuple[str, ...]:
