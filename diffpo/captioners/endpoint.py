@@ -83,7 +83,7 @@ class Served(Speaker):
         url = urlsplit(str(self.client.base_url))
         return f"{self.model} at {urlunsplit((url.scheme, url.netloc.rpartition('@')[2], url.path, '', ''))}"
 
-    def said(self, error: BaseException) -> str:
+    def said(self, error: BaseException | None) -> str:
         """An error in one line; servers repeat what they were sent, keys and passwords among it."""
         url = urlsplit(str(self.client.base_url))
         user, password = (unquote(part or "") for part in (url.username, url.password))
