@@ -1,7 +1,7 @@
 """Tables as files of arrow streams that are mapped into memory; each file is there as a whole or not at all."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -69,8 +69,8 @@ class Shards(ABC):
         """What makes a row large, at most."""
 
     @abstractmethod
-    def write(self, names: Sequence[str], folder: Path, silent: bool) -> None:
-        """Compute these files.
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
+        """Compute these files; yields the name of each one when it is there.
 
         Raises:
             Refusal: if the disk is full.

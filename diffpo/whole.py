@@ -22,7 +22,13 @@ WRAPPERS = ("module.", "policy.", "state_dict.")
 # The same as transformers' `key_mapping` says it.
 UNWRAPPING = {re.escape(COMPILED): "", f"^(?:{'|'.join(map(re.escape, WRAPPERS))})+": ""}
 
-LISTING = ("transformers.modeling_utils", "diffusers.models.modeling_utils")
+# The last one lists all weights as "not sharded" as soon as the first is silent.
+LISTING = (
+    "transformers.modeling_utils",
+    "diffusers.models.modeling_utils",
+    "transformers.distributed.tensor_parallel",
+)
+UNMERGED = ("base_model.", ".base_layer.", ".lora_")
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +60,19 @@ def match_weights(
     need = Counter((ours, shape_of(shape)) for ours, shape in wanted.items() if ours in there or ours not in spare)
     if misfits := sorted({ours for ours, _ in (have - need) + (need - have)}):
         first = misfits[0]
+        unmerged = any(part in name for name in misfits for part in UNMERGED) and not any(map(is_adapter, wanted))
+        remedy = "merge its adapters first (peft's merge_and_unload)" if unmerged else "name the file of this network"
         raise Refusal(
             f"{path} does not hold {what}: {len(misfits)} of its weights do not fit, the first is {first}, which has "
             f"shape {dict(have.keys()).get(first, 'none')} and should have {dict(need.keys()).get(first, 'none')}; "
-            "name the file that belongs to this network."
+            f"{remedy}."
         )
     tell_unwrapped([name for name, ours in names.items() if name != ours], path)
     return names
+
+
+def is_adapter(name: str) -> bool:
+    return ".lora_" in name
 
 
 def shape_of(shape: Sequence[int] | None) -> tuple[int, ...] | str:
@@ -97,7 +109,7 @@ def fill(
     wanted = {theirs: own[name].shape for theirs, name in ours.items()}
     names = match_weights({name: tensor.shape for name, tensor in tensors.items()}, wanted, path, what)
     network.load_state_dict({ours[theirs]: tensors[name] for name, theirs in names.items()}, assign=True)
-    require_finite(network, path, what)
+    require_finite(network.named_parameters(), path, what)
 
 
 def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[str] = (), others: bool = False) -> Any:
@@ -123,6 +135,7 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
             wrapped = []  # some are there twice
         if wrapped:
             network, report = load(**asked, key_mapping=UNWRAPPING)
+            vars(network).pop("_weight_conversions", None)  # transformers would write the wrappers again
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found: dict[str, Any] = {name: shape for name, shape in wanted.items() if name not in report["missing_keys"]}
     found |= {name: there for name, there, _ in report["mismatched_keys"]}
@@ -133,7 +146,7 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
         spare |= {name for name in report["unexpected_keys"] if numberless(name) not in kinds}
     match_weights(found, wanted, path, what, spare)
     tell_unwrapped(wrapped, path)
-    require_finite(network, path, what)
+    require_finite(network.named_parameters(), path, what)
     return network
 
 
@@ -166,8 +179,8 @@ def numberless(name: str) -> str:
 
 
 @torch.no_grad()
-def require_finite(network: nn.Module, path: str, what: str) -> None:
+def require_finite(weights: Iterable[tuple[str, Tensor]], path: str, what: str) -> None:
     """Raise a Refusal if a weight is NaN or infinite, naming it."""
-    for name, weight in network.named_parameters():
+    for name, weight in weights:
         if not weight.sum(dtype=torch.float32).isfinite():
             raise Refusal(f"{path} holds {what} that is broken: {name} is not finite; take an earlier state of it.")

@@ -8,12 +8,26 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator, InitProcessGroupKwargs
+
 from diffpo.checkpoint import CONFIG
 from diffpo.files import writing
+from diffpo.launchers import require_joined
 from diffpo.ledger import IDENTITY, REMEDY, require_same, write_json
 from diffpo.refusal import Refusal
 
 WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
+
+
+def joined() -> Accelerator:
+    """The processes that share the work.
+
+    Raises:
+        Refusal: if the launcher started some that do not know of one another.
+    """
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_joined(accelerator.num_processes)
+    return accelerator
 
 
 @dataclass(frozen=True)

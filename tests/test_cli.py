@@ -1,4 +1,6 @@
+import os
 import re
+import signal
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -16,6 +18,7 @@ from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
 from diffpo.rows import DropTies
+from diffpo.stopping import SIGNALS, orderly
 
 CONFIG = """
 loss:
@@ -208,3 +211,28 @@ def test_a_foreign_error_keeps_its_traceback(monkeypatch, error):
     with pytest.raises(type(error)) as caught:
         run(monkeypatch, main)
     assert caught.value is error
+
+
+def stopping(loss: int = 0, settings: str = "") -> None:
+    os.kill(os.getpid(), loss)
+
+
+def resumable(loss: int = 0, resume: str | None = None, settings: str = "") -> None:
+    with orderly("It is kept."):
+        os.kill(os.getpid(), loss)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_is_told_in_a_line_that_says_how_it_goes_on(monkeypatch, capfd, number, code):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    try:
+        for main, said, resume in ((stopping, "", ""), (resumable, "It is kept. ", " --resume=latest")):
+            with pytest.raises(SystemExit) as left:
+                run(monkeypatch, main, "--loss", str(int(number)))
+            assert left.value.code == code
+            told = capfd.readouterr().err.strip().splitlines()[-1]
+            command = f"accelerate launch program --loss {int(number)}{resume}"
+            assert told == f"Stopped by {signal.Signals(number).name}. {said}To go on: {command}"
+    finally:
+        for each, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(each, handler)

@@ -48,6 +48,20 @@ def test_everything_else_is_refused_and_the_first_name_told(found, said):
         match(found)
 
 
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        ("base_model.model.{}", r"merge its adapters first \(peft's merge_and_unload\)\.$"),
+        ("{}.base_layer.weight", r"merge_and_unload\)\.$"),
+        ("{}.lora_A.weight", r"merge_and_unload\)\.$"),
+        ("theirs.{}", r"name the file of this network\.$"),
+    ],
+)
+def test_a_file_with_adapters_beside_the_weights_is_to_be_merged(names, remedy):
+    with pytest.raises(Refusal, match=remedy):
+        match({names.format(name): shape for name, shape in NET.items()})
+
+
 def test_a_spare_weight_may_be_there_or_not():
     wanted = {"down.bias": "down.bias"}
     assert match({"down.bias": (2,)}, spare=["down.weight"]) == wanted

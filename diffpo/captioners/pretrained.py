@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
 from diffpo.captioning import Speaker
+from diffpo.devices import device_of
 from diffpo.hub import reaching
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.whole import load_whole
 
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class Pretrained(Speaker, ABC):
         return {}
 
     def check(self) -> None:
+        require_at_least(1, batch_size=self.batch_size, max_tokens=self.max_tokens)
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise Refusal(
                 f"{type(self).__name__} needs temperature >= 0 and top_p in (0, 1], got {self.temperature} and "
@@ -111,8 +113,7 @@ class Pretrained(Speaker, ABC):
 
     @property
     def place(self) -> torch.device:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device(self.device or (found.type if found else "cpu"))
+        return device_of(self.device)
 
     @cached_property
     def network(self) -> nn.Module:

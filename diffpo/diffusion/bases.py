@@ -197,9 +197,11 @@ def home_of(file: Checkpoint, config: str | None) -> Home:
 
 
 def require_object(file: Path) -> None:
-    """Raise a Refusal if a json file is cut, a pointer, or no object."""
+    """Raise a Refusal if a json file is not ours to read, cut, a pointer, or no object."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refusal(f"{file} cannot be read ({error.strerror}); get the right to.") from error
     except ValueError as error:
         raise Refusal(f"{file} is no JSON ({error}); it may be cut or a git-lfs pointer: fetch it again.") from error
     if not isinstance(found, dict):

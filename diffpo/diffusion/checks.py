@@ -1,18 +1,37 @@
 """What can be found out about a base before hours are spent on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
+from diffpo.adapters import Adapter
 from diffpo.core import Objective
 from diffpo.diffusion.denoiser import Denoiser, Epsilon, ImageBatch, Prediction, Velocity
 from diffpo.diffusion.noising import Noising
+from diffpo.diffusion.user_branch import UserBranch
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
+from diffpo.rows import RowMap
+from diffpo.user_rows import ForUser
 
 TIMES = (0.4, 0.6, 0.8)
 SILENT = 1e-4  # signal coefficient below which a picture is gone: a signal-to-noise ratio of 1e-8
+
+
+def require_users(adapter: Adapter | None, rows: Sequence[RowMap]) -> None:
+    """Raise a Refusal if a base that hears users is not told of any, or one that hears none is told."""
+    hears, told = isinstance(adapter, UserBranch), any(isinstance(row_map, ForUser) for row_map in rows)
+    if hears and not told:
+        raise Refusal(
+            "UserBranch learns from pairs of which it is told who judged them, and is told of nobody; add "
+            "diffpo.user_rows.ForUser to data.rows."
+        )
+    if told and not hears:
+        raise Refusal(
+            "ForUser tells who judged a pair, and this base hears no users; set base.adapter to "
+            "diffpo.diffusion.user_branch.UserBranch, or take the map out of data.rows."
+        )
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from diffpo.diffusion.sampling import generate
 from diffpo.files import writing
 from diffpo.ledger import REMEDY, require_same, write_json
 from diffpo.refusal import Refusal
+from diffpo.stopping import orderly
 
 DRAWN = "drawn.json"
 
@@ -96,7 +97,7 @@ def draw(
     missing = [batch for batch in mine if not all(files[number].exists() for number in batch)]
     if missing:
         pipeline = sampling.on(load(), state.device)
-        with ThreadPoolExecutor(1, "writing") as writer:
+        with orderly() as stop, ThreadPoolExecutor(1, "writing") as writer:
             writing_last = writer.submit(save_all, [])
             for batch in tqdm(missing, desc=title, unit="batch", disable=not state.is_main_process):
                 some, seeds = slice(batch.start, batch.stop), [sampling.first_seed + number for number in batch]
@@ -105,6 +106,7 @@ def draw(
                 )
                 writing_last.result()
                 writing_last = writer.submit(save_all, list(zip(files[some], made, strict=True)))
+                stop.here()
             writing_last.result()
     state.wait_for_everyone()
     return files

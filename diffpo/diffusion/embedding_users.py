@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -22,11 +21,11 @@ from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut, SupportChunk
 from diffpo.embedders.embedder import Shown, UserEmbedder
 from diffpo.ledger import write_json
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import RowMap
 from diffpo.sources import Source
 from diffpo.users import ENDING, INDEX, SUMMARY, TYPES, Precision, shard_names, write_index, write_shard
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 UNFINISHED = ".embedding"
 
@@ -63,7 +62,7 @@ class UserShards(Shards):
             name: range(n, min(n + self.embedder.per_file, self.rows)) for name, n in zip(names, begins, strict=True)
         }
 
-    def write(self, names: Sequence[str], folder: Path, silent: bool) -> None:
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         """Batches begin anew in each shard: what is in a shard depends on nothing but its chunks."""
         total = sum(len(self.files[name]) for name in names)
         with tqdm(total=total, desc="embedding users", unit="chunk", disable=silent) as bar:
@@ -77,6 +76,7 @@ class UserShards(Shards):
                         profiles |= dict(zip(readable, embedded.profiles, strict=True))
                     bar.update(asked)
                 self.store(folder / name, torch.cat(found), profiles)
+                yield name
 
     def store(self, file: Path, tokens: Float[Tensor, "n tokens width"], profiles: dict[int, str]) -> None:
         """The shard last: where it is, the rest is too."""
@@ -150,7 +150,8 @@ def embed_users(
             embedding does not fit the type, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_at_least(1, batch_size=batch_size)
+    state = joined()
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
     folder.require_ours()
     with state.main_process_first():

@@ -29,6 +29,7 @@ class EncodedBatch:
         scaling: what latents are multiplied by (`scaling_factor` of the VAE).
         epoch, row: keys of the batch's random draws.
         broken: epochs and ids of pairs passed over because a picture could not be read.
+        identical: the same of pairs whose sides are the same picture.
         enlarged: how many pictures had to be enlarged, as far as is known.
     """
 
@@ -40,6 +41,7 @@ class EncodedBatch:
     epoch: tuple[int, ...]
     row: tuple[int, ...]
     broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
     enlarged: int = 0
 
     @property
@@ -109,8 +111,8 @@ class Encoder:
     def __call__(self, raw: PixelBatch) -> EncodedBatch:
         """A batch that is on the encoders' device."""
         mean, std = (x.unflatten(0, raw.pixels.shape[:2]) for x in self.posterior(raw.pixels.flatten(0, 1)))
-        scaling = self.vae.config.scaling_factor
-        return EncodedBatch(mean, std, scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, raw.broken)
+        scaling, passed_over = self.vae.config.scaling_factor, (raw.broken, raw.identical)
+        return EncodedBatch(mean, std, scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, *passed_over)
 
     @torch.no_grad()
     def blank(self, raw: PromptBatch) -> ImageBatch:

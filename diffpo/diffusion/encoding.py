@@ -24,13 +24,16 @@ from diffpo.diffusion.fingerprint import encoders
 from diffpo.diffusion.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.pixels import PixelReader
 from diffpo.diffusion.prompt_states import DTYPES, PromptShards
+from diffpo.diffusion.rows import TextPrompts
 from diffpo.diffusion.schedules import require_ddpm
 from diffpo.diffusion.stream import PATIENCE
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Layout
+from diffpo.stopping import orderly
+from diffpo.typed import captions
 from diffpo.unpaired import PromptsOnly
 from diffpo.workfolder import WorkFolder
 
@@ -88,19 +91,20 @@ def encode_pairs(
 
     Returns:
         What is in `encoding.json`: what the numbers depend on; `pairs` and `ids` (rows of the source, kept or not),
-        `k`, `unreadable` pairs, `prompts`, how many of them were `truncated` to the `longest`, `scaling` of the
-        latents, their `shapes`, and `bytes`.
+        `notes` on some of them, `k`, `unreadable` pairs, `prompts`, how many of them were `truncated` to the
+        `longest`, `scaling` of the latents, their `shapes`, and `bytes`.
 
     Raises:
         Refusal: if the base is none that is computed, the source cannot be used or encoded, its pictures cannot be
             read, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
+    require_at_least(1, batch_size=batch_size)
     state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING)
     require_encodable(data)
     folder.require_ours()
     with state.main_process_first():
-        [pairs] = open_tables(data.source, data.rows, seed)
+        [pairs] = open_tables(data.source, [*data.rows, TextPrompts()], seed)
     prompts, digest = surveyed(pairs, silent=not state.is_main_process)
     identity = {
         **encoders(base),
@@ -132,7 +136,7 @@ def encode_pairs(
     if state.is_main_process:
         folder.gather()
         copy_scores(data.source.layouts[0].folder, folder.path)
-        told = {"datasets": sources(data.source), "ids": pairs.ids}
+        told = {"datasets": sources(data.source), "ids": pairs.ids, "notes": dict(pairs.notes)}
         folder.finish({**identity, **told, **summary(folder.path, pair_shards, prompt_shards)})
     state.wait_for_everyone()
     del encoder, pair_shards, prompt_shards
@@ -165,7 +169,7 @@ def surveyed(pairs: PairTable, silent: bool) -> tuple[list[str], str]:
     prompts, digest = {"": None}, hashlib.sha256()
     for n in tqdm(range(len(pairs)), desc="reading rows", delay=5, disable=silent):
         row = pairs[n]
-        prompts |= dict.fromkeys(map(str, row.prompts))  # never null by now
+        prompts |= dict.fromkeys(text for prompt in row.prompts for text in captions(prompt))
         digest.update(json.dumps([row.id, row.prompts, row.prob, row.scores, row.weight]).encode())
     return list(prompts), digest.hexdigest()[:16]
 
@@ -191,9 +195,11 @@ def fill(folder: WorkFolder, *tables: Shards) -> None:
     state = PartialState()
     missing = [folder.missing(list(table.files)) for table in tables]
     state.wait_for_everyone()  # nobody adds before all have seen the same
-    for table, names in zip(tables, missing, strict=True):
-        mine = names[state.process_index :: state.num_processes]
-        table.write(mine, folder.unfinished, silent=not state.is_main_process)
+    with orderly() as stop:
+        for table, names in zip(tables, missing, strict=True):
+            mine = names[state.process_index :: state.num_processes]
+            for _ in table.write(mine, folder.unfinished, silent=not state.is_main_process):
+                stop.here()
     state.wait_for_everyone()
 
 

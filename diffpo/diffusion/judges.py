@@ -13,10 +13,12 @@ from tqdm import tqdm
 
 from diffpo.diffusion.judging import Question, Scores, judged
 from diffpo.evaluation import Numbers
+from diffpo.files import require_name
 from diffpo.ledger import Ledger
 from diffpo.pictures import read_image
 from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer
+from diffpo.stopping import orderly
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +35,14 @@ class Judges:
     """Scorers, and where what they say is kept.
 
     Raises:
-        Refusal: if there are none, or two of one name.
+        Refusal: if there are none, two of one name, or one whose name cannot be that of a folder.
     """
 
     scorers: Sequence[Scorer]
 
     def __post_init__(self):
+        for scorer in self.scorers:
+            require_name(scorer.name, "a scorer")
         names = Counter(scorer.name for scorer in self.scorers)
         if not names:
             raise Refusal("An evaluation needs at least one scorer.")
@@ -85,9 +89,10 @@ def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str
         for number in missing[state.process_index :: state.num_processes]
     ]
     quiet = not (questions and state.is_main_process)
-    with tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
+    with orderly() as stop, tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
         for batch in judged([scorer], questions):
             ledger.add({question.row: scores for question, scores in batch})
             bar.update(len(batch))
+            stop.here()
     state.wait_for_everyone()
     return Ledger(folder, identity, state.process_index).done

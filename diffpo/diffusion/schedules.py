@@ -29,6 +29,7 @@ def changed(scheduler: Any, overrides: dict[str, Any]) -> Any:
     try:
         with parsing():
             return type(scheduler).from_config(scheduler.config, **overrides)
+    # Diffusers checks no type; what it computes with them then fails in one of many ways.
     except ValueError as error:
         raise Refusal(f"{type(scheduler).__name__} does not take base.scheduler {overrides}: {error}.") from error
 

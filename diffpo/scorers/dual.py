@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
-from diffpo.scorers.learned import Learned, stacked
+from diffpo.scorers.learned import Learned, count_longer, stacked
 from diffpo.whole import load_whole
 
 REMEMBERED = 2**14  # prompts; 64 MiB at 1024 numbers each
@@ -94,6 +94,9 @@ class CLIP(DualEncoder):
     def check(self, prompts: Sequence[str]) -> None:
         super().check(prompts)
         _ = self.tokenizer, self.prepare
+
+    def count_cut(self, prompts: Sequence[str]) -> int:
+        return count_longer(self.tokenizer, prompts, self.words)
 
     def embed_prompts(self, prompts: list[str]) -> Float[Tensor, "n d"]:
         tokens = self.tokenizer(

@@ -13,9 +13,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from diffpo.devices import device_of
+from diffpo.refusal import require_at_least
 from diffpo.scoring import Scorer, require_as_many
 
 Kind = TypeVar("Kind", bound="Learned")
+CHUNK = 1000  # prompts that are counted at a time
 THREADS = ThreadPoolExecutor(min(16, os.cpu_count() or 1), "preprocessing")
 
 
@@ -62,8 +65,7 @@ class Learned(Scorer):
 
     @property
     def place(self) -> torch.device:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device(self.device or (found.type if found else "cpu"))
+        return device_of(self.device)
 
     @property
     def precision(self) -> torch.dtype:
@@ -83,6 +85,7 @@ class Learned(Scorer):
         """Scores of one batch of RGB pictures; called without gradients."""
 
     def check(self, prompts: Sequence[str]) -> None:
+        require_at_least(1, **{f"{self.name}.batch_size": self.batch_size})
         _ = self.network
 
     @torch.inference_mode()
@@ -100,3 +103,10 @@ class Learned(Scorer):
 def stacked(prepare: Callable[[Image.Image], Tensor], pictures: Sequence[Image.Image]) -> Float[Tensor, "n 3 h w"]:
     """Pictures prepared by several threads, as one batch."""
     return torch.stack(list(THREADS.map(prepare, pictures)))
+
+
+def count_longer(tokenizer: Any, prompts: Sequence[str], words: int) -> int:
+    """How many prompts a tokenizer of transformers makes more tokens of than so many."""
+    chunks = (list(prompts[begin : begin + CHUNK]) for begin in range(0, len(prompts), CHUNK))
+    counts = (map(len, tokenizer(chunk, truncation=False, verbose=False).input_ids) for chunk in chunks)
+    return sum(count > words for of_chunk in counts for count in of_chunk)

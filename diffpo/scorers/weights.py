@@ -1,5 +1,6 @@
 """Files of weights: found, and read without running what they hold."""
 
+import struct
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,6 +12,9 @@ from safetensors.torch import load_file
 
 from diffpo.hub import BROKEN, reaching
 from diffpo.refusal import Refusal
+
+# What torch says of a file that is no pickle of tensors: it reads byte by byte, and each fails in its own way.
+WRONG = (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
 
 
 def located(path: str, file: str, revision: str | None = None) -> Path:
@@ -36,5 +40,5 @@ def saved(path: str, file: str, revision: str | None, what: str) -> dict[str, An
             if found.suffix == ".safetensors":
                 return load_file(found)
             return torch.load(found, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        except (*WRONG, SafetensorError) as error:
             raise Refusal(BROKEN) from error

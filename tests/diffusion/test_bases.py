@@ -100,6 +100,12 @@ def test_a_setting_that_the_scheduler_lacks_is_refused_with_those_it_has(bases):
         load_base(bases["sd"], scheduler={"predicts": "v"})
 
 
+@pytest.mark.parametrize("wrong", [{"beta_start": "abc"}, {"num_train_timesteps": -1}, {"beta_schedule": "none"}])
+def test_a_value_that_the_scheduler_does_not_take_is_refused(bases, wrong):
+    with pytest.raises(Refusal, match=f"DDIMScheduler does not take base.scheduler .*{next(iter(wrong))}"):
+        load_base(bases["sd"], scheduler=wrong)
+
+
 def test_inpainting_is_refused(bases, tmp_path):
     unet(in_channels=9).save_pretrained(tmp_path)
     with pytest.raises(Refusal, match=r"UNet takes 9 channels.*diffpo tunes text-to-image"):

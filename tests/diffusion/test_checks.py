@@ -3,16 +3,20 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from tiny import denoiser, draws, image_batch, scheduler, unet
 
-from diffpo.diffusion.checks import require_prediction, silent_times
+from diffpo.adapters import LoRA
+from diffpo.diffusion.checks import require_prediction, require_users, silent_times
 from diffpo.diffusion.denoiser import Denoiser, Epsilon, Velocity
 from diffpo.diffusion.inversion import PolicyInversion
 from diffpo.diffusion.methods.kto import KTO
 from diffpo.diffusion.methods.sft import SFT
 from diffpo.diffusion.noising import Among, ForwardNoise, Uniform
 from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.user_branch import UserBranch
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import FrozenCopy
 from diffpo.refusal import Refusal
+from diffpo.rows import DropTies
+from diffpo.user_rows import ForUser
 
 
 class Oracle(torch.nn.Module):
@@ -89,3 +93,14 @@ def test_what_is_told_trains_nothing_and_the_other_times_do(zero_snr):
         return sum(parameter.grad.square().sum().item() for parameter in policy.parameters()) ** 0.5
 
     assert gradient(999) < 1e-4 * gradient(499)
+
+
+def test_users_are_told_to_who_hears_them():
+    branch, told = UserBranch(tokens=1, width=4), [DropTies(), ForUser("unused")]
+    require_users(branch, told)
+    for deaf in (None, LoRA()):
+        require_users(deaf, [DropTies()])
+        with pytest.raises(Refusal, match="ForUser tells who judged a pair, and this base hears no users; set "):
+            require_users(deaf, told)
+    with pytest.raises(Refusal, match="is told of nobody; add diffpo.user_rows.ForUser to data.rows"):
+        require_users(branch, [DropTies()])

@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,11 @@ def test_what_is_absent_is_named(tmp_path):
         saved(str(tmp_path), "a.pt", None, "weights")
     with pytest.raises(Refusal, match="Cannot load weights from 'nobody/nothing'"):
         saved("nobody/nothing", "a.pt", None, "weights")
+
+
+def test_random_bytes_are_refused_in_one_line(tmp_path):
+    rng = random.Random(0)
+    for _ in range(300):
+        (tmp_path / "a.pt").write_bytes(rng.randbytes(rng.choice([1, 2, 8, 64])))
+        with pytest.raises(Refusal, match="it is damaged, or holds more than tensors .*; fetch it again"):
+            saved(str(tmp_path), "a.pt", None, "weights")
