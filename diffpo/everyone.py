@@ -1,26 +1,30 @@
 """What the main process finds, all processes hear."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from diffpo.refusal import Refusal
 
+T = TypeVar("T")
 
-def on_main(check: Callable[[], None]) -> None:
-    """Let the main process look at files; every process has to call this.
+
+def on_main(work: Callable[[], T]) -> T | None:
+    """Let the main process look at files, and give it what that finds; every process has to call this.
 
     Raises:
-        Refusal: in all of them, what `check` refuses in the main one.
+        Refusal: in all of them, what `work` refuses in the main one.
     """
-    problem = ""
+    found, problem = None, ""
     if PartialState().is_main_process:
         try:
-            check()
+            found = work()
         except Refusal as refused:
             problem = str(refused)
     told(problem)
+    return found
 
 
 def told(problem: str) -> None:

@@ -98,6 +98,7 @@ def fit(
     step = checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
         raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
+    run.begin()
     if ema:
         ema.to(accelerator.device)
     describe(run, steps, pairs.size, parameters, schedule.base_lrs[0])

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,15 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 
-from diffpo.checkpoint import CONFIG, Checkpoints, flat
+from diffpo.checkpoint import CONFIG, Checkpoints, flat, folders
+from diffpo.everyone import on_main
 from diffpo.files import remedy_of, writing
 from diffpo.launchers import precision, require_joined, suit_launcher
+from diffpo.lock import Lock, take
 from diffpo.refusal import Refusal, require_at_least
 from diffpo.tracking import require_trackers
 
-METRICS = "metrics.jsonl"
+METRICS, TRAINING = "metrics.jsonl", "training"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Run:
         settings: the resolved config as YAML; empty when a run is started from Python.
         resume: "latest", the path of a checkpoint, or None for a fresh run.
         storage: type in which frozen weights may be kept: that of mixed precision.
+        lock: keeps other programs from the folder as long as the run lives; the main process has it.
     """
 
     config: FitConfig
@@ -114,6 +117,7 @@ class Run:
     settings: str
     accelerator: Accelerator
     storage: torch.dtype
+    lock: Lock | None = None
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for policy and reference alike; accelerate's own is none under DeepSpeed."""
@@ -122,6 +126,16 @@ class Run:
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.accelerator, self.output_dir, self.config.keep, self.settings)
+
+    def begin(self) -> None:
+        """Write the config, when nothing can be refused any more; every process has to call this.
+
+        Raises:
+            Refusal: if it cannot be written.
+        """
+        if self.accelerator.is_main_process:
+            with writing(str(self.output_dir / CONFIG), "Make room there, or choose another output_dir."):
+                (self.output_dir / CONFIG).write_text(self.settings)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Hand metrics to the trackers and add them to `metrics.jsonl`, where a resumed run repeats some steps.
@@ -147,9 +161,10 @@ def open_run(
     """Start processes and trackers, and refuse early what would fail late.
 
     Raises:
-        Refusal: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
-            the batch does not divide over the processes, a tracker is unknown or not installed, the seed is negative,
-            or the launcher is not supported or started processes that do not know of one another.
+        Refusal: if the folder already holds a run that is not resumed, or files of others; another program is at work
+            there; `resume` names a checkpoint of another run; the batch does not divide over the processes; a tracker
+            is unknown or not installed; the seed is negative; or the launcher is not supported or started processes
+            that do not know of one another.
     """
     output_dir = Path(output_dir)
     require_at_least(0, seed=seed)
@@ -175,11 +190,7 @@ def open_run(
         run.checkpoints.require_fresh()
     else:
         run.checkpoints.chosen(resume)
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
-    if accelerator.is_main_process:
-        with writing(f"output_dir {output_dir}"):
-            output_dir.mkdir(parents=True, exist_ok=True)
-            (output_dir / CONFIG).write_text(settings)
+    run = replace(run, lock=on_main(lambda: take(output_dir, TRAINING, lambda names: folders(output_dir))))
     if config.report_to:
         values = flat(yaml.safe_load(settings) or {})
         accelerator.init_trackers(

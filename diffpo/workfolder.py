@@ -5,15 +5,18 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from diffpo.checkpoint import CONFIG
+from diffpo.everyone import on_main
 from diffpo.files import writing
 from diffpo.launchers import require_joined
 from diffpo.ledger import IDENTITY, REMEDY, require_same, write_json
+from diffpo.lock import Lock, require_ours, take
 from diffpo.refusal import Refusal
 
 WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
@@ -50,29 +53,35 @@ class WorkFolder:
         return self.path / self.hidden
 
     def require_ours(self) -> None:
-        """Make the folder if there is none.
+        """Raise a Refusal, before anything is written, if the folder holds something that is not from here."""
+        require_ours(self.path, self.kind, lambda names: names & {self.summary, self.hidden})
 
-        Raises:
-            Refusal: if it holds something that is not from here.
-            Refusal: if it cannot be made.
-        """
-        with writing(f"output_dir {self.path}", REMEDY):
-            self.path.mkdir(parents=True, exist_ok=True)
-        found = {path.name for path in self.path.iterdir()}
-        if found and not found & {self.summary, self.hidden}:
-            raise Refusal(f"output_dir {self.path} is not empty; choose another one.")
+    @property
+    def kind(self) -> str:
+        return self.hidden.strip(".")
 
     def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The summary of finished work; None if it is not finished.
+        """The summary of finished work; None if it is not finished, and then other programs are kept from the folder,
+        which is made if there is none, as long as this object lives. Every process has to call this.
 
         Raises:
             Refusal: if it is of other work; it says what differs.
+            Refusal: if another program has the folder, or it cannot be written.
         """
+        on_main(lambda: self._summary(identity) or self._lock)
+        return self._summary(identity)
+
+    def _summary(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         if not (self.path / self.summary).exists():
             return None
         summary = json.loads((self.path / self.summary).read_text())
         require_same({key: summary.get(key) for key in identity}, identity, self.path)
         return summary
+
+    @cached_property
+    def _lock(self) -> Lock:
+        """It goes with the folder of what is unfinished."""
+        return take(self.unfinished, self.kind, lambda names: True)
 
     def require_room(self, what: str, needed: float | int) -> None:
         """Raise a Refusal if what is still missing will not fit on the disk.

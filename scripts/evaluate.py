@@ -21,8 +21,10 @@ from diffpo.diffusion.guidance import GuidanceSweep
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
 from diffpo.evaluation import cut_short, table
+from diffpo.everyone import on_main
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.lock import take
 from diffpo.prompts import Prompts
 from diffpo.scoring import Scorer
 from diffpo.workfolder import joined
@@ -54,6 +56,7 @@ def main(
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     state = joined()
+    lock = on_main(lambda: take(output_dir, "evaluation"))
     began, judges = time.perf_counter(), Judges(scorers)
     require_distinct(models, output_dir)
     records = prompts.read()
@@ -63,7 +66,6 @@ def main(
     for scorer in scorers:
         scorer.check([*asked, *development])
     with writing(f"output_dir {output_dir}", REMEDY):
-        output_dir.mkdir(parents=True, exist_ok=True)
         if state.is_main_process:
             (output_dir / CONFIG).write_text(settings)
     pictures, about, curves = {}, {}, {}
@@ -96,6 +98,8 @@ def main(
         write_report(report, output_dir)
         print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
         print(f"{write_page(output_dir)} shows the pictures.")
+    if lock:
+        lock.release()
     state.end_training()
 
 

@@ -22,8 +22,10 @@ from diffpo.diffusion.personal import Files, Support, UserModel, drawn_for, draw
 from diffpo.diffusion.user_pipelines import mixed
 from diffpo.embedders.embedder import UserEmbedder
 from diffpo.evaluation import shown, versions
+from diffpo.everyone import on_main
 from diffpo.files import require_name, writing
 from diffpo.ledger import REMEDY, write_json
+from diffpo.lock import take
 from diffpo.pictures import read_image
 from diffpo.prompts import Prompts
 from diffpo.refusal import Refusal
@@ -102,6 +104,7 @@ def main(
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     state = joined()
+    lock = on_main(lambda: take(output_dir, "evaluation of users"))
     began, asked = time.perf_counter(), [record["prompt"] for record in prompts.read()]
     people = Population.read(tastes).all
     heard = Support.of(embedder, support, most_shots(models, between), seed)
@@ -109,7 +112,6 @@ def main(
     if users:
         heard = heard.only(users)
     with writing(f"output_dir {output_dir}", REMEDY):
-        output_dir.mkdir(parents=True, exist_ok=True)
         if state.is_main_process:
             (output_dir / CONFIG).write_text(settings)
     rows: dict[str, Files] = {}
@@ -137,6 +139,8 @@ def main(
             sheet(columns, [number * sampling.pictures for number in sheets.prompts], output_dir / "users.png")
         write_json(output_dir / "report.json", report)
         print(table(report))
+    if lock:
+        lock.release()
     state.end_training()
 
 

@@ -14,12 +14,13 @@ from torch import nn
 
 from diffpo.adapters import LoRA
 from diffpo.checkpoint import Checkpoints, flat, store_trainable
+from diffpo.lock import LOCK
 from diffpo.refusal import Refusal
 from diffpo.run import METRICS
 
 
 def names(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != METRICS)
+    return sorted(path.name for path in folder.iterdir() if path.name not in (METRICS, LOCK))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from tiny_runs import diffusion_files, fit_diffusion, stored, together, weights
 from two_processes import SETTINGS
 
 from diffpo.diffusion.loading import StableDiffusion
+from diffpo.lock import LOCK
 
 
 @pytest.fixture(scope="module", params=[started, pytest.param(launched, marks=pytest.mark.release)])
@@ -81,7 +82,8 @@ def test_where_one_process_cannot_save_both_stop_and_nothing_half_written_stays(
     first, second = json.loads((root / "failed" / "said.json").read_text())
     assert first.startswith("Checkpoint 2 could not be written (on another process; ")
     assert second.startswith("Checkpoint 2 could not be written (OSError: [Errno 28] No space left on device; ")
-    assert sorted(path.name for path in (root / "failed").iterdir()) == ["config.yaml", "metrics.jsonl", "said.json"]
+    left = sorted(path.name for path in (root / "failed").iterdir())
+    assert left == [LOCK, "config.yaml", "metrics.jsonl", "said.json"]
 
 
 @pytest.fixture(scope="module", params=[6, pytest.param(20, marks=pytest.mark.release)])

@@ -77,7 +77,10 @@ def said(monkeypatch, capsys, root, *overrides: str) -> str:
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--data.framing.random_crop=true"], "Random crops differ in each epoch and cannot be stored"),
         (["--data.stream.buffer=4"], "Pairs are encoded from a table; set data.stream to null"),
-        (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
+        (
+            ["--output_dir=assets"],
+            "output_dir assets is not empty: it holds before_after.png, benchmark.json",
+        ),
         (["--dtype=int8"], "dtype"),
         (["--batch_size=0"], "batch_size must be at least 1, got 0"),
         (["--data.workers=-1"], "data.workers must be at least 0, got -1"),

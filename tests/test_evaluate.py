@@ -220,3 +220,12 @@ def test_scores_of_another_version_are_not_mixed_in(world, tmp_path, monkeypatch
     other = [{"class_path": "brightness.Brightness", "init_args": {"version": "median"}}]
     told = said(world, tmp_path, monkeypatch, capsys, scorers=other)
     assert "version was 'mean' and is 'median'; choose another output_dir" in told
+
+
+def test_a_training_run_and_other_folders_are_left_as_they_are(world, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text("seed: 3")
+    told = said(world, tmp_path, monkeypatch, capsys)
+    assert "out is not empty: it holds config.yaml, which no evaluation has left there; choose another" in told
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "out" / "config.yaml").read_text() == "seed: 3"

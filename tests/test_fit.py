@@ -30,6 +30,7 @@ from diffpo.adapters import LoRA
 from diffpo.core import Step
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.fit import Preview
+from diffpo.lock import LOCK
 from diffpo.references import Ema
 from diffpo.refusal import Refusal
 from diffpo.stopping import Stopped
@@ -233,7 +234,7 @@ def uninterrupted(files, tmp_path_factory):
 def test_a_killed_run_that_resumes_ends_with_the_same_bits(files, tmp_path, uninterrupted, kill, save_every, left):
     """With two workers, an average, a moving reference and a schedule."""
     assert in_process(run_for_resume, files, tmp_path, kill, None, save_every) == -9
-    assert {path.name for path in tmp_path.iterdir()} == {*left, "config.yaml", "metrics.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {*left, "config.yaml", "metrics.jsonl", LOCK}
     assert in_process(run_for_resume, files, tmp_path, None, "latest", save_every) == 0
     final = load_file(tmp_path / "final.safetensors")
     assert all(torch.equal(final[name], tensor) for name, tensor in uninterrupted.items())

@@ -22,11 +22,34 @@ def fresh_accelerator():
     "held", ["checkpoint-000002/config.yaml", "unet/config.json", "pytorch_lora_weights.safetensors"]
 )
 def test_a_folder_that_holds_a_run_is_refused_unless_resumed(tmp_path, held):
+    open_run(FitConfig(steps=1), tmp_path)
     (tmp_path / held).parent.mkdir(exist_ok=True)
     (tmp_path / held).touch()
     with pytest.raises(Refusal, match=f"already holds {held.split('/')[0]}; .* --resume latest.*--output_dir"):
         open_run(FitConfig(steps=1), tmp_path)
     assert open_run(FitConfig(steps=1), tmp_path, resume="latest").resume == "latest"
+
+
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path, resume):
+    (tmp_path / "unet").mkdir()
+    for name in ("README.md", "config.yaml"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(Refusal, match=r"holds (README.md, config.yaml, unet, which no training has left|unet;)"):
+        open_run(FitConfig(steps=1), tmp_path, resume=resume)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.yaml", "unet"]
+    assert {(tmp_path / name).read_text() for name in ("README.md", "config.yaml")} == {"mine"}
+
+
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_what_a_former_start_has_left_is_no_hindrance(tmp_path, resume):
+    for name in ("log.txt", "slurm-12.out", "overrides.json", ".gitkeep"):
+        (tmp_path / name).touch()
+    open_run(FitConfig(steps=1), tmp_path, settings="seed: 1").begin()
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "partial").mkdir()
+    open_run(FitConfig(steps=1), tmp_path, resume=resume, settings="seed: 2").begin()
+    assert (tmp_path / "config.yaml").read_text() == "seed: 2"
 
 
 def test_accumulation_follows_from_the_two_batch_sizes(tmp_path):
@@ -72,7 +95,9 @@ def test_no_tracker_is_no_warning(tmp_path, recwarn):
 
 
 def test_the_config_is_written_to_the_folder(tmp_path):
-    open_run(FitConfig(steps=1), tmp_path / "new" / "run", settings="fit: {steps: 3}")
+    run = open_run(FitConfig(steps=1), tmp_path / "new" / "run", settings="fit: {steps: 3}")
+    assert not (tmp_path / "new" / "run" / "config.yaml").exists()  # something may still be refused
+    run.begin()
     assert yaml.safe_load((tmp_path / "new" / "run" / "config.yaml").read_text()) == {"fit": {"steps": 3}}
 
 

@@ -62,7 +62,10 @@ def said(monkeypatch, capsys, tmp_path, *overrides: str) -> str:
     [
         (["--scorer=diffpo.scorers.pickscore.PickScore", "--scorer.path=no/such"], "'no/such'"),
         (["--source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
-        (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
+        (
+            ["--output_dir=assets"],
+            "output_dir assets is not empty: it holds before_after.png, benchmark.json",
+        ),
         (["--scorer.speed=9"], "speed"),
         (["--batch_size=0"], "batch_size must be at least 1, got 0"),
     ],

@@ -1,4 +1,5 @@
 import json
+import os
 from collections import namedtuple
 
 import pytest
@@ -12,7 +13,7 @@ from diffpo.workfolder import WorkFolder, tell
 def work(tmp_path):
     folder = WorkFolder(tmp_path / "out", "summary.json", ".working", ".arrow")
     folder.require_ours()
-    folder.unfinished.mkdir()
+    folder.unfinished.mkdir(parents=True)
     return folder
 
 
@@ -22,8 +23,26 @@ def test_an_empty_folder_and_one_of_ours_are_taken(work):
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("")
-    with pytest.raises(Refusal, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty: it holds letter.txt, which no working has left there"):
         WorkFolder(tmp_path, "summary.json", ".working", ".arrow").require_ours()
+
+
+def test_a_folder_is_kept_from_other_programs_while_it_is_filled(work):
+    work.finished({})
+    child = os.fork()
+    if not child:
+        try:
+            WorkFolder(work.path, "summary.json", ".working", ".arrow").finished({})
+        except Refusal:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_folder_of_other_work_of_ours_is_refused(work):
+    work.finish({"seed": 0})
+    with pytest.raises(Refusal, match="it holds summary.json, which no scoring has left there; choose another"):
+        WorkFolder(work.path, "scores.json", ".scoring", ".parquet").require_ours()
 
 
 def test_results_count_as_there_before_and_after_the_end_but_not_half_written(work):

@@ -120,5 +120,5 @@ def test_a_speaker_that_cannot_be_used_leaves_the_folder_free(source, tmp_path):
 
 
 def test_a_folder_with_something_else_in_it_is_refused(source, tmp_path):
-    with pytest.raises(Refusal, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty: it holds .*choose another output_dir"):
         captioned(source, tmp_path)

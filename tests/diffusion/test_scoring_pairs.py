@@ -155,7 +155,7 @@ def test_unfinished_work_of_another_scorer_or_source_is_refused(source, tmp_path
 
 
 def test_a_folder_with_something_else_in_it_is_refused(source, tmp_path):
-    with pytest.raises(Refusal, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty: it holds .*choose another output_dir"):
         score_pairs(Brightness(), source, tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_a_disk_that_is_too_small_is_told_before_any_work(source, tmp_path, monk
 
 def test_a_folder_that_cannot_be_made_is_one_line(source, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refusal, match="output_dir .*file could not be written"):
+    with pytest.raises(Refusal, match="output_dir .*file is a file; choose another"):
         score_pairs(Brightness(), source, tmp_path / "file")
 
 
