@@ -71,9 +71,10 @@ def test_trackers_are_looked_at_before_the_run(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(Refusal, match=f"output_dir {folder} could not be written .* Something of another kind is"):
-            open_run(FitConfig(steps=1), folder)
+    with pytest.raises(Refusal, match=f"output_dir {tmp_path / 'file'} is a file; choose another output_dir"):
+        open_run(FitConfig(steps=1), tmp_path / "file")
+    with pytest.raises(Refusal, match="below.* could not be written .* Something of another kind is"):
+        open_run(FitConfig(steps=1), tmp_path / "file" / "below")
 
 
 def test_a_negative_seed_is_refused(tmp_path):
