@@ -11,7 +11,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, _typehints
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 
 from diffpo.config_files import require_readable
 from diffpo.overrides import settle, split_options, tell_drops
@@ -143,3 +143,6 @@ def forget_init_args(action: Any, previous: Namespace | dict | None, value: Name
 
 
 _typehints.discard_init_args_on_class_path_change = forget_init_args
+# A config may name classes, whose modules are then imported: never ours to run are those of Python itself. Where any
+# value may stand, a mapping with a class_path is one, and builds nothing.
+set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names), instantiate_subclass_spec_in_any=False)
