@@ -1,36 +1,61 @@
 """Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
 
+import inspect
 import json
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, _typehints
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 
-from diffpo.overrides import settle, tell_drops
+from diffpo.config_files import require_readable
+from diffpo.overrides import settle, split_options, tell_drops
 from diffpo.refusal import Refusal
+from diffpo.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
 
 
 def launch(main: Callable[..., None]) -> None:
     """Parse the command line by `main`'s signature and call it, with the resolved config as `settings`.
 
-    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback.
+    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback. After a signal
+    (Ctrl-C; SIGTERM, SIGUSR1 and SIGUSR2 of schedulers) a line says how the work goes on; the exit code is then 128 +
+    signal.
     """
     try:
-        line = CommandLine(main, sys.argv[1:])
-        if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
-            for told in line.dropped:
-                print(told, file=sys.stderr)
-        main(**line.arguments(), settings=line.settings)
+        with hearing(end_at_once):
+            line = CommandLine(main, sys.argv[1:])
+            if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+                for told in line.dropped:
+                    print(told, file=sys.stderr)
+            main(**line.arguments(), settings=line.settings)
+    except Stopped as stopped:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # whoever insists now ends it without a word
+        tell(
+            " ".join(
+                part for part in (f"Stopped by {stopped.name}.", str(stopped), f"To go on: {again(main)}") if part
+            )
+        )
+        sys.exit(128 + stopped.number)
     except Exception as error:
         refusal = refusal_in(error)
         if refusal is None:
             raise
         print(f"error: {refusal}", file=sys.stderr)
         sys.exit(1)
+
+
+def again(main: Callable[..., None]) -> str:
+    """The command line that goes on with what this one has begun."""
+    arguments, resume = list(sys.argv), "--resume=latest"
+    if "resume" in inspect.signature(main).parameters and resume not in arguments:
+        arguments.append(resume)
+    return f"accelerate launch {shlex.join(arguments)}"
 
 
 def refusal_in(error: BaseException | None) -> Refusal | None:
@@ -68,6 +93,8 @@ class CommandLine:
         self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
         self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
         self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
+        for path in configs(args):
+            require_readable(path)
         settled, drops = settle(args, self.so_far)
         self.chosen = self.parser.parse_args(settled)
         self.chosen.pop("config")
@@ -83,6 +110,14 @@ class CommandLine:
         chosen = self.parser.parse_args(args, _skip_validation=True)
         chosen.pop("config")
         return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
+
+
+def configs(args: list[str]) -> Iterator[str]:
+    """The files that a command line names."""
+    for step in split_options(args):
+        name, equals, value = step[0].partition("=")
+        if name == "--config":
+            yield value if equals else " ".join(step[1:])
 
 
 def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -108,3 +143,6 @@ def forget_init_args(action: Any, previous: Namespace | dict | None, value: Name
 
 
 _typehints.discard_init_args_on_class_path_change = forget_init_args
+# A config may name classes, whose modules are then imported: never ours to run are those of Python itself. Where any
+# value may stand, a mapping with a class_path is one, and builds nothing.
+set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names), instantiate_subclass_spec_in_any=False)

@@ -1,10 +1,9 @@
 """The training loop. It knows optimisers and checkpoints, and nothing about pairs, images or text."""
 
-import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -16,17 +15,20 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from diffpo.average import Average
-from diffpo.checkpoint import store_trainable
+from diffpo.checkpoint import Checkpoints, store_trainable
 from diffpo.core import Objective
 from diffpo.draws import Draws
+from diffpo.files import in_one_line
 from diffpo.order import Share
 from diffpo.pairs import Pairs
+from diffpo.progress import Progress
 from diffpo.references import Reference
 from diffpo.refusal import Refusal
 from diffpo.run import Run, require_disk
 from diffpo.sharding import is_sharded, reshard, whole
-from diffpo.tracking import Meter, Watch
+from diffpo.stopping import orderly
 from diffpo.validation import Validation
+from diffpo.whole import require_finite
 
 Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
 
@@ -57,7 +59,9 @@ def fit(
 ) -> None:
     """Minimise `objective` for the steps that `run.config` asks for; the policy ends as what is to be exported.
 
-    Killed at any moment and resumed, a run ends with the same bits (on a CPU) as one that was not.
+    Killed at any moment and resumed, a run ends with the same bits (on a CPU) as one that was not. A signal (see
+    `diffpo.stopping`) costs less: of one process, the run ends after the micro-batch in hand, drops the step that this
+    one belongs to, and saves the last whole one; of several, after the step that all of them have heard of it in.
 
     Args:
         policy: its trainable parameters are trained, and end as their moving average if `config.ema` is set.
@@ -69,14 +73,17 @@ def fit(
         validation: held-out pairs that are judged with the weights that would be exported.
 
     Raises:
+        Refusal: if weights are not finite before the first step, or the optimizer does not take its settings.
         Refusal: if loss or gradient stops being finite; no checkpoint is written from then on.
         Refusal: if a checkpoint cannot be written.
         Refusal: if `run.resume` names a checkpoint of another run, or one beyond the last step, or if epochs are
             asked of a stream.
+        Stopped: if a signal has come.
     """
     config, accelerator = run.config, run.accelerator
     steps = config.steps_on(pairs.size)
-    stepper = optimizer(objective.trained(policy))
+    require_finite(policy.named_parameters(), "Before the first step the base, or its adapter,", "weights")
+    stepper = made(optimizer, objective.trained(policy))
     schedule: Any = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
     model, stepper = accelerator.prepare(policy, stepper)
     parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
@@ -86,20 +93,22 @@ def fit(
     result = sum(p.numel() * p.element_size() for p in parameters)
     copies = (4 if ema else 3) if config.save_every else 0  # weights, two moments, moving average
     require_disk(run.output_dir, copies * result, config.keep, result)
-    step = run.checkpoints.resume(run.resume) if run.resume else 0
+    known = pairs.fingerprint() if accelerator.is_main_process and (run.resume or config.save_every) else None
+    checkpoints = replace(run.checkpoints, data=known)
+    step = checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
         raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
+    run.begin()
     if ema:
         ema.to(accelerator.device)
     describe(run, steps, pairs.size, parameters, schedule.base_lrs[0])
 
-    meter, watch = Meter(accelerator), Watch()
     accumulate, place = accelerator.gradient_accumulation_steps, (accelerator.process_index, accelerator.num_processes)
     share = Share(config.per_device_batch_size, run.seed, *place, first=step * accumulate)
     bar = tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, desc="fit", mininterval=1)
     show(preview, step, run, ema, policy)
-    began, last = time.perf_counter(), step
-    with bar:  # closed on an error too, so that its message gets a line of its own
+    progress, alone = Progress(run, bar, step), accelerator.num_processes == 1
+    with orderly("Saved steps are kept.") as stop, bar:  # which is closed on an error too: that gets its own line
         for n, raw in enumerate(islice(pairs.batches(share), (steps - step) * accumulate), start=1):
             draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
             with accelerator.accumulate(model):
@@ -109,49 +118,65 @@ def fit(
                 with run.autocast():
                     result = objective.after(step)(trained, reference, batch, draws)
                 accelerator.backward(result.loss)
-                meter.add(result.metrics)
-                meter.add_number("loss", result.loss)
+                progress.meter.add(result.metrics)
+                progress.meter.add_number("loss", result.loss)
                 if accelerator.sync_gradients:
                     norm: Any = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
                 stepper.step()
                 stepper.zero_grad()
             if n % accumulate:
+                if alone and stop.number:
+                    break
                 continue
             step += 1
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
-                meter.add_number("grad_norm", whole(torch.as_tensor(norm, device=accelerator.device)))
+                progress.meter.add_number("grad_norm", whole(torch.as_tensor(norm, device=accelerator.device)))
                 schedule.step()
                 if ema:
                     ema.step(parameters)
                 if reference is not None:
                     reference.after_step(policy)
+            progress.meter.keep()
+            ending = stop.everywhere(accelerator)
             saving = bool(config.save_every) and (step % config.save_every == 0 or step == steps)
             if saving or step % config.log_every == 0 or step == steps:
-                metrics = meter.read()
-                require_finite(metrics, step, run)
-                now = time.perf_counter()
-                metrics |= {"lr": schedule.get_last_lr()[0]}
-                metrics |= {"pairs_per_second": (step - last) * config.batch_size / (now - began)}
-                began, last = now, step
-                run.log(metrics, step)
-                bar.set_postfix_str(summary(metrics))
-                for warning in watch(metrics):
-                    say(bar, f"step {step}: {warning}")
-            paused = time.perf_counter()
-            if validation and (step % validation.every == 0 or step == steps):
-                with averaged(ema, policy):
-                    judged = validation(objective, policy, model, reference, prepare, run)
-                run.log(judged, step)
-                say(bar, f"step {step}: {held_out(judged)}")
-                for warning in watch.held_out(judged):
-                    say(bar, f"step {step}: {warning}")
-            if saving:
-                run.checkpoints.save(step)
-            bar.update()
-            show(preview, step, run, ema, policy)
-            began += time.perf_counter() - paused  # pairs_per_second is the speed of training alone
+                progress.read(step, schedule.get_last_lr()[0])
+            with progress.paused():
+                if validation and (step % validation.every == 0 or step == steps):
+                    with averaged(ema, policy):
+                        judged = validation(objective, policy, model, reference, prepare, run)
+                    progress.held_out(step, judged)
+                if saving:
+                    checkpoints.save(step)
+                bar.update()
+                show(preview, step, run, ema, policy)
+            if ending or (alone and stop.number):
+                break
+        stop.number = stop.everywhere(accelerator)
+        if stop.number:
+            stop.said = leave(step, progress, schedule.get_last_lr()[0], checkpoints)
     if ema:
         ema.copy_to(parameters)
+
+
+def made(optimizer: Callable[[Any], Optimizer], trained: list[Any]) -> Optimizer:
+    """The optimizer of these parameters."""
+    try:
+        return optimizer(trained)
+    except ValueError as error:
+        raise Refusal(f"The optimizer does not take its settings ({in_one_line(error)}); change them.") from error
+
+
+def leave(step: int, progress: Progress, lr: float, checkpoints: Checkpoints) -> str:
+    """Save the last whole step of a run that is asked to end; says what is kept."""
+    if not step:
+        return "No step was whole yet."
+    if not progress.run.config.save_every:
+        return f"fit.save_every is null, so nothing is kept of {step} steps."
+    progress.meter.drop_unfinished()
+    progress.read(step, lr)
+    checkpoints.save(step)
+    return f"{checkpoints.at(step)} holds all {step} steps."
 
 
 def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:
@@ -165,33 +190,6 @@ def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Paramet
         f"{sum(p.numel() for p in parameters):,} trainable parameters, computed in "
         f"{str(run.storage).removeprefix('torch.')} on {accelerator.device}"
     )
-
-
-def require_finite(metrics: dict[str, float], step: int, run: Run) -> None:
-    bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics.get(name, 0.0))]
-    if bad:
-        raise Refusal(
-            f"{' and '.join(bad)} stopped being finite within the {run.config.log_every} steps before {step}. "
-            f"{run.checkpoints.last()} Lower the learning rate, use bf16 or no mixed precision instead of fp16, or "
-            "switch the guard on; then start anew or resume."
-        )
-
-
-def say(bar: tqdm, text: str) -> None:
-    """Once, above the bar: tqdm writes also where the bar is switched off."""
-    if not bar.disable:
-        bar.write(text)
-
-
-def summary(metrics: dict[str, float]) -> str:
-    short = {"loss": "loss", "rewards/accuracies": "acc", "lr": "lr", "pairs_per_second": "pairs/s"}
-    return ", ".join(f"{label} {metrics[name]:.4g}" for name, label in short.items() if name in metrics)
-
-
-def held_out(judged: dict[str, float]) -> str:
-    names = ("loss", "rewards/accuracies", "rewards/margins", "mse/chosen_minus_reference")
-    found = {name: judged[f"validation/{name}"] for name in names if f"validation/{name}" in judged}
-    return "held-out pairs: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items())
 
 
 def show(preview: Preview | None, step: int, run: Run, ema: Average | None, policy: nn.Module) -> None:

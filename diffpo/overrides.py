@@ -1,6 +1,7 @@
 """What a new class leaves of the values that were said before it, and what it drops."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def read_option(step: list[str]) -> dict[str, Any]:
     name, equals, value = step[0].removeprefix("--").partition("=")
     value = value if equals else " ".join(step[1:])
     if name == "config":
-        config = load_text(Path(value).read_text() if Path(value).is_file() else value)
+        config = load_text(Path(value).read_text() if os.path.isfile(value) else value)
         return flatten_config(config) if isinstance(config, Mapping) else {}
     place = ".".join(part for part in name.removesuffix("+").split(".") if part not in ("init_args", "class_path"))
     found = load_text(value)

@@ -1,7 +1,8 @@
 """A source seen through its row maps."""
 
+import math
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,8 @@ from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.scoring import identity_in, scored_by
 from diffpo.sources import Layout, Source
-from diffpo.tables import heavy_columns, require_columns
+from diffpo.tables import heavy_columns, require_columns, require_texts
+from diffpo.typed import FIRST, SEVERAL
 from diffpo.user_rows import ForUser
 
 
@@ -34,6 +36,10 @@ class Pairs(ABC):
     @abstractmethod
     def batches(self, share: Share) -> Iterable[Any]:
         """Endless collated batches from number `share.first` on, with `epoch` and `row` (tuples of int)."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these data from others that may take their place between two starts of a run; JSON."""
+        return {}
 
 
 class RowPairs(Pairs):
@@ -70,11 +76,17 @@ def require_suits(objective: Objective, pairs: RowPairs) -> None:
 
 
 Measure = Callable[[PairRow], int]
+REMEDIES = {"prompt": "DropPromptless", "label": "DropUnlabeled"}
 LOOKED_AT = 1000  # rows of a table, at equal distances
 
 
 def unmeasured(row: PairRow) -> int:
     return 0
+
+
+def lacked(row: PairRow) -> str | None:
+    """What a row cannot do without and does not have; None if it has all."""
+    return "prompt" if None in row.prompts else "label" if math.isnan(row.prob) else None
 
 
 class PairTable:
@@ -99,7 +111,7 @@ class PairTable:
         measure: of a row, for an order in which similar ones stand together.
 
     Raises:
-        Refusal: if a column is missing, a kept row has no prompt, or no row is left.
+        Refusal: if a column is missing, a kept row has no prompt or no label, or no row is left that weighs anything.
     """
 
     def __init__(
@@ -109,8 +121,9 @@ class PairTable:
         table = source.open()
         require_columns(table.column_names, [*source.candidates, *source.needs], source)
         self.cells = source.cells(table)
-        heavy = heavy_columns(table.features) | set(source.candidates)
+        heavy = (heavy_columns(table.features) | set(source.candidates)) - set(source.needs)
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
+        require_texts(self.light)
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 5)))
@@ -122,6 +135,11 @@ class PairTable:
         if not len(self.kept):
             lost = ", ".join(f"{name} dropped {n}" for name, n in self.dropped.items())
             raise Refusal(f"No pairs left of {len(table)} rows of {source}: {lost}; change data.source or data.rows.")
+
+    @property
+    def several(self) -> bool:
+        """Whether some row has several captions, as its source gives it."""
+        return not {SEVERAL, FIRST}.isdisjoint(self.notes)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -138,22 +156,26 @@ class PairTable:
         return [self[int(place)] for place in places]
 
     def _scan(self, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
-        promptless, first = 0, None
+        lacking: dict[str, list[int]] = defaultdict(list)
         users: dict[str, int] = {}
+        kept, weighs = 0, False
         for row, record in enumerate(records(self.light)):
             found = self._mapped(row, record)
             if isinstance(found, PairRow):
-                if None in found.prompts:
-                    promptless, first = promptless + 1, row if first is None else first
+                if (lacks := lacked(found)) is not None:
+                    lacking[lacks].append(row)
                 self.notes.update(found.notes)
+                kept, weighs = kept + 1, weighs or found.weight != 0
                 user = users.setdefault(found.shots.user, len(users)) if found.shots else 0
                 yield row, found.id, user, self.measure(found), len(found.candidates)
             else:
                 self.dropped[type(found).__name__] += 1
-        if promptless:
+        if kept and not weighs:
+            raise Refusal(f"Each of {kept} pairs has weight 0, so nothing would be learned; weigh them otherwise.")
+        for lacks, those in lacking.items():
             raise Refusal(
-                f"{promptless} of {rows} rows have no prompt (it is null), the first is row {first}; "
-                "fix the data, or drop such rows with --data.rows+=diffpo.rows.DropPromptless."
+                f"{len(those)} of {rows} rows have no {lacks} (it is null), the first is row {those[0]}; "
+                f"fix the data, or drop such rows with --data.rows+=diffpo.rows.{REMEDIES[lacks]}."
             )
 
     def _mapped(self, index: int, record: Mapping[str, Any]) -> PairRow | RowMap:

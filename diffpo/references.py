@@ -73,9 +73,14 @@ class FrozenCopy(Reference):
 
 
 def store_matrices(model: nn.Module, dtype: torch.dtype) -> None:
-    """Store the frozen weights that autocast would round (linear and convolution layers) in `dtype`; others stay."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and not module.weight.requires_grad:
+    """Store the frozen weights that autocast would round (linear and convolution layers) in `dtype`; others stay.
+
+    So do frozen adapters: they are small, and the norms of a DoRA are computed in the type of its weights, which has
+    to be that of the trained one's.
+    """
+    for name, module in model.named_modules():
+        matrix = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        if matrix and not module.weight.requires_grad and ".lora_" not in name:
             module.to(dtype)
 
 

@@ -3,21 +3,24 @@
 import json
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 
-from diffpo.checkpoint import CONFIG, Checkpoints, flat
-from diffpo.launchers import precision, suit_launcher
-from diffpo.refusal import Refusal
+from diffpo.checkpoint import CONFIG, Checkpoints, flat, folders
+from diffpo.everyone import on_main
+from diffpo.files import remedy_of, writing
+from diffpo.launchers import precision, require_joined, suit_launcher
+from diffpo.lock import Lock, take
+from diffpo.refusal import Refusal, require_at_least
+from diffpo.tracking import require_trackers
 
-METRICS = "metrics.jsonl"
+METRICS, TRAINING = "metrics.jsonl", "training"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class FitConfig:
         report_to: trackers of accelerate: tensorboard, wandb, trackio, ...
 
     Raises:
-        Refusal: if a count is not positive, not exactly one of steps and epochs is given, or `ema` is no decay.
+        Refusal: if a number is out of its range, not exactly one of steps and epochs is given, or `ema` is no decay.
     """
 
     steps: int | None = None
@@ -73,8 +76,10 @@ class FitConfig:
             "keep": self.keep,
         }
         for name, count in counts.items():
-            if count is not None and count < 1:
-                raise Refusal(f"fit.{name} must be at least 1, got {count}.")
+            require_at_least(1, **{f"fit.{name}": count})
+        require_at_least(0, **{"fit.warmup": self.warmup})
+        if not self.max_grad_norm > 0:
+            raise Refusal(f"fit.max_grad_norm is positive, got {self.max_grad_norm}; inf clips nothing.")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise Refusal(f"fit.ema is a decay in [0, 1), got {self.ema}; null is none.")
 
@@ -102,6 +107,7 @@ class Run:
         settings: the resolved config as YAML; empty when a run is started from Python.
         resume: "latest", the path of a checkpoint, or None for a fresh run.
         storage: type in which frozen weights may be kept: that of mixed precision.
+        lock: keeps other programs from the folder as long as the run lives; the main process has it.
     """
 
     config: FitConfig
@@ -111,6 +117,7 @@ class Run:
     settings: str
     accelerator: Accelerator
     storage: torch.dtype
+    lock: Lock | None = None
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for policy and reference alike; accelerate's own is none under DeepSpeed."""
@@ -119,6 +126,16 @@ class Run:
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.accelerator, self.output_dir, self.config.keep, self.settings)
+
+    def begin(self) -> None:
+        """Write the config, when nothing can be refused any more; every process has to call this.
+
+        Raises:
+            Refusal: if it cannot be written.
+        """
+        if self.accelerator.is_main_process:
+            with writing(str(self.output_dir / CONFIG), "Make room there, or choose another output_dir."):
+                (self.output_dir / CONFIG).write_text(self.settings)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Hand metrics to the trackers and add them to `metrics.jsonl`, where a resumed run repeats some steps.
@@ -133,8 +150,8 @@ class Run:
                     lines.write(json.dumps({"step": step} | metrics) + "\n")
         except OSError as error:
             raise Refusal(
-                f"The metrics of step {step} could not be written ({error}). {self.checkpoints.last()} Free some "
-                "space, then continue with --resume latest."
+                f"The metrics of step {step} could not be written ({error}). {self.checkpoints.last()} "
+                f"{remedy_of(error)}; then continue with --resume latest."
             ) from error
 
 
@@ -144,13 +161,14 @@ def open_run(
     """Start processes and trackers, and refuse early what would fail late.
 
     Raises:
-        Refusal: if the folder already holds a run that is not resumed, `resume` names a checkpoint of another run,
-            the batch does not divide over the processes, a tracker is not installed, or the launcher is not supported.
+        Refusal: if the folder already holds a run that is not resumed, or files of others; another program is at work
+            there; `resume` names a checkpoint of another run; the batch does not divide over the processes; a tracker
+            is unknown or not installed; the seed is negative; or the launcher is not supported or started processes
+            that do not know of one another.
     """
     output_dir = Path(output_dir)
-    missing = [name for name in config.report_to if name not in map(str, get_available_trackers())]
-    if missing:
-        raise Refusal(f"fit.report_to names {', '.join(missing)}, not installed; pip install {' '.join(missing)}.")
+    require_at_least(0, seed=seed)
+    require_trackers(config.report_to)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         # The order of pairs is endless; without this accelerate would make a short step at each end of a loader.
@@ -158,6 +176,7 @@ def open_run(
         log_with=[*config.report_to] or None,
         project_dir=output_dir,
     )
+    require_joined(accelerator.num_processes)
     together = config.per_device_batch_size * accelerator.num_processes
     if config.batch_size % together:
         raise Refusal(
@@ -171,10 +190,7 @@ def open_run(
         run.checkpoints.require_fresh()
     else:
         run.checkpoints.chosen(resume)
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / CONFIG).write_text(settings)
+    run = replace(run, lock=on_main(lambda: take(output_dir, TRAINING, lambda names: folders(output_dir))))
     if config.report_to:
         values = flat(yaml.safe_load(settings) or {})
         accelerator.init_trackers(

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from diffpo.ledger import Ledger
+from diffpo.stopping import orderly
 
 
 def shared_out(
@@ -37,10 +38,11 @@ def shared_out(
     state.wait_for_everyone()  # nobody adds before all have seen the same
     missing = [number for number in numbers if number not in ledger.done]
     mine = np.array_split(missing, state.num_processes)[state.process_index].tolist()
-    with tqdm(total=len(mine), desc=what, unit=unit, disable=not state.is_main_process) as bar:
+    with orderly() as stop, tqdm(total=len(mine), desc=what, unit=unit, disable=not state.is_main_process) as bar:
         for begin in range(0, len(mine), at_a_time):
             for results in found(mine[begin : begin + at_a_time]):
                 ledger.add(results)
                 bar.update(len(results))
+                stop.here()
     state.wait_for_everyone()
     return Ledger(folder, identity, state.process_index).done

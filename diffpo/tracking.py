@@ -1,19 +1,31 @@
 """What a run says about itself: metrics summed on the device, and warnings that come with a remedy."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from jaxtyping import Float
 from torch import Tensor
+
+from diffpo.refusal import Refusal
 
 WINDOW = 6  # reads of the meter that a warning looks back
 # On the tiny world a run whose pictures stay whole ends 8 % above the reference; one that frays them, at 200 %.
 TOLERATED = 0.1
 CLEAR = 0.55  # implicit accuracy from which on a margin is more than noise
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Raise a Refusal if accelerate does not know a tracker, or its package, which is called alike, is not there."""
+    known, installed = sorted(LOGGER_TYPE_TO_CLASS), set(map(str, get_available_trackers()))
+    if strange := [name for name in names if name not in known]:
+        raise Refusal(f"fit.report_to names {', '.join(strange)}; the known trackers are {', '.join(known)}.")
+    if absent := [name for name in names if name not in installed]:
+        raise Refusal(f"fit.report_to names {', '.join(absent)}, not installed; pip install {' '.join(absent)}.")
 
 
 class Meter:
@@ -22,6 +34,7 @@ class Meter:
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.sums: dict[tuple[str, ...], Tensor] = {}
+        self._kept: dict[tuple[str, ...], Tensor] = {}
 
     def add(self, metrics: dict[str, Float[Tensor, " b"]]) -> None:
         """Add one value per pair to each metric; NaN says that a metric is not about that pair."""
@@ -35,6 +48,14 @@ class Meter:
     def _add(self, names: tuple[str, ...], sums_and_counts: Float[Tensor, "2 n"]) -> None:
         self.sums[names] = self.sums[names] + sums_and_counts if names in self.sums else sums_and_counts
 
+    def keep(self) -> None:
+        """A step is whole."""
+        self._kept = dict(self.sums)
+
+    def drop_unfinished(self) -> None:
+        """Forget what was added after the last whole step."""
+        self.sums = dict(self._kept)
+
     def read(self) -> dict[str, float]:
         """Means over all ranks since the last read; metrics that were about no pair are left out."""
         if not self.sums:
@@ -42,7 +63,7 @@ class Meter:
         names = [name for group in self.sums for name in group]
         reduced: Any = self.accelerator.reduce(torch.cat(list(self.sums.values()), dim=1), reduction="sum")
         sums, counts = reduced.tolist()
-        self.sums = {}
+        self.sums, self._kept = {}, {}
         return {name: total / count for name, total, count in zip(names, sums, counts, strict=True) if count}
 
 

@@ -1,6 +1,5 @@
 """Embeddings of users as files (PPD, arXiv:2501.06655): written shard by shard, read slice by slice."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffpo.files import writing
-from diffpo.ledger import REMEDY
+from diffpo.digests import read_json, require_written
+from diffpo.files import require_folder, writing
+from diffpo.ledger import REMEDY, settle
 from diffpo.refusal import Refusal
 
 SUMMARY = "users.json"
@@ -67,13 +67,14 @@ class UserEmbeddings:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """What `diffpo.diffusion.embedding_users.embed_users` says of them."""
+        require_folder(self.path, "embeddings of users")
         file = Path(self.path) / SUMMARY
         if not file.exists():
             raise Refusal(
                 f"{self.path} holds no embeddings of users, or not all of them ({SUMMARY} is missing); run {EMBED}, "
                 "which goes on where it was stopped."
             )
-        return json.loads(file.read_text())
+        return read_json(file)
 
     @property
     def tokens(self) -> int:
@@ -87,6 +88,9 @@ class UserEmbeddings:
     @cached_property
     def users(self) -> tuple[str, ...]:
         return tuple(self._lines)
+
+    def knows(self, user_id: UserId) -> bool:
+        return str(user_id) in self._lines
 
     def chunks(self, user_id: UserId) -> tuple[int, ...]:
         """Numbers of a user's support chunks; one whose pictures could not be read is left out.
@@ -149,6 +153,7 @@ class UserEmbeddings:
                 f"{self.path} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or "
                 f"remove it and run {EMBED}."
             )
+        require_written(Path(self.path), [INDEX, *shards], f"copy the folder again, or remove it and run {EMBED}")
         return pq.read_table(file, columns=names)
 
     @cached_property
@@ -161,10 +166,10 @@ class UserEmbeddings:
         return dict(lines)
 
     def _of(self, user_id: UserId) -> dict[int, int]:
-        if str(user_id) not in self._lines:
+        if not self.knows(user_id):
             raise Refusal(
                 f"User {user_id!r} has no embedding in {self.path}, which knows {len(self._lines)} users; embed the "
-                f"user with {EMBED}, or leave the user's pairs out."
+                f"user with {EMBED}, or drop pairs of such users: diffpo.user_rows.DropUnembedded before ForUser."
             )
         return self._lines[str(user_id)]
 
@@ -202,7 +207,7 @@ def write_shard(file: Path, embeddings: Float[Tensor, "n tokens width"], dtype: 
     with writing(str(file), REMEDY):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({TENSOR: embeddings.to(TYPES[dtype]).contiguous()}, unfinished)
-        unfinished.rename(file)
+        settle(unfinished, file)
 
 
 def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -216,4 +221,4 @@ def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         left = iter(lines)
         while some := list(islice(left, TOGETHER)):
             table.write_table(pa.Table.from_pylist(some, schema=schema))
-    unfinished.rename(file)
+    settle(unfinished, file)

@@ -5,13 +5,11 @@ accelerate launch scripts/evaluate.py --config configs/evaluate/tiny.yaml --outp
 
 import time
 from dataclasses import replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
 import diffusers
 import transformers
-from accelerate import Accelerator, InitProcessGroupKwargs
 
 from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
@@ -22,13 +20,14 @@ from diffpo.diffusion.geneval import write_geneval
 from diffpo.diffusion.guidance import GuidanceSweep
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
-from diffpo.evaluation import table
+from diffpo.evaluation import cut_short, table
+from diffpo.everyone import on_main
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
+from diffpo.lock import take
 from diffpo.prompts import Prompts
 from diffpo.scoring import Scorer
-
-WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
+from diffpo.workfolder import joined
 
 
 def main(
@@ -56,7 +55,8 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
+    lock = on_main(lambda: take(output_dir, "evaluation"))
     began, judges = time.perf_counter(), Judges(scorers)
     require_distinct(models, output_dir)
     records = prompts.read()
@@ -66,7 +66,6 @@ def main(
     for scorer in scorers:
         scorer.check([*asked, *development])
     with writing(f"output_dir {output_dir}", REMEDY):
-        output_dir.mkdir(parents=True, exist_ok=True)
         if state.is_main_process:
             (output_dir / CONFIG).write_text(settings)
     pictures, about, curves = {}, {}, {}
@@ -92,13 +91,16 @@ def main(
             write_geneval(files, records, output_dir / "geneval" / model.name)
     found = contest(pictures, asked, judges, sampling, about)
     if state.is_main_process:
-        warned = warnings({model.name: model.runs for model in models}, scorers)
+        listed = warnings({model.name: model.runs for model in models}, scorers)
+        warned = [*found["warnings"], *listed, *cut_short(found)]
         report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
         swept = sweep.report(curves, development, judges) if sweep else None
         report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)
         write_report(report, output_dir)
         print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
         print(f"{write_page(output_dir)} shows the pictures.")
+    if lock:
+        lock.release()
     state.end_training()
 
 

@@ -30,6 +30,7 @@ from diffpo.evidence import (
     swept,
     table,
 )
+from diffpo.files import require_name
 from diffpo.tinyworld import user_evidence
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
@@ -76,6 +77,8 @@ def main(
         settings: the resolved config.
     """
     plan = yaml.safe_load(grid.read_text())
+    for name in plan["methods"]:
+        require_name(name, "a method")
     require_baseline(plan, grid)
     for row, differs in compared(plan, tuning(plan))["rows"].items():
         print(row_line(row, differs), flush=True)

@@ -17,7 +17,7 @@ from diffpo import fit as loop
 from diffpo.cli import launch
 from diffpo.core import Objective
 from diffpo.diffusion.card import write_card
-from diffpo.diffusion.checks import require_prediction, require_users
+from diffpo.diffusion.checks import require_prediction, require_users, silent_times
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoding import Encoding
 from diffpo.diffusion.fingerprint import require_encoded_for
@@ -95,6 +95,8 @@ def main(
     model = base.load(accelerator.device, run.storage, seed, encodes, shown, unconditional)
     first, draws = model.first(pairs)
     require_prediction(model.denoiser, first, draws)
+    if silent := silent_times(objective, model.denoiser):
+        accelerator.print(silent)
     make = partial(reference, model.unet) if reference else model.reference
     if remember:
         require_still(reference)

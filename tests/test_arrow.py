@@ -26,14 +26,15 @@ class Numbers(Shards):
     def bytes_of_row(self) -> int:
         return self.size
 
-    def write(self, names, folder, silent) -> None:
+    def write(self, names, folder, silent):
         for name in names:
             arrow.write(folder / name, COLUMNS, ({"n": n, "blob": bytes(self.size)} for n in self.files[name]))
+            yield name
 
 
 def test_what_was_written_in_files_is_one_table(tmp_path):
     numbers = Numbers(2500, 8)
-    numbers.write(list(numbers.files), tmp_path, silent=True)
+    list(numbers.write(list(numbers.files), tmp_path, silent=True))
     assert list(numbers.files) == [f"numbers-0000{n}-of-00003.arrow" for n in range(3)]
     table = arrow.opened(tmp_path, "numbers", 3)
     assert table["n"][:] == list(range(2500))
@@ -49,7 +50,7 @@ def test_large_rows_make_files_of_fewer_rows():
 
 def test_a_missing_file_is_named(tmp_path):
     numbers = Numbers(2500, 8)
-    numbers.write(list(numbers.files)[:2], tmp_path, silent=True)
+    list(numbers.write(list(numbers.files)[:2], tmp_path, silent=True))
     with pytest.raises(Refusal, match="lacks 1 of its files, the first is numbers-00002-of-00003.arrow"):
         arrow.opened(tmp_path, "numbers", 3)
 
@@ -60,7 +61,7 @@ def test_a_disk_that_is_full_leaves_no_file_that_could_be_taken_for_whole(tmp_pa
     setrlimit(RLIMIT_FSIZE, (100_000, RLIM_INFINITY))
     try:
         with pytest.raises(Refusal, match="numbers-00000-of-00001.arrow could not be written .*Make room there"):
-            Numbers(4, 50_000).write(["numbers-00000-of-00001.arrow"], tmp_path, silent=True)
+            list(Numbers(4, 50_000).write(["numbers-00000-of-00001.arrow"], tmp_path, silent=True))
     finally:
         setrlimit(RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

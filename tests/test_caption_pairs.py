@@ -5,7 +5,7 @@ import sys
 import caption_pairs
 import pytest
 from captioning_until import TOKENIZER, Logged
-from started import TESTS, TWO, started
+from started import TESTS, started
 from tiny import pair_folder
 from tiny_speakers import llama, llava
 
@@ -22,10 +22,9 @@ def killed(tmp_path_factory):
     """Six pairs that one process began to caption until it was killed, and that two processes went on with."""
     root = tmp_path_factory.mktemp("killed")
     work = [TESTS / "captioning_until.py", pair_folder(root / "pairs"), root / "out", root / "log"]
-    assert started(*work, 3).returncode == -signal.SIGKILL
+    assert started(*work, 3) == [-signal.SIGKILL]
     assert len((root / "log").read_text().splitlines()) == 4
-    done = started(*TWO, *work, 0)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert started(*work, 0, processes=2) == [0, 0]
     return root
 
 
@@ -38,8 +37,8 @@ def test_after_a_kill_two_processes_ask_for_the_rest_only(killed):
 def test_files_are_those_of_one_process_that_was_never_stopped(killed, tmp_path):
     settings = {"captioner": Logged(tmp_path / "log"), "batch_size": 2, "tokenizer": TOKENIZER}
     caption_pairs.main(PairFolder(str(killed / "pairs")), tmp_path / "out", Strategy.caption, **settings)
-    one, two = ({file.name: file.read_bytes() for file in (root / "out").iterdir()} for root in (tmp_path, killed))
-    assert sorted(one) == ["captions.json", "config.yaml", "train-00000-of-00001.parquet"]
+    one, two = ({file.name: file.read_bytes() for file in (root / "out").glob("[!.]*")} for root in (tmp_path, killed))
+    assert sorted(one) == ["captions.json", "config.yaml", "files.json", "train-00000-of-00001.parquet"]
     assert one == two
 
 
@@ -105,8 +104,12 @@ def said(world, monkeypatch, capsys, output_dir, *overrides: str) -> str:
         (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--columns=[a, b]"],
          "columns names 'a', row 0 has no such column"),
         (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--tokenizer=no/such"], "'no/such'"),
+        (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--batch_size=0"],
+         "batch_size must be at least 1, got 0"),
+        (["--strategy=perturb", "--perturber=diffpo.captioners.words.DropWords", "--retries=-1"],
+         "retries must be at least 0, got -1"),
     ],
-    ids=["captioner", "perturber", "strategy", "kind", "endpoint", "columns", "tokenizer"],
+    ids=["captioner", "perturber", "strategy", "kind", "endpoint", "columns", "tokenizer", "batch", "retries"],
 )  # fmt: skip
 def test_bad_input_is_told_in_a_line(world, tmp_path, monkeypatch, capsys, overrides, message):
     monkeypatch.setenv("OPENAI_API_KEY", "none")

@@ -1,22 +1,26 @@
+import json
 import shutil
+from contextlib import suppress
 from functools import partial
 
 import pytest
 import torch
 from accelerate import Accelerator
+from damage import DAMAGES, flipped
 from safetensors.torch import load_file
 from tiny import unet
-from tiny_runs import fit_points, in_process, run_on_a_full_disk, scorer, stored, weights
+from tiny_runs import Points, fit_points, in_process, run_on_a_full_disk, scorer, stored, weights
 from torch import nn
 
 from diffpo.adapters import LoRA
 from diffpo.checkpoint import Checkpoints, flat, store_trainable
+from diffpo.lock import LOCK
 from diffpo.refusal import Refusal
 from diffpo.run import METRICS
 
 
 def names(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != METRICS)
+    return sorted(path.name for path in folder.iterdir() if path.name not in (METRICS, LOCK))
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,11 @@ def four_steps(tmp_path_factory):
 @pytest.fixture
 def run_folder(four_steps, tmp_path):
     return shutil.copytree(four_steps, tmp_path / "run")
+
+
+def half(checkpoint) -> None:
+    for name in ("config.yaml", "files.json"):
+        (checkpoint / name).unlink()
 
 
 def checkpoints(root, config: str = "seed: 0") -> Checkpoints:
@@ -84,7 +93,7 @@ def test_an_older_checkpoint_is_not_resumed_among_later_ones(run_folder):
 
 
 def test_half_written_checkpoints_do_not_count_among_those_that_stay(run_folder):
-    (run_folder / "checkpoint-000004" / "config.yaml").unlink()
+    half(run_folder / "checkpoint-000004")
     checkpoints(run_folder).save(5)
     assert [folder.name for folder in checkpoints(run_folder).found()] == ["checkpoint-000003", "checkpoint-000005"]
 
@@ -98,7 +107,7 @@ def test_a_million_steps_come_after_fewer(tmp_path):
 
 def test_half_written_checkpoints_are_skipped_with_a_warning(run_folder, caplog):
     (run_folder / "partial").mkdir()
-    (run_folder / "checkpoint-000004" / "config.yaml").unlink()
+    half(run_folder / "checkpoint-000004")
     assert checkpoints(run_folder).found()[-1].name == "checkpoint-000003"
     assert [record.getMessage() for record in caplog.records] == [
         f"{run_folder / name} is half-written (a save was interrupted); it is skipped."
@@ -107,7 +116,7 @@ def test_half_written_checkpoints_are_skipped_with_a_warning(run_folder, caplog)
 
 
 def test_a_half_written_checkpoint_is_written_again(run_folder):
-    (run_folder / "checkpoint-000004" / "config.yaml").unlink()
+    half(run_folder / "checkpoint-000004")
     fit_points(run_folder, resume="latest", save_every=1, keep=9)
     assert checkpoints(run_folder).found()[-1].name == "checkpoint-000004"
 
@@ -195,6 +204,118 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path, name, how):
     assert "\n" not in str(caught.value)
     shutil.rmtree(damaged.parent)
     fit_points(tmp_path, resume="latest")
+
+
+FILES_OF_A_CHECKPOINT = [
+    "config.yaml",
+    "custom_checkpoint_0.pkl",
+    "custom_checkpoint_1.pkl",
+    "data.json",
+    "files.json",
+    "optimizer.bin",
+    "random_states_0.pkl",
+    "trainable.safetensors",
+]
+
+
+def test_the_files_of_a_checkpoint_are_these(four_steps):
+    found = sorted(file.name for file in (four_steps / "checkpoint-000004").iterdir())
+    assert found == FILES_OF_A_CHECKPOINT
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES_OF_A_CHECKPOINT)
+def test_no_damage_to_any_file_passes_in_silence(run_folder, name, damage, caplog):
+    """A list of digests that is gone is told; else the run is refused, and goes on when the checkpoint is deleted."""
+    folder = run_folder / "checkpoint-000004"
+    if (name, damage) == ("files.json", "removed"):
+        (folder / name).unlink()
+        checkpoints(run_folder).chosen("latest")
+        fit_points(run_folder, resume="latest")
+        assert "has no files.json to compare it with" in caplog.text
+        return
+    DAMAGES[damage](folder / name, 0)
+    config = (run_folder / "config.yaml").read_text()
+    remedy = "delete it and resume checkpoint-000003, or start anew in another output_dir."
+    with pytest.raises(Refusal, match=rf"^{folder} is damaged \(.*\); {remedy}$") as refused:
+        fit_points(run_folder, resume="latest", steps=9)
+    assert name in str(refused.value) or name == "files.json"
+    assert (run_folder / "config.yaml").read_text() == config
+    shutil.rmtree(folder)
+    fit_points(run_folder, resume="latest")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_bit_in_the_list_of_digests_is_refused_or_changes_nothing(run_folder, seed):
+    file = run_folder / "checkpoint-000004" / "files.json"
+    before = json.loads(file.read_text())
+    flipped(file, seed)
+    with suppress(Refusal):
+        fit_points(run_folder, resume="latest")
+        assert json.loads(file.read_bytes()) == before
+
+
+def test_a_damaged_checkpoint_names_one_that_is_intact(run_folder):
+    for step in (3, 4):
+        flipped(run_folder / f"checkpoint-00000{step}" / "trainable.safetensors", step)
+    with pytest.raises(Refusal, match=r"000004 is damaged \(trainable.safetensors .*delete it and resume .*-000002,"):
+        fit_points(run_folder, resume="latest")
+
+
+def test_files_of_another_step_are_refused(run_folder):
+    for name in ("trainable.safetensors", "optimizer.bin"):
+        shutil.copy(run_folder / "checkpoint-000003" / name, run_folder / "checkpoint-000004" / name)
+    with pytest.raises(Refusal, match=r"damaged \(optimizer.bin is not what was written\)"):
+        fit_points(run_folder, resume="latest")
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(run_folder):
+    (run_folder / "checkpoint-000004").rename(run_folder / "checkpoint-000007")
+    with pytest.raises(Refusal, match=r"000007 is damaged \(it was written as step 4, and has another name now\)"):
+        fit_points(run_folder, resume="latest", steps=9)
+
+
+def test_a_file_that_no_save_has_written_is_named(run_folder):
+    (run_folder / "checkpoint-000004" / "notes.txt").write_text("keep this one")
+    with pytest.raises(Refusal, match=r"notes.txt is none of its files: move that away"):
+        fit_points(run_folder, resume="latest")
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint-000006.bak", "checkpoint-6", "checkpoint-0000006", "checkpoint-last", "checkpoint-000005 (1)"]
+)
+def test_copies_under_other_names_are_no_checkpoints(run_folder, name):
+    shutil.copytree(run_folder / "checkpoint-000003", run_folder / name)
+    assert checkpoints(run_folder).chosen("latest") == run_folder / "checkpoint-000004"
+    fit_points(run_folder, resume="latest", steps=6, save_every=1, keep=1)
+    assert (run_folder / name).exists()
+    with pytest.raises(Refusal, match="is not a whole checkpoint; name a folder checkpoint-N"):
+        checkpoints(run_folder).chosen(str(run_folder / name))
+
+
+def test_files_and_links_are_no_checkpoints(run_folder):
+    (run_folder / "checkpoint-000005").write_text("checkpoint-000004")
+    (run_folder / "checkpoint-000006").symlink_to(run_folder / "checkpoint-000003")
+    assert checkpoints(run_folder).chosen("latest") == run_folder / "checkpoint-000004"
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_resumed(run_folder, caplog):
+    for name in ("files.json", "data.json"):
+        (run_folder / "checkpoint-000004" / name).unlink()
+    assert torch.equal(weights(fit_points(run_folder, resume="latest")), stored(run_folder, 4))
+    assert "has no files.json to compare it with: it is old, or lost it. It is taken as it is." in caplog.text
+
+
+class OtherPoints(Points):
+    def fingerprint(self):
+        return {"rows": 13, "file": {"a.parquet": 7}}
+
+
+def test_data_that_have_changed_are_refused_by_what_has(run_folder, tmp_path):
+    fit_points(tmp_path / "new", pairs=OtherPoints(), save_every=4)
+    fit_points(tmp_path / "new", resume="latest", pairs=OtherPoints())
+    with pytest.raises(Refusal, match=r"data have changed since .*4 was written: file.a.parquet was 7, now None; "):
+        fit_points(tmp_path / "new", resume="latest")
 
 
 def test_a_run_folder_is_no_checkpoint(run_folder, tmp_path):

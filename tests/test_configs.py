@@ -1,3 +1,4 @@
+import copy
 import re
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,21 @@ def test_no_recipe_names_what_was_deleted_from_the_hub(recipe):
     }
 
 
+KNOWN: dict = {}  # what the rows of a grid have in common is read once
+
+
+@pytest.fixture
+def _remembered(monkeypatch):
+    resolve = CommandLine.so_far
+
+    def so_far(line, args):
+        if (key := (line.parser.prog, line.parser.description, *args)) not in KNOWN:
+            KNOWN[key] = resolve(line, args)
+        return copy.deepcopy(KNOWN[key])
+
+    monkeypatch.setattr(CommandLine, "so_far", so_far)
+
+
 @cache
 def resolved_config(track: str, *args: str) -> dict:
     """Several grids have the same rows."""
@@ -65,6 +81,7 @@ def resolved_config(track: str, *args: str) -> dict:
     return yaml.safe_load(line.settings)
 
 
+@pytest.mark.usefixtures("_remembered")
 @pytest.mark.parametrize("grid", sorted(Path("configs/evidence").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tmp_path):
     (tmp_path / "scores.json").write_text('{"scorer": "pickscore", "min": 0, "max": 1}')

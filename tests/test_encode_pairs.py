@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import encode_pairs
 import pytest
 import torch
 import train_diffusion_dpo
-from started import TESTS, TWO, started
+from started import TESTS, started
 from test_scripts import arguments, train
 from tiny_encoded import base, pixels, world
 
@@ -16,6 +17,7 @@ from diffpo.cli import launch, parse
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.images import Framing
+from diffpo.lock import LOCK
 from diffpo.refusal import Refusal
 
 
@@ -24,23 +26,26 @@ def killed(tmp_path_factory):
     """Eight pairs that one process began to encode until it was killed, and that two processes went on with."""
     root = world(tmp_path_factory.mktemp("killed"))
     work = [TESTS / "encoding_until.py", root, root / "out"]
-    assert started(*work, 2).returncode == -signal.SIGKILL
+    assert started(*work, 2) == [-signal.SIGKILL]
     assert not (root / "out" / "encoding.json").exists()
     (root / "left").write_text("\n".join(sorted(file.name for file in (root / "out" / ".encoding").iterdir())))
-    done = started(*TWO, *work, 0)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert started(*work, 0, processes=2) == [0, 0]
     return root
 
 
 def test_a_kill_leaves_whole_files_and_one_that_is_not_taken_for_one(killed):
     assert (killed / "left").read_text().splitlines() == [
+        LOCK,
+        "files",
         "identity.json",
         "pairs-00000-of-00004.arrow",
         "pairs-00001-of-00004.arrow",
         "pairs-00002-of-00004.unfinished",
     ]
+    (killed / ".encoding").mkdir()
+    shutil.copy(killed / "out" / "pairs-00000-of-00004.arrow", killed / ".encoding")
     with pytest.raises(Refusal, match="encoding.json is missing"):
-        EncodedPairs(str(killed / "out" / ".encoding")).open()
+        EncodedPairs(str(killed / ".encoding")).open()
 
 
 def test_no_file_is_made_twice_and_two_processes_share_what_is_left(killed):
@@ -52,7 +57,7 @@ def test_no_file_is_made_twice_and_two_processes_share_what_is_left(killed):
 def test_files_are_those_of_one_process_that_was_never_stopped(killed, tmp_path, monkeypatch):
     monkeypatch.setattr(arrow, "PER_FILE", 2)
     encode_pairs.main(base(killed), pixels(killed), tmp_path / "out", batch_size=4)
-    one, two = ({file.name: file.read_bytes() for file in (root / "out").iterdir()} for root in (tmp_path, killed))
+    one, two = ({file.name: file.read_bytes() for file in (root / "out").glob("[!.]*")} for root in (tmp_path, killed))
     assert {"config.yaml", "encoding.json", "prompts-00004-of-00005.arrow"} < set(one)
     assert one == two
 
@@ -71,12 +76,17 @@ def said(monkeypatch, capsys, root, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--data.source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--data.source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--data.framing.random_crop=true"], "Random crops differ in each epoch and cannot be stored"),
         (["--data.stream.buffer=4"], "Pairs are encoded from a table; set data.stream to null"),
-        (["--output_dir=assets"], "output_dir assets is not empty; choose another one"),
+        (
+            ["--output_dir=assets"],
+            "output_dir assets is not empty: it holds before_after.png, benchmark.json",
+        ),
         (["--dtype=int8"], "dtype"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
+        (["--data.workers=-1"], "data.workers must be at least 0, got -1"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
 )

@@ -1,5 +1,7 @@
 import math
+import os
 import re
+import signal
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +19,10 @@ from tiny_runs import (
     fit_points,
     in_process,
     run_for_resume,
+    run_until_signal,
     scorer,
     stored,
+    together,
     weights,
 )
 
@@ -26,8 +30,10 @@ from diffpo.adapters import LoRA
 from diffpo.core import Step
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.fit import Preview
+from diffpo.lock import LOCK
 from diffpo.references import Ema
 from diffpo.refusal import Refusal
+from diffpo.stopping import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +203,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, lo
     assert torch.equal(stored(folder, 3), weights(whole))
 
 
+def test_weights_that_are_not_finite_before_the_first_step_are_not_the_learning_rates_fault(tmp_path):
+    policy = scorer()
+    policy[0].bias.data[1] = math.nan
+    with pytest.raises(Refusal, match="Before the first step the base, or its adapter, .* 0.bias is not finite; take"):
+        fit_points(tmp_path, policy)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"betas": (2.0, 0.9)}, {"weight_decay": -1.0}])
+def test_an_optimizer_that_refuses_its_settings_is_one_line(tmp_path, wrong):
+    with pytest.raises(Refusal, match="The optimizer does not take its settings .*Invalid .*; change them"):
+        fit_points(tmp_path, optimizer=partial(torch.optim.AdamW, **wrong))
+
+
 # Exact resume
 
 
@@ -215,7 +234,7 @@ def uninterrupted(files, tmp_path_factory):
 def test_a_killed_run_that_resumes_ends_with_the_same_bits(files, tmp_path, uninterrupted, kill, save_every, left):
     """With two workers, an average, a moving reference and a schedule."""
     assert in_process(run_for_resume, files, tmp_path, kill, None, save_every) == -9
-    assert {path.name for path in tmp_path.iterdir()} == {*left, "config.yaml", "metrics.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {*left, "config.yaml", "metrics.jsonl", LOCK}
     assert in_process(run_for_resume, files, tmp_path, None, "latest", save_every) == 0
     final = load_file(tmp_path / "final.safetensors")
     assert all(torch.equal(final[name], tensor) for name, tensor in uninterrupted.items())
@@ -243,3 +262,68 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path, logged):
     fit_points(tmp_path / "halves", steps=2, save_every=2, log_every=4)
     fit_points(tmp_path / "halves", resume="latest", save_every=2, log_every=4)
     assert metrics() == straight
+
+
+# Signals
+
+
+def until(micro_batch: int, number: int = signal.SIGTERM):
+    """A `prepare` that is interrupted once, within one of the micro-batches from 1 on."""
+    calls = []
+
+    def prepare(model, batch, draws):
+        calls.append(None)
+        if len(calls) == micro_batch:
+            os.kill(os.getpid(), number)
+        return model, batch
+
+    return prepare
+
+
+FULL = {"ema": 0.9, "schedule": "cosine", "warmup": 1, "steps": 4, "save_every": 3, "log_every": 2}
+
+
+@pytest.mark.parametrize("micro_batch", range(1, 9))
+def test_a_run_that_a_signal_stops_loses_the_step_in_hand_and_ends_with_the_same_bits(tmp_path, micro_batch):
+    """Of two micro-batches per step; the last of the last step too."""
+    straight = fit_points(tmp_path / "straight", **FULL)
+    folder, whole = tmp_path / "stopped", micro_batch // 2
+    with pytest.raises(Stopped, match=f"holds all {whole} steps" if whole else "No step was whole yet") as stopped:
+        fit_points(folder, prepare=until(micro_batch), **FULL)
+    assert stopped.value.number == signal.SIGTERM
+    newest = max((path.name for path in folder.glob("checkpoint-*")), default=None)
+    assert newest == (f"checkpoint-{whole:06d}" if whole else None)
+    resumed = fit_points(folder, resume="latest", **FULL)
+    assert torch.equal(weights(resumed), weights(straight))
+    assert torch.equal(stored(folder, 4), stored(tmp_path / "straight", 4))
+
+
+def test_a_step_that_is_dropped_is_not_in_the_metrics(tmp_path, logged):
+    fit_points(tmp_path / "straight", steps=1, log_every=9)
+    straight = logged.pop(1)
+    with pytest.raises(Stopped):
+        fit_points(tmp_path / "stopped", prepare=until(3), save_every=9, log_every=9)
+    assert {**logged.pop(1), "pairs_per_second": 0} == {**straight, "pairs_per_second": 0}
+    assert not logged
+
+
+def test_a_run_without_checkpoints_says_that_nothing_is_kept(tmp_path):
+    with pytest.raises(Stopped, match="save_every is null, so nothing is kept of 2 steps"):
+        fit_points(tmp_path, prepare=until(5))
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_loss_that_is_not_finite_is_not_saved_by_a_signal_either(tmp_path):
+    with pytest.raises(Refusal, match="stopped being finite"):
+        fit_points(tmp_path, objective=Diverging(), steps=9, save_every=9, log_every=9, prepare=until(8))
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_several_processes_agree_on_the_step_at_which_they_stop(tmp_path):
+    """Only the first gets the signal; one process goes on, with the same bits."""
+    assert together(2, run_until_signal, tmp_path, 3) == [0, 0]
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in (0, 1)]
+    assert said == [f"15: {tmp_path}/run/checkpoint-000003 holds all 3 steps."] * 2
+    straight = fit_points(tmp_path / "straight", per_device_batch_size=2, **FULL)
+    resumed = fit_points(tmp_path / "run", resume="latest", per_device_batch_size=2, **FULL)
+    assert torch.equal(weights(resumed), weights(straight))

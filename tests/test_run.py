@@ -22,11 +22,34 @@ def fresh_accelerator():
     "held", ["checkpoint-000002/config.yaml", "unet/config.json", "pytorch_lora_weights.safetensors"]
 )
 def test_a_folder_that_holds_a_run_is_refused_unless_resumed(tmp_path, held):
+    open_run(FitConfig(steps=1), tmp_path)
     (tmp_path / held).parent.mkdir(exist_ok=True)
     (tmp_path / held).touch()
     with pytest.raises(Refusal, match=f"already holds {held.split('/')[0]}; .* --resume latest.*--output_dir"):
         open_run(FitConfig(steps=1), tmp_path)
     assert open_run(FitConfig(steps=1), tmp_path, resume="latest").resume == "latest"
+
+
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path, resume):
+    (tmp_path / "unet").mkdir()
+    for name in ("README.md", "config.yaml"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(Refusal, match=r"holds (README.md, config.yaml, unet, which no training has left|unet;)"):
+        open_run(FitConfig(steps=1), tmp_path, resume=resume)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.yaml", "unet"]
+    assert {(tmp_path / name).read_text() for name in ("README.md", "config.yaml")} == {"mine"}
+
+
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_what_a_former_start_has_left_is_no_hindrance(tmp_path, resume):
+    for name in ("log.txt", "slurm-12.out", "overrides.json", ".gitkeep"):
+        (tmp_path / name).touch()
+    open_run(FitConfig(steps=1), tmp_path, settings="seed: 1").begin()
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "partial").mkdir()
+    open_run(FitConfig(steps=1), tmp_path, resume=resume, settings="seed: 2").begin()
+    assert (tmp_path / "config.yaml").read_text() == "seed: 2"
 
 
 def test_accumulation_follows_from_the_two_batch_sizes(tmp_path):
@@ -40,9 +63,31 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_values(tmp_path):
     assert not (tmp_path / "config.yaml").exists()
 
 
-def test_a_missing_tracker_is_named_with_the_remedy(tmp_path):
-    with pytest.raises(Refusal, match="fit.report_to names nosuch, not installed; pip install nosuch"):
-        open_run(FitConfig(steps=1, report_to=["nosuch"]), tmp_path)
+def test_trackers_are_looked_at_before_the_run(tmp_path):
+    with pytest.raises(Refusal, match="fit.report_to names tensorbord; the known trackers are"):
+        open_run(FitConfig(steps=1, report_to=["tensorbord"]), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Refusal, match=f"output_dir {tmp_path / 'file'} is a file; choose another output_dir"):
+        open_run(FitConfig(steps=1), tmp_path / "file")
+    with pytest.raises(Refusal, match="below.* could not be written .* Something of another kind is"):
+        open_run(FitConfig(steps=1), tmp_path / "file" / "below")
+
+
+def test_a_negative_seed_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="seed must be at least 0, got -1"):
+        open_run(FitConfig(steps=1), tmp_path, seed=-1)
+
+
+def test_what_would_train_nothing_or_backwards_is_refused():
+    with pytest.raises(Refusal, match="fit.warmup must be at least 0, got -3"):
+        FitConfig(steps=1, warmup=-3)
+    for norm in (0.0, -1.0, float("nan")):
+        with pytest.raises(Refusal, match=f"fit.max_grad_norm is positive, got {norm}; inf clips nothing"):
+            FitConfig(steps=1, max_grad_norm=norm)
 
 
 def test_no_tracker_is_no_warning(tmp_path, recwarn):
@@ -51,7 +96,9 @@ def test_no_tracker_is_no_warning(tmp_path, recwarn):
 
 
 def test_the_config_is_written_to_the_folder(tmp_path):
-    open_run(FitConfig(steps=1), tmp_path / "new" / "run", settings="fit: {steps: 3}")
+    run = open_run(FitConfig(steps=1), tmp_path / "new" / "run", settings="fit: {steps: 3}")
+    assert not (tmp_path / "new" / "run" / "config.yaml").exists()  # something may still be refused
+    run.begin()
     assert yaml.safe_load((tmp_path / "new" / "run" / "config.yaml").read_text()) == {"fit": {"steps": 3}}
 
 

@@ -176,6 +176,7 @@ def test_negative_networks_are_trained(world, tmp_path, overrides):
 
 def test_a_lora_on_sdxl_in_epochs_with_held_out_pairs_and_a_dry_run_of_publishing(world, tmp_path, capsys):
     options = ["--fit.steps=null", "--fit.epochs=1", "--validation.share=0.4", "--validation.every=1"]
+    options += ["--validation.pairs=4"]
     publish = ["--publish.repo=me/tuned", "--publish.dry_run=true"]
     train(world, tmp_path, f"--base.path={world / 'xl'}", *ADAPTER, *options, *publish)
     assert "me/tuned would get" in capsys.readouterr().out
@@ -208,7 +209,7 @@ STREAM = ["--data.stream.buffer=4"]
         (["--publish.repo=no good"], "publish.repo 'no good' cannot be a name on the hub"),
         (["--fit.steps=many"], "fit.steps"),
         (["--objective.loss.betta=3"], "betta"),
-        (["--data.source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--data.source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (["--base.path=runwayml/stable-diffusion-v1-5"], "use stable-diffusion-v1-5/stable-diffusion-v1-5"),
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--fit.batch_size=3"], "fit.batch_size 3 is not a multiple"),

@@ -1,14 +1,11 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from sharded import ADAPTER, KINDS, RUN, nested, step
+from started import TESTS, started
 from tiny import trained, unet
 from tiny_runs import fit_points, stored
 from torch import Tensor
@@ -17,21 +14,14 @@ from diffpo.checkpoint import store_trainable
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.references import Ema
 
-TESTS = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """What `sharded.py` wrote."""
     root = tmp_path_factory.mktemp("sharded")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     sharding = {"ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     wrapping = {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "Sequential"}
-    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
-    command = [*launch, TESTS / "sharded.py", root]
-    environment = os.environ | sharding | wrapping | paths
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-5000:]
+    assert started(TESTS / "sharded.py", root, processes=2, **sharding | wrapping) == [0, 0]
     return root
 
 

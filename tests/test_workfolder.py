@@ -1,4 +1,5 @@
 import json
+import os
 from collections import namedtuple
 
 import pytest
@@ -12,7 +13,7 @@ from diffpo.workfolder import WorkFolder, tell
 def work(tmp_path):
     folder = WorkFolder(tmp_path / "out", "summary.json", ".working", ".arrow")
     folder.require_ours()
-    folder.unfinished.mkdir()
+    folder.unfinished.mkdir(parents=True)
     return folder
 
 
@@ -22,14 +23,34 @@ def test_an_empty_folder_and_one_of_ours_are_taken(work):
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("")
-    with pytest.raises(Refusal, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty: it holds letter.txt, which no working has left there"):
         WorkFolder(tmp_path, "summary.json", ".working", ".arrow").require_ours()
+
+
+def test_a_folder_is_kept_from_other_programs_while_it_is_filled(work):
+    work.finished({})
+    child = os.fork()
+    if not child:
+        try:
+            WorkFolder(work.path, "summary.json", ".working", ".arrow").finished({})
+        except Refusal:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_folder_of_other_work_of_ours_is_refused(work):
+    work.finish({"seed": 0}, [])
+    with pytest.raises(Refusal, match="it holds files.json, summary.json, which no scoring has left there; choose"):
+        WorkFolder(work.path, "scores.json", ".scoring", ".parquet").require_ours()
 
 
 def test_results_count_as_there_before_and_after_the_end_but_not_half_written(work):
     (work.unfinished / "a.arrow").write_text("a")
     (work.unfinished / "b.unfinished").write_text("b")
-    (work.path / "c.arrow").write_text("c")
+    (work.unfinished / "c.arrow").write_text("c")
+    work.keep("a.arrow", "c.arrow")
+    (work.unfinished / "c.arrow").rename(work.path / "c.arrow")
     assert work.missing(["a.arrow", "b.arrow", "c.arrow"]) == ["b.arrow"]
 
 
@@ -37,8 +58,8 @@ def test_finishing_leaves_results_and_summary_alone(work):
     (work.unfinished / "a.arrow").write_text("a")
     (work.unfinished / "b.unfinished").write_text("b")
     assert work.finished({"seed": 0}) is None
-    work.finish({"seed": 0, "count": 1})
-    assert sorted(path.name for path in work.path.iterdir()) == ["a.arrow", "summary.json"]
+    work.finish({"seed": 0, "count": 1}, ["a.arrow"])
+    assert sorted(path.name for path in work.path.iterdir()) == ["a.arrow", "files.json", "summary.json"]
     assert work.finished({"seed": 0}) == json.loads((work.path / "summary.json").read_text())
     with pytest.raises(Refusal, match="seed was 0 and is 1"):
         work.finished({"seed": 1})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from tiny import pair_folder, picture, pipeline
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from diffpo.diffusion.images import Framing
 from diffpo.diffusion.loading import LoadedStableDiffusion, StableDiffusion
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
+from diffpo.everyone import on_main, told
 from diffpo.fit import fit
 from diffpo.losses.logistic import Sigmoid
 from diffpo.order import Order, Share
@@ -32,6 +34,7 @@ from diffpo.references import Ema, FrozenCopy, Reference
 from diffpo.refusal import Refusal
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import PairFolder
+from diffpo.stopping import Stopped
 
 SHORT = {"steps": 4, "batch_size": 4, "per_device_batch_size": 2, "log_every": 1, "save_every": None}
 MOMENTUM = partial(torch.optim.SGD, lr=1.0, momentum=0.9)
@@ -155,12 +158,12 @@ def in_process(target: Callable[..., None], *args) -> int | None:
     return exitcode
 
 
-def together(world: int, target: Callable[..., None], *args) -> list[int | None]:
+def together(world: int, target: Callable[..., None], *args, **environment: str) -> list[int | None]:
     """Run a function in several processes that find one another as those of torchrun do; their exit codes."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": str(world)}
-    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment for rank in range(world)]
     return in_processes([(as_rank, rank, target, *args) for rank in ranks])
 
 
@@ -178,7 +181,7 @@ def in_processes(calls: list[tuple]) -> list[int | None]:
 
 
 def as_rank(environment: dict[str, str], target: Callable[..., None], *args) -> None:
-    os.environ.update(environment | {"ACCELERATE_USE_CPU": "true"})
+    os.environ.update({"ACCELERATE_USE_CPU": "true"} | environment)
     as_if_started_by_hand(target, *args)
 
 
@@ -224,6 +227,40 @@ def run_for_resume(root: Path, output_dir: Path, kill: int | str | None, resume:
     )
     final = {"exported": weights(model.unet), "reference": weights(reference.model), "trained": stored(output_dir, 5)}
     save_file(final, output_dir / "final.safetensors")
+
+
+def run_until_signal(root: Path, step: int) -> None:
+    """The first process gets a signal within a step; what each says then goes to `said-<its number>`."""
+    calls, rank = [], int(os.environ["RANK"])
+
+    def prepare(model: nn.Module, batch: PointBatch, draws: Draws) -> tuple[nn.Module, PointBatch]:
+        calls.append(None)
+        if len(calls) == step and not rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return model, batch
+
+    try:
+        fit_points(
+            root / "run", prepare=prepare, steps=4, save_every=9, ema=0.9, schedule="cosine", warmup=1, log_every=2
+        )
+    except Stopped as stopped:
+        (root / f"said-{rank}").write_text(f"{stopped.number}: {stopped}")
+
+
+def check_on_main(root: Path) -> None:
+    """A problem of the first process, then one of the second; what each hears goes to `said-<its number>`."""
+    PartialState(cpu=True)
+    rank, heard = int(os.environ["RANK"]), []
+    for check in (partial(on_main, partial(refuse, "main: no")), partial(told, "rank 1: no" if rank else "")):
+        try:
+            check()
+        except Refusal as error:
+            heard.append(str(error))
+    (root / f"said-{rank}").write_text("; ".join(heard))
+
+
+def refuse(said: str) -> None:
+    raise Refusal(said)
 
 
 def run_on_a_full_disk(output_dir: Path, room: int) -> None:

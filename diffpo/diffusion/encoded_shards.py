@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Features
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from diffpo import arrow
@@ -24,6 +24,8 @@ from diffpo.diffusion.pixels import decoded
 from diffpo.pairs import PairTable
 from diffpo.pictures import BrokenImage
 from diffpo.rows import PairRow
+from diffpo.typed import captions
+from diffpo.workers import from_workers
 
 
 class Looked(NamedTuple):
@@ -106,23 +108,19 @@ class EncodedShards(Shards):
 
     @property
     def features(self) -> Features:
-        return columns(self.k, self.variants, self.pairs.light.features)
+        return columns(self.k, self.variants, self.pairs.light.features, self.pairs.several)
 
-    def write(self, names: Sequence[str], folder: Path, silent: bool) -> None:
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         mine = [n for name in names for n in self.files[name]]
-        loader = DataLoader(
-            Pictures(self.pairs, self.framing),
-            batch_size=1,
-            sampler=mine,
-            collate_fn=itemgetter(0),
-            num_workers=self.workers,
-            generator=torch.Generator(),
+        loader = from_workers(
+            Pictures(self.pairs, self.framing), self.workers, batch_size=1, sampler=mine, collate_fn=itemgetter(0)
         )
         bar = tqdm(loader, total=len(mine), desc="encoding", unit="pair", disable=silent, mininterval=1)
         pictures, features = iter(bar), self.features
         for name in names:
             rows = self.files[name]
             arrow.write(folder / name, features, self.records(rows, islice(pictures, len(rows))))
+            yield name
 
     def records(self, rows: range, pictures: Iterable[Looked]) -> list[dict[str, Any]]:
         """Lines of the table."""
@@ -164,9 +162,10 @@ class EncodedShards(Shards):
     def line(self, row: PairRow, shape: int) -> dict[str, Any]:
         """A record without its posteriors."""
         extra = {f"{EXTRA}{name}": row.extra.get(name) for name in self.pairs.light.column_names}
+        texts = [list(captions(prompt)) if self.pairs.several else str(prompt) for prompt in row.prompts]
         prompts, scores = (
             dict(zip(of_sides(what, self.k), values, strict=True))
-            for what, values in (("prompt", row.prompts), ("score", row.scores))
+            for what, values in (("prompt", texts), ("score", row.scores))
         )
         ours = {"id": row.id, "prob": row.prob, "weight": row.weight, "shape": shape}
         return dict.fromkeys(self.features) | ours | prompts | scores | extra

@@ -33,9 +33,10 @@ class StableDiffusion:
     Args:
         path: hub id or folder of a diffusers pipeline, or a single .safetensors or .ckpt file.
         config: for a single file: folder or hub id of a pipeline with the same architecture, whose configs and
-            tokenizers are taken; null fetches them from the hub.
+            tokenizers are taken; null fetches them from the hub. Of a `unet` or `vae` in a single file, too: null is
+            then the architecture of `path`.
         unet: another UNet to start from, policy and reference alike (an SFT model, say): hub id or folder, with the
-            weights at its top or in `unet/`.
+            weights at its top or in `unet/`, or a single file.
         vae: another VAE, found in the same way. SDXL's own overflows in fp16; diffpo encodes in fp32 in any case, and
             pipelines that run the result in fp16 take madebyollin/sdxl-vae-fp16-fix.
         scheduler: settings that replace those of the base's scheduler, e.g. {prediction_type: v_prediction} or
@@ -48,7 +49,7 @@ class StableDiffusion:
         compile: compile the transformer blocks (torch.compile by block).
         channels_last: keep the UNet's convolutions in channels-last layout, which tensor cores compute faster.
         revision: of a hub id.
-        variant: of the weight files, e.g. fp16.
+        variant: of the weight files, e.g. fp16; of parts that have none, the others are taken, which is told.
     """
 
     path: str
@@ -191,8 +192,8 @@ class LoadedStableDiffusion:
         Raises:
             Refusal: if the disk is full.
         """
-        remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
-        with writing(f"The weights in {folder}", remedy):
+        then = "if there is a checkpoint of the last step, --resume latest then writes them"
+        with writing(f"The weights in {folder}", then):
             if self.config.adapter is not None:
                 self.config.adapter.save(self.parts, folder, writes)
                 return

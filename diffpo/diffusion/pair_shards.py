@@ -8,15 +8,19 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Image, Value
+from accelerate import PartialState
+from datasets import Features, Image, List, Value
 
 from diffpo.cells import Cell, Held
-from diffpo.diffusion.pairs_in_order import PairsInOrder
+from diffpo.diffusion.pairs_in_order import PairsInOrder, shared_prompt
 from diffpo.files import writing
-from diffpo.ledger import REMEDY
-from diffpo.pictures import BrokenImage, image_size
+from diffpo.ledger import REMEDY, settle
+from diffpo.pictures import BrokenImage, held, image_size
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
+from diffpo.stopping import orderly
+from diffpo.typed import captions
+from diffpo.workfolder import WorkFolder
 
 SHARD = 500 * 2**20  # bytes of pictures, about
 GROUP = 32 * 2**20  # bytes of pictures that are held in memory
@@ -77,7 +81,9 @@ class PairShards:
 
     @property
     def features(self) -> Features:
-        return Features(COLUMNS | self.added | (PER_SIDE if self.per_side else {}) | self.further)
+        prompts = {"prompt": STRING} | (PER_SIDE if self.per_side else {})
+        lists = dict.fromkeys(prompts, List(STRING)) if self.pairs.several else {}
+        return Features(COLUMNS | self.added | prompts | lists | self.further)
 
     @property
     def per_shard(self) -> int:
@@ -104,7 +110,8 @@ class PairShards:
             for group in self.groups(shard, results):
                 encoded = [features.encode_example(record) for record in group]
                 writer.write_table(pa.Table.from_pylist(encoded, schema=schema))
-        return unfinished.rename(file)
+        settle(unfinished, file)
+        return file
 
     def groups(self, shard: int, results: Mapping[int, Any]) -> Iterator[list[dict[str, Any]]]:
         """Records of a shard, few enough at a time to be held in memory."""
@@ -121,29 +128,42 @@ class PairShards:
     def record(self, row: PairRow, found: Mapping[str, Any]) -> dict[str, Any]:
         """One line of the table; `prompt` is the one that both sides share, else the source's, else the chosen's."""
         first, second = row.prompts
+        texts = {"prompt": shared_prompt(row)}
+        texts |= {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
+        written = captions if self.pairs.several else str
         ours = {
-            "prompt": first if first == second else row.extra.get("prompt", first),
+            **{name: text if text is None else written(text) for name, text in texts.items()},
             "chosen": stored(row.candidates[0]),
             "rejected": stored(row.candidates[1]),
             "prob": row.prob,
             **found,
         }
-        own_prompts = {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
-        return {name: row.extra.get(name) for name in self.further} | own_prompts | ours
+        return {name: row.extra.get(name) for name in self.further} | ours
+
+
+def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> None:
+    """Write the shards that are missing; the processes take turns."""
+    state = PartialState()
+    missing = folder.missing(shards.names)
+    state.wait_for_everyone()  # nobody adds before all have seen the same
+    with orderly() as stop:
+        for name in missing[state.process_index :: state.num_processes]:
+            shards.write(shards.names.index(name), folder.unfinished, results)
+            folder.keep(name)
+            stop.here()
+    state.wait_for_everyone()
 
 
 def stored(candidate: Cell | Held) -> dict[str, Any] | None:
     """A picture's bytes as they are stored, and its name; None if there are none."""
     value = candidate.read()
-    if isinstance(value, bytes):
-        return {"bytes": value, "path": None}
-    if isinstance(value, Mapping) and value["bytes"] is not None:
-        return {"bytes": value["bytes"], "path": value["path"]}
-    path = value["path"] if isinstance(value, Mapping) else value
-    if path is None:
+    try:
+        found = held(value, candidate.folder)
+    except BrokenImage:
         return None
-    file = candidate.folder / path
-    return {"bytes": file.read_bytes(), "path": file.name} if file.is_file() else None
+    if isinstance(found, Path):
+        return {"bytes": found.read_bytes(), "path": found.name}
+    return {"bytes": found, "path": value.get("path") if isinstance(value, Mapping) else None}
 
 
 def mean_bytes(pairs: PairsInOrder) -> float:

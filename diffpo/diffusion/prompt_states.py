@@ -95,9 +95,10 @@ class PromptShards(Shards):
     def bytes_of_row(self) -> int:
         return sum(x.numel() * x.element_size() for x in (self.empty.prompt, self.empty.pooled) if x is not None)
 
-    def write(self, names: Sequence[str], folder: Path, silent: bool) -> None:
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         for name in tqdm(names, desc="encoding", unit=f"files of {self.what}", disable=silent):
             arrow.write(folder / name, COLUMNS, self.records(self.files[name]))
+            yield name
 
     def records(self, rows: range) -> Iterator[dict[str, Any]]:
         """Lines of the table; the last batch of prompts is filled up, see `EncodedShards.batched`."""

@@ -4,16 +4,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from typing import Any
 
-import torch
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
-from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
+from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, gathered
+from diffpo.fingerprint import of_streams
 from diffpo.order import Share
 from diffpo.pairs import RowPairs
 from diffpo.rows import PairRow
 from diffpo.streams import PairStream, Window, lost
+from diffpo.workers import from_workers
 
 PATIENCE = 100
 LOOKED_AT = 64  # first rows of each stream
@@ -47,25 +49,24 @@ class ImageStream(RowPairs):
         return next(iter(StreamBatches(self, Share(n, self.seed)))).batch
 
     def batches(self, share: Share) -> Iterator[PixelBatch]:
-        loader = DataLoader(
-            StreamBatches(self, share),
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
-        )
+        loader = from_workers(StreamBatches(self, share), self.workers, batch_size=None)
         for told in loader:
             self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)
             yield told.batch
 
+    def fingerprint(self) -> dict[str, Any]:
+        return of_streams([stream.source for stream in self.streams])
+
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
-        broken, enlarged = self.seen.everywhere()
+        (broken, enlarged), identical = self.seen.everywhere(), gathered(self.seen.identical)
         everywhere = gather_object([(self.tally, self.noted)])
         tally, noted = max(everywhere, key=lambda of_process: of_process[0][""])  # of the process that is furthest
         notes = "".join(f"; {n} {note}" for note, n in noted.items())
         passed_over = f", {len(broken)} with an unreadable picture were passed over" if broken else ""
+        if identical:
+            passed_over += f", {len(identical)} with the same picture on all sides were passed over"
         return f"Of the stream, {lost(tally)}{passed_over}{notes}.{enlarged}"
 
 

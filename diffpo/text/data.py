@@ -2,27 +2,33 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diffpo.core import PairLabels
+from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
 from diffpo.pairs import PairTable, RowPairs, became, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.sources import Source
-from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
+from diffpo.text.messages import read_tools
+from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, of_row
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.tokenizing import Tokenizing, Tokens, counted
+from diffpo.workers import at_most, from_workers
+
+ALIKE = "are the same tokens as all others of their row, so they teach nothing"
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,12 @@ class TextData:
             leave room for its longest completion; a completion that does not fit by itself is cut on the right. A run
             reports how many were cut.
         max_prompt_length: prompts are cut to so many tokens in any case; null is no such limit.
+        tools: column with the tools that the assistant may call, which the chat template shows: lists of structs, or
+            such a list as JSON; a table need not have it. null leaves it out.
         together: rows of similar length that follow one another, best a multiple of fit.per_device_batch_size times
             processes; 1 shuffles them all. Of several sources that are mixed, rows are always shuffled.
-        workers: processes per device that split texts into tokens; 0 does so in the training process.
+        workers: processes per device that split texts into tokens, 2 where there are as many cores; 0 does so in the
+            training process.
 
     Raises:
         Refusal: if a number is out of its range, or row maps stand in a wrong order.
@@ -51,10 +60,12 @@ class TextData:
     rows: list[RowMap] = field(default_factory=lambda: [DropTies()])
     max_length: int = 1024
     max_prompt_length: int | None = None
+    tools: str | None = "tools"
     together: int = 64
-    workers: int = 2
+    workers: int = field(default_factory=partial(at_most, 2))
 
     def __post_init__(self):
+        require_at_least(0, **{"data.workers": self.workers})
         if self.max_length < 2:
             raise Refusal(f"data.max_length must be at least 2, got {self.max_length}.")
         if self.max_prompt_length is not None and not 0 < self.max_prompt_length < self.max_length:
@@ -70,7 +81,7 @@ class TextData:
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]
         tables = open_tables(self.source, maps, seed, length)
         weights = self.source.shares([len(table) for table in tables])
-        reader = TextReader(tokenizing, self.max_length, self.max_prompt_length)
+        reader = TextReader(tokenizing, self.max_length, self.max_prompt_length, self.tools)
         return TextPairs(tables, weights, reader, seed, self.together, self.workers)
 
 
@@ -89,6 +100,7 @@ class TextReader:
     tokenizing: Tokenizing
     max_length: int
     max_prompt_length: int | None = None
+    tools: str | None = None
 
     def __call__(self, row: PairRow) -> list[Tokens]:
         """Tokens of each candidate, cut to fit.
@@ -96,14 +108,15 @@ class TextReader:
         Raises:
             Refusal: if one cannot be written as the data have it; the row is named.
         """
-        try:
-            sides = [self.tokenizing(*side) for side in zip(row.prompts, row.candidates, strict=True)]
-        except Refusal as error:
-            raise Refusal(f"Row {row.id}: {error}") from error
+        with of_row(row.id):
+            tools = read_tools(row.extra.get(self.tools)) if self.tools else []
+            sides = [self.tokenizing(*side, tools) for side in zip(row.prompts, row.candidates, strict=True)]
         longest = max(len(tokens.completion) for tokens in sides)
         prompt = max(1, min(self.max_length - longest, self.max_prompt_length or self.max_length))
         first = self.tokenizing.tokenizer.bos_token_id
-        return [tokens.cut(prompt, self.max_length - min(prompt, len(tokens.prompt)), first) for tokens in sides]
+        cut = [tokens.cut(prompt, self.max_length - min(prompt, len(tokens.prompt)), first) for tokens in sides]
+        alike = len({(tokens.prompt, tokens.completion) for tokens in cut}) == 1 < len(cut)
+        return [replace(tokens, notes=(*tokens.notes, ALIKE)) for tokens in cut] if alike else cut
 
     def collate(self, examples: list[Example]) -> TokenBatch:
         """Padded to the longest of them."""
@@ -182,18 +195,19 @@ class TextPairs(RowPairs, Dataset[Example]):
         return self.reader.collate([self[pick] for pick in picks])
 
     def batches(self, share: Share) -> Iterator[TokenBatch]:
-        loader = DataLoader(
+        loader = from_workers(
             self,
+            self.workers,
             batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, groups=self.groups),
             collate_fn=self.reader.collate,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, iterating draws from the global generator and breaks resume
         )
         for batch in loader:
             self.seen.update(batch.notes)
             self.texts += batch.ids.shape[0] * batch.ids.shape[1]
             yield batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return of_tables(self.tables)
 
     def report(self) -> str:
         """What became of the rows and their texts, over all processes; every process has to call it."""

@@ -25,7 +25,7 @@ def test_a_loop_takes_one_step_per_call_and_ends():
 def test_what_fails_in_a_loop_fails_where_it_is_waited_for():
     def run(turn):
         turn()
-        raise ValueError("no more pairs")
+        raise Refusal("no more pairs")
 
     loop = Loop(run)
     with pytest.raises(Refusal, match="no more pairs"):

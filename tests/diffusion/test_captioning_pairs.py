@@ -54,10 +54,10 @@ def test_the_summary_is_kept_and_says_who_spoke(source, tmp_path):
     assert json.loads((tmp_path / "out" / "captions.json").read_text()) == found
     assert {"strategy": "caption", "strength": None, "pairs": 3, "fallback": 1, "limit": 24}.items() <= found.items()
     assert found["speakers"] == [{"kind": "colors", "version": "1"}]
-    assert found["gap"]["pairs"] == 2
+    assert (found["gap"]["pairs"], found["gap"]["cut"], found["notes"]) == (2, 0, {})
     assert found["gap"]["mean"] == (0.0 + (9 - 255) / 3) / 2
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["captions.json", "train-00000-of-00001.parquet"]
+    assert names == ["captions.json", "files.json", "train-00000-of-00001.parquet"]
 
 
 def test_captions_of_one_run_are_perturbed_by_the_next(source, tmp_path):
@@ -110,7 +110,7 @@ def test_rows_that_maps_drop_are_not_captioned(source, tmp_path):
 
 class Unusable(Colors):
     def check(self):
-        raise ValueError("no weights")
+        raise Refusal("no weights")
 
 
 def test_a_speaker_that_cannot_be_used_leaves_the_folder_free(source, tmp_path):
@@ -120,5 +120,5 @@ def test_a_speaker_that_cannot_be_used_leaves_the_folder_free(source, tmp_path):
 
 
 def test_a_folder_with_something_else_in_it_is_refused(source, tmp_path):
-    with pytest.raises(Refusal, match="is not empty; choose another one"):
+    with pytest.raises(Refusal, match="is not empty: it holds .*choose another output_dir"):
         captioned(source, tmp_path)

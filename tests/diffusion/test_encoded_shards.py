@@ -71,9 +71,9 @@ def test_what_is_written_may_be_written_in_any_order(root, tmp_path, monkeypatch
     monkeypatch.setattr("diffpo.arrow.PER_FILE", 3)
     work = shards(root)
     one, two, three = work.files
-    work.write([one, two, three], tmp_path / "forward", silent=True)
-    work.write([three], tmp_path / "backward", silent=True)
-    work.write([two, one], tmp_path / "backward", silent=True)
+    list(work.write([one, two, three], tmp_path / "forward", silent=True))
+    list(work.write([three], tmp_path / "backward", silent=True))
+    list(work.write([two, one], tmp_path / "backward", silent=True))
     folders = [tmp_path / "forward", tmp_path / "backward"]
     forward, backward = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
     assert forward == backward

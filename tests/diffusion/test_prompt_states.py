@@ -11,7 +11,7 @@ TEXTS = ["", "a red circle", "a blue cross on the left", "a red circle " * 20]
 
 def stored(folder, conditioner, dtype="float32") -> PromptStates:
     shards = PromptShards(TEXTS, conditioner, batch_size=3)
-    shards.write(list(shards.files), folder, silent=True)
+    list(shards.write(list(shards.files), folder, silent=True))
     states = list(shards.empty.prompt.shape[1:])
     return PromptStates(folder, {"dtype": dtype, "states": states, "files": {PROMPTS: len(shards.files)}})
 

@@ -1,3 +1,4 @@
+import shutil
 from itertools import islice
 
 import pytest
@@ -103,3 +104,13 @@ def test_ties_are_dropped_and_counted_once_per_visit(source):
     batches = list(islice(pairs.batches(Share(9, 0)), 2))
     assert [set(batch.epoch) for batch in batches] == [{0}, {1}]
     assert all((batch.label.prob == 1).all() for batch in batches)
+
+
+def test_a_pair_of_one_picture_is_passed_over_and_counted(tmp_path):
+    pair_folder(tmp_path)
+    shutil.copy(tmp_path / "chosen" / "2.png", tmp_path / "rejected" / "2.png")
+    pairs = opened(PairFolder(str(tmp_path)))
+    for _ in islice(pairs.batches(Share(3, 0)), 4):
+        pass
+    assert len(pairs.seen.identical) == 2
+    assert ", 2 with the same picture on all sides were passed over" in pairs.report()

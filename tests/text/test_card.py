@@ -27,7 +27,7 @@ def test_the_card_says_how_and_on_what_it_was_trained(tmp_path):
 def test_an_adapter_is_loaded_into_its_base():
     base = CausalLM("someone/base", adapter=TextLoRA(), revision="v1")
     assert 'from_pretrained("someone/base", revision="v1")' in snippet(base, "out")
-    assert snippet(base, "out").endswith('model.load_adapter("out")')
+    assert snippet(base, "out").endswith('model = PeftModel.from_pretrained(model, "out")')
     assert front_matter(base, DATA).to_dict()["base_model_relation"] == "adapter"
 
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from tiny_text import language_model, token_batch
 from torch import nn
 from torch.nn.functional import pad
@@ -38,9 +38,8 @@ def tied() -> nn.Module:
 
 
 def adapted() -> nn.Module:
-    model = language_model()
-    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
-    return model
+    config = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False)
+    return inject_adapter_in_model(config, language_model())
 
 
 @pytest.mark.parametrize("make", [language_model, tied, adapted])

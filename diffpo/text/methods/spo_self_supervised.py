@@ -14,9 +14,9 @@ from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
 from diffpo.refusal import Refusal
 from diffpo.rows import LastMap, PairRow
-from diffpo.text.completions import spoken
 from diffpo.text.keywords import phrases, ranked, without
 from diffpo.text.objective import SequencePreference
+from diffpo.text.rows import one_text
 from diffpo.text.selecting import between, taken
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.states import at, attach, last, own_rate, part_of, seen
@@ -44,7 +44,7 @@ class Degrade(LastMap):
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if len(row.candidates) != 2:
             raise Refusal(f"Degrade takes pairs, row {row.id} has {len(row.candidates)} candidates; put it last.")
-        sides = [self.degraded(spoken(candidate)) for candidate in row.candidates]
+        sides = [self.degraded(one_text(candidate, row)) for candidate in row.candidates]
         if any(len(copies) < self.levels - 1 for copies in sides):
             return None
         copies = tuple(text for level in zip(*sides, strict=True) for text in level)
