@@ -33,7 +33,8 @@ def settle(args: list[str], resolve: Resolve) -> tuple[list[str], list[Drop]]:
     """The same command line, in which a class that replaces another one keeps what both mean alike.
 
     That is what a file or an earlier argument said of a field that both classes have from one declaration: where one
-    of them declares the field anew, with its own default, they may mean different things by it. The rest is dropped.
+    of them declares the field anew, with its own default, they may mean different things by it. The rest is dropped,
+    and so is what an option says that stands before a file which says something else.
 
     Args:
         args: without the program's name.
@@ -45,8 +46,11 @@ def settle(args: list[str], resolve: Resolve) -> tuple[list[str], list[Drop]]:
     """
     settled, drops = list[str](), dict[str, Drop]()
     said = set[str]()  # by what came before, and not dropped since
+    options = set[str]()  # what is said by options, not by files
     for step in split_options(args):
-        named = read_option(step)
+        named, is_file = read_option(step), step[0].partition("=")[0] == "--config"
+        overruled = options & named.keys() if is_file else set[str]()
+        earlier = flatten_config(resolve(settled)) if overruled else {}
         for place in sorted(name for name, value in named.items() if isinstance(value, str)):
             below = {key for key in said if key.startswith(f"{place}.") and key not in named}
             if not below:
@@ -68,7 +72,9 @@ def settle(args: list[str], resolve: Resolve) -> tuple[list[str], list[Drop]]:
             said -= set(lost)
         settled += step
         said |= named.keys()
+        options = options - overruled if is_file else options | named.keys()
         drops = {key: drop for key, drop in drops.items() if key not in named}
+        drops |= {key: Drop(" ".join(step), key, earlier[key]) for key in sorted(overruled) if key in earlier}
     return settled, list(drops.values())
 
 

@@ -104,6 +104,17 @@ def test_what_a_later_argument_says_anew_is_not_dropped(config):
     assert "objective.loss" not in dropped
 
 
+def test_an_option_that_loses_to_a_file_after_it_is_told(config):
+    args = f"--objective={path_of(DCPO)}", "--objective.loss.beta=7", "--objective.guard.mu=0.2", "--objective.scale=2"
+    objective, dropped = chosen(*args, config)
+    assert (objective.loss, objective.scale) == (Sigmoid(500.0), 2.0)
+    assert dropped == [
+        f"dropped by {config}: objective {path_of(DCPO)} -> {path_of(DenoisingPreference)}, "
+        "objective.loss.beta 7.0 -> 500.0"
+    ]
+    assert chosen(*args, config, *args)[1] == []
+
+
 def test_a_loss_of_another_kind_inherits_no_beta(config):
     objective, dropped = chosen(config, f"--objective.loss={path_of(IPO)}")
     assert objective.loss == IPO()
