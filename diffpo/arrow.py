@@ -11,8 +11,9 @@ from datasets import Dataset, Features
 from datasets.table import MemoryMappedTable, concat_tables
 
 from diffpo.files import writing
-from diffpo.ledger import REMEDY
+from diffpo.ledger import REMEDY, settle
 from diffpo.refusal import Refusal
+from diffpo.workfolder import WorkFolder
 
 ENDING = ".arrow"
 PER_FILE = 1024  # rows, unless they are large
@@ -36,14 +37,14 @@ def write(file: Path, features: Features, records: Iterable[Mapping[str, Any]]) 
         file.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
             stream.write_batch(batch)
-        unfinished.rename(file)
+        settle(unfinished, file)
 
 
 def opened(folder: Path, what: str, count: int) -> Dataset:
     """All files of a table as one.
 
     Raises:
-        Refusal: if one is missing.
+        Refusal: if one is missing, or is no such file.
     """
     files = [folder / name for name in names(what, count)]
     if missing := [file.name for file in files if not file.exists()]:
@@ -51,7 +52,13 @@ def opened(folder: Path, what: str, count: int) -> Dataset:
             f"{folder} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or remove "
             "it and make it anew."
         )
-    return Dataset(concat_tables([MemoryMappedTable.from_file(str(file)) for file in files]))
+    try:
+        return Dataset(concat_tables([MemoryMappedTable.from_file(str(file)) for file in files]))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise Refusal(
+            f"A file {what}-*{ENDING} in {folder} is damaged ({' '.join(str(error).split())[:200]}); copy the folder "
+            "again, or remove it and make it anew."
+        ) from error
 
 
 class Shards(ABC):
@@ -75,6 +82,16 @@ class Shards(ABC):
         Raises:
             Refusal: if the disk is full.
         """
+
+    def made_with(self, name: str) -> list[str]:
+        """Names of a file and of what is written beside it."""
+        return [name]
+
+    def missing_in(self, folder: WorkFolder) -> list[str]:
+        """Names of files that are not there as they were written; all processes have to call this."""
+        parts = {name: self.made_with(name) for name in self.files}
+        absent = set(folder.missing([part for of_file in parts.values() for part in of_file]))
+        return [name for name, of_file in parts.items() if absent.intersection(of_file)]
 
     @property
     def bytes(self) -> int:

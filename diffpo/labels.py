@@ -1,6 +1,5 @@
 """Row maps that change who wins, or how surely."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diffpo.digests import read_json
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, Reverse, RowMap
@@ -70,7 +70,7 @@ class ScoreLabel(RowMap):
         file = file / SUMMARY if file.is_dir() else file
         if not file.exists():
             raise Refusal(f"ScoreLabel finds no {file}; write it with scripts/score_pairs.py, or set low and high.")
-        return json.loads(file.read_text())
+        return read_json(file)
 
     @cached_property
     def range(self) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """What one number a candidate gets for its prompt: the role of every scorer."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.digests import read_json
 from diffpo.refusal import Refusal
 
 SUMMARY = "scores.json"  # beside data that scripts/score_pairs.py wrote
@@ -71,7 +71,7 @@ def scored_by(folder: Path) -> dict[str, Any] | None:
     """Identity of the scorer that wrote the score columns of the data in a folder; None if nothing there says."""
     if not (folder / SUMMARY).exists():
         return None
-    return identity_in(json.loads((folder / SUMMARY).read_text()))
+    return identity_in(read_json(folder / SUMMARY))
 
 
 def identity_in(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Whatever holds records, as a memory-mapped table or as a stream of it."""
 
 import glob
+import logging
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +17,8 @@ from datasets.utils.file_utils import xopen
 from pyarrow import ArrowInvalid
 from pyarrow.parquet import ParquetFile
 
+from diffpo.digests import FILES as DIGESTS
+from diffpo.digests import named_in, require_written
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
 from diffpo.tars import Tars
@@ -35,6 +38,8 @@ PARQUET = {"writer_batch_size": 1000}
 TEXTS = {".jsonl", ".json", ".csv"}
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 
+log = logging.getLogger(__name__)
+
 
 def open_table(path: str, split: str, revision: str | None, what: str = "a table of pairs") -> Dataset:
     """A hub id, folder, file or glob as one memory-mapped table; tar shards are unpacked into the cache of `datasets`.
@@ -44,7 +49,9 @@ def open_table(path: str, split: str, revision: str | None, what: str = "a table
 
     Raises:
         Refusal: if it cannot be reached or read; a tar shard that is damaged is named.
+        Refusal: if it is a folder that names its files with their digests, and one is not what was written.
     """
+    require_as_written(Path(path))
     with reaching(path, what):
         return opened(path, split, revision, streaming=False)
 
@@ -134,6 +141,18 @@ def parquet_rows(files: list[str]) -> Iterator[dict[str, Any]]:
                     yield from batch.to_pylist()
         except (OSError, ArrowInvalid) as error:
             raise Refusal(f"{file} cannot be read: {error}") from error
+
+
+def require_as_written(folder: Path) -> None:
+    """Compare the files of a folder of ours with what it says of them; see `open_table`."""
+    if not (folder / DIGESTS).is_file():
+        return
+    try:
+        named_in(folder)
+    except ValueError:
+        log.warning(f"{folder / DIGESTS} is damaged, or something else: the files there are taken as they are.")
+        return
+    require_written(folder, [], "copy it again, or remove it and make it anew")
 
 
 def damaged(shards: Sequence[str], error: tarfile.TarError) -> str:

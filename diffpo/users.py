@@ -1,6 +1,5 @@
 """Embeddings of users as files (PPD, arXiv:2501.06655): written shard by shard, read slice by slice."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffpo.digests import read_json, require_written
 from diffpo.files import require_folder, writing
-from diffpo.ledger import REMEDY
+from diffpo.ledger import REMEDY, settle
 from diffpo.refusal import Refusal
 
 SUMMARY = "users.json"
@@ -74,7 +74,7 @@ class UserEmbeddings:
                 f"{self.path} holds no embeddings of users, or not all of them ({SUMMARY} is missing); run {EMBED}, "
                 "which goes on where it was stopped."
             )
-        return json.loads(file.read_text())
+        return read_json(file)
 
     @property
     def tokens(self) -> int:
@@ -153,6 +153,7 @@ class UserEmbeddings:
                 f"{self.path} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or "
                 f"remove it and run {EMBED}."
             )
+        require_written(Path(self.path), [INDEX, *shards], f"copy the folder again, or remove it and run {EMBED}")
         return pq.read_table(file, columns=names)
 
     @cached_property
@@ -206,7 +207,7 @@ def write_shard(file: Path, embeddings: Float[Tensor, "n tokens width"], dtype: 
     with writing(str(file), REMEDY):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({TENSOR: embeddings.to(TYPES[dtype]).contiguous()}, unfinished)
-        unfinished.rename(file)
+        settle(unfinished, file)
 
 
 def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -220,4 +221,4 @@ def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         left = iter(lines)
         while some := list(islice(left, TOGETHER)):
             table.write_table(pa.Table.from_pylist(some, schema=schema))
-    unfinished.rename(file)
+    settle(unfinished, file)

@@ -91,7 +91,8 @@ def main(
             write_geneval(files, records, output_dir / "geneval" / model.name)
     found = contest(pictures, asked, judges, sampling, about)
     if state.is_main_process:
-        warned = [*warnings({model.name: model.runs for model in models}, scorers), *cut_short(found)]
+        listed = warnings({model.name: model.runs for model in models}, scorers)
+        warned = [*found["warnings"], *listed, *cut_short(found)]
         report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
         swept = sweep.report(curves, development, judges) if sweep else None
         report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)

@@ -37,8 +37,8 @@ def test_after_a_kill_two_processes_ask_for_the_rest_only(killed):
 def test_files_are_those_of_one_process_that_was_never_stopped(killed, tmp_path):
     settings = {"captioner": Logged(tmp_path / "log"), "batch_size": 2, "tokenizer": TOKENIZER}
     caption_pairs.main(PairFolder(str(killed / "pairs")), tmp_path / "out", Strategy.caption, **settings)
-    one, two = ({file.name: file.read_bytes() for file in (root / "out").iterdir()} for root in (tmp_path, killed))
-    assert sorted(one) == ["captions.json", "config.yaml", "train-00000-of-00001.parquet"]
+    one, two = ({file.name: file.read_bytes() for file in (root / "out").glob("[!.]*")} for root in (tmp_path, killed))
+    assert sorted(one) == ["captions.json", "config.yaml", "files.json", "train-00000-of-00001.parquet"]
     assert one == two
 
 

@@ -17,6 +17,7 @@ from diffpo.cli import launch, parse
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.images import Framing
+from diffpo.lock import LOCK
 from diffpo.refusal import Refusal
 
 
@@ -34,6 +35,8 @@ def killed(tmp_path_factory):
 
 def test_a_kill_leaves_whole_files_and_one_that_is_not_taken_for_one(killed):
     assert (killed / "left").read_text().splitlines() == [
+        LOCK,
+        "files",
         "identity.json",
         "pairs-00000-of-00004.arrow",
         "pairs-00001-of-00004.arrow",
@@ -54,7 +57,7 @@ def test_no_file_is_made_twice_and_two_processes_share_what_is_left(killed):
 def test_files_are_those_of_one_process_that_was_never_stopped(killed, tmp_path, monkeypatch):
     monkeypatch.setattr(arrow, "PER_FILE", 2)
     encode_pairs.main(base(killed), pixels(killed), tmp_path / "out", batch_size=4)
-    one, two = ({file.name: file.read_bytes() for file in (root / "out").iterdir()} for root in (tmp_path, killed))
+    one, two = ({file.name: file.read_bytes() for file in (root / "out").glob("[!.]*")} for root in (tmp_path, killed))
     assert {"config.yaml", "encoding.json", "prompts-00004-of-00005.arrow"} < set(one)
     assert one == two
 

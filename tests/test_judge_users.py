@@ -47,7 +47,8 @@ def test_a_judge_is_tested_and_compares_models(world, tmp_path, capsys):
     assert "warning" not in told
     judged(world, tmp_path / "out", Bright())
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'} was finished already, nothing was judged.")
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "verdicts.jsonl", "config.yaml"}
+    left = {file.name for file in (tmp_path / "out").glob("[!.]*")}
+    assert left == {"report.json", "verdicts.jsonl", "config.yaml", "files.json"}
 
 
 def test_a_judge_that_may_be_guessing_is_told(world, tmp_path, capsys):

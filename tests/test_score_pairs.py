@@ -41,8 +41,13 @@ def test_two_processes_share_what_is_left(killed):
 def test_files_are_those_of_one_process_that_was_never_stopped(killed, tmp_path, monkeypatch):
     monkeypatch.setattr(pair_shards, "SHARD", SHARD)
     score_pairs.main(Brightness(), PairFolder(str(killed / "pairs")), tmp_path / "out", batch_size=2)
-    one, two = ({file.name: file.read_bytes() for file in (root / "out").iterdir()} for root in (tmp_path, killed))
-    assert sorted(one) == ["config.yaml", "scores.json", *(f"train-0000{n}-of-00003.parquet" for n in range(3))]
+    one, two = ({file.name: file.read_bytes() for file in (root / "out").glob("[!.]*")} for root in (tmp_path, killed))
+    assert sorted(one) == [
+        "config.yaml",
+        "files.json",
+        "scores.json",
+        *(f"train-0000{n}-of-00003.parquet" for n in range(3)),
+    ]
     assert one == two
 
 

@@ -40,15 +40,17 @@ def test_a_folder_is_kept_from_other_programs_while_it_is_filled(work):
 
 
 def test_a_folder_of_other_work_of_ours_is_refused(work):
-    work.finish({"seed": 0})
-    with pytest.raises(Refusal, match="it holds summary.json, which no scoring has left there; choose another"):
+    work.finish({"seed": 0}, [])
+    with pytest.raises(Refusal, match="it holds files.json, summary.json, which no scoring has left there; choose"):
         WorkFolder(work.path, "scores.json", ".scoring", ".parquet").require_ours()
 
 
 def test_results_count_as_there_before_and_after_the_end_but_not_half_written(work):
     (work.unfinished / "a.arrow").write_text("a")
     (work.unfinished / "b.unfinished").write_text("b")
-    (work.path / "c.arrow").write_text("c")
+    (work.unfinished / "c.arrow").write_text("c")
+    work.keep("a.arrow", "c.arrow")
+    (work.unfinished / "c.arrow").rename(work.path / "c.arrow")
     assert work.missing(["a.arrow", "b.arrow", "c.arrow"]) == ["b.arrow"]
 
 
@@ -56,8 +58,8 @@ def test_finishing_leaves_results_and_summary_alone(work):
     (work.unfinished / "a.arrow").write_text("a")
     (work.unfinished / "b.unfinished").write_text("b")
     assert work.finished({"seed": 0}) is None
-    work.finish({"seed": 0, "count": 1})
-    assert sorted(path.name for path in work.path.iterdir()) == ["a.arrow", "summary.json"]
+    work.finish({"seed": 0, "count": 1}, ["a.arrow"])
+    assert sorted(path.name for path in work.path.iterdir()) == ["a.arrow", "files.json", "summary.json"]
     assert work.finished({"seed": 0}) == json.loads((work.path / "summary.json").read_text())
     with pytest.raises(Refusal, match="seed was 0 and is 1"):
         work.finished({"seed": 1})

@@ -111,7 +111,7 @@ def caption_pairs(
         about["gap"] = gap(scores, len(pairs)) | {"cut": scorer.count_cut(sorted(said))}
     fill(folder, shards, texts)
     if state.is_main_process:
-        folder.finish(about)
+        folder.finish(about, shards.names)
     state.wait_for_everyone()
     return about
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.diffusion.sampling import generate
+from diffpo.digests import FILES, digest_of, read_json, written_in, wrong_file
 from diffpo.files import writing
-from diffpo.ledger import REMEDY, require_same, write_json
+from diffpo.ledger import REMEDY, Ledger, require_same, settle, write_json
 from diffpo.refusal import Refusal
 from diffpo.stopping import orderly
 
-DRAWN = "drawn.json"
+DRAWN, LEDGER = "drawn.json", ".drawn"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,24 +96,70 @@ def draw(
     same_as_before(folder, {**identity, "prompts": digest(prompts), "sampling": asdict(sampling)})
     asked = [prompt for prompt in prompts for _ in range(sampling.pictures)]
     files = [picture_file(folder, number) for number in range(len(asked))]
+    drawn = Drawn(folder)
+    state.wait_for_everyone()  # nobody adds before all have seen the same
     batches = [range(n, min(n + sampling.batch_size, len(asked))) for n in range(0, len(asked), sampling.batch_size)]
     mine = batches[state.process_index :: state.num_processes]
-    missing = [batch for batch in mine if not all(files[number].exists() for number in batch)]
+    lost = drawn.lost([files[number] for batch in mine for number in batch])
+    missing = [batch for batch in mine if not lost.isdisjoint(files[number] for number in batch)]
     if missing:
         pipeline = sampling.on(load(), state.device)
         with orderly() as stop, ThreadPoolExecutor(1, "writing") as writer:
-            writing_last = writer.submit(save_all, [])
+            writing_last = writer.submit(save_all, [], drawn)
             for batch in tqdm(missing, desc=title, unit="batch", disable=not state.is_main_process):
                 some, seeds = slice(batch.start, batch.stop), [sampling.first_seed + number for number in batch]
                 made = generate(
                     pipeline, asked[some], seeds, sampling.steps, sampling.guidance, len(batch), side=sampling.side
                 )
                 writing_last.result()
-                writing_last = writer.submit(save_all, list(zip(files[some], made, strict=True)))
+                writing_last = writer.submit(save_all, list(zip(files[some], made, strict=True)), drawn)
                 stop.here()
             writing_last.result()
     state.wait_for_everyone()
+    if state.is_main_process:
+        drawn.finish(files)
+    state.wait_for_everyone()
     return files
+
+
+class Drawn:
+    """Which pictures of a folder are what was drawn: `files.json` names them, or, until all are there, a ledger."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._named = written_in(folder) if (folder / FILES).exists() else None
+        self._ledger = Ledger(folder / LEDGER, {}, PartialState().process_index)
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Sizes and digests, by name of the file."""
+        return {**(self._named or {}), **self._ledger.done}
+
+    def lost(self, files: Sequence[Path]) -> set[Path]:
+        """Those that are to be drawn: they are not there, or are not what was drawn, which is told."""
+        known, there = self.known, {file for file in files if file.exists()}
+        if there and not known:
+            log.warning(f"The pictures in {self.folder} are taken as they are: nothing there tells what was drawn.")
+            return set(files) - there
+        wrong = [file for file in files if file.name in known and wrong_file(self.folder, file.name, known[file.name])]
+        if wrong:
+            log.warning(
+                f"{len(wrong)} pictures in {self.folder} are not what was drawn, the first is {wrong[0].name}; they "
+                "are drawn again."
+            )
+        return {file for file in files if file not in there or file.name not in known}.union(wrong)
+
+    def add(self, files: Sequence[Path]) -> None:
+        """Pictures that the disk holds."""
+        self._ledger.add({file.name: digest_of(file) for file in files})
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """All of them are there; one process calls this."""
+        known = {**self.known, **Ledger(self._ledger.folder, {}).done}
+        named = {file.name: known.get(file.name) or digest_of(file) for file in files}
+        if named != self._named:
+            write_json(self.folder / FILES, {"files": named})
+        shutil.rmtree(self._ledger.folder)
 
 
 def draw_or_copy(
@@ -148,19 +198,22 @@ def weights_of(pipeline: Any) -> str:
     return found.hexdigest()
 
 
-def save_all(pictures: Sequence[tuple[Path, Image.Image]]) -> None:
-    """Write pictures, each under another name until it is whole."""
+def save_all(pictures: Sequence[tuple[Path, Image.Image]], drawn: Drawn) -> None:
+    """Write pictures, each under another name until the disk holds it whole."""
     with writing("A picture", REMEDY):
         for file, picture in pictures:
             unfinished = file.with_suffix(".unfinished")
             picture.save(unfinished, "PNG")
-            unfinished.rename(file)
+            settle(unfinished, file)
+        drawn.add([file for file, _ in pictures])
 
 
 def same_as_before(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Remember what a folder's pictures are of, and raise a Refusal if it was something else."""
+    """Remember what a folder's pictures are of, and raise a Refusal if it was something else, or nothing tells."""
     if (folder / DRAWN).exists():
-        require_same(json.loads((folder / DRAWN).read_text()), identity, folder)
+        require_same(read_json(folder / DRAWN), identity, folder)
+    elif picture_file(folder, 0).exists():
+        raise Refusal(f"{folder} lacks {DRAWN}, so nothing tells what its pictures are of; remove or move it.")
     else:
         write_json(folder / DRAWN, identity, f".{PartialState().process_index}")
 

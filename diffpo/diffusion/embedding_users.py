@@ -1,6 +1,5 @@
 """An embedding for every support chunk of every user, in a folder that `diffpo.users.UserEmbeddings` reads."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +18,7 @@ from diffpo.diffusion.pair_shards import mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut, SupportChunk
+from diffpo.digests import read_json
 from diffpo.embedders.embedder import Shown, UserEmbedder
 from diffpo.ledger import write_json
 from diffpo.refusal import Refusal, require_at_least
@@ -103,12 +103,15 @@ class UserShards(Shards):
                     readable[of_chunk[0][0].row] = [Shown(*of_pair) for of_pair in sides]
             yield len(begins), readable
 
+    def made_with(self, name: str) -> list[str]:
+        return [name, beside(Path(name)).name]
+
     def index(self, folder: Path, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Lines of the index, of shards that are all there."""
         tokens, width = self.embedder.shape
         same = {"model_id": about["model_id"], "revision": about["revision"], "layers": tokens, "width": width}
         for name in self.files:
-            told = json.loads(beside(folder / name).read_text())
+            told = read_json(beside(folder / name))
             for row, (number, profile) in enumerate(zip(told["chunks"], told["profiles"], strict=True)):
                 chunk = self.chunks[number]
                 ids = [self.pairs[n].id for n in chunk.pairs]
@@ -172,11 +175,11 @@ def embed_users(
     if state.is_main_process:
         finish(folder, shards, identity | chunks.counts)
     state.wait_for_everyone()
-    return json.loads((folder.path / SUMMARY).read_text())
+    return read_json(folder.path / SUMMARY)
 
 
 def finish(folder: WorkFolder, shards: UserShards, about: dict[str, Any]) -> None:
-    told = [json.loads(beside(folder.unfinished / name).read_text()) for name in shards.files]
+    told = [read_json(beside(folder.unfinished / name)) for name in shards.files]
     embedded = sum(len(of_shard["chunks"]) for of_shard in told)
     if not embedded:
         raise Refusal(f"Each of {shards.rows} chunks has a picture that cannot be read; check the source's pictures.")
@@ -185,4 +188,4 @@ def finish(folder: WorkFolder, shards: UserShards, about: dict[str, Any]) -> Non
     tokens, width = shards.embedder.shape
     size = sum((folder.path / name).stat().st_size for name in shards.files)
     counts = {"chunks": embedded, "unreadable": shards.rows - embedded, "tokens": tokens, "width": width}
-    folder.finish(about | counts | {"files": len(shards.files), "bytes": size})
+    folder.finish(about | counts | {"files": len(shards.files), "bytes": size}, [*shards.files, INDEX])

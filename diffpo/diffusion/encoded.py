@@ -1,6 +1,5 @@
 """Encoded pairs: a source like any other, whose candidates are the VAE's posteriors."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from datasets import Dataset, Features, List, Value
 from diffpo import arrow
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.prompt_states import PromptStates
+from diffpo.digests import read_json, require_written
 from diffpo.files import require_folder
 from diffpo.ledger import require_same
 from diffpo.pictures import BrokenImage
@@ -156,14 +156,17 @@ class EncodedPairs(Layout):
                 f"{self.path} holds no encoded pairs, or not all of them ({SUMMARY} is missing); {ENCODE}, which goes "
                 "on where it was stopped."
             )
-        return json.loads(file.read_text())
+        return read_json(file)
 
     @property
     def variants(self) -> tuple[str, ...]:
         return VARIANTS if self.encoding["flip"] else VARIANTS[:1]
 
     def open(self) -> Dataset:
-        return arrow.opened(self.folder, PAIRS, self.encoding["files"][PAIRS])
+        files = self.encoding["files"]
+        names = [name for what, count in files.items() for name in arrow.names(what, count)]
+        require_written(self.folder, names, f"{ENCODE} once more, which mends that")
+        return arrow.opened(self.folder, PAIRS, files[PAIRS])
 
     def files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{arrow.ENDING}"))

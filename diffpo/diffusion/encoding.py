@@ -27,6 +27,7 @@ from diffpo.diffusion.prompt_states import DTYPES, PromptShards
 from diffpo.diffusion.rows import TextPrompts
 from diffpo.diffusion.schedules import require_ddpm
 from diffpo.diffusion.stream import PATIENCE
+from diffpo.digests import read_json
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
@@ -100,7 +101,7 @@ def encode_pairs(
         Refusal: if the folder cannot be written, or is full.
     """
     require_at_least(1, batch_size=batch_size)
-    state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING)
+    state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING, remade=True)
     require_encodable(data)
     folder.require_ours()
     with state.main_process_first():
@@ -135,13 +136,14 @@ def encode_pairs(
     fill(folder, pair_shards, prompt_shards)
     if state.is_main_process:
         folder.gather()
-        copy_scores(data.source.layouts[0].folder, folder.path)
+        copied = copy_scores(data.source.layouts[0].folder, folder.path)
         told = {"datasets": sources(data.source), "ids": pairs.ids, "notes": dict(pairs.notes)}
-        folder.finish({**identity, **told, **summary(folder.path, pair_shards, prompt_shards)})
+        names = [*pair_shards.files, *prompt_shards.files, *copied]
+        folder.finish({**identity, **told, **summary(folder.path, pair_shards, prompt_shards)}, names)
     state.wait_for_everyone()
     del encoder, pair_shards, prompt_shards
     clear_device_cache(garbage_collection=True)  # a run that goes on needs the room
-    return json.loads((folder.path / SUMMARY).read_text())
+    return read_json(folder.path / SUMMARY)
 
 
 def require_encodable(data: PairData) -> None:
@@ -193,12 +195,13 @@ def announced(pairs: EncodedShards, prompts: PromptShards) -> str:
 def fill(folder: WorkFolder, *tables: Shards) -> None:
     """Make what is missing; the processes take turns, file by file."""
     state = PartialState()
-    missing = [folder.missing(list(table.files)) for table in tables]
+    missing = [table.missing_in(folder) for table in tables]
     state.wait_for_everyone()  # nobody adds before all have seen the same
     with orderly() as stop:
         for table, names in zip(tables, missing, strict=True):
             mine = names[state.process_index :: state.num_processes]
-            for _ in table.write(mine, folder.unfinished, silent=not state.is_main_process):
+            for name in table.write(mine, folder.unfinished, silent=not state.is_main_process):
+                folder.keep(*table.made_with(name))
                 stop.here()
     state.wait_for_everyone()
 
@@ -223,8 +226,11 @@ def summary(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> dict[s
     }
 
 
-def copy_scores(source: Path, folder: Path) -> None:
-    """What says who scored the pairs goes with them."""
-    if (source / scoring.SUMMARY).exists():
-        with writing(str(folder / scoring.SUMMARY), REMEDY):
-            shutil.copy(source / scoring.SUMMARY, folder)
+def copy_scores(source: Path, folder: Path) -> list[str]:
+    """What says who scored the pairs goes with them; its name, if there is such a file."""
+    if not (source / scoring.SUMMARY).exists():
+        return []
+    read_json(source / scoring.SUMMARY)
+    with writing(str(folder / scoring.SUMMARY), REMEDY):
+        shutil.copy(source / scoring.SUMMARY, folder)
+    return [scoring.SUMMARY]

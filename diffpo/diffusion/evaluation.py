@@ -48,12 +48,18 @@ def contest(
     Raises:
         Refusal: if no picture of a model can be read.
     """
+    warned = []
     numbers = {name: judges.numbers(made, prompts, name) for name, made in pictures.items()}
     models = {}
     for name, made in pictures.items():
         unreadable = int(np.isnan(numbers[name][judges.names[0]]).sum())
         if unreadable == len(made.files):
             raise Refusal(f"None of the {unreadable} pictures of {name!r} in {made.folder} can be read.")
+        if unreadable:
+            warned.append(
+                f"{unreadable} of {len(made.files)} pictures of {name} in {made.folder} cannot be read: its numbers, "
+                "and every comparison with it, are of the others alone; mend these before you believe them."
+            )
         entry = summary(numbers[name], judges.names) | {"diversity": diversity(made.files, len(prompts))}
         models[name] = {**about[name], **entry, "unreadable": unreadable}
         if PartialState().is_main_process:
@@ -70,6 +76,7 @@ def contest(
         },
         "models": models,
         "pairs": compared(numbers, judges.names),
+        "warnings": warned,
     }
 
 
@@ -174,7 +181,7 @@ class SideBySide(Evaluation):
         }
         found = contest(pictures, asked, Judges(self.scorers), self.sampling, about)
         report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
-        warned = [*warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
+        warned = [*found["warnings"], *warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
         report |= {"warnings": warned, "guidance_sweep": None} | headline(report)
         if state.is_main_process:
             write_report(report, output_dir)

@@ -1,9 +1,11 @@
 """Several scorers over the finished pictures of a model; what was scored stays scored."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from diffpo.diffusion.judging import Question, Scores, judged
+from diffpo.digests import THREADS, digest_of
 from diffpo.evaluation import Numbers
 from diffpo.files import require_name
 from diffpo.ledger import Ledger
@@ -19,6 +22,8 @@ from diffpo.pictures import read_image
 from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer
 from diffpo.stopping import orderly
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,12 @@ class Pictures:
     files: list[Path]
     folder: Path
     identity: Mapping[str, Any]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Of each picture as it is now; empty if there is none."""
+        with ThreadPoolExecutor(THREADS, "digests") as pool:
+            return list(pool.map(lambda file: digest_of(file)["sha256"] if file.is_file() else "", self.files))
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,10 @@ def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str
     )
     ledger = Ledger(folder, identity, state.process_index)
     state.wait_for_everyone()  # all of them have to see the same pictures missing
-    missing = [number for number in range(len(asked)) if number not in ledger.done]
+    done = current(ledger, pictures)
+    missing = [number for number in range(len(asked)) if number not in done]
+    if state.is_main_process and (others := len(ledger.done) - len(done)):
+        log.warning(f"{others} pictures of {title} are others than were scored; they are scored anew.")
     questions = [
         Question(number, asked[number], partial(read_image, str(pictures.files[number])))
         for number in missing[state.process_index :: state.num_processes]
@@ -91,8 +105,13 @@ def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str
     quiet = not (questions and state.is_main_process)
     with orderly() as stop, tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
         for batch in judged([scorer], questions):
-            ledger.add({question.row: scores for question, scores in batch})
+            ledger.add({question.row: [pictures.digests[question.row], scores] for question, scores in batch})
             bar.update(len(batch))
             stop.here()
     state.wait_for_everyone()
-    return Ledger(folder, identity, state.process_index).done
+    return current(Ledger(folder, identity, state.process_index), pictures)
+
+
+def current(ledger: Ledger, pictures: Pictures) -> dict[int, Scores]:
+    """What was said of pictures that are still the same."""
+    return {n: scores for n, (digest, scores) in ledger.done.items() if digest == pictures.digests[n]}

@@ -173,7 +173,7 @@ def judge_users(
     if state.is_main_process:
         with writing(f"{output_dir}/{VERDICTS}", REMEDY):
             (folder.unfinished / VERDICTS).write_text("".join(json.dumps(record) + "\n" for record in records))
-        folder.finish(about)
+        folder.finish(about, [VERDICTS])
     state.wait_for_everyone()
     return about
 

@@ -14,7 +14,7 @@ from datasets import Features, Image, List, Value
 from diffpo.cells import Cell, Held
 from diffpo.diffusion.pairs_in_order import PairsInOrder, shared_prompt
 from diffpo.files import writing
-from diffpo.ledger import REMEDY
+from diffpo.ledger import REMEDY, settle
 from diffpo.pictures import BrokenImage, held, image_size
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
@@ -110,7 +110,8 @@ class PairShards:
             for group in self.groups(shard, results):
                 encoded = [features.encode_example(record) for record in group]
                 writer.write_table(pa.Table.from_pylist(encoded, schema=schema))
-        return unfinished.rename(file)
+        settle(unfinished, file)
+        return file
 
     def groups(self, shard: int, results: Mapping[int, Any]) -> Iterator[list[dict[str, Any]]]:
         """Records of a shard, few enough at a time to be held in memory."""
@@ -143,11 +144,13 @@ class PairShards:
 def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> None:
     """Write the shards that are missing; the processes take turns."""
     state = PartialState()
+    missing = folder.missing(shards.names)
+    state.wait_for_everyone()  # nobody adds before all have seen the same
     with orderly() as stop:
-        for shard in range(state.process_index, len(shards.names), state.num_processes):
-            if folder.missing([shards.names[shard]]):
-                shards.write(shard, folder.unfinished, results)
-                stop.here()
+        for name in missing[state.process_index :: state.num_processes]:
+            shards.write(shards.names.index(name), folder.unfinished, results)
+            folder.keep(name)
+            stop.here()
     state.wait_for_everyone()
 
 

@@ -81,7 +81,7 @@ def score_pairs(
     about = {**identity, **summary(scores, survey.decided), **read}
     fill(folder, shards, scores)
     if state.is_main_process:
-        folder.finish(about)
+        folder.finish(about, shards.names)
     state.wait_for_everyone()
     return about
 

@@ -52,7 +52,7 @@ class Aesthetic(Learned):
 
     @property
     def precision(self) -> torch.dtype:
-        published = torch.float16 if self.place.type == "cuda" else torch.float32
+        published = torch.float16 if self.device_type == "cuda" else torch.float32
         return super().precision if self.dtype else published
 
     def load(self) -> nn.Module:

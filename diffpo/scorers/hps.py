@@ -59,7 +59,7 @@ class HPS(DualEncoder):
     @property
     def mixes(self) -> bool:
         """Whether the network runs under autocast."""
-        return self.dtype is None and self.place.type == "cuda"
+        return self.dtype is None and self.device_type == "cuda"
 
     def load(self) -> nn.Module:
         self.require_release()

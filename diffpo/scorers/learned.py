@@ -68,6 +68,11 @@ class Learned(Scorer):
         return device_of(self.device)
 
     @property
+    def device_type(self) -> str:
+        """The kind of device, on which a published precision may depend; it need not be here."""
+        return self.device.partition(":")[0] if self.device else self.place.type
+
+    @property
     def precision(self) -> torch.dtype:
         """Type of the weights; see `dtype`."""
         return getattr(torch, self.dtype) if self.dtype else torch.float32

@@ -57,7 +57,7 @@ def test_the_summary_is_kept_and_says_who_spoke(source, tmp_path):
     assert (found["gap"]["pairs"], found["gap"]["cut"], found["notes"]) == (2, 0, {})
     assert found["gap"]["mean"] == (0.0 + (9 - 255) / 3) / 2
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["captions.json", "train-00000-of-00001.parquet"]
+    assert names == ["captions.json", "files.json", "train-00000-of-00001.parquet"]
 
 
 def test_captions_of_one_run_are_perturbed_by_the_next(source, tmp_path):

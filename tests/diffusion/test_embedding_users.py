@@ -33,7 +33,7 @@ def test_the_summary_is_kept_and_counts(source, tmp_path):
     about = {"embedder": "Means", "model_id": "means", "shots": 2, "seed": 0, "user": "user_id", "pairs": 10}
     assert (counts | about).items() <= found.items()
     names = ["users-00000-of-00002.safetensors", "users-00001-of-00002.safetensors", "users.json", "users.parquet"]
-    assert sorted(files(tmp_path / "out")) == names
+    assert sorted(files(tmp_path / "out")) == ["files.json", *names]
     assert found["bytes"] == sum(len(files(tmp_path / "out")[name]) for name in names[:2])
 
 

@@ -104,7 +104,7 @@ def test_a_folder_that_is_not_finished_is_refused(source, tmp_path):
         EncodedPairs(str(tmp_path / "nope")).open()
     shutil.copytree(source.path, tmp_path / "copy")
     (tmp_path / "copy" / "pairs-00000-of-00001.arrow").unlink()
-    with pytest.raises(Refusal, match="lacks 1 of its files, the first is pairs-00000-of-00001.arrow"):
+    with pytest.raises(Refusal, match="damaged: pairs-00000-of-00001.arrow is missing; encode .* which mends"):
         EncodedPairs(str(tmp_path / "copy")).open()
 
 

@@ -59,6 +59,7 @@ def test_the_summary_by_hand(source, tmp_path):
         "pairs": 5,
     }.items() <= found.items()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "files.json",
         "scores.json",
         "train-00000-of-00001.parquet",
     ]
