@@ -58,3 +58,7 @@ def any_scored(rows: Sequence[PairRow]) -> bool:
 
 def all_within_one(rows: Sequence[PairRow]) -> bool:
     return all(0 <= score <= 1 for row in rows for score in row.scores)
+
+
+def any_told_apart(rows: Sequence[PairRow]) -> bool:
+    return any(len(set(row.prompts)) > 1 for row in rows)

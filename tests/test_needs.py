@@ -102,6 +102,12 @@ CALIBRATED = r"CaPO needs calibrated scores, which are win rates in \[0, 1\] .*C
             UNCERTAIN,
         ),
         (SelfSupervised(SequencePreference(Confidence(Sigmoid()))), listed(6), listed(6, prob=0.6), UNCERTAIN),
+        (
+            DCPO(),
+            listed(),
+            listed(prompts=("a", "b")),
+            "DCPO needs a caption for each picture.*DualCaptions to data.rows",
+        ),
         (DenoisingPreference(CaPO()), listed(), scored(0.75, 0.25), CALIBRATED),
         (DenoisingPreference(CaPO()), RAW, scored(1.0, 0.0), CALIBRATED),
         (SequencePreference(ODPO()), listed(), RAW, "ODPO needs a higher score on the chosen side; score the pairs"),

@@ -210,6 +210,39 @@ def test_a_file_that_cannot_be_parsed_says_why(tmp_path, text, reason):
         Columns(str(tmp_path / "pairs.jsonl")).open()
 
 
+ROW = '{"prompt": "a", "chosen": "a.png", "rejected": "b.png"}'
+HEAD, CELLS = "prompt,chosen,rejected\n", "a,a.png,b.png\n"
+UNREADABLE = "does not hold a table of pairs that can be read: "
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", (HEAD + CELLS).replace(",", ";"), "needs columns .*the table has 'prompt;chosen;rejected'"),
+        ("a.tsv", (HEAD + CELLS).replace(",", "\t"), f"{UNREADABLE}files are"),
+        ("a.csv", HEAD + "a,a.png,b.png,c.png\n" + CELLS + "a,b,c,d,e\n", UNREADABLE),
+        ("a.csv", "", UNREADABLE),
+        ("a.csv", (HEAD + "\u00e9,a.png,b.png\n").encode("cp1252"), "no text in utf-8"),
+        ("a.json", f'{{"data": [{ROW}]}}', "needs columns .*the table has 'data'"),
+        ("a.json", "[]", UNREADABLE),
+        ("a.jsonl", ROW.encode("utf-16"), "a text in utf-16; save it as UTF-8"),
+        ("a.jsonl", ROW.replace('"a"', '"\\ud800"'), UNREADABLE),
+        ("a.jsonl", ROW.replace('"a"', '"\u00e9"').encode("cp1252"), "save the file as UTF-8"),
+    ],
+)
+def test_tables_of_another_form_are_one_line(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Refusal, match=reason) as caught:
+        PairTable(Columns(str(tmp_path / name)), [], 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", HEAD + CELLS), ("a.jsonl", ROW)])
+def test_a_mark_before_a_table_of_pairs_is_no_part_of_it(tmp_path, name, content):
+    (tmp_path / name).write_text(f"\ufeff{content}", encoding="utf-8")
+    assert PairTable(Columns(str(tmp_path / name)), [], 0)[0].prompts == ("a", "a")
+
+
 def test_another_split_of_a_saved_dataset_is_named(tmp_path):
     datasets.DatasetDict({"test": datasets.Dataset.from_dict({"prompt": ["a"]})}).save_to_disk(tmp_path / "saved")
     with pytest.raises(Refusal, match="data.source.split is 'train', there are test"):

@@ -12,6 +12,7 @@ from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.text.completions import Candidate, Completion, spoken
 from diffpo.text.messages import holds_messages, is_conversation, plain_messages, require_own_turns, words
+from diffpo.typed import MARK, MARKED, shown
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class ReadTexts(RowMap):
     """Prompts and candidates are texts, completions or messages; candidates are read out of their cells.
 
     Messages lose the nulls that tables fill in, and contents in parts become the texts that they are, if all are.
+    Byte-order marks before texts are removed, and noted.
 
     Raises:
         Refusal: if a prompt or a candidate is none of these, is messages written as a text, or if a candidate repeats
@@ -33,7 +35,18 @@ class ReadTexts(RowMap):
             for prompt, candidate in zip(prompts, candidates, strict=True):
                 if prompt is not None and candidate is not None:
                     require_own_turns(prompt, candidate)
-        return replace(row, prompts=prompts, candidates=candidates)
+        sides = tuple(map(unmarked, prompts)), tuple(map(unmarked, candidates))
+        told = (MARKED,) * (sides != (prompts, candidates) and MARKED not in row.notes)
+        return replace(row, prompts=sides[0], candidates=sides[1], notes=(*row.notes, *told))
+
+
+def unmarked(text: Any) -> Any:
+    """A text, or messages, without the byte-order marks before them."""
+    if isinstance(text, str):
+        return text.removeprefix(MARK)
+    if text is None or isinstance(text, Completion):
+        return text
+    return [{**message, "content": unmarked(message["content"])} for message in text]
 
 
 def read(name: str, found: Any, row: int) -> Any:
@@ -55,7 +68,7 @@ def read(name: str, found: Any, row: int) -> Any:
             return plain_messages(found)
     raise Refusal(
         f"Row {row} has a {name} that is neither a text nor a list of messages with role and content: "
-        f"{str(found)[:60]!r} ({type(found).__name__}); name other columns in data.source."
+        f"{shown(found)} ({type(found).__name__}); name other columns in data.source."
     )
 
 

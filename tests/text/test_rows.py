@@ -9,6 +9,7 @@ from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.text.completions import Completion, Segment
 from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, one_text
+from diffpo.typed import MARK, MARKED, Captions
 
 DRAWS = Draws(0, (0,), (0,))
 CHAT = [{"role": "user", "content": "hi"}]
@@ -31,6 +32,32 @@ def test_contents_in_parts_become_texts_on_both_sides():
     )
     assert read is not None
     assert (read.prompts, read.candidates) == ((CHAT, CHAT), ([{"role": "assistant", "content": "yes"}], "no"))
+
+
+SAID = {"role": "assistant", "content": "yes"}
+
+
+@pytest.mark.parametrize("prompt", ["hi", CHAT])
+@pytest.mark.parametrize("said", ["yes", [SAID], [SAID, CHAT[0], SAID], [{**SAID, "content": None}], None])
+@pytest.mark.parametrize("where", ["prompt", "candidate", "both", "neither"])
+def test_byte_order_marks_are_removed_and_counted_once(prompt, said, where):
+    def begun(text):
+        if isinstance(text, str):
+            return MARK + text
+        return text and [{**message, "content": message["content"] and MARK + message["content"]} for message in text]
+
+    begins = [
+        begun(text) if where in (name, "both") else text for name, text in (("prompt", prompt), ("candidate", said))
+    ]
+    read = ReadTexts()(row(begins[1], "no", prompt=begins[0]), DRAWS)
+    assert read is not None
+    assert (read.prompts, read.candidates) == ((prompt, prompt), (said, "no"))
+    assert read.notes == ((MARKED,) if begins != [prompt, said] else ())
+
+
+def test_several_captions_are_shown_as_they_are():
+    with pytest.raises(Refusal, match=r"a prompt that is neither a text .*: \('a', 'b'\) \(Captions\)"):
+        ReadTexts()(row("a", "b", prompt=Captions(("a", "b"))), DRAWS)
 
 
 def test_candidates_that_repeat_their_prompt_are_refused():
