@@ -154,10 +154,10 @@ def read_json(file: Path) -> Any:
     try:
         content = file.read_bytes()
         found = json.loads(content)
-        named = named_in(file.parent) or {"files": {}}
     except (OSError, ValueError) as error:
         raise Refusal(damaged(file, error)) from error
-    entry = named["files"].get(file.name)
+    named = written_in(file.parent) if (file.parent / FILES).exists() else None
+    entry = (named or {}).get(file.name)
     if entry and entry != entry_of(content):
         raise Refusal(damaged(file, "it is not what was written"))
     return found

@@ -1,10 +1,23 @@
 import hashlib
 import json
+import os
 
 import pytest
 from damage import DAMAGES
 
-from diffpo.digests import FILES, digest_of, name_files, named_in, wrong_file, wrong_size
+from diffpo import digests as module
+from diffpo.digests import (
+    FILES,
+    digest_of,
+    name_files,
+    named_in,
+    not_as_written,
+    read_json,
+    require_written,
+    wrong_file,
+    wrong_size,
+)
+from diffpo.refusal import Refusal
 
 
 @pytest.fixture
@@ -42,3 +55,63 @@ def test_a_list_that_is_none_is_a_value_error(tmp_path, content):
 
 def test_no_list_is_none(tmp_path):
     assert named_in(tmp_path) is None
+
+
+def written(folder, *names: str) -> None:
+    for name in names:
+        (folder / name).write_text(name * 50)
+    name_files(folder, {})
+
+
+def test_what_was_written_is_read_once_for_each_state(tmp_path, monkeypatch):
+    written(tmp_path, "a", "b")
+    files, read = named_in(tmp_path)["files"], []
+    monkeypatch.setattr(module, "digest_of", lambda file: read.append(file.name) or digest_of(file))
+    for _ in range(2):
+        assert not_as_written(tmp_path, files) == {}
+    assert sorted(read) == ["a", "b"]
+    os.utime(tmp_path / "a", (1, 1))
+    assert not_as_written(tmp_path, files) == {}
+    assert sorted(read) == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["at first", "after it was looked at"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_of_a_folder_is_named_with_the_remedy(tmp_path, damage, before):
+    written(tmp_path, "a", "b")
+    if before:
+        require_written(tmp_path, ["a", "b"], "copy it")
+    DAMAGES[damage](tmp_path / "b", 1)
+    for _ in range(2):
+        with pytest.raises(Refusal, match=f"^{tmp_path} is damaged: b .*; copy it.$"):
+            require_written(tmp_path, ["a", "b"], "copy it")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_what_was_looked_at_makes_it_be_read_again(tmp_path, damage):
+    written(tmp_path, "a")
+    require_written(tmp_path, ["a"], "copy it")
+    DAMAGES[damage](tmp_path / ".checked.json", 5)
+    require_written(tmp_path, ["a"], "copy it")
+
+
+def test_a_file_that_the_list_does_not_name_is_named(tmp_path):
+    written(tmp_path, "a")
+    with pytest.raises(Refusal, match="files.json does not name b, which belongs to the folder; copy it"):
+        require_written(tmp_path, ["a", "b"], "copy it")
+
+
+def test_a_folder_without_a_list_is_told(tmp_path, caplog):
+    require_written(tmp_path, ["a"], "copy it")
+    assert "has no files.json, so its files are taken as they are" in caplog.text
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_json_file_is_one_line(tmp_path, damage):
+    (tmp_path / "scores.json").write_text('{"min": 0.125, "max": 2}')
+    name_files(tmp_path, {})
+    assert read_json(tmp_path / "scores.json") == {"min": 0.125, "max": 2}
+    DAMAGES[damage](tmp_path / "scores.json", 2)
+    with pytest.raises(Refusal, match=r"scores.json is damaged \(.*\); copy it again") as refused:
+        read_json(tmp_path / "scores.json")
+    assert "\n" not in str(refused.value)

@@ -4,6 +4,7 @@ import signal
 from multiprocessing import get_context
 
 import pytest
+from damage import DAMAGES
 
 from diffpo.ledger import Ledger, write_json
 from diffpo.refusal import Refusal
@@ -91,3 +92,37 @@ def test_a_full_disk_is_one_line_and_what_was_written_counts(tmp_path):
     done = Ledger(tmp_path, {}).done
     assert 0 < len(done) < 20
     assert set(done.values()) == {0.123456789}
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_damage_to_a_part_changes_a_result(tmp_path, damage, seed):
+    ledger = Ledger(tmp_path, WHO)
+    for row in range(5):
+        ledger.add({row: {"a": row / 3, "b": "ü"}})
+    DAMAGES[damage](ledger.file, seed)
+    found = Ledger(tmp_path, WHO).done
+    assert all(found[row] == ledger.done[row] for row in found)
+    again = Ledger(tmp_path, WHO)
+    again.add({row: ledger.done[row] for row in range(5)})
+    assert Ledger(tmp_path, WHO).done == ledger.done
+
+
+def test_damaged_lines_are_told_once_and_taken_out(tmp_path, caplog):
+    ledger = Ledger(tmp_path, WHO, rank=1)
+    ledger.add({1: 0.125, 2: 0.25, 3: 0.5})
+    ledger.file.write_text(ledger.file.read_text().replace("0.25", "0.75"))
+    assert Ledger(tmp_path, WHO).done == {1: 0.125, 3: 0.5}
+    assert f"1 of 3 lines of {ledger.file} are damaged; what they held is found anew" in caplog.text
+    caplog.clear()
+    assert Ledger(tmp_path, WHO).done == {1: 0.125, 3: 0.5}
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_results_of_which_nothing_tells_what_they_are_of_are_refused(tmp_path, damage):
+    Ledger(tmp_path, WHO).add({1: 0.5})
+    DAMAGES[damage](tmp_path / "identity.json", 3)
+    with pytest.raises(Refusal, match=r"identity.json|something else") as refused:
+        Ledger(tmp_path, WHO)
+    assert "\n" not in str(refused.value)

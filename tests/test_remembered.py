@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from damage import DAMAGES
 from tiny_runs import PointBatch, Points, fit_points, scorer, weights
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from diffpo.draws import Draws
 from diffpo.order import Order, Share
 from diffpo.references import SCORES, FrozenCopy, Reference, Score
 from diffpo.refusal import Refusal
-from diffpo.remembered import Remembered, open_answers
+from diffpo.remembered import Remembered, checksums, open_answers
 from diffpo.validation import Validation
 
 SHAPE = {SCORES: (2, 5, 2)}
@@ -159,3 +160,53 @@ def test_held_out_pairs_are_judged_as_without_it(tmp_path):
         judged.append([line for line in map(json.loads, lines) if "validation/loss" in line])
     assert judged[0] == judged[1]
     assert len(judged[0]) == 2
+
+
+FILES = ["identity.json", "scores.npy", "scores-checks.npy"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_no_damage_to_answers_is_taken_for_an_answer(folder, name, damage, seed):
+    """It is refused in one line, or what is asked for is computed anew."""
+    inner = Counting()
+    for epoch in (0, 1):
+        asked(Remembered(inner, folder), inner, (epoch,) * 5, (0, 1, 2, 3, 4))
+    DAMAGES[damage](folder / name, seed)
+    said = []
+    try:
+        open_answers(folder, {"base": "a"}, SHAPE)
+        reference = Remembered(inner, folder)
+    except Refusal as refused:
+        said.append(str(refused))
+    if said:
+        assert name in said[0] or "something else" in said[0]
+        assert "\n" not in said[0]
+        return
+    for epoch in (0, 1):
+        found = asked(reference, inner, (epoch,) * 5, (0, 1, 2, 3, 4))
+        assert found.tolist() == [[100 * epoch + 10 * row + side for row in range(5)] for side in (0, 1)]
+
+
+def test_a_damaged_answer_is_told_and_computed_anew(folder, caplog):
+    inner = Counting()
+    asked(Remembered(inner, folder), inner, (0,) * 3, (0, 1, 2))
+    np.load(folder / "scores.npy", mmap_mode="r+")[0, 1, 1] = 11.25
+    reference = Remembered(inner, folder)
+    assert not reference.is_complete(np.array([1]))
+    assert asked(reference, inner, (0,), (1,)).tolist() == [[10], [11]]
+    assert f"Some answers (scores) in {folder} are damaged; they are computed anew" in caplog.text
+    assert asked(Remembered(None, folder), inner, (0,), (1,)).tolist() == [[10], [11]]
+
+
+@pytest.mark.parametrize("words", [1, 2, 300])
+def test_no_bit_changes_without_the_checksum(words):
+    rng = np.random.default_rng(words)
+    answers = rng.standard_normal((1, words)).astype("<f4")
+    bits = [(word, bit) for word in range(0, words, 1 + words // 20) for bit in range(32)]
+    for word, bit in bits:
+        other = answers.copy()
+        other.view("<u4")[0, word] ^= np.uint32(1 << bit)
+        assert checksums(other) != checksums(answers)
+    assert (checksums(np.zeros((3, words), dtype="<f4")) != 0).all()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from damage import DAMAGES
 from PIL import Image
 
 from diffpo.diffusion import drawing
@@ -159,3 +160,30 @@ def test_pictures_can_be_drawn_in_half_precision(tmp_path):
 def test_nothing_to_draw_is_refused():
     with pytest.raises(Refusal, match="at least one picture, step"):
         Sampling(steps=0)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_picture_that_is_not_what_was_drawn_is_drawn_again(pipeline, tmp_path, damage, caplog):
+    files = draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
+    before = [file.read_bytes() for file in files]
+    DAMAGES[damage](files[4], 7)
+    draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
+    assert [file.read_bytes() for file in files] == before
+    assert (
+        f"1 pictures in {tmp_path} are not what was drawn, the first is 00004.png; they are drawn again" in caplog.text
+    )
+    draw(refused, PROMPTS, TWO, tmp_path, {}, "x")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["drawn.json", "files.json"])
+def test_what_a_folder_of_pictures_says_of_itself_may_be_damaged(pipeline, tmp_path, name, damage, caplog):
+    draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+    DAMAGES[damage](tmp_path / name, 7)
+    if (name, damage) == ("files.json", "removed"):
+        draw(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+        assert "are taken as they are: nothing there tells what was drawn" in caplog.text
+        return
+    with pytest.raises(Refusal, match=name.replace(".", r"\.") + "|holds results of something else") as said:
+        draw(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+    assert "\n" not in str(said.value)

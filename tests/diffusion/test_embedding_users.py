@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from damage import DAMAGES
 from tiny_embedders import Means, compared, onevision
 
 from diffpo.diffusion.embedding_users import embed_users
@@ -106,3 +107,13 @@ def test_a_vision_language_model_from_pairs_to_files(source, tmp_path):
     assert (found["chunks"], found["tokens"], found["width"]) == (2, 3, 16)
     assert users.read("a", 0).shape == (3, 16)
     assert set(users.pair_ids("b", 0)) == {5, 6, 7, 8}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["users-00001-of-00002.safetensors", "users.parquet", "users.json"])
+def test_a_damaged_file_is_one_line(source, tmp_path, name, damage):
+    embedded(source, tmp_path / "out")
+    DAMAGES[damage](tmp_path / "out" / name, 4)
+    with pytest.raises(Refusal, match=name) as refused:
+        UserEmbeddings(str(tmp_path / "out")).read("a", 0)
+    assert "\n" not in str(refused.value)

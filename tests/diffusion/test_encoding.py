@@ -1,12 +1,14 @@
 import errno
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from itertools import islice
 
 import datasets
 import pytest
 import torch
+from damage import DAMAGES
 from diffusers import AutoencoderKL
 from shards import png
 from tiny import moved
@@ -241,3 +243,56 @@ def test_of_several_captions_only_those_that_row_maps_leave_are_encoded(root, tm
     data = PairData(Columns(str(tmp_path / "a.parquet")), [FirstCaption()], Framing(32), workers=0)
     assert encode_pairs(base(root), data, tmp_path / "out")["prompts"] == 2
     assert Encoding(str(tmp_path / "out"))(base(root), data, 0).open(0).first(2).row == (0, 1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished folder beside what it was made of; not to be written to."""
+    root = world(tmp_path_factory.mktemp("finished"))
+    encoded(root, "whole")
+    return root / "whole"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("what", ["pairs", "prompts"])
+def test_a_damaged_file_is_named_by_training_and_made_anew_by_the_same_command(
+    finished, tmp_path, what, damage, caplog
+):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    name = f"{what}-00000-of-00001.arrow"
+    DAMAGES[damage](folder / name, 4)
+    with pytest.raises(Refusal, match=rf"copy is damaged: {name} .*; encode the pairs .* once more, which mends that"):
+        EncodedPairs(str(folder)).open()
+    encode_pairs(base(finished.parent), pixels(finished.parent), folder, batch_size=2)
+    assert name in caplog.text
+    assert "That is made anew" in caplog.text
+    assert {file.name for file in folder.glob("[!.]*")} == {file.name for file in finished.glob("[!.]*")}
+    assert all((folder / file.name).read_bytes() == file.read_bytes() for file in finished.glob("[!.]*"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["encoding.json", "files.json"])
+def test_a_damaged_summary_is_one_line(finished, tmp_path, name, damage, caplog):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    DAMAGES[damage](folder / name, 4)
+    if (name, damage) == ("files.json", "removed"):
+        EncodedPairs(str(folder)).open()
+        assert "has no files.json, so its files are taken as they are" in caplog.text
+        return
+    with pytest.raises(Refusal, match=r"encoding.json|files.json") as refused:
+        EncodedPairs(str(folder)).open()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_before_the_end_is_made_anew(finished, tmp_path, damage, monkeypatch, caplog):
+    """Stopped after the first table: its file waits in the hidden folder."""
+    folder = tmp_path / "out"
+    monkeypatch.setattr("diffpo.diffusion.prompt_states.PromptShards.write", lambda *_, **__: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception):
+        encode_pairs(base(finished.parent), pixels(finished.parent), folder, batch_size=2)
+    monkeypatch.undo()
+    DAMAGES[damage](folder / ".encoding" / "pairs-00000-of-00001.arrow", 4)
+    encode_pairs(base(finished.parent), pixels(finished.parent), folder, batch_size=2)
+    assert ("That is made anew" in caplog.text) == (damage != "removed")
+    assert all((folder / file.name).read_bytes() == file.read_bytes() for file in finished.glob("[!.]*"))

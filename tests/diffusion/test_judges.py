@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from damage import DAMAGES
 
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.refusal import Refusal
@@ -57,3 +58,18 @@ def test_scores_of_other_pictures_are_not_mixed_in(tmp_path):
     Judges([Oracle()]).numbers(pictures, TWO, "a")
     with pytest.raises(Refusal, match="results of something else: pictures was {} and is {'model': 'b'}"):
         Judges([Oracle()]).numbers(replace(pictures, identity={"model": "b"}), TWO, "a")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_picture_that_was_exchanged_after_scoring_is_scored_anew(tmp_path, monkeypatch, damage, caplog):
+    pictures, calls = finished(tmp_path / "a"), []
+    first = Judges([Oracle()]).numbers(pictures, TWO, "a")
+    DAMAGES[damage](pictures.files[1], 3)
+    monkeypatch.setattr(Oracle, "__call__", counted(Oracle.__call__, calls))
+    again = Judges([Oracle()]).numbers(replace(pictures), TWO, "a")
+    assert "1 pictures of a: oracle are others than were scored; they are scored anew" in caplog.text
+    fresh = finished(tmp_path / "b")
+    DAMAGES[damage](fresh.files[1], 3)
+    np.testing.assert_array_equal(again["oracle"], Judges([Oracle()]).numbers(fresh, TWO, "b")["oracle"])
+    assert np.isnan(again["oracle"][0, 1]) or damage == "flipped"
+    np.testing.assert_array_equal(again["oracle"].ravel()[[0, 2, 3]], first["oracle"].ravel()[[0, 2, 3]])

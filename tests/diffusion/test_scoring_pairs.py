@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from brightness import Brightness
+from damage import DAMAGES
 from shards import png
 from tiny import pair_folder
 
@@ -288,3 +289,20 @@ def test_pictures_in_structs_and_lists_are_stored_as_their_bytes(tmp_path):
         score_pairs(Brightness(), source, tmp_path / f"{number}")
         found, _ = rows(tmp_path / f"{number}")
         assert [row.candidates[0].read()["bytes"] for row in found] == [GRAY, WHITE]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "scores.json"])
+def test_a_damaged_file_of_scored_pairs_is_one_line(source, tmp_path, name, damage):
+    score_pairs(Brightness(), source, tmp_path / "out")
+    DAMAGES[damage](tmp_path / "out" / name, 4)
+    with pytest.raises(Refusal, match=f"{name} .*copy it again") as refused:
+        Columns(str(tmp_path / "out")).open()
+    assert "\n" not in str(refused.value)
+
+
+def test_scores_of_a_finished_folder_are_not_found_anew_for_one_damaged_file(source, tmp_path):
+    score_pairs(Brightness(), source, tmp_path / "out")
+    (tmp_path / "out" / "train-00000-of-00001.parquet").write_bytes(b"")
+    with pytest.raises(Refusal, match=r"train-00000-of-00001.parquet has 0 bytes.*; copy it again, or remove it"):
+        score_pairs(Brightness(), source, tmp_path / "out")
