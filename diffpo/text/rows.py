@@ -1,7 +1,7 @@
 """What every row of texts goes through: it is read, checked, and dropped if there is nothing to learn from it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,13 +40,13 @@ class ReadTexts(RowMap):
         return replace(row, prompts=sides[0], candidates=sides[1], notes=(*row.notes, *told))
 
 
-def unmarked(text: Any) -> Any:
-    """A text, or messages, without the byte-order marks before them."""
-    if isinstance(text, str):
-        return text.removeprefix(MARK)
-    if text is None or isinstance(text, Completion):
-        return text
-    return [{**message, "content": unmarked(message["content"])} for message in text]
+def unmarked(said: Any) -> Any:
+    """A text, or messages and their parts, without the byte-order marks before their texts."""
+    if isinstance(said, str):
+        return said.removeprefix(MARK)
+    if not isinstance(said, list) or not all(isinstance(one, Mapping) for one in said):
+        return said
+    return [{key: unmarked(x) if key in ("content", "text") else x for key, x in one.items()} for one in said]
 
 
 def read(name: str, found: Any, row: int) -> Any:

@@ -55,6 +55,15 @@ def test_byte_order_marks_are_removed_and_counted_once(prompt, said, where):
     assert read.notes == ((MARKED,) if begins != [prompt, said] else ())
 
 
+def test_byte_order_marks_of_parts_are_removed():
+    """Where a picture stands among them, parts stay apart."""
+    parts = [{"type": "image", "text": ["a"]}, {"type": "text", "text": MARK + "hi"}]
+    read = ReadTexts()(row("yes", "no", prompt=[{"role": "user", "content": parts}]), DRAWS)
+    assert read is not None
+    assert read.prompts[0] == [{"role": "user", "content": [parts[0], {"type": "text", "text": "hi"}]}]
+    assert read.notes == (MARKED,)
+
+
 def test_several_captions_are_shown_as_they_are():
     with pytest.raises(Refusal, match=r"a prompt that is neither a text .*: \('a', 'b'\) \(Captions\)"):
         ReadTexts()(row("a", "b", prompt=Captions(("a", "b"))), DRAWS)
