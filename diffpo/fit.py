@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from diffpo.average import Average
-from diffpo.checkpoint import Checkpoints, store_trainable
+from diffpo.checkpoint import Checkpoints
 from diffpo.core import Objective
 from diffpo.draws import Draws
 from diffpo.files import in_one_line
@@ -27,6 +27,7 @@ from diffpo.refusal import Refusal
 from diffpo.run import Run, require_disk
 from diffpo.sharding import is_sharded, reshard, whole
 from diffpo.stopping import orderly
+from diffpo.training_state import TrainingState
 from diffpo.validation import Validation
 from diffpo.whole import require_finite
 
@@ -88,13 +89,14 @@ def fit(
     model, stepper = accelerator.prepare(policy, stepper)
     parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
     ema = Average(parameters, decay=config.ema) if config.ema is not None else None
-    store_trainable(accelerator, policy)
-    accelerator.register_for_checkpointing(schedule, *(x for x in (ema, reference) if x is not None))
+    moving = {"schedule": schedule, "average": ema, "reference": reference}
+    others = {name: part for name, part in moving.items() if part is not None}
+    state = TrainingState(accelerator, policy, model, stepper, others)
     result = sum(p.numel() * p.element_size() for p in parameters)
     copies = (4 if ema else 3) if config.save_every else 0  # weights, two moments, moving average
     require_disk(run.output_dir, copies * result, config.keep, result)
     known = pairs.fingerprint() if accelerator.is_main_process and (run.resume or config.save_every) else None
-    checkpoints = replace(run.checkpoints, data=known)
+    checkpoints = replace(run.checkpoints, data=known, state=state)
     step = checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
         raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")

@@ -10,9 +10,9 @@ from tiny import trained, unet
 from tiny_runs import fit_points, stored
 from torch import Tensor
 
-from diffpo.checkpoint import store_trainable
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.references import Ema
+from diffpo.training_state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,7 @@ def test_adapters_outside_of_the_wrapped_blocks_are_trained(root):
 
 def test_stored_weights_are_whole_and_load_into_a_network_in_one_piece(root):
     network = unet()
-    accelerator = Accelerator()
-    store_trainable(accelerator, network)
-    for hook in accelerator._load_model_state_pre_hook.values():
-        hook([], str(root / "stored"))
+    TrainingState(Accelerator(), network).load(root / "stored")
     assert torch.equal(flat(network.state_dict()), 2 * flat(unet().state_dict()))
 
 

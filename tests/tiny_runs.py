@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny import pair_folder, picture, pipeline
 from torch import Tensor, nn
 
+from diffpo import training_state
 from diffpo.core import Objective, PairLabels, PairLogps, Step, pair_step
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
@@ -194,7 +195,7 @@ def as_if_started_by_hand(target: Callable[..., None], *args) -> None:
 
 def run_for_resume(root: Path, output_dir: Path, kill: int | str | None, resume: str | None, save_every: int) -> None:
     """Five steps with everything that has a state; `kill` is a micro-batch before which the run dies, or "save"."""
-    calls, torch_save = [], torch.save
+    calls, write_tree = [], training_state.write_tree
 
     def prepare(model: LoadedStableDiffusion, *args) -> Any:
         if len(calls) == kill:
@@ -202,15 +203,15 @@ def run_for_resume(root: Path, output_dir: Path, kill: int | str | None, resume:
         calls.append(None)
         return model.prepare(*args)
 
-    def killing_save(obj: Any, file: Any) -> None:
+    def killing_save(folder: Path, name: str, tree: Any) -> None:
         """Half of the optimiser's state after step 4."""
         if "checkpoint-000002" in os.listdir(output_dir):
-            Path(file).write_bytes(b"PK")
+            (folder / f"{name}-0.safetensors").write_bytes(b"PK")
             os.kill(os.getpid(), signal.SIGKILL)
-        torch_save(obj, file)
+        write_tree(folder, name, tree)
 
     if kill == "save":
-        torch.save = killing_save
+        training_state.write_tree = killing_save
     model, reference = fit_diffusion(
         root,
         output_dir,
