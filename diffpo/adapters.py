@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from diffusers.training_utils import cast_training_params
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from diffpo.hub import reaching
+from diffpo.files import settle
+from diffpo.lora_files import FILES, read_lora
+from diffpo.lora_layers import put, require_put
 from diffpo.refusal import Refusal
 from diffpo.sharding import whole_state
 
@@ -77,18 +77,25 @@ class LowRank(Adapter):
     tags: ClassVar[tuple[str, ...]] = ("lora", "template:diffusion-lora")
 
     def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
+        """Write peft's names for all layers: of a file with some of diffusers' own names only those are loaded."""
         unet = pipeline.unet
         trained = whole_state(unet, [name for name, p in unet.named_parameters() if p.requires_grad])
         if writes:
             layers = get_peft_model_state_dict(unet, state_dict=trained, adapter_name=TRAINED)
             adapter = unet.peft_config[TRAINED]
             metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
-            type(pipeline).save_lora_weights(
-                folder, convert_state_dict_to_diffusers(layers), unet_lora_adapter_metadata=metadata
-            )
+            type(pipeline).save_lora_weights(folder, layers, unet_lora_adapter_metadata=metadata)
+            settle(folder / FILES[0])
 
     def load(self, pipeline: Any, folder: Path) -> None:
-        pipeline.load_lora_weights(str(folder))
+        """As any user would, and see that every layer of the file is there.
+
+        Raises:
+            RuntimeError: if one is not.
+        """
+        file = read_lora(str(folder), {"unet": pipeline.unet})
+        pipeline.load_lora_weights(str(folder), adapter_name=TRAINED)
+        require_put(pipeline.unet, file.layers, TRAINED)
 
     def snippet(self, where: str) -> list[str]:
         return [f'pipe.load_lora_weights("{where}")']
@@ -105,7 +112,7 @@ class LoRA(LowRank):
         dropout: on the input of the updates.
 
     Raises:
-        Refusal: if the rank is not positive.
+        Refusal: if rank or alpha are not positive, or there are no targets.
     """
 
     rank: int = 8
@@ -116,6 +123,12 @@ class LoRA(LowRank):
     def __post_init__(self):
         if self.rank < 1:
             raise Refusal(f"LoRA needs a rank of at least 1, got {self.rank}.")
+        if self.alpha is not None and not self.alpha > 0:
+            raise Refusal(f"LoRA needs an alpha above 0 to add anything, got {self.alpha}; null is alpha = rank.")
+        if not self.targets:
+            raise Refusal(
+                "LoRA needs the names of layers in base.adapter.targets, got none; leave it out for attention."
+            )
 
     def attach(self, unet: Any, seed: int = 0) -> None:
         require_bare(unet)
@@ -141,7 +154,14 @@ class LoRA(LowRank):
 
     def inject(self, network: Any, config: LoraConfig) -> None:
         """By diffusers' own hook, so that its other ones (`disable_adapters`) know of the adapters."""
-        network.add_adapter(config, adapter_name=TRAINED)
+        try:
+            network.add_adapter(config, adapter_name=TRAINED)
+        except ValueError as error:
+            raise Refusal(
+                f"peft has no LoRA for {', '.join(self.targets)} with dropout {self.dropout:g} "
+                f"({' '.join(str(error).split())[:150]}); name others in base.adapter.targets, the linear layers are "
+                f"{', '.join(linear_layers(network))}."
+            ) from error
 
     def off(self, unet: nn.Module) -> AbstractContextManager:
         return adapters_off(unet)
@@ -152,7 +172,8 @@ class WarmLoRA(LowRank):
     """Train an existing LoRA further; the reference is a frozen second copy of it, "ref", in the same network.
 
     Args:
-        path: hub id, folder or file of a LoRA that `load_lora_weights` reads. Rank, alpha and layers are its own.
+        path: hub id, folder or file of a UNet's LoRA, as diffusers, peft, kohya or ComfyUI write it. Ranks, alphas,
+            layers and dropout are its own, and so are the magnitudes of a DoRA.
     """
 
     path: str
@@ -163,19 +184,16 @@ class WarmLoRA(LowRank):
 
     def attach(self, unet: Any, seed: int = 0) -> None:
         require_bare(unet)
-        with reaching(self.path, "a LoRA"):
-            # Files of kohya's trainers name SDXL's blocks in another way; the config says how to translate.
-            loaded: Any = StableDiffusionXLPipeline.lora_state_dict(
-                self.path, unet_config=unet.config, return_lora_metadata=True
+        file = read_lora(self.path, {"unet": unet})
+        if file.others:
+            raise Refusal(
+                f"{file.beside}; only a UNet is trained. Merge it all into the base and train a new LoRA there "
+                "(pipe.load_lora_weights, fuse_lora, unload_lora_weights, save_pretrained), or save the UNet's part "
+                "alone with save_lora_weights(folder, unet_lora_layers=...)."
             )
-        state, alphas, metadata = loaded
         unet.requires_grad_(False)
-        for name in (START, TRAINED):
-            unet.load_lora_adapter(
-                dict(state), prefix="unet", adapter_name=name, network_alphas=alphas, metadata=metadata
-            )
-        if not carries_adapters(unet):
-            raise Refusal(f"{self.path} holds no LoRA of a UNet; name one that was trained for this base.")
+        put(unet, file.layers, START)
+        put(unet, file.layers, TRAINED, file.dropout)
         unet.set_adapter(TRAINED)
         only_trainable(adapter_layers(unet), [p for name, p in unet.named_parameters() if f".{TRAINED}." in name])
         cast_training_params(unet, dtype=torch.float32)

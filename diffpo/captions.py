@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from diffpo.draws import Draws
 from diffpo.rows import PairRow, RowMap
+from diffpo.typed import asked
 
 FALLBACK = "without two captions kept their prompt"
 
@@ -22,7 +23,7 @@ class DualCaptions(RowMap):
             writes these two.
 
     Raises:
-        Refusal: if a column is missing.
+        Refusal: if a column is missing, or a caption is no text.
     """
 
     script: ClassVar[str] = "scripts/caption_pairs.py"
@@ -31,7 +32,9 @@ class DualCaptions(RowMap):
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         for name in self.columns:
             row.require(name, self)
-        captions = [str(row.extra[name] or "").strip() for name in self.columns]
+        read = asked(row.id, row.extra, *self.columns)
+        captions = [text.strip() if isinstance(text, str) else text for text in read["prompts"]]
         if not all(captions):
             return replace(row, notes=(*row.notes, FALLBACK))
-        return replace(row, prompts=tuple(captions[::-1] if row.turned else captions))
+        prompts = tuple(captions[::-1] if row.turned else captions)
+        return replace(row, prompts=prompts, notes=(*row.notes, *read.get("notes", ())))

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,15 +14,13 @@ import torch
 import yaml
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from diffpo.digests import FILES, digests, flush, found_in, name_files, named_in, wrong_file, wrong_size
 from diffpo.everyone import on_main
+from diffpo.files import in_one_line, remedy_of
 from diffpo.refusal import Refusal
-from diffpo.sharding import split_like, whole_state
+from diffpo.training_state import TrainingState
 
-WEIGHTS = "trainable.safetensors"
 CONFIG = "config.yaml"
 DATA = "data.json"
 TOLD = 8  # differences that one line tells
@@ -51,15 +48,15 @@ class Checkpoints:
     """The checkpoints of one run: folders `checkpoint-000123` that hold the state after optimiser step 123.
 
     A checkpoint is written to `partial` and renamed when every rank has finished and the disk holds it, so a kill at
-    any moment leaves whole checkpoints and perhaps a `partial`, which nothing ever reads. Of the policy only trainable
-    tensors are stored, whole; under FSDP2 and DeepSpeed accelerate adds all of it once more, in their own formats.
-    `files.json` names all files with their digests, which are compared before one is read.
+    any moment leaves whole checkpoints and perhaps a `partial`, which nothing ever reads. What is in them says
+    `diffpo.training_state`. `files.json` names all files with their digests, which are compared before one is read.
 
     Attributes:
         keep: how many of the newest stay.
         config: the resolved config as YAML, stored beside each checkpoint and compared on resume.
         data: what tells the data of the run from others, see `diffpo.pairs.Pairs.fingerprint`; stored and compared,
             too. Null is not known: the main process alone has to know it.
+        state: what is saved and resumed. Null saves nothing but config and data.
     """
 
     accelerator: Accelerator
@@ -67,6 +64,7 @@ class Checkpoints:
     keep: int
     config: str
     data: Mapping[str, Any] | None = None
+    state: TrainingState | None = None
 
     def at(self, step: int) -> Path:
         return self.root / f"checkpoint-{step:06d}"
@@ -101,7 +99,9 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         with self._written(step):
-            self.accelerator.save_state(str(partial))
+            partial.mkdir(parents=True, exist_ok=True)
+            if self.state is not None:
+                self.state.save(partial)
         with self._written(step):
             if main:
                 (partial / CONFIG).write_text(self.config)
@@ -119,21 +119,24 @@ class Checkpoints:
     @contextmanager
     def _written(self, step: int) -> Iterator[None]:
         """Something that any rank may fail to write."""
-        problem = ""
+        problem, cause = "", None
         try:
             yield
-        # torch.save reports a full disk as RuntimeError, safetensors as its own error.
-        except (OSError, RuntimeError, SafetensorError) as error:
-            problem = f"{type(error).__name__}: {error}"
+        # DeepSpeed reports a full disk as RuntimeError, safetensors as its own error; a refusal is about the state.
+        except (OSError, RuntimeError, SafetensorError, Refusal) as error:
+            problem, cause = f"{type(error).__name__}: {error}", error
         failed = self.accelerator.reduce(torch.tensor(float(bool(problem)), device=self.accelerator.device))
         if failed:
             if self.accelerator.is_main_process:
                 shutil.rmtree(self.root / "partial", ignore_errors=True)
             self.accelerator.wait_for_everyone()
+            if isinstance(cause, Refusal):
+                raise cause
             free = shutil.disk_usage(self.root).free / 2**30
             raise Refusal(
                 f"Checkpoint {step} could not be written ({problem or 'on another process'}; {free:.2f} GiB are "
-                f"free). {self.last()} Free some space or lower fit.keep, then continue with --resume latest."
+                f"free). {self.last()} {remedy_of(cause, 'Free some space or lower fit.keep')}; then continue with "
+                "--resume latest."
             )
 
     def last(self) -> str:
@@ -152,11 +155,14 @@ class Checkpoints:
             log.info(f"{self.root} holds no checkpoint yet; the run starts at step 0.")
             return 0
         on_main(lambda: self._require_intact(folder))
+        assert self.state is not None
         try:
-            self.accelerator.load_state(str(folder))
-        # What is cut short is one of the last three to safetensors, torch and pickle.
-        except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise Refusal(self._damaged(folder, " ".join(str(error).split())[:200])) from error
+            self.state.load(folder)
+        except Refusal:
+            raise
+        # What is cut short, or was written by nobody, fails as safetensors, JSON, or what both should hold.
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise Refusal(self._damaged(folder, in_one_line(error))) from error
         # Accelerate would go on counting micro-batches, of which a step may have had another number then.
         self.accelerator.step = 0
         return step_of(folder)
@@ -196,7 +202,10 @@ class Checkpoints:
             log.warning(f"{folder} has no {FILES} to compare it with: it is old, or lost it. It is taken as it is.")
         if self.data is None or not (folder / DATA).exists():
             return
-        then = json.loads((folder / DATA).read_text())
+        try:
+            then = json.loads((folder / DATA).read_bytes())
+        except ValueError as error:
+            raise Refusal(self._damaged(folder, f"{DATA} is no JSON")) from error
         if changed := differences(flat(then), flat(self.data)):
             raise Refusal(
                 f"The data have changed since {folder} was written: {changed}. Restore them, or start anew in another "
@@ -209,7 +218,10 @@ class Checkpoints:
         return f"{folder} is damaged ({wrong}); {before}, or start anew in another output_dir."
 
     def _require_same(self, folder: Path) -> None:
-        then, now = (shaping(text) for text in ((folder / CONFIG).read_text(), self.config))
+        try:
+            then, now = shaping((folder / CONFIG).read_text()), shaping(self.config)
+        except (ValueError, yaml.YAMLError) as error:
+            raise Refusal(self._damaged(folder, f"{CONFIG} is no config")) from error
         if changed := differences(then, now):
             raise Refusal(
                 f"{folder} belongs to another run: {changed}. Restore these, or start anew in another output_dir; "
@@ -228,35 +240,6 @@ class Checkpoints:
                 f"{self.root} already holds {held[0].name}; continue that run with --resume latest, or choose another "
                 "--output_dir."
             )
-
-
-def store_trainable(accelerator: Accelerator, policy: nn.Module) -> None:
-    """Make `save_state` store the policy's trainable tensors only, and `load_state` insist on exactly these.
-
-    With LoRA that is kilobytes instead of the whole base. Neither names nor tensors depend on the number of processes,
-    nor on whether the policy is sharded over them.
-    """
-
-    def trainable() -> list[str]:
-        return [name for name, p in policy.named_parameters() if p.requires_grad]
-
-    def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
-        weights.clear()
-        state = whole_state(policy, trainable(), keep=accelerator.is_main_process)
-        if accelerator.is_main_process:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder) / WEIGHTS)
-
-    def load(models: list[nn.Module], folder: str) -> None:
-        models.clear()
-        stored, wanted = load_file(Path(folder) / WEIGHTS), trainable()
-        if odd := sorted(stored.keys() ^ set(wanted)):
-            raise Refusal(f"{folder} trains other weights than this run ({len(odd)} names differ, first {odd[0]}).")
-        state = policy.state_dict()
-        for name in wanted:
-            state[name].copy_(split_like(stored[name], state[name]))
-
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
 
 
 def folders(root: Path) -> list[Path]:

@@ -1,15 +1,20 @@
 """Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
 
 import inspect
+import json
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, _typehints
+import yaml
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 
+from diffpo.config_files import require_readable
+from diffpo.overrides import settle, split_options, tell_drops
 from diffpo.refusal import Refusal
 from diffpo.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
 from diffpo.workers import lost
@@ -24,8 +29,11 @@ def launch(main: Callable[..., None]) -> None:
     """
     try:
         with hearing(end_at_once):
-            arguments, settings = parse(main)
-            main(**arguments, settings=settings)
+            line = CommandLine(main, sys.argv[1:])
+            if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+                for told in line.dropped:
+                    print(told, file=sys.stderr)
+            main(**line.arguments(), settings=line.settings)
     except Stopped as stopped:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)  # whoever insists now ends it without a word
@@ -66,14 +74,51 @@ def parse(main: Callable[..., None], args: list[str] | None = None) -> tuple[dic
     Args:
         args: command line without the program's name; None reads sys.argv.
     """
-    parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
-    parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
-    parser.set_defaults(lists_spelled_out(parser.get_defaults()))
-    chosen = parser.parse_args(args)
-    chosen.pop("config")
-    settings = parser.dump(chosen, skip_unset=False)
-    return vars(parser.instantiate(chosen)), settings
+    line = CommandLine(main, sys.argv[1:] if args is None else args)
+    return line.arguments(), line.settings
+
+
+class CommandLine:
+    """A command line, read by the signature of `main`; nothing is built of it yet.
+
+    Attributes:
+        settings: everything that was chosen, defaults included, as YAML.
+        dropped: lines about what files and earlier arguments say and what no longer holds, see `settle`.
+
+    Args:
+        args: without the program's name.
+    """
+
+    def __init__(self, main: Callable[..., None], args: list[str]):
+        self.parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
+        self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
+        self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
+        self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
+        for path in configs(args):
+            require_readable(path)
+        settled, drops = settle(args, self.so_far)
+        self.chosen = self.parser.parse_args(settled)
+        self.chosen.pop("config")
+        self.settings = self.parser.dump(self.chosen, skip_unset=False)
+        self.dropped = tell_drops(drops, yaml.safe_load(self.settings))
+
+    def arguments(self) -> dict[str, Any]:
+        """What was chosen, as objects."""
+        return vars(self.parser.instantiate(self.chosen))
+
+    def so_far(self, args: list[str]) -> dict[str, Any]:
+        """The resolved config of a command line that may lack arguments."""
+        chosen = self.parser.parse_args(args, _skip_validation=True)
+        chosen.pop("config")
+        return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
+
+
+def configs(args: list[str]) -> Iterator[str]:
+    """The files that a command line names."""
+    for step in split_options(args):
+        name, equals, value = step[0].partition("=")
+        if name == "--config":
+            yield value if equals else " ".join(step[1:])
 
 
 def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -91,10 +136,14 @@ def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
 def forget_init_args(action: Any, previous: Namespace | dict | None, value: Namespace | dict) -> None:
     """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
 
-    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW.
+    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW. What two
+    classes mean alike, `settle` says again.
     """
     if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
         previous["init_args"] = type(previous["init_args"])()
 
 
 _typehints.discard_init_args_on_class_path_change = forget_init_args
+# A config may name classes, whose modules are then imported: never ours to run are those of Python itself. Where any
+# value may stand, a mapping with a class_path is one, and builds nothing.
+set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names), instantiate_subclass_spec_in_any=False)

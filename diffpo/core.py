@@ -14,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.draws import Draws
+from diffpo.needs import PAIR, Candidates, Need
 from diffpo.references import SCORES
+from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,13 @@ class PairLogps:
 
     @property
     def margin(self) -> Float[Tensor, " b"]:
+        """Log-ratio of the chosen side minus that of the rejected one.
+
+        Raises:
+            Refusal: if these are no pairs.
+        """
+        if (k := len(self.policy)) != 2:
+            raise Refusal(f"A margin lies between 2 candidates, these rows have {k}; choose a loss of so many.")
         chosen, rejected = self.log_ratio
         return chosen - rejected
 
@@ -72,12 +81,25 @@ class PairLoss(ABC):
         needs_reference: False spares the reference pass.
         needs_probability: True if the log-likelihoods must be those of probabilities (ORPO, ASFT): the image
             surrogate is not, so image objectives refuse such a loss.
+        needs_errors: True if they must be minus half the mean squared errors of a denoiser (MaPO): those of texts are
+            not, so text objectives refuse such a loss.
         beta: what turns a log-ratio into the reward that is logged.
     """
 
     needs_reference: ClassVar[bool] = True
     needs_probability: ClassVar[bool] = False
+    needs_errors: ClassVar[bool] = False
     beta: float = 1.0
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        """How many candidates it compares."""
+        return PAIR
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it needs of the rows; most losses need nothing but their order."""
+        return ()
 
     @abstractmethod
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]: ...
@@ -105,9 +127,14 @@ class Objective(ABC):
     needs_unconditional: ClassVar[bool] = False
 
     @property
-    def needs_candidates(self) -> int:
-        """How many candidates each row has to have at least; 0 if prompts are enough."""
-        return 2
+    def needs_candidates(self) -> Candidates:
+        """How many candidates each row has to have; none if prompts are enough."""
+        return PAIR
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it needs of the rows besides, e.g. what its loss needs."""
+        return ()
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -125,8 +152,11 @@ class Objective(ABC):
         return None
 
     def attach(self, policy: Any, seed: int) -> None:
-        """Give the network, before training wraps it, parts that only this objective trains, as submodules; they are
-        not exported. Most objectives need none."""
+        """Give the network, before training wraps it, parts that only this objective trains, as submodules of it.
+
+        They are trained and stored in checkpoints like the network, and not exported; a reference has none. Most
+        objectives need none.
+        """
 
     def trained(self, policy: Any) -> list[Any]:
         """What the optimizer gets of a policy that is not wrapped yet: its trainable parameters; or groups of them, as
@@ -146,7 +176,16 @@ class Objective(ABC):
 
 
 def pair_step(loss: PairLoss, pair: PairLogps, label: PairLabels) -> Step:
-    """Weighted mean loss, with the rewards every preference run is judged by (names as in TRL)."""
+    """Weighted mean loss, with the rewards every preference run is judged by (names as in TRL).
+
+    Raises:
+        Refusal: if the loss does not take so many candidates.
+    """
+    if not loss.needs_candidates.allow(k := len(pair.policy)):
+        raise Refusal(
+            f"{type(loss).__name__} takes {loss.needs_candidates} candidates per row, rows have {k}; "
+            f"{loss.needs_candidates.remedy}."
+        )
     per_pair = loss(pair, label)
     return Step((label.weight * per_pair).mean(), rewards(loss.beta * pair.log_ratio))
 

@@ -121,6 +121,16 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines).strip("\n")
 
 
+def cut_short(report: Mapping[str, Any]) -> list[str]:
+    """Which scorers did not read all of the prompts."""
+    return [
+        f"{name} cuts {about['cut']} of {report['n_prompts']} prompts, which are longer than it reads: what they "
+        "say further on it cannot judge."
+        for name, about in report["scorers"].items()
+        if about["cut"]
+    ]
+
+
 def shown(pair: Mapping[str, Any]) -> str:
     return f"{pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}]"
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from diffpo.evaluation import win_rate
+from diffpo.overrides import flatten_config, read_option, shorten
+from diffpo.refusal import Refusal
 
 CONTEST, TUNING = "contest", "tuning"
 ASPECTS = {"attributes": "{:.1%}", "style": "{:.3f}", "diversity": "{:.3f}"}
@@ -32,6 +35,64 @@ def candidates(values: dict[str, dict[str, list]]) -> dict[str, dict[str, list[s
 def swept(tries: dict[str, list[str]], folder: Path, seed: int) -> dict[str, float]:
     """Mean utility of each run that tried a value."""
     return {name: float(np.mean(scores(folder, name, [seed], "tuned")[0])) for name in tries}
+
+
+def compare_resolved(
+    common: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], overrides: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, Any]]:
+    """What each row of a grid has else than the part that all have in common, by name on a command line.
+
+    Args:
+        common: the resolved config of a run without overrides of its own.
+        rows: that of each row.
+        overrides: of each row.
+
+    Returns:
+        For each row `has`, the values that are others, and `lacks`, the names that its classes do not know.
+
+    Raises:
+        Refusal: if a row has another value, or lacks one, that none of its overrides names: a class that is chosen
+            brings its own defaults, and rows that were not meant to differ in them are no comparison.
+    """
+    ours, found = flatten_config(common), dict[str, dict[str, Any]]()
+    for row, resolved in rows.items():
+        theirs = flatten_config(resolved)
+        named = {name for override in overrides[row] for name in read_option([override])}
+        differs = sorted(key for key in ours.keys() | theirs.keys() if not same(key, ours, theirs))
+        odd = [key for key in differs if not explained(key, ours, theirs, named)]
+        if odd:
+            here, there = (one.get(odd[0], "absent") for one in (theirs, ours))
+            raise Refusal(
+                f"Row {row} of the grid differs from what its rows have in common in {len(odd)} values that it does "
+                f"not name, the first is {odd[0]}: {here}, in common {there}; name it in the row: --{odd[0]}=..."
+            )
+        has = {key: theirs[key] for key in differs if key in theirs}
+        found[row] = {"has": has, "lacks": [key for key in differs if key not in theirs]}
+    return found
+
+
+def same(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return key in one and key in other and one[key] == other[key]
+
+
+def explained(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], named: set[str]) -> bool:
+    """Whether a row names a key that differs or, where one of the two lacks it, what decides whether it is there."""
+    lacking = ours if key in theirs else theirs
+    if key in ours and key in theirs:
+        return key in named
+    if any(other.startswith(f"{key}.") for other in lacking):  # null, in place of the values below it
+        return True
+    while key not in named and key not in lacking and "." in key:
+        key = key.rpartition(".")[0]
+    switched_on = lacking.get(key) is None and any(name.startswith(f"{key}.") for name in named)
+    return key in named or switched_on
+
+
+def row_line(row: str, differs: Mapping[str, Any]) -> str:
+    """What makes a row, as `compare_resolved` has found."""
+    said = [f"{key} {shorten(value)}" for key, value in differs["has"].items()]
+    said += [f"no {key}" for key in differs["lacks"]]
+    return f"{row}: {', '.join(said) or 'nothing else than what all have in common'}"
 
 
 def measured(plan: dict[str, Any], output_dir: Path, chosen: dict[str, list[str]] | None = None) -> dict[str, Any]:

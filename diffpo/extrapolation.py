@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffpo.blending import Blend, Network
-from diffpo.files import writing
+from diffpo.files import require_folder, writing
 from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
 
@@ -103,7 +103,7 @@ def extrapolate(
     after = Extrapolated(theta, earlier, alpha, dtype)
     moved = size = 0.0
     unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    with writing(str(output_dir), "Free some space, or choose another place; nothing was left there."):
+    with writing(str(output_dir), "nothing was left there"):
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             checkpoints = shutil.ignore_patterns("*.safetensors", "checkpoint-*", "metrics.jsonl", "README.md")
@@ -128,6 +128,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         Refusal: if there are none, or they are those of a LoRA, whose factors cannot be extrapolated apart.
     """
+    require_folder(folder, "weights")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise Refusal(f"{folder} has no weights in safetensors at its top; name the folder of the network itself.")

@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from diffpo.average import Average
-from diffpo.checkpoint import Checkpoints, store_trainable
+from diffpo.checkpoint import Checkpoints
 from diffpo.core import Objective
 from diffpo.draws import Draws
+from diffpo.files import in_one_line
 from diffpo.order import Share
 from diffpo.pairs import Pairs
 from diffpo.progress import Progress
@@ -26,7 +27,9 @@ from diffpo.refusal import Refusal
 from diffpo.run import Run, require_disk
 from diffpo.sharding import is_sharded, reshard, whole
 from diffpo.stopping import orderly
+from diffpo.training_state import TrainingState
 from diffpo.validation import Validation
+from diffpo.whole import require_finite
 
 Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
 
@@ -71,6 +74,7 @@ def fit(
         validation: held-out pairs that are judged with the weights that would be exported.
 
     Raises:
+        Refusal: if weights are not finite before the first step, or the optimizer does not take its settings.
         Refusal: if loss or gradient stops being finite; no checkpoint is written from then on.
         Refusal: if a checkpoint cannot be written.
         Refusal: if `run.resume` names a checkpoint of another run, or one beyond the last step, or if epochs are
@@ -79,18 +83,20 @@ def fit(
     """
     config, accelerator = run.config, run.accelerator
     steps = config.steps_on(pairs.size)
-    stepper = optimizer(objective.trained(policy))
+    require_finite(policy.named_parameters(), "Before the first step the base, or its adapter,", "weights")
+    stepper = made(optimizer, objective.trained(policy))
     schedule: Any = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
     model, stepper = accelerator.prepare(policy, stepper)
     parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
     ema = Average(parameters, decay=config.ema) if config.ema is not None else None
-    store_trainable(accelerator, policy)
-    accelerator.register_for_checkpointing(schedule, *(x for x in (ema, reference) if x is not None))
+    moving = {"schedule": schedule, "average": ema, "reference": reference}
+    others = {name: part for name, part in moving.items() if part is not None}
+    state = TrainingState(accelerator, policy, model, stepper, others)
     result = sum(p.numel() * p.element_size() for p in parameters)
     copies = (4 if ema else 3) if config.save_every else 0  # weights, two moments, moving average
     require_disk(run.output_dir, copies * result, config.keep, result, run.checkpoints.bytes)
     known = pairs.fingerprint() if accelerator.is_main_process and (run.resume or config.save_every) else None
-    checkpoints = replace(run.checkpoints, data=known)
+    checkpoints = replace(run.checkpoints, data=known, state=state)
     step = checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
         raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
@@ -153,6 +159,14 @@ def fit(
             stop.said = leave(step, progress, schedule.get_last_lr()[0], checkpoints)
     if ema:
         ema.copy_to(parameters)
+
+
+def made(optimizer: Callable[[Any], Optimizer], trained: list[Any]) -> Optimizer:
+    """The optimizer of these parameters."""
+    try:
+        return optimizer(trained)
+    except ValueError as error:
+        raise Refusal(f"The optimizer does not take its settings ({in_one_line(error)}); change them.") from error
 
 
 def leave(step: int, progress: Progress, lr: float, checkpoints: Checkpoints) -> str:

@@ -45,7 +45,7 @@ class Split(ABC):
         """The pairs to judge: same row maps, no randomness."""
         held = self.plain(data)
         if self.source is None:
-            return replace(held, rows=[ForValidation(self.share), *data.rows])
+            return replace(held, rows=[ForValidation(self.share), *held.rows])
         return replace(held, source=self.source)
 
     def split(self, data: Any, *opening: Any, **named: Any) -> tuple[Pairs, Validation]:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 
 from diffpo.refusal import Refusal
 
@@ -51,6 +53,9 @@ def is_hub_id(path: str) -> bool:
     return not Path(path).exists()
 
 
+BROKEN = "it is damaged, or holds more than tensors (or a git-lfs pointer); fetch it again"
+
+
 @contextmanager
 def reaching(path: str, what: str) -> Iterator[None]:
     """Turn the many errors of a failed load into one line that names cause and remedy.
@@ -62,6 +67,10 @@ def reaching(path: str, what: str) -> Iterator[None]:
         raise Refusal(f"{path} was deleted from the hub; use {GONE[path]}.")
     try:
         yield
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):  # of a torch file that was cut
+            raise
+        raise Refusal(f"{path} does not hold {what} that can be read: {BROKEN}") from error
     # FileNotFoundError and offline errors of the hub are OSErrors, of its names and file formats ValueErrors.
     except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split())
@@ -72,3 +81,21 @@ def reaching(path: str, what: str) -> Iterator[None]:
             f"({reason[:200]}). Check the spelling and the network, run `hf auth login` for a gated "
             "repository, or name a local folder."
         ) from error
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Inside is nothing but a library that makes something of a user's files: whatever it raises is about them.
+
+    Raises:
+        ValueError: instead of the errors that say least, for `reaching` to name the files: libraries raise all kinds
+            of them, the package tokenizers bare Exceptions.
+    """
+    try:
+        yield
+    except (OSError, ValueError, HTTPError, SafetensorError, UnpicklingError, EOFError, MemoryError):
+        raise
+    except Exception as error:
+        if "PytorchStreamReader" in str(error):
+            raise
+        raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -1,6 +1,7 @@
 """Row maps that change who wins, or how surely."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,8 @@ class ScoreLabel(RowMap):
     SmPO (arXiv:2506.02698, github.com/JaydenLyh/SmPO) does so with PickScore: scores become 0 to 1 over the range that
     they have in the data, so prob is at most 0.73 there, and equal scores are a tie. Scorers have different ranges
     (PickScore about 20, HPSv2 about 0.3), so let `recorded` name what scripts/score_pairs.py wrote; a score outside of
-    the range, of data that were not scored then, is not clamped. A row with a null score is dropped: that picture
-    could not be read.
+    the range, of data that were not scored then, is not clamped. A row with a null score (or NaN) is dropped: that
+    picture could not be read.
 
     Args:
         columns: score of the chosen and of the rejected side, as the source orders them.
@@ -82,13 +83,13 @@ class ScoreLabel(RowMap):
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if len(row.candidates) != 2:
             raise Refusal(f"ScoreLabel compares two candidates, row {row.id} has {len(row.candidates)}; drop the map.")
-        if any(row.extra.get(name, 0.0) is None for name in self.columns):
+        first, second = (row.number(name, self) for name in (self.columns[::-1] if row.turned else self.columns))
+        if first is None or second is None:
             return None
-        first, second = self.columns[::-1] if row.turned else self.columns
-        scored = replace(row, scores=(float(row.column(first, self)), float(row.column(second, self))))
-        gap = scored.scores[0] - scored.scores[1]
+        scored, gap = replace(row, scores=(first, second)), first - second
         if self.keep_order:
-            return replace(scored, prob=self.prob(max(gap, 0.0)) if row.prob != 0.5 else 0.5)
+            decided = row.prob != 0.5 and not math.isnan(row.prob)
+            return replace(scored, prob=self.prob(max(gap, 0.0))) if decided else scored
         return replace(scored if gap >= 0 else scored.swapped(), prob=self.prob(abs(gap)))
 
     def prob(self, gap: float) -> float:
@@ -147,3 +148,9 @@ class Mislabel(RowMap):
         if row.prob == 0.5 or draws.uniform("mislabel") >= self.share:
             return row
         return Reverse()(row, draws)
+
+    def require_place(self, before: Sequence[RowMap], after: Sequence[RowMap]) -> None:
+        if any(isinstance(row_map, ScoreLabel) and row_map.keep_order for row_map in before):
+            raise Refusal(
+                "Mislabel comes after a ScoreLabel that keeps the order, which sees no wrong label; put it before."
+            )

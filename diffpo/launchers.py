@@ -5,6 +5,8 @@ so margins would start away from zero, by more than a step moves them. Here weig
 they do in DDP, and rounding is left to autocast, which treats policy and reference alike.
 """
 
+import logging
+import os
 from typing import Any
 
 import torch
@@ -13,10 +15,39 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from diffpo.refusal import Refusal
 
+log = logging.getLogger(__name__)
+
 
 def precision(accelerator: Accelerator) -> torch.dtype:
     """Type that autocast rounds to; fp32 if it is off."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+
+
+def require_joined(processes: int) -> None:
+    """Tell processes that do not know of one another from one run.
+
+    Args:
+        processes: of this run, as accelerate sees it.
+
+    Raises:
+        Refusal: if the launcher started more of them, each of which would make a run of its own. That `accelerate
+            launch` was asked for several and started one, as it does on CPUs, is a warning.
+    """
+    if (started := int(os.environ.get("WORLD_SIZE", processes))) != processes:
+        raise Refusal(
+            f"{started} processes were started, and each would make a run of its own, because accelerate joins none "
+            f"on CPUs unless told; start them with ACCELERATE_USE_CPU=true torchrun --nproc-per-node {started}."
+        )
+    # What accelerate's launcher sets for several processes, and where it starts them, WORLD_SIZE with it.
+    if (
+        {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
+        and "WORLD_SIZE" not in os.environ
+        and processes == 1
+    ):
+        log.warning(
+            "This is one process; if accelerate launch was asked for several, it starts but one on a CPU: use "
+            "ACCELERATE_USE_CPU=true torchrun --nproc-per-node N."
+        )
 
 
 def suit_launcher(accelerator: Accelerator, per_device_batch_size: int, max_grad_norm: float) -> None:

@@ -13,7 +13,7 @@ from diffpo.files import writing
 from diffpo.refusal import Refusal
 
 IDENTITY = "identity.json"
-REMEDY = "Make room there (or choose another folder) and run the same command again: it goes on where it stopped."
+REMEDY = "the same command then goes on where it stopped"
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """A source seen through its row maps."""
 
+import math
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffpo.cells import Cell
+from diffpo.core import Objective
 from diffpo.draws import Draws
 from diffpo.labels import ScoreLabel
 from diffpo.order import Share
@@ -18,7 +20,8 @@ from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.scoring import identity_in, scored_by
 from diffpo.sources import Layout, Source
-from diffpo.tables import heavy_columns, require_columns
+from diffpo.tables import heavy_columns, require_columns, require_texts
+from diffpo.typed import FIRST, SEVERAL
 from diffpo.user_rows import ForUser
 
 
@@ -39,18 +42,58 @@ class Pairs(ABC):
         return {}
 
 
+class RowPairs(Pairs):
+    """Pairs that are made of rows."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> set[int]:
+        """Numbers of candidates that rows have."""
+
+    @abstractmethod
+    def sample(self) -> list[PairRow]:
+        """Rows from all over the data, with their candidates unread."""
+
+
+def require_suits(objective: Objective, pairs: RowPairs) -> None:
+    """Refuse rows that an objective cannot learn from, before anything is loaded.
+
+    Raises:
+        Refusal: if rows have other numbers of candidates than the objective takes, or if they lack what it needs.
+    """
+    takes, name = objective.needs_candidates, type(objective).__name__
+    if odd := [k for k in sorted(pairs.sizes) if not takes.allow(k)]:
+        raise Refusal(f"{name} takes {takes} candidates per row, rows have {odd[0]}; {takes.remedy}.")
+    if len(pairs.sizes) > 1:
+        raise Refusal(
+            f"Rows have {' or '.join(map(str, sorted(pairs.sizes)))} candidates, a batch needs equally many; let the "
+            "row map diffpo.text.lists.ListOf come first."
+        )
+    rows = pairs.sample() if objective.needs else []
+    for need in objective.needs:
+        if not need.met(rows):
+            raise Refusal(f"{need.asker} needs {need.what}; {need.remedy}.")
+
+
 Measure = Callable[[PairRow], int]
+REMEDIES = {"prompt": "DropPromptless", "label": "DropUnlabeled"}
+LOOKED_AT = 1000  # rows of a table, at equal distances
 
 
 def unmeasured(row: PairRow) -> int:
     return 0
 
 
+def lacked(row: PairRow) -> str | None:
+    """What a row cannot do without and does not have; None if it has all."""
+    return "prompt" if None in row.prompts else "label" if math.isnan(row.prob) else None
+
+
 class PairTable:
     """Rows of one layout after its row maps. Candidates stay on disk until a row's are read.
 
     Every row passes through the maps once here, to find which are kept, and again whenever it is visited, so memory
-    holds four integers per pair whatever the size of the table.
+    holds five integers per pair whatever the size of the table.
 
     Attributes:
         kept: positions of the rows that no map dropped.
@@ -61,13 +104,14 @@ class PairTable:
         shapes: number of the shape of each kept row's pictures; None if all have one.
         users: number of each kept row's user, 0 if it has none.
         lengths: what `measure` says of each kept row.
+        sizes: numbers of candidates that kept rows have.
 
     Args:
         first_id: id of the first row of the table.
         measure: of a row, for an order in which similar ones stand together.
 
     Raises:
-        Refusal: if a column is missing, a kept row has no prompt, or no row is left.
+        Refusal: if a column is missing, a kept row has no prompt or no label, or no row is left that weighs anything.
     """
 
     def __init__(
@@ -77,18 +121,25 @@ class PairTable:
         table = source.open()
         require_columns(table.column_names, [*source.candidates, *source.needs], source)
         self.cells = source.cells(table)
-        heavy = heavy_columns(table.features) | set(source.candidates)
+        heavy = (heavy_columns(table.features) | set(source.candidates)) - set(source.needs)
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
+        require_texts(self.light)
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
-        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 4)))
-        self.kept, self.row_ids, self.users, self.lengths = found.T
+        found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 5)))
+        self.kept, self.row_ids, self.users, self.lengths, sizes = found.T
+        self.sizes = set(np.unique(sizes).tolist())
         self.ids = source.ids(len(table))
         shapes = source.shapes(table)
         self.shapes = None if shapes is None else shapes[self.kept]
         if not len(self.kept):
             lost = ", ".join(f"{name} dropped {n}" for name, n in self.dropped.items())
             raise Refusal(f"No pairs left of {len(table)} rows of {source}: {lost}; change data.source or data.rows.")
+
+    @property
+    def several(self) -> bool:
+        """Whether some row has several captions, as its source gives it."""
+        return not {SEVERAL, FIRST}.isdisjoint(self.notes)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -99,23 +150,32 @@ class PairTable:
         assert isinstance(found, PairRow)
         return found
 
-    def _scan(self, rows: int) -> Iterator[tuple[int, int, int, int]]:
-        promptless, first = 0, None
+    def sample(self) -> list[PairRow]:
+        """Rows at equal distances."""
+        places = np.linspace(0, len(self) - 1, min(len(self), LOOKED_AT))
+        return [self[int(place)] for place in places]
+
+    def _scan(self, rows: int) -> Iterator[tuple[int, int, int, int, int]]:
+        lacking: dict[str, list[int]] = defaultdict(list)
         users: dict[str, int] = {}
+        kept, weighs = 0, False
         for row, record in enumerate(records(self.light)):
             found = self._mapped(row, record)
             if isinstance(found, PairRow):
-                if None in found.prompts:
-                    promptless, first = promptless + 1, row if first is None else first
+                if (lacks := lacked(found)) is not None:
+                    lacking[lacks].append(row)
                 self.notes.update(found.notes)
+                kept, weighs = kept + 1, weighs or found.weight != 0
                 user = users.setdefault(found.shots.user, len(users)) if found.shots else 0
-                yield row, found.id, user, self.measure(found)
+                yield row, found.id, user, self.measure(found), len(found.candidates)
             else:
                 self.dropped[type(found).__name__] += 1
-        if promptless:
+        if kept and not weighs:
+            raise Refusal(f"Each of {kept} pairs has weight 0, so nothing would be learned; weigh them otherwise.")
+        for lacks, those in lacking.items():
             raise Refusal(
-                f"{promptless} of {rows} rows have no prompt (it is null), the first is row {first}; "
-                "fix the data, or drop such rows with --data.rows+=diffpo.rows.DropPromptless."
+                f"{len(those)} of {rows} rows have no {lacks} (it is null), the first is row {those[0]}; "
+                f"fix the data, or drop such rows with --data.rows+=diffpo.rows.{REMEDIES[lacks]}."
             )
 
     def _mapped(self, index: int, record: Mapping[str, Any]) -> PairRow | RowMap:
@@ -142,7 +202,7 @@ def open_tables(source: Source, maps: list[RowMap], seed: int, measure: Measure 
         first_id = sum(table.ids for table in tables)
         with named_if_mixed(layout, source):
             tables.append(PairTable(layout, maps, seed, first_id, measure))
-    require_equal([len(table[0].candidates) for table in tables], source)
+    require_equal([max(table.sizes) for table in tables], source)
     return tables
 
 

@@ -1,15 +1,28 @@
 """Pictures from whatever a column holds."""
 
-from collections.abc import Iterator, Mapping
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Num
 from PIL import Image, ImageOps
 
 from diffpo.refusal import Refusal
+from diffpo.typed import shown
+
+STRUCT = ("bytes", "data", "path", "src", "url")  # where a struct may have its picture, in this order
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+INLINE = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
+REASON = 200  # characters of a library's error that are told
+LONGEST = 255  # characters of a file's name, on most disks
+STRAIGHT = {"La": "LA", "RGBa": "RGBA"}  # modes whose colours are multiplied by their opacity, and what they become
+WHITES = {"I": (255, 65535), "F": (1, 255)}  # greatest numbers of pictures that do not say what white is
 
 
 class BrokenImage(Refusal):
@@ -17,9 +30,9 @@ class BrokenImage(Refusal):
 
 
 def read_image(value: Any, folder: Path = Path()) -> Image.Image:
-    """Decode bytes, a path, a {"bytes", "path"} mapping or a PIL image to RGB.
+    """Decode to RGB what `held` finds.
 
-    Rotation stored by cameras is applied, transparency is laid on white, grey, palette, 16-bit and CMYK become RGB.
+    Rotation stored by cameras is applied, transparency is laid on white, all modes become RGB (`to_rgb`).
 
     Args:
         folder: what relative paths are relative to.
@@ -41,14 +54,44 @@ def image_size(value: Any, folder: Path = Path()) -> tuple[int, int]:
         return opened(value, folder).size
 
 
-def opened(value: Any, folder: Path) -> Any:
-    if isinstance(value, Mapping):
-        value = value["bytes"] if value["bytes"] is not None else value["path"]
+def opened(value: Any, folder: Path) -> Image.Image:
+    found = held(value, folder)
+    if isinstance(found, Image.Image):
+        return found
+    return Image.open(BytesIO(found) if isinstance(found, bytes) else found)
+
+
+def held(value: Any, folder: Path) -> bytes | Path | Image.Image:
+    """The picture that a value holds: bytes, a path, a data URL or a PIL image; or one of these in a struct (`STRUCT`)
+    or as the only one of a list.
+
+    Raises:
+        BrokenImage: if there is nothing, or something else.
+    """
+    if isinstance(value, Mapping) and not value.keys().isdisjoint(STRUCT):
+        return held(next((value[name] for name in STRUCT if value.get(name) is not None), None), folder)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == 1:
+        return held(value[0], folder)
     if value is None:
         raise BrokenImage("it is null")
-    if isinstance(value, bytes):
-        return Image.open(BytesIO(value))
-    return Image.open(folder / value) if isinstance(value, str | Path) else value
+    if isinstance(value, str | Path):
+        return written(value, folder)
+    if isinstance(value, bytes | Image.Image):
+        return value
+    raise BrokenImage(f"it is {shown(value)}, of type {type(value).__name__}, not a picture's bytes or path")
+
+
+def written(value: str | Path, folder: Path) -> bytes | Path:
+    """What a text says of a picture: where it is, or all of it."""
+    text = str(value)
+    if INLINE.match(text):
+        return base64.b64decode(text.partition(",")[2])
+    if ADDRESS.match(text):
+        raise BrokenImage(f"{shown(text)} is an address; download the pictures, and name their files")
+    if not isfile(folder / text):
+        told = f"; of base64 ({len(text)} characters), store the bytes" if len(text) > LONGEST else ""
+        raise BrokenImage(f"there is no file {shown(text)}{told}")
+    return folder / text
 
 
 @contextmanager
@@ -59,13 +102,38 @@ def broken_if_unreadable() -> Iterator[None]:
         raise
     # PIL raises OSError for most damage, but also these for a few formats.
     except (OSError, SyntaxError, ValueError, TypeError, AttributeError, Image.DecompressionBombError) as error:
-        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+        raise BrokenImage(f"{type(error).__name__}: {error}"[:REASON]) from error
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
+    """A picture of any mode in RGB.
+
+    Of 16 bits, the upper 8 are taken. Integers of 32 bits may be of either kind, and floats go to 1 or to 255: the
+    smaller range is taken if the picture stays within.
+
+    Raises:
+        BrokenImage: if numbers are in no such range.
+        ValueError: if Pillow does not convert this mode.
+    """
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return of_numbers(np.asarray(picture), picture.mode, picture.info.get("transparency")).convert("RGB")
     if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
+        straight = picture.convert(STRAIGHT[picture.mode]) if picture.mode in STRAIGHT else picture
+        rgba = straight.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return picture.convert("RGB")
+
+
+def of_numbers(pixels: Num[np.ndarray, "h w"], mode: str, transparent: Any) -> Image.Image:
+    """A grey picture.
+
+    Args:
+        transparent: the number that is to be white, if there is one.
+    """
+    low, high = pixels.min(), pixels.max()
+    white = next((white for white in WHITES.get(mode, (65535,)) if 0 <= low <= high <= white), None)
+    if white is None:
+        raise BrokenImage(f"its numbers (mode {mode}) go from {low} to {high}, which is no range of a picture")
+    grey = (pixels.astype(np.float64) * (255 / white)).round() if mode == "F" else pixels // max(1, (white + 1) // 256)
+    grey = np.where(pixels == transparent, 255, grey) if isinstance(transparent, int) else grey
+    return Image.fromarray(grey.astype(np.uint8))

@@ -34,7 +34,7 @@ class Progress:
         if step == self._last:
             return
         metrics = self.meter.read()
-        require_finite(metrics, step, self.run)
+        require_steady(metrics, step, self.run)
         now = time.perf_counter()
         speed = (step - self._last) * self.run.config.batch_size / (now - self._began)
         metrics |= {"lr": lr} | {"pairs_per_second": speed}
@@ -68,7 +68,7 @@ class Progress:
             self.bar.write(text)
 
 
-def require_finite(metrics: dict[str, float], step: int, run: Run) -> None:
+def require_steady(metrics: dict[str, float], step: int, run: Run) -> None:
     bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics.get(name, 0.0))]
     if bad:
         raise Refusal(

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.hub import reaching
-from diffpo.refusal import Refusal
-from diffpo.tables import heavy_columns, open_table, require_columns
+from diffpo.refusal import Refusal, require_at_least
+from diffpo.tables import heavy_columns, open_table, require_columns, require_texts
+from diffpo.text_files import read_text
+from diffpo.typed import MARK, shown, texts_of
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,13 @@ class Prompts:
     Args:
         path: txt file (a prompt per line), json file (a list of prompts or of objects), or what else holds a table:
             jsonl, parquet, csv, a folder of them, a hub id.
-        column: where in a table or object the prompt is.
+        column: where in a table or object the prompt is; of several captions, the first is taken.
         split: of a hub id.
         count: only the first of them; null is all.
         revision: of a hub id.
 
     Raises:
-        Refusal: by `read`, if there are none or they cannot be read.
+        Refusal: if `count` is not positive; by `read`, if there are none or they cannot be read.
     """
 
     path: str
@@ -32,21 +34,27 @@ class Prompts:
     count: int | None = None
     revision: str | None = None
 
+    def __post_init__(self):
+        require_at_least(1, **{"prompts.count": self.count})
+
     def read(self) -> list[dict[str, Any]]:
         """One record per prompt: `prompt`, and whatever else the file says of it."""
         records = self.lines() if self.path.endswith((".txt", ".json")) else self.table()
         records = records[: self.count]
         if not records:
             raise Refusal(f"{self.path} holds no prompts.")
-        for number, record in enumerate(records):
-            if not isinstance(record["prompt"], str) or not record["prompt"].strip():
-                raise Refusal(f"Prompt {number} of {self.path} is {record['prompt']!r}; each needs to be a text.")
-        return records
+        return [record | {"prompt": self.text(record["prompt"], number)} for number, record in enumerate(records)]
+
+    def text(self, value: Any, number: int) -> str:
+        texts = texts_of(value)
+        if not texts or not texts[0].strip():
+            raise Refusal(f"Prompt {number} of {self.path} is {shown(value)}; each needs to be a text.")
+        return texts[0]
 
     def lines(self) -> list[dict[str, Any]]:
         with reaching(self.path, "prompts"):
-            text = Path(self.path).read_text(encoding="utf-8")
-            found = json.loads(text) if self.path.endswith(".json") else text.splitlines()
+            text = read_text(Path(self.path)).removeprefix(MARK)
+            found = json.loads(text) if self.path.endswith(".json") else text.split("\n")
             if not isinstance(found, list):
                 raise Refusal(f"it is a {type(found).__name__}, not a list")
         if self.path.endswith(".txt"):
@@ -62,6 +70,7 @@ class Prompts:
     def table(self) -> list[dict[str, Any]]:
         table = open_table(self.path, self.split, self.revision, "prompts")
         require_columns(table.column_names, [self.column], self)
-        light = table.remove_columns(sorted(heavy_columns(table.features)))
+        light = table.remove_columns(sorted(heavy_columns(table.features) - {self.column}))
+        require_texts(light)
         records = light.select(range(min(len(table), self.count or len(table)))).to_list()
         return [record | {"prompt": record[self.column]} for record in records]

@@ -12,14 +12,25 @@ from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Refer, Stored
 from diffpo.tables import require_columns, undecoded
+from diffpo.typed import Field, asked, is_null, shown
 
 
 class Ranking(NamedTuple):
     """The pictures of one prompt, by number or by path, and their ranks; lower is better."""
 
-    prompt: str | None
+    prompt: Any
     pictures: list[Any]
-    ranks: list[Any]
+    ranks: list[float]
+
+
+def rank_of(field: Field, prompt: Any) -> float:
+    """
+    Raises:
+        Refusal: if it is null, or no number.
+    """
+    if (rank := field.number()) is None:
+        raise Refusal(f"A picture of the prompt {shown(prompt)} has no rank (it is null); drop it from the data.")
+    return rank
 
 
 @dataclass(frozen=True)
@@ -42,8 +53,8 @@ class AllPairs(Stored):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         prob = 0.5 if record["rank_first"] == record["rank_second"] else 1.0
-        prompts, candidates = (record["prompt"],) * 2, (cell("first"), cell("second"))
-        return PairRow(index, prompts, candidates, prob=prob, extra=record)
+        prompts, candidates = asked(index, record, "prompt", "prompt"), (cell("first"), cell("second"))
+        return PairRow(index, **prompts, candidates=candidates, prob=prob, extra=record)
 
     def paired(self, rankings: Iterable[Ranking]) -> Dataset:
         """One record per pair, the better picture first."""
@@ -53,10 +64,6 @@ class AllPairs(Stored):
         return Dataset.from_list(pairs)
 
     def pairs(self, ranking: Ranking) -> Iterator[dict[str, Any]]:
-        if None in ranking.ranks:
-            raise Refusal(
-                f"A picture of the prompt {ranking.prompt!r} has no rank (it is null); drop it from the data."
-            )
         best_first = sorted(zip(ranking.ranks, ranking.pictures, strict=True), key=lambda ranked: ranked[0])
         count = len(best_first) * (len(best_first) - 1) // 2
         for (rank_first, first), (rank_second, second) in combinations(best_first, 2):
@@ -79,7 +86,10 @@ class Ranked(AllPairs):
     Args:
         group: column that pictures which were ranked together share.
         image: column of pictures or of their paths.
-        rank: column of ranks; lower is better.
+        rank: column of ranks, as number or text; lower is better.
+
+    Raises:
+        Refusal: if a picture has no group or no rank, or one that is no number.
     """
 
     prompt: str = "prompt"
@@ -89,12 +99,15 @@ class Ranked(AllPairs):
 
     def open(self) -> Dataset:
         table = self.pictures(self.group, self.prompt, self.rank)
-        groups: dict[tuple[Any, str | None], Ranking] = {}
+        groups: dict[tuple[Any, Any], Ranking] = {}
         columns = (table[name] for name in (self.group, self.prompt, self.rank))
         for number, (group, prompt, rank) in enumerate(zip(*columns, strict=True)):
-            _, pictures, ranks = groups.setdefault((group, prompt), Ranking(prompt, [], []))
+            if is_null(group):
+                raise Refusal(f"Row {number} has no {self.group} (it is null); drop that picture from the data.")
+            key = group, Field(number, self.prompt, prompt).prompt()
+            _, pictures, ranks = groups.setdefault(key, Ranking(prompt, [], []))
             pictures.append(number)
-            ranks.append(rank)
+            ranks.append(rank_of(Field(number, self.rank, rank), prompt))
         return self.paired(groups.values())
 
     def cells(self, table: Dataset) -> dict[str, Dataset]:
@@ -120,7 +133,16 @@ class RankedLists(AllPairs):
         table = super().open()
         columns = self.prompt, self.image, self.rank
         require_columns(table.column_names, columns, self)
-        return self.paired(Ranking(*record) for record in zip(*(table[name] for name in columns), strict=True))
+        records = enumerate(zip(*(table[name] for name in columns), strict=True))
+        return self.paired(self.ranking(row, *record) for row, record in records)
+
+    def ranking(self, row: int, prompt: Any, pictures: Any, ranks: Any) -> Ranking:
+        if not (isinstance(pictures, list) and isinstance(ranks, list) and len(pictures) == len(ranks)):
+            raise Refusal(
+                f"Row {row} has {self.image} = {shown(pictures)} and {self.rank} = {shown(ranks)}; RankedLists needs "
+                "a rank for each picture."
+            )
+        return Ranking(prompt, pictures, [rank_of(Field(row, self.rank, rank), prompt) for rank in ranks])
 
 
 @dataclass(frozen=True)
@@ -145,11 +167,15 @@ class HPDv2(Stored):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         paths, marks = record[self.paths], record["human_preference"]
-        if len(paths) != 2 or len(marks) != 2 or not set(marks) <= {0, 1}:
-            raise Refusal(
-                f"Row {index} has {self.paths} = {paths} and human_preference = {marks}; HPDv2 needs two paths and "
-                "two marks of 0 or 1."
-            )
-        candidates = tuple(Held(path, self.folder) for path in (paths[::-1] if marks[0] < marks[1] else paths))
-        prob = 0.5 if marks[0] == marks[1] else 1.0
-        return PairRow(index, (record["prompt"],) * 2, candidates, prob=prob, extra=record)
+        wanted = (
+            f"Row {index} has {self.paths} = {shown(paths)} and human_preference = {shown(marks)}; HPDv2 needs two "
+            "paths and two marks of 0 or 1."
+        )
+        if not all(isinstance(values, list) and len(values) == 2 for values in (paths, marks)):
+            raise Refusal(wanted)
+        first, second = (Field(index, "human_preference", mark).reading for mark in marks)
+        if not {first, second} <= {0, 1}:
+            raise Refusal(wanted)
+        candidates = tuple(Held(path, self.folder) for path in (paths[::-1] if first < second else paths))
+        prompts, prob = asked(index, record, "prompt", "prompt"), 0.5 if first == second else 1.0
+        return PairRow(index, **prompts, candidates=candidates, prob=prob, extra=record)

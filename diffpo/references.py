@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -62,11 +62,25 @@ class FrozenCopy(Reference):
     def __call__(self, score: Score, what: str = SCORES) -> Tensor:
         return score(self.model)
 
+    def beside(self, policy: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """The copy's parameters and the policy's as they are now; every process has to go through all of them.
+
+        What an objective has attached to the policy since, the copy has not.
+        """
+        theirs = dict(policy.named_parameters())
+        for name, mine in self.model.named_parameters():
+            yield mine, whole(theirs[name])
+
 
 def store_matrices(model: nn.Module, dtype: torch.dtype) -> None:
-    """Store the frozen weights that autocast would round (linear and convolution layers) in `dtype`; others stay."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and not module.weight.requires_grad:
+    """Store the frozen weights that autocast would round (linear and convolution layers) in `dtype`; others stay.
+
+    So do frozen adapters: they are small, and the norms of a DoRA are computed in the type of its weights, which has
+    to be that of the trained one's.
+    """
+    for name, module in model.named_modules():
+        matrix = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        if matrix and not module.weight.requires_grad and ".lora_" not in name:
             module.to(dtype)
 
 
@@ -79,8 +93,8 @@ class Ema(FrozenCopy):
 
     @torch.no_grad()
     def after_step(self, policy: nn.Module) -> None:
-        for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
-            mine.lerp_(whole(theirs), 1 - self.decay)
+        for mine, theirs in self.beside(policy):
+            mine.lerp_(theirs, 1 - self.decay)
 
     def state_dict(self) -> dict[str, Any]:
         return self.model.state_dict()

@@ -13,3 +13,10 @@ class Refusal(ValueError):
         text = super().__str__()
         first, *rest = text.rstrip().splitlines() or [text]
         return rest[-1].partition(": ")[2] if rest and first.startswith("Caught ") else text
+
+
+def require_at_least(least: int, **numbers: float | int | None) -> None:
+    """Raise a Refusal if one of some numbers, by name, is smaller; None is not asked for."""
+    for name, number in numbers.items():
+        if number is not None and not number >= least:
+            raise Refusal(f"{name} must be at least {least}, got {number}.")

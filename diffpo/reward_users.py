@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
@@ -11,6 +10,7 @@ from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Layout, Refer
 from diffpo.tables import open_table
+from diffpo.typed import Field, asked
 
 USER, SCORES = "user_id", ("score_chosen", "score_rejected")
 
@@ -62,9 +62,9 @@ class RewardUsers(Layout):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         """The side of the higher score first."""
-        scores = tuple(record[name] for name in SCORES)
-        known = all(score is not None and isfinite(score) for score in scores)
-        sides = cell("chosen"), cell("rejected")
-        prob = 1.0 if known and scores[0] != scores[1] else 0.5
-        row = PairRow(index, (record["prompt"],) * 2, sides, prob, scores if known else (0.0, 0.0), extra=record)
-        return row.swapped() if known and scores[1] > scores[0] else row
+        first, second = (Field(index, name, record[name]).number() for name in SCORES)
+        scores = (0.0, 0.0) if first is None or second is None else (first, second)
+        prompts, sides = asked(index, record, "prompt", "prompt"), (cell("chosen"), cell("rejected"))
+        prob = 0.5 if scores[0] == scores[1] else 1.0
+        row = PairRow(index, **prompts, candidates=sides, prob=prob, scores=scores, extra=record)
+        return row.swapped() if scores[1] > scores[0] else row

@@ -1,13 +1,15 @@
 """Pairs as data: one row per pair, and maps that relabel, reorder or drop rows."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
+from diffpo.typed import FIRST, SEVERAL, Captions, Field, is_null
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,11 @@ class PairRow:
 
     Attributes:
         id: position in the source; with the seed and the epoch it is the key of every random draw about the pair.
-        prompts: one per candidate, a text or (in the text track) a list of chat messages; they differ only if the data
-            have one caption per image.
+        prompts: one per candidate, a text, several captions, or (in the text track) a list of chat messages; None if
+            there is none. They differ only if the data have one caption per image.
         candidates: what `diffpo.text.completions` calls so, or images that are read when they are needed.
-        prob: P(chosen wins) in [0.5, 1], 0.5 being a tie; of one candidate, 1 if it is desirable and 0 if not.
+        prob: P(chosen wins) in [0.5, 1], 0.5 being a tie; of one candidate, 1 if it is desirable and 0 if not. NaN if
+            the source does not say.
         scores: what a scorer says of each candidate; zeros without one.
         weight: importance of the pair in the batch mean.
         extra: the source's other columns.
@@ -47,9 +50,14 @@ class PairRow:
         return replace(self, prompts=prompts, candidates=candidates, scores=scores, turned=not self.turned)
 
     def column(self, name: str, asker: "RowMap") -> Any:
-        if self.extra.get(name) is None:
+        if is_null(self.extra.get(name)):
             raise self.lacks(name, asker)
         return self.extra[name]
+
+    def number(self, name: str, asker: "RowMap") -> float | None:
+        """The finite number in a column; None if it is null or NaN. Raises a Refusal if there is something else."""
+        self.require(name, asker)
+        return Field(self.id, name, self.extra[name]).number()
 
     def require(self, name: str, asker: "RowMap") -> None:
         """Raise a Refusal if the source has no such column; null in it is allowed."""
@@ -75,6 +83,26 @@ class RowMap(ABC):
 
     @abstractmethod
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None: ...
+
+    def require_place(self, before: "Sequence[RowMap]", after: "Sequence[RowMap]") -> None:
+        """Raise a Refusal if a map comes before or after this one that may not; most maps do not mind."""
+
+
+class LastMap(RowMap):
+    """A map whose candidates or scores the others would not understand."""
+
+    def require_place(self, before: Sequence[RowMap], after: Sequence[RowMap]) -> None:
+        if after:
+            raise Refusal(
+                f"{type(self).__name__} has to be the last of data.rows, {type(after[0]).__name__} comes after it; "
+                "name data.rows in another order."
+            )
+
+
+def require_order(maps: Sequence[RowMap]) -> None:
+    """Raise a Refusal if maps stand in an order in which one of them does something else than it says."""
+    for place, row_map in enumerate(maps):
+        row_map.require_place(maps[:place], maps[place + 1 :])
 
 
 def mapped(row: PairRow, maps: list[RowMap], draws: Draws) -> PairRow | RowMap:
@@ -115,6 +143,24 @@ class DropPromptless(RowMap):
 
 
 @dataclass(frozen=True)
+class DropUnlabeled(RowMap):
+    """Drop rows whose label is null. A tie is a label."""
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        return None if math.isnan(row.prob) else row
+
+
+@dataclass(frozen=True)
+class FirstCaption(RowMap):
+    """Of several captions take the first, at every visit."""
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        prompts = tuple(str(prompt) if isinstance(prompt, Captions) else prompt for prompt in row.prompts)
+        notes = tuple(FIRST if note == SEVERAL else note for note in row.notes)
+        return replace(row, prompts=prompts, notes=notes)
+
+
+@dataclass(frozen=True)
 class Reverse(RowMap):
     """Prefer the loser, as Diffusion-NPO does (arXiv:2505.11245); sides are swapped, so row 0 stays the winner.
 
@@ -127,12 +173,21 @@ class Reverse(RowMap):
 
 @dataclass(frozen=True)
 class Weight(RowMap):
-    """Take the pair's weight from a column."""
+    """Take the pair's weight from a column.
+
+    Raises:
+        Refusal: if it is missing, null, negative or no number.
+    """
 
     column: str = "weight"
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        return replace(row, weight=float(row.column(self.column, self)))
+        weight = row.number(self.column, self)
+        if weight is None:
+            raise row.lacks(self.column, self)
+        if weight < 0:
+            raise Field(row.id, self.column, weight).refusal("a weight is 0 or more.")
+        return replace(row, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -143,17 +198,25 @@ class PerPrompt(RowMap):
 
     Args:
         column: where that number is, as in Pick-a-Pic; diffpo.rankings adds it to the pairs of a group.
+
+    Raises:
+        Refusal: if it is missing, null or not positive.
     """
 
     column: str = "num_example_per_prompt"
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        return replace(row, weight=row.weight / float(row.column(self.column, self)))
+        pairs = row.number(self.column, self)
+        if pairs is None:
+            raise row.lacks(self.column, self)
+        if pairs <= 0:
+            raise Field(row.id, self.column, pairs).refusal("a number of pairs is positive.")
+        return replace(row, weight=row.weight / pairs)
 
 
 @dataclass(frozen=True)
 class AtLeast(RowMap):
-    """Drop rows whose value in a column is below `value`, or null.
+    """Drop rows whose number in a column is below `value`, or null.
 
     HPSv3 (arXiv:2508.03789) trains on the pairs of HPDv3 whose `confidence` is at least 0.95.
     """
@@ -162,9 +225,8 @@ class AtLeast(RowMap):
     value: float
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        if self.column in row.extra and row.extra[self.column] is None:
-            return None
-        return row if float(row.column(self.column, self)) >= self.value else None
+        number = row.number(self.column, self)
+        return row if number is not None and number >= self.value else None
 
 
 @dataclass(frozen=True)

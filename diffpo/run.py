@@ -13,15 +13,15 @@ from typing import Literal
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin
 
 from diffpo.checkpoint import CONFIG, Checkpoints, flat, folders
 from diffpo.everyone import on_main
-from diffpo.files import writing
-from diffpo.launchers import precision, suit_launcher
+from diffpo.files import remedy_of, writing
+from diffpo.launchers import precision, require_joined, suit_launcher
 from diffpo.lock import Lock, take
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
+from diffpo.tracking import require_trackers
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class FitConfig:
         report_to: trackers of accelerate: tensorboard, wandb, trackio, ...
 
     Raises:
-        Refusal: if a count is not positive, not exactly one of steps and epochs is given, or `ema` is no decay.
+        Refusal: if a number is out of its range, not exactly one of steps and epochs is given, or `ema` is no decay.
     """
 
     steps: int | None = None
@@ -81,8 +81,10 @@ class FitConfig:
             "keep": self.keep,
         }
         for name, count in counts.items():
-            if count is not None and count < 1:
-                raise Refusal(f"fit.{name} must be at least 1, got {count}.")
+            require_at_least(1, **{f"fit.{name}": count})
+        require_at_least(0, **{"fit.warmup": self.warmup})
+        if not self.max_grad_norm > 0:
+            raise Refusal(f"fit.max_grad_norm is positive, got {self.max_grad_norm}; inf clips nothing.")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise Refusal(f"fit.ema is a decay in [0, 1), got {self.ema}; null is none.")
 
@@ -157,7 +159,7 @@ class Run:
             said = f"The metrics of step {step} could not be written ({error})."
             if not is_last:
                 raise Refusal(
-                    f"{said} {self.checkpoints.last()} Free some space, then continue with --resume latest."
+                    f"{said} {self.checkpoints.last()} {remedy_of(error)}; then continue with --resume latest."
                 ) from error
             log.warning(f"{said} They are lost; all steps are done, and the run goes on.")
 
@@ -170,12 +172,12 @@ def open_run(
     Raises:
         Refusal: if the folder already holds a run that is not resumed, or files of others; another program is at work
             there; `resume` names a checkpoint of another run; the batch does not divide over the processes; a tracker
-            is not installed; or the launcher is not supported.
+            is unknown or not installed; the seed is negative; or the launcher is not supported or started processes
+            that do not know of one another.
     """
     output_dir = Path(output_dir)
-    missing = [name for name in config.report_to if name not in map(str, get_available_trackers())]
-    if missing:
-        raise Refusal(f"fit.report_to names {', '.join(missing)}, not installed; pip install {' '.join(missing)}.")
+    require_at_least(0, seed=seed)
+    require_trackers(config.report_to)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         # The order of pairs is endless; without this accelerate would make a short step at each end of a loader.
@@ -183,6 +185,7 @@ def open_run(
         log_with=[*config.report_to] or None,
         project_dir=output_dir,
     )
+    require_joined(accelerator.num_processes)
     together = config.per_device_batch_size * accelerator.num_processes
     if config.batch_size % together:
         raise Refusal(

@@ -53,6 +53,10 @@ class Scorer(ABC):
     def check(self, prompts: Sequence[str]) -> None:
         """Raise a Refusal if these prompts cannot be judged or the weights not loaded: before hours of work."""
 
+    def count_cut(self, prompts: Sequence[str]) -> int:
+        """How many of these prompts are longer than it reads: what they say further on has no part in their scores."""
+        return 0
+
     def on(self, device: str) -> "Scorer":
         """The same scorer with its network, if it has one, on that device; nothing is loaded yet."""
         return self

@@ -1,5 +1,6 @@
 """Where pairs come from: each source is a table (or a stream), and how one record of it becomes a `PairRow`."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from diffpo.files import require_folder
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
-from diffpo.tables import as_number, folder_of, local_files, open_stream, open_table, pictures_by_stem, undecoded
+from diffpo.tables import folder_of, local_files, open_stream, open_table, pictures_by_stem, undecoded
+from diffpo.text_files import read_text
+from diffpo.typed import MARK, Field, asked
 
 Refer = Callable[[str], Any]
 
@@ -148,14 +152,14 @@ class Columns(Stored):
         return self.prompt_chosen or self.prompt, self.prompt_rejected or self.prompt
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        prob = as_number(record.get(self.prob, 1.0)) if self.prob else 1.0
-        if not (isinstance(prob, float | int) and 0.5 <= prob <= 1):
+        sure = Field(index, self.prob or "", record.get(self.prob, 1.0) if self.prob else 1.0)
+        if not 0.5 <= sure.reading <= 1:
             raise Refusal(
-                f"Row {index} has {self.prob} = {prob!r}, but P(chosen wins) is a number in [0.5, 1]; if the column "
-                "says something else, set prob of the source to null or to another column."
+                f"{sure}, but P(chosen wins) is a number in [0.5, 1]; if the column says something else, set prob of "
+                "the source to null or to another column."
             )
-        prompts, candidates = tuple(record[name] for name in self.needs), (cell(self.chosen), cell(self.rejected))
-        return PairRow(index, prompts, candidates, prob=float(prob), extra=record)
+        prompts, candidates = asked(index, record, *self.needs), (cell(self.chosen), cell(self.rejected))
+        return PairRow(index, **prompts, candidates=candidates, prob=sure.reading, extra=record)
 
 
 @dataclass(frozen=True)
@@ -173,14 +177,15 @@ class HPDv3(Columns):
 class PickAPic(Stored):
     """The layout of Pick-a-Pic v1 and v2 (arXiv:2305.01569): two pictures, and a label that says who won.
 
-    Rows marked `has_label = False` or `are_different = False` are ties too. The original repositories were deleted;
-    mirrors with the same columns work.
+    Rows marked `has_label = False` or `are_different = False`, in whatever type, are ties too, whatever their label.
+    The original repositories were deleted; mirrors with the same columns work.
 
     Args:
-        label: column with 1 (the first wins), 0, or 0.5 for a tie, as number or text.
+        label: column with 1 (the first wins), 0, or 0.5 for a tie, as number or text. A row where it is null has no
+            label: `diffpo.rows.DropUnlabeled` drops it.
 
     Raises:
-        Refusal: if a label is none of the three values.
+        Refusal: if a label is none of the three values, or a mark neither true nor false.
     """
 
     first: str = "jpg_0"
@@ -197,15 +202,19 @@ class PickAPic(Stored):
         return self.label, self.prompt
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        label = as_number(record[self.label])
-        if label not in (0, 0.5, 1):
-            raise Refusal(
-                f"Row {index} has {self.label} = {record[self.label]!r}; PickAPic needs 1, 0, or 0.5 for a tie."
-            )
-        undecided = record.get("has_label") is False or record.get("are_different") is False
-        prob = 0.5 if label == 0.5 or undecided else 1.0
-        sides = (self.second, self.first) if prob == 1.0 and label == 0 else (self.first, self.second)
-        return PairRow(index, (record[self.prompt],) * 2, tuple(map(cell, sides)), prob=prob, extra=record)
+        label = 0.5 if self.is_undecided(index, record) else self.verdict(index, record)
+        sides = (self.second, self.first) if label == 0 else (self.first, self.second)
+        prob = math.nan if label is None else max(label, 1 - label)
+        prompts = asked(index, record, self.prompt, self.prompt)
+        return PairRow(index, **prompts, candidates=tuple(map(cell, sides)), prob=prob, extra=record)
+
+    def is_undecided(self, index: int, record: Mapping[str, Any]) -> bool:
+        marks = [Field(index, name, record.get(name)) for name in ("has_label", "are_different")]
+        return any(mark.verdict((0, 1), "it has to be true or false, or 1 or 0.") == 0 for mark in marks)
+
+    def verdict(self, index: int, record: Mapping[str, Any]) -> float | None:
+        wanted = "PickAPic needs 1, 0, or 0.5 for a tie."
+        return Field(index, self.label, record[self.label]).verdict((0, 0.5, 1), wanted)
 
 
 @dataclass(frozen=True)
@@ -225,13 +234,15 @@ class PairFolder(Layout):
     Stems name the pair; png, jpg, jpeg and webp may be mixed.
 
     Raises:
-        Refusal: if a chosen picture lacks its rejected one or its prompt, or the other way round.
+        Refusal: if there is no such folder, one of the three is missing, or a prompt is no text
+            (`diffpo.text_files.read_text`).
     """
 
     path: str
 
     def open(self) -> Dataset:
         root = Path(self.path)
+        require_folder(root, "a folder of pairs")
         sides = [pictures_by_stem(root / side) for side in ("chosen", "rejected")]
         prompts = {file.stem: file for file in root.glob("*.txt")}
         stems = sorted(set().union(*sides, prompts))
@@ -243,7 +254,7 @@ class PairFolder(Layout):
                 )
         if not stems:
             raise Refusal(f"{root} holds no pairs; a pair x needs chosen/x.png, rejected/x.png and x.txt.")
-        texts = [prompts[stem].read_text(encoding="utf-8").strip() for stem in stems]
+        texts = [stripped(read_text(prompts[stem])) for stem in stems]
         chosen, rejected = ([str(side[stem].resolve()) for stem in stems] for side in sides)
         return Dataset.from_dict({"prompt": texts, "chosen": chosen, "rejected": rejected})
 
@@ -256,4 +267,10 @@ class PairFolder(Layout):
         return ("prompt",)
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        return PairRow(index, (record["prompt"],) * 2, (cell("chosen"), cell("rejected")), extra=record)
+        candidates = cell("chosen"), cell("rejected")
+        return PairRow(index, **asked(index, record, "prompt", "prompt"), candidates=candidates, extra=record)
+
+
+def stripped(text: str) -> str:
+    """A text without blanks at its ends; its byte-order mark stays in front, to be counted."""
+    return (MARK if text.startswith(MARK) else "") + text.removeprefix(MARK).strip()

@@ -12,7 +12,7 @@ import numpy as np
 from diffpo.cells import Held
 from diffpo.draws import Draws
 from diffpo.mixing import turns
-from diffpo.pairs import named_if_mixed, require_equal, require_one_scorer
+from diffpo.pairs import lacked, named_if_mixed, require_equal, require_one_scorer
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap, mapped
 from diffpo.sources import Layout, Source
@@ -82,7 +82,7 @@ class PairStream:
         self.source, self.maps, self.seed, self.buffer = source, maps, seed, buffer
         self.number, self.among = number, among
         self.stream = undecoded(source.stream())
-        self.heavy = heavy_columns(self.stream.features) | set(source.candidates)
+        self.heavy = (heavy_columns(self.stream.features) | set(source.candidates)) - set(source.needs)
         first = next(self._read(self.stream), None)
         if first is None:
             raise Refusal(f"{source} holds no records.")
@@ -107,12 +107,13 @@ class PairStream:
                 read += 1
                 row = self._row(position, record)
                 found = mapped(row, self.maps, Draws(self.seed, (epoch,), (row.id,)))
-                if isinstance(found, PairRow) and None not in found.prompts:
+                lacks = lacked(found) if isinstance(found, PairRow) else None
+                if isinstance(found, PairRow) and lacks is None:
                     kept += 1
                     noted = noted + Counter(found.notes) if found.notes else noted
                     yield Visit(epoch, found, self.number, read, dropped, noted)
                 else:
-                    by = "a null prompt" if isinstance(found, PairRow) else type(found).__name__
+                    by = f"a null {lacks}" if lacks else type(found).__name__
                     dropped = dropped + Counter([by])  # anew: visits keep the old one
             if not kept:
                 said = lost(Counter({"": read}) + dropped)
@@ -129,7 +130,7 @@ class PairStream:
             reason = " ".join(str(error).split())
             raise Refusal(
                 f"The stream of {self.source} broke off after {n} records of an epoch ({reason[:300]}); fetch the "
-                "damaged file again (without data.stream, a tar shard is named), or check the network."
+                "damaged file again, or save it as UTF-8 (without data.stream, it is named), or check the network."
             ) from error
 
     def _row(self, position: int, record: dict[str, Any]) -> PairRow:

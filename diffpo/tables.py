@@ -3,13 +3,14 @@
 import glob
 import logging
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import datasets
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetBuilder, IterableDataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from datasets.utils.file_utils import xopen
@@ -20,18 +21,21 @@ from diffpo.digests import FILES as DIGESTS
 from diffpo.digests import named_in, require_written
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
+from diffpo.tars import Tars
+from diffpo.text_files import first_undecodable, require_utf8
 
-FILES = {
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tar": "webdataset",
+FILES: dict[str, Callable[..., DatasetBuilder]] = {
+    ".parquet": partial(datasets.load_dataset_builder, "parquet"),
+    ".arrow": partial(datasets.load_dataset_builder, "arrow"),
+    ".jsonl": partial(datasets.load_dataset_builder, "json"),
+    ".json": partial(datasets.load_dataset_builder, "json"),
+    ".csv": partial(datasets.load_dataset_builder, "csv"),
+    ".tar": partial(Tars, hash="1"),  # the number names the copies that `datasets` keeps: another one, another reader
 }
 # The copy that `datasets` memory-maps gets ten times the usual rows per batch: each of Pick-a-Pic's takes 12 KB of
 # memory and adds to the time of all that is done to the table. From parquet, larger batches cost nothing.
 PARQUET = {"writer_batch_size": 1000}
+TEXTS = {".jsonl", ".json", ".csv"}
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 
 log = logging.getLogger(__name__)
@@ -72,16 +76,20 @@ def opened(path: str, split: str, revision: str | None, streaming: bool) -> Data
         table = saved_to_disk(path, split)
         return table.to_iterable_dataset() if streaming else table
     if local.is_dir() and (shards := sorted(map(str, local.glob("*.tar")))):
-        return loaded("webdataset", "train", streaming, data_files=shards)
+        return loaded(FILES[".tar"], "train", streaming, data_files=shards)
     if local.is_file() or glob.has_magic(path):
         if local.suffix not in FILES:
             raise Refusal(f"files are {', '.join(FILES)}")
         if not (files := sorted(glob.glob(path)) if glob.has_magic(path) else [path]):
             raise Refusal("no file has such a name")
+        if local.suffix in TEXTS:
+            require_utf8(files)
         options = PARQUET if local.suffix == ".parquet" else {}
         return loaded(FILES[local.suffix], "train", streaming, data_files=files, **options)
+    if (local / "chosen").is_dir() and (local / "rejected").is_dir():
+        raise Refusal("it is a folder of pairs (chosen/, rejected/), which diffpo.sources.PairFolder reads")
     options = PARQUET if next(chain(local.glob("*.parquet"), local.glob("*/*.parquet")), None) else {}
-    return loaded(path, split, streaming, revision=revision, **options)
+    return loaded(partial(datasets.load_dataset_builder, path), split, streaming, revision=revision, **options)
 
 
 def saved_to_disk(path: str, split: str) -> Dataset:
@@ -93,12 +101,13 @@ def saved_to_disk(path: str, split: str) -> Dataset:
     return saved[split]
 
 
-def loaded(builder: str, split: str, streaming: bool, **options: Any) -> Any:
-    """`datasets.load_dataset`, whose several ways to say that a file cannot be parsed become ValueErrors."""
+def loaded(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, **options: Any) -> Any:
+    """A table or stream; the several ways of `datasets` to say that a file cannot be parsed become ValueErrors."""
     try:
+        built = builder(**options)
         if not streaming:
-            return datasets.load_dataset(builder, split=split, **options)
-        built = datasets.load_dataset_builder(builder, **options)
+            built.download_and_prepare()
+            return built.as_dataset(split=split)
         files: Any = built.config.data_files
         if isinstance(built.config, ParquetConfig) and split in files:
             return IterableDataset.from_generator(parquet_rows, gen_kwargs={"files": list(files[split])})
@@ -110,6 +119,8 @@ def loaded(builder: str, split: str, streaming: bool, **options: Any) -> Any:
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, tarfile.TarError):
             raise Refusal(damaged(options["data_files"], error.__cause__)) from error
+        if isinstance(error.__cause__, UnicodeDecodeError) and (told := first_undecodable(options["data_files"])):
+            raise Refusal(told) from error
         raise Refusal(str(error.__cause__)) from error
 
 
@@ -160,15 +171,30 @@ def undecoded(table: Any) -> Any:
     for name, feature in (table.features or {}).items():
         if isinstance(feature, datasets.Image):
             table = table.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(within(feature), datasets.Image):
+            table = table.cast_column(name, datasets.List(datasets.Image(decode=False)))
     return table
 
 
 def heavy_columns(features: datasets.Features | None) -> set[str]:
-    """Columns that hold pictures or other bytes; of a stream whose features are unknown, none."""
+    """Columns that hold pictures or other bytes, or lists of them; of a stream whose features are unknown, none."""
     blobs = (datasets.Value("binary"), datasets.Value("large_binary"))
-    return {
-        name for name, feature in (features or {}).items() if isinstance(feature, datasets.Image) or feature in blobs
-    }
+    kinds = {name: within(feature) for name, feature in (features or {}).items()}
+    return {name for name, kind in kinds.items() if isinstance(kind, datasets.Image) or kind in blobs}
+
+
+def within(feature: Any) -> Any:
+    """What a column holds, or what the lists in it do."""
+    return feature.feature if isinstance(feature, datasets.List) else feature
+
+
+def require_texts(table: Dataset) -> None:
+    """Raise a Refusal if a column of texts holds something else than UTF-8: JSON files are read without a look."""
+    for name in table.column_names:
+        try:
+            table.data.column(name).validate(full=True)
+        except ArrowInvalid as error:
+            raise Refusal(f"Column {name!r} cannot be read ({error}); save the file as UTF-8.") from error
 
 
 def folder_of(path: str) -> Path:
@@ -212,15 +238,3 @@ def require_columns(have: Sequence[str], wanted: Sequence[str], asker: object) -
             f"{type(asker).__name__} needs columns {', '.join(map(repr, missing))}, the table has "
             f"{', '.join(map(repr, have))}; name yours with the fields of {type(asker).__name__}."
         )
-
-
-def as_number(label: Any) -> Any:
-    """A label that is written out (in tar shards and csv files) as its number; what is no number stays as it is."""
-    if not isinstance(label, str):
-        return label
-    words = {"true": 1.0, "false": 0.0}
-    text = label.strip().lower()
-    try:
-        return words[text] if text in words else float(text)
-    except ValueError:
-        return label

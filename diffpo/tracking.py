@@ -1,19 +1,31 @@
 """What a run says about itself: metrics summed on the device, and warnings that come with a remedy."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from jaxtyping import Float
 from torch import Tensor
+
+from diffpo.refusal import Refusal
 
 WINDOW = 6  # reads of the meter that a warning looks back
 # On the tiny world a run whose pictures stay whole ends 8 % above the reference; one that frays them, at 200 %.
 TOLERATED = 0.1
 CLEAR = 0.55  # implicit accuracy from which on a margin is more than noise
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Raise a Refusal if accelerate does not know a tracker, or its package, which is called alike, is not there."""
+    known, installed = sorted(LOGGER_TYPE_TO_CLASS), set(map(str, get_available_trackers()))
+    if strange := [name for name in names if name not in known]:
+        raise Refusal(f"fit.report_to names {', '.join(strange)}; the known trackers are {', '.join(known)}.")
+    if absent := [name for name in names if name not in installed]:
+        raise Refusal(f"fit.report_to names {', '.join(absent)}, not installed; pip install {' '.join(absent)}.")
 
 
 class Meter:

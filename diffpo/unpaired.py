@@ -1,13 +1,13 @@
 """Data without pairs: single pictures with a verdict each, or without one, and prompts alone."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Refer, Stored
-from diffpo.tables import as_number
+from diffpo.typed import Field, asked
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Captioned(Stored):
         return (self.prompt,)
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        return PairRow(index, (record[self.prompt],), (cell(self.image),), scores=(0.0,), extra=record)
+        prompts, picture = asked(index, record, self.prompt), cell(self.image)
+        return PairRow(index, **prompts, candidates=(picture,), scores=(0.0,), extra=record)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Unpaired(Captioned):
     """Single pictures, each desirable or not (Diffusion-KTO, arXiv:2404.04465).
 
     Args:
-        label: column with true or false, or 1 or 0, as number or text.
+        label: column with true or false, or 1 or 0, as number or text. A row where it is null has no label:
+            `diffpo.rows.DropUnlabeled` drops it.
 
     Raises:
         Refusal: if a label is neither.
@@ -47,12 +49,9 @@ class Unpaired(Captioned):
         return self.label, self.prompt
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        desirable = as_number(record[self.label])
-        if desirable not in (0, 1):
-            raise Refusal(
-                f"Row {index} has {self.label} = {record[self.label]!r}; Unpaired needs true or 1, false or 0."
-            )
-        return replace(super().row(index, record, cell), prob=float(desirable))
+        label = Field(index, self.label, record[self.label])
+        desirable = label.verdict((0, 1), "Unpaired needs true or 1, false or 0.")
+        return replace(super().row(index, record, cell), prob=math.nan if desirable is None else desirable)
 
 
 @dataclass(frozen=True)
@@ -70,4 +69,4 @@ class PromptsOnly(Stored):
         return (self.prompt,)
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        return PairRow(index, (record[self.prompt],), (), scores=(0.0,), extra=record)
+        return PairRow(index, **asked(index, record, self.prompt), candidates=(), scores=(0.0,), extra=record)

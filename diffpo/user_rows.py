@@ -35,6 +35,33 @@ class Shots:
 
 
 @dataclass(frozen=True)
+class DropUnembedded(RowMap):
+    """Drop pairs of users who have no embedding, because they have too few pairs or pictures that cannot be read, and
+    pairs of nobody; to stand before `ForUser`, for which each of them is an error.
+
+    Args:
+        embeddings: folder that scripts/embed_users.py wrote from the same source.
+        column: with the ids of users.
+
+    Raises:
+        Refusal: if the source lacks the column, or there are no such embeddings.
+    """
+
+    script: ClassVar[str] = "scripts/embed_users.py"
+    embeddings: str
+    column: str = "user_id"
+
+    @cached_property
+    def users(self) -> UserEmbeddings:
+        return UserEmbeddings(self.embeddings)
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        row.require(self.column, self)
+        user = row.extra[self.column]
+        return row if user is not None and self.users.knows(user) else None
+
+
+@dataclass(frozen=True)
 class ForUser(RowMap):
     """Tell the network, while it is trained, who judged a pair; the reference hears nobody.
 

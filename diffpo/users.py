@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffpo.digests import read_json, require_written
-from diffpo.files import writing
+from diffpo.files import require_folder, writing
 from diffpo.ledger import REMEDY, settle
 from diffpo.refusal import Refusal
 
@@ -67,6 +67,7 @@ class UserEmbeddings:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """What `diffpo.diffusion.embedding_users.embed_users` says of them."""
+        require_folder(self.path, "embeddings of users")
         file = Path(self.path) / SUMMARY
         if not file.exists():
             raise Refusal(
@@ -87,6 +88,9 @@ class UserEmbeddings:
     @cached_property
     def users(self) -> tuple[str, ...]:
         return tuple(self._lines)
+
+    def knows(self, user_id: UserId) -> bool:
+        return str(user_id) in self._lines
 
     def chunks(self, user_id: UserId) -> tuple[int, ...]:
         """Numbers of a user's support chunks; one whose pictures could not be read is left out.
@@ -162,10 +166,10 @@ class UserEmbeddings:
         return dict(lines)
 
     def _of(self, user_id: UserId) -> dict[int, int]:
-        if str(user_id) not in self._lines:
+        if not self.knows(user_id):
             raise Refusal(
                 f"User {user_id!r} has no embedding in {self.path}, which knows {len(self._lines)} users; embed the "
-                f"user with {EMBED}, or leave the user's pairs out."
+                f"user with {EMBED}, or drop pairs of such users: diffpo.user_rows.DropUnembedded before ForUser."
             )
         return self._lines[str(user_id)]
 

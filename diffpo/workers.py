@@ -1,5 +1,6 @@
 """Processes that read data ahead of the one that computes, and what it means that one of several is gone."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ AHEAD = 2  # batches that each worker holds ready
 DEAD = ("exited unexpectedly", "is killed by signal")
 SCARCE = ("shared memory", "insufficient shared")
 PARTED = ("by peer", "remote process exited", "Broken pipe", "Connection refused", "ncclRemoteError", "Socket Timeout")
+
+
+def at_most(count: int) -> int:
+    """So many workers, or as many as there are cores: more than that only wait for one another."""
+    return min(count, os.cpu_count() or 1)
 
 
 def from_workers(dataset: Any, workers: int, size: Callable[[], int], **options: Any) -> Iterator[Any]:

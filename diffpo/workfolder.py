@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.utils import gather_object
 
 from diffpo.checkpoint import CONFIG
@@ -26,6 +26,7 @@ from diffpo.digests import (
 )
 from diffpo.everyone import on_main
 from diffpo.files import writing
+from diffpo.launchers import require_joined
 from diffpo.ledger import IDENTITY, REMEDY, Ledger, as_json, replace_file, require_same, write_json
 from diffpo.lock import Lock, require_ours, take
 from diffpo.refusal import Refusal
@@ -33,6 +34,17 @@ from diffpo.refusal import Refusal
 log = logging.getLogger(__name__)
 
 WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
+
+
+def joined() -> Accelerator:
+    """The processes that share the work.
+
+    Raises:
+        Refusal: if the launcher started some that do not know of one another.
+    """
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_joined(accelerator.num_processes)
+    return accelerator
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def main(
     plan = Plan(strategy, captioner, perturber, strength, columns, retries, seed)
     found = caption_pairs(plan, source, output_dir, rows or [], batch_size, tokenizer, scorer)
     if PartialState().is_main_process:
-        tell(output_dir, is_finished, settings, "captioned", told(found, output_dir))
+        tell(output_dir, is_finished, settings, "captioned", "" if is_finished else told(found, output_dir))
     PartialState().destroy_process_group()
 
 
@@ -73,11 +73,12 @@ def told(found: dict[str, Any], output_dir: Path) -> str:
     """The summary in sentences, and the histogram of the gaps."""
     words = {side: f"{lengths['mean']:.1f}" for side, lengths in found["words"].items()}
     cut = f"; {found['truncated']:.1%} are longer than {found['limit']} tokens" if "limit" in found else ""
+    notes = "".join(f" {count} pairs {note}." for note, count in found["notes"].items())
     sentences = (
         f"{found['captions']} captions for {found['pairs']} pairs ({found['strategy']}), of {words['chosen']} words "
         f"on average for chosen and {words['rejected']} for rejected pictures{cut}; {found['equal']:.1%} of the pairs "
         f"have equal ones. {found['retried']} answers were asked for again, {found['empty']} stayed empty; "
-        f"{found['fallback']} pairs lack a caption and fall back to their prompt. They are in {output_dir}: "
+        f"{found['fallback']} pairs lack a caption and fall back to their prompt.{notes} They are in {output_dir}: "
         f"diffpo.sources.Columns reads them."
     )
     if not found.get("gap", {"pairs": 0})["pairs"]:

@@ -8,14 +8,13 @@ from typing import Any
 
 import diffusers
 import transformers
-from accelerate import Accelerator, InitProcessGroupKwargs
 
 from diffpo.cli import launch
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import SUMMARY
 from diffpo.diffusion.encoding import Precision, encode_pairs
 from diffpo.diffusion.loading import StableDiffusion
-from diffpo.workfolder import WAIT, tell
+from diffpo.workfolder import joined, tell
 
 
 def main(
@@ -42,7 +41,7 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    accelerator = joined()
     is_finished = (output_dir / SUMMARY).exists()
     found = encode_pairs(base, data, output_dir, dtype, batch_size, seed)
     if accelerator.is_main_process:

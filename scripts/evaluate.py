@@ -5,13 +5,11 @@ accelerate launch scripts/evaluate.py --config configs/evaluate/tiny.yaml --outp
 
 import time
 from dataclasses import replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
 import diffusers
 import transformers
-from accelerate import Accelerator, InitProcessGroupKwargs
 
 from diffpo.checkpoint import CONFIG
 from diffpo.cli import launch
@@ -22,15 +20,14 @@ from diffpo.diffusion.geneval import write_geneval
 from diffpo.diffusion.guidance import GuidanceSweep
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
-from diffpo.evaluation import table
+from diffpo.evaluation import cut_short, table
 from diffpo.everyone import on_main
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.lock import take
 from diffpo.prompts import Prompts
 from diffpo.scoring import Scorer
-
-WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
+from diffpo.workfolder import joined
 
 
 def main(
@@ -58,7 +55,7 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     lock = on_main(lambda: take(output_dir, "evaluation"))
     began, judges = time.perf_counter(), Judges(scorers)
     require_distinct(models, output_dir)
@@ -94,7 +91,8 @@ def main(
             write_geneval(files, records, output_dir / "geneval" / model.name)
     found = contest(pictures, asked, judges, sampling, about)
     if state.is_main_process:
-        warned = found["warnings"] + warnings({model.name: model.runs for model in models}, scorers)
+        listed = warnings({model.name: model.runs for model in models}, scorers)
+        warned = [*found["warnings"], *listed, *cut_short(found)]
         report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
         swept = sweep.report(curves, development, judges) if sweep else None
         report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)

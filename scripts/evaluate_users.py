@@ -12,7 +12,6 @@ from typing import Any
 
 import diffusers
 import transformers
-from accelerate import Accelerator, InitProcessGroupKwargs
 from diffusers.utils import make_image_grid
 from PIL import Image
 
@@ -24,7 +23,7 @@ from diffpo.diffusion.user_pipelines import mixed
 from diffpo.embedders.embedder import UserEmbedder
 from diffpo.evaluation import shown, versions
 from diffpo.everyone import on_main
-from diffpo.files import writing
+from diffpo.files import require_name, writing
 from diffpo.ledger import REMEDY, write_json
 from diffpo.lock import take
 from diffpo.pictures import read_image
@@ -33,7 +32,7 @@ from diffpo.refusal import Refusal
 from diffpo.sources import Source
 from diffpo.tinyworld.user_comparison import compared, judged, utilities
 from diffpo.tinyworld.users import Population, Taste
-from diffpo.workfolder import WAIT
+from diffpo.workfolder import joined
 
 INTERVAL = "percentile bootstrap, 95 %, users and prompts resampled independently"
 SIDE = 96  # of a picture on a sheet
@@ -104,7 +103,7 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    state = joined()
     lock = on_main(lambda: take(output_dir, "evaluation of users"))
     began, asked = time.perf_counter(), [record["prompt"] for record in prompts.read()]
     people = Population.read(tastes).all
@@ -159,7 +158,7 @@ def require_known(
     sheets: Sheets | None,
     judging: Sequence[str] | None = None,
 ) -> None:
-    """Raise a Refusal, before anything is drawn, if something is named that there is not."""
+    """Raise a Refusal, before anything is drawn, if something is named that there is not, or cannot name a folder."""
     users, rows = list(support.shown), [row for model in models for row in model.rows]
     hearing = [model.name for model in models if model.user_attention]
     if len(rows) != len(set(rows)):
@@ -172,6 +171,8 @@ def require_known(
         ]
     if sheets:
         asked.append(("sheets.row", sheets.row, rows))
+    for user in judging or users:
+        require_name(user, "a user")
     for where, name, known in asked:
         if name not in known:
             raise Refusal(f"{where}: there is no {name!r} among {', '.join(known)}; name one of these.")

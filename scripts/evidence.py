@@ -10,13 +10,27 @@ import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from diffpo.cli import launch
-from diffpo.evidence import ASPECTS, CONTEST, TUNING, candidates, contested, entrants, measured, swept, table
+from diffpo.cli import CommandLine, launch
+from diffpo.evidence import (
+    ASPECTS,
+    CONTEST,
+    TUNING,
+    candidates,
+    compare_resolved,
+    contested,
+    entrants,
+    measured,
+    row_line,
+    swept,
+    table,
+)
+from diffpo.files import require_name
 from diffpo.tinyworld import user_evidence
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
@@ -34,6 +48,9 @@ def main(
     settings: str = "",
 ) -> None:
     """Run a grid of methods and seeds, and tabulate.
+
+    Before any run, the resolved config of each method is compared with that of a run without overrides of its own: a
+    method may differ only in what it names, and what makes it is printed. The record keeps both.
 
     Args:
         grid: YAML with `config`, `methods` (name: list of overrides), `seeds` and `baseline` (the method that is SFT);
@@ -60,8 +77,13 @@ def main(
         settings: the resolved config.
     """
     plan = yaml.safe_load(grid.read_text())
+    for name in plan["methods"]:
+        require_name(name, "a method")
     require_baseline(plan, grid)
-    shared = prepared(plan, output_dir)
+    for row, differs in compared(plan, tuning(plan))["rows"].items():
+        print(row_line(row, differs), flush=True)
+    prepare(plan, output_dir)
+    shared = [placed(override, {"{output}": str(output_dir)}) for override in reads(plan)]
     chosen, sweep = tuned(plan, output_dir, jobs, shared) if "tune" in plan else ({}, {})
     whole = plan | {"methods": {name: plan["methods"][name] + chosen.get(name, []) for name in plan["methods"]}}
     run_all(whole, output_dir, jobs, shared)
@@ -74,6 +96,7 @@ def main(
         contest(plan, output_dir, jobs)
         found["contest"] = contested(plan, output_dir)
         text += "\n\n" + table(found["contest"], ASPECTS)
+    found["resolved"] = compared(whole)
     print(text)
     (output_dir / "table.md").write_text(text + "\n")
     if record:
@@ -94,17 +117,50 @@ def require_baseline(plan: dict[str, Any], grid: Path) -> None:
         )
 
 
-def prepared(plan: dict[str, Any], output_dir: Path) -> list[str]:
-    """What makes runs train on pairs that are scored and encoded first, as the grid says, if they are not yet."""
+def compared(plan: dict[str, Any], tries: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """The resolved config that all rows have in common, and what each of them has else; folders stay placeholders.
+
+    Args:
+        tries: further overrides of a row, whose values may still change: they are named by it.
+
+    Raises:
+        Refusal: if a row differs in what it does not name.
+    """
+    also = [f"--config={plan['config']}", *reads(plan), *plan.get("also", ALSO), "--output_dir={output}"]
+    run = import_module(Path(plan.get("script", SCRIPT)).stem).main
+    rows = {row: [*own, *(tries or {}).get(row, [])] for row, own in plan["methods"].items()}
+    common, *resolved = (yaml.safe_load(CommandLine(run, [*also, *own]).settings) for own in ([], *rows.values()))
+    return {"common": common, "rows": compare_resolved(common, dict(zip(rows, resolved, strict=True)), rows)}
+
+
+def tuning(plan: dict[str, Any]) -> dict[str, list[str]]:
+    """For each method that is tuned, the first value that is tried."""
+    return {
+        row: next(iter(found.values())) for row, found in candidates(plan.get("tune", {}).get("values", {})).items()
+    }
+
+
+def reads(plan: dict[str, Any]) -> list[str]:
+    """What makes runs read the pairs that are scored or encoded first."""
+    if "encode" in plan:
+        return reading("diffpo.diffusion.encoded.EncodedPairs", "{output}/encoded")
+    return reading("diffpo.sources.Columns", "{output}/scored") if "score" in plan else []
+
+
+def reading(reader: str, folder: str) -> list[str]:
+    return [f"--data.source={reader}", f"--data.source.path={folder}"]
+
+
+def prepare(plan: dict[str, Any], output_dir: Path) -> None:
+    """Score and encode pairs, as the grid says, if they are not yet; with what is to run first."""
     for line in plan.get("prepare", []):
         once(line.replace("{output}", str(output_dir)), output_dir / "prepared.txt")
-    source = []
+    scored, encoded, source = output_dir / "scored", output_dir / "encoded", []
     if "score" in plan:
-        source = made(SCORE, plan["score"], [], output_dir / "scored", "diffpo.sources.Columns")
+        make(SCORE, plan["score"], [], scored)
+        source = reading("diffpo.sources.Columns", str(scored))
     if "encode" in plan:
-        reader = "diffpo.diffusion.encoded.EncodedPairs"
-        source = made(ENCODE, plan["encode"], source, output_dir / "encoded", reader)
-    return source
+        make(ENCODE, plan["encode"], source, encoded)
 
 
 def once(line: str, done: Path) -> None:
@@ -116,10 +172,9 @@ def once(line: str, done: Path) -> None:
             listed.write(f"{line}\n")
 
 
-def made(script: str, config: str, overrides: list[str], folder: Path, reader: str) -> list[str]:
-    """What makes a script read the folder that this script fills; if it is full already, the script does nothing."""
+def make(script: str, config: str, overrides: list[str], folder: Path) -> None:
+    """Fill a folder by a script, which does nothing if it is full already."""
     subprocess.run([sys.executable, script, f"--config={config}", *overrides, f"--output_dir={folder}"], check=True)
-    return [f"--data.source={reader}", f"--data.source.path={folder}"]
 
 
 def run_all(plan: dict[str, Any], output_dir: Path, jobs: int, shared: list[str]) -> None:

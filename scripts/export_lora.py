@@ -18,7 +18,7 @@ def main(lora: str, output: Path, dtype: Literal["fp16", "bf16", "fp32"] = "fp16
     """Write a LoRA as the single file that A1111, Forge and ComfyUI read.
 
     Args:
-        lora: hub id, folder or file of a LoRA that `load_lora_weights` reads.
+        lora: hub id, folder or file of a UNet's LoRA in diffusers', peft's or kohya's layout.
         output: a .safetensors file that does not exist yet.
         dtype: in which the weights are stored.
         settings: the resolved config.

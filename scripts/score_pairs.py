@@ -42,7 +42,7 @@ def main(
     is_finished = (output_dir / SUMMARY).exists()
     found = score_pairs(scorer, source, output_dir, rows or [], seed, batch_size)
     if PartialState().is_main_process:
-        tell(output_dir, is_finished, settings, "scored", told(found, output_dir))
+        tell(output_dir, is_finished, settings, "scored", "" if is_finished else told(found, output_dir))
     PartialState().destroy_process_group()
 
 
@@ -50,10 +50,13 @@ def told(found: dict[str, Any], output_dir: Path) -> str:
     """The summary in a sentence."""
     agreement = found["agreement"]
     confirmed = "no pair has a winner" if agreement is None else f"the chosen side scores higher in {agreement:.1%}"
+    noted = "".join(f"; {count} pairs {note}" for note, count in found["notes"].items())
+    longer = f"; {found['cut']} of {found['prompts']} prompts are longer than it reads and were cut"
+    cut = longer if found["cut"] else ""
     return (
         f"{found['pairs']} pairs scored by {found['scorer']} ({found['model_id']}) from {found['min']:.4g} to "
-        f"{found['max']:.4g}; {confirmed}; {found['unreadable']} pictures could not be read. To train on them: "
-        f"--data.source=diffpo.sources.Columns --data.source.path={output_dir}"
+        f"{found['max']:.4g}; {confirmed}; {found['unreadable']} pictures could not be read{cut}{noted}. To train on "
+        f"them: --data.source=diffpo.sources.Columns --data.source.path={output_dir}"
     )
 
 

@@ -17,7 +17,7 @@ from diffpo import fit as loop
 from diffpo.cli import launch
 from diffpo.core import Objective
 from diffpo.diffusion.card import write_card
-from diffpo.diffusion.checks import require_prediction
+from diffpo.diffusion.checks import require_prediction, require_users, silent_times
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoding import Encoding
 from diffpo.diffusion.fingerprint import require_encoded_for
@@ -27,6 +27,7 @@ from diffpo.diffusion.remembering import remembered
 from diffpo.diffusion.validation import HeldOut
 from diffpo.evaluation import Evaluation
 from diffpo.files import sparing
+from diffpo.pairs import require_suits
 from diffpo.publish import Publish
 from diffpo.references import Reference
 from diffpo.remembered import require_still
@@ -84,20 +85,26 @@ def main(
     read = [data, validation.held_out(data)] if validation else [data]
     for some in read:
         require_encoded_for(base, some)
+    require_users(base.adapter, data.rows)
     with accelerator.main_process_first():
         pairs, held_out = validation.split(data, seed) if validation else (data.open(seed), None)
+    for some in [pairs, *([held_out.pairs] if held_out else [])]:
+        require_suits(objective, some)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)
     shown, unconditional = preview is not None, objective.needs_unconditional
     model = base.load(accelerator.device, run.storage, seed, encodes, shown, unconditional)
-    first, draws = model.first(pairs, candidates=objective.needs_candidates)
+    first, draws = model.first(pairs)
     require_prediction(model.denoiser, first, draws)
+    if silent := silent_times(objective, model.denoiser):
+        accelerator.print(silent)
     make = partial(reference, model.unet) if reference else model.reference
     if remember:
         require_still(reference)
         about = objective, base, data, pairs, first.latents.shape[2:], seed, run.storage, bool(held_out)
         make = partial(remembered, remember, make, *about)
     frozen = make() if objective.needs_reference else None
+    objective.attach(model.unet, seed)
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
     loop.fit(objective, model.unet, frozen, pairs, model.prepare, optimizer, run, pictures, held_out)
     report = f"{pairs.report()} {model.report()}".strip()

@@ -18,6 +18,7 @@ from diffpo.cli import launch
 from diffpo.core import Objective
 from diffpo.evaluation import Evaluation
 from diffpo.files import sparing
+from diffpo.pairs import require_suits
 from diffpo.references import Reference
 from diffpo.remembered import require_still
 from diffpo.run import FitConfig, open_run
@@ -71,9 +72,11 @@ def main(
     with accelerator.main_process_first():
         opening = seed, tokenizing
         pairs, held_out = validation.split(data, *opening) if validation else (data.open(*opening), None)
+    for some in [pairs, *([held_out.pairs] if held_out else [])]:
+        require_suits(objective, some)
     first = pairs.first(4)
     model = base.load(accelerator.device, run.storage, seed)
-    model.require_fits(first, data.max_length, objective.needs_candidates)
+    model.require_fits(first, data.max_length)
     make = partial(reference, model.network) if reference else model.reference
     if remember:
         require_still(reference)

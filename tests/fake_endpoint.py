@@ -9,11 +9,12 @@ from typing import Any
 
 
 @contextmanager
-def serving(answer: Callable[[dict], str | int | None]) -> Iterator[Any]:
+def serving(answer: Callable[[dict], str | int | dict | None]) -> Iterator[Any]:
     """Has `url`, and `asked`: the requests so far.
 
     Args:
-        answer: what it says to a request; a number is the status of a failure.
+        answer: what it says to a request; a number is the status of a failure, which repeats key and address, and a
+            mapping the whole answer.
     """
     asked: list[dict] = []
 
@@ -23,8 +24,10 @@ def serving(answer: Callable[[dict], str | int | None]) -> Iterator[Any]:
             asked.append(request)
             said = answer(request)
             failed = isinstance(said, int)
-            reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}
-            body = json.dumps({"error": {"message": "no way"}} if failed else reply).encode()
+            spoken = {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}
+            reply = said if isinstance(said, dict) else spoken
+            echoed = {"error": {"message": f"no way, {self.headers['Authorization']}, {self.path}"}}
+            body = json.dumps(echoed if failed else reply).encode()
             self.send_response(said if failed else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

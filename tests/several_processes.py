@@ -22,7 +22,6 @@ from diffpo.draws import Draws
 INVERTED = InPO(noising=PolicyInversion(4, refinements=1, eta=0.1))  # processes walk different numbers of steps
 KINDS = {"full": {}, "lora": {"base": {"adapter": LoRA(rank=4)}}, "inverted": {"objective": INVERTED}}
 SGD = partial(torch.optim.SGD, lr=3e-3)
-STOPS = {4: 7, 2: 13, 1: 20}
 QUIET = {"batch_size": 4, "log_every": 100}
 
 
@@ -46,11 +45,16 @@ def first_gradient(root: Path, kind: dict, per_device: int) -> Tensor:
     return seen[0]
 
 
-def results(root: Path, name: str, per_device: int) -> None:
-    """Weights after twenty steps of SGD, and in double precision the first gradient of AdamW."""
+def stops(steps: int) -> dict[int, int]:
+    """The last steps of four processes, of the two that go on, and of the one that ends."""
+    return {4: steps // 3, 2: 2 * steps // 3, 1: steps}
+
+
+def results(root: Path, name: str, per_device: int, steps: int) -> None:
+    """Weights after some steps of SGD, and in double precision the first gradient of AdamW."""
     found = {}
     for name_of_kind, kind in KINDS.items():
-        sizes = QUIET | {"per_device_batch_size": per_device, "steps": 20}
+        sizes = QUIET | {"per_device_batch_size": per_device, "steps": steps}
         model, _ = fit_diffusion(root, root / "unused", optimizer=SGD, **kind, **sizes)
         found[f"weights/{name_of_kind}"] = trainable(model)
         found[f"gradient/{name_of_kind}"] = first_gradient(root, kind, per_device)
@@ -95,8 +99,8 @@ def double() -> Iterator[None]:
         yield
 
 
-def share(root: Path) -> None:
+def share(root: Path, steps: int) -> None:
     """What each of several processes does."""
     world = Accelerator().num_processes
-    results(root, f"processes{world}", 4 // world)
-    relay(root, "relay", STOPS[world], 4 // world, resume=None if world == 4 else "latest")
+    results(root, f"processes{world}", 4 // world, steps)
+    relay(root, "relay", stops(steps)[world], 4 // world, resume=None if world == 4 else "latest")

@@ -22,7 +22,6 @@ from torch.distributed.fsdp import fully_shard
 
 from diffpo.adapters import LoRA
 from diffpo.average import Average
-from diffpo.checkpoint import store_trainable
 from diffpo.core import Objective, PairLabels
 from diffpo.diffusion.denoiser import ImageBatch
 from diffpo.diffusion.loading import StableDiffusion
@@ -35,6 +34,7 @@ from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import Ema, FrozenCopy, Reference, SwitchedOff
 from diffpo.sharding import reshard, whole, whole_state
+from diffpo.training_state import TrainingState
 
 # Two layers that stay with the outermost weights, and one inside a transformer block.
 ADAPTER = LoRA(rank=2, targets=["conv_in", "proj_in", "to_q"])
@@ -145,9 +145,12 @@ def store(accelerator: Accelerator, root: Path) -> None:
     average = Average(parameters, decay=0.5)
     double(parameters)
     average.step(parameters)
-    store_trainable(accelerator, network)
-    accelerator.register_for_checkpointing(average)
-    accelerator.save_state(str(root / "stored"))
+    state = TrainingState(accelerator, network, others={"average": average})
+    if accelerator.is_main_process:
+        (root / "stored").mkdir()
+    accelerator.wait_for_everyone()
+    state.save(root / "stored")
+    accelerator.wait_for_everyone()
     batch, _ = part(None)
 
     @torch.no_grad()
@@ -159,7 +162,7 @@ def store(accelerator: Accelerator, root: Path) -> None:
     double(parameters)
     average.step(parameters)
     other = output()
-    accelerator.load_state(str(root / "stored"))
+    state.load(root / "stored")
     again = output()
     reshard(network)
     average.copy_to(parameters)

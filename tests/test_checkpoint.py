@@ -13,10 +13,11 @@ from tiny_runs import Points, fit_points, in_process, run_on_a_full_disk, scorer
 from torch import nn
 
 from diffpo.adapters import LoRA
-from diffpo.checkpoint import Checkpoints, flat, store_trainable
+from diffpo.checkpoint import Checkpoints, flat
 from diffpo.lock import LOCK
 from diffpo.refusal import Refusal
 from diffpo.run import METRICS
+from diffpo.training_state import TrainingState
 
 
 def names(folder) -> list[str]:
@@ -46,12 +47,9 @@ def checkpoints(root, config: str = "seed: 0") -> Checkpoints:
 
 
 def test_only_trainable_weights_are_stored(tmp_path):
-    network, accelerator = unet(), Accelerator()
+    network = unet()
     LoRA(rank=2).attach(network)
-    accelerator.prepare(network)
-    store_trainable(accelerator, network)
-    accelerator.save_state(str(tmp_path))
-    assert not (tmp_path / "model.safetensors").exists()
+    TrainingState(Accelerator(), network).save(tmp_path)
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
     found = load_file(tmp_path / "trainable.safetensors")
     assert found.keys() == trainable.keys()
@@ -167,7 +165,7 @@ def test_a_run_shorter_than_its_checkpoint_is_refused(run_folder):
         fit_points(run_folder, resume="latest", steps=3)
 
 
-@pytest.mark.parametrize(("room", "error"), [(100, "SafetensorError"), (2000, "RuntimeError")])
+@pytest.mark.parametrize(("room", "error"), [(100, "SafetensorError"), (6000, "OSError")])
 def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(tmp_path, room, error):
     fit_points(tmp_path, steps=2, save_every=1)
     (tmp_path / METRICS).unlink()
@@ -199,7 +197,9 @@ def test_metrics_of_the_last_step_cost_no_finished_run(tmp_path, run_folder, cap
 
 
 @pytest.mark.parametrize("how", ["cut", "gone"])
-@pytest.mark.parametrize("name", ["trainable.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"])
+@pytest.mark.parametrize(
+    "name", ["trainable.safetensors", "optimizer.json", "optimizer-0.safetensors", "schedule.json"]
+)
 def test_a_damaged_checkpoint_names_the_one_before(tmp_path, name, how):
     fit_points(tmp_path, steps=2, save_every=1)
     damaged = tmp_path / "checkpoint-000002" / name
@@ -216,12 +216,14 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path, name, how):
 
 FILES_OF_A_CHECKPOINT = [
     "config.yaml",
-    "custom_checkpoint_0.pkl",
-    "custom_checkpoint_1.pkl",
     "data.json",
     "files.json",
-    "optimizer.bin",
-    "random_states_0.pkl",
+    "optimizer-0.safetensors",
+    "optimizer.json",
+    "random-00000-0.safetensors",
+    "random-00000.json",
+    "reference.json",
+    "schedule.json",
     "trainable.safetensors",
 ]
 
@@ -271,9 +273,9 @@ def test_a_damaged_checkpoint_names_one_that_is_intact(run_folder):
 
 
 def test_files_of_another_step_are_refused(run_folder):
-    for name in ("trainable.safetensors", "optimizer.bin"):
+    for name in ("trainable.safetensors", "optimizer-0.safetensors"):
         shutil.copy(run_folder / "checkpoint-000003" / name, run_folder / "checkpoint-000004" / name)
-    with pytest.raises(Refusal, match=r"damaged \(optimizer.bin is not what was written\)"):
+    with pytest.raises(Refusal, match=r"damaged \(optimizer-0.safetensors is not what was written\)"):
         fit_points(run_folder, resume="latest")
 
 

@@ -1,7 +1,11 @@
 import os
 import re
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import yaml
@@ -236,3 +240,32 @@ def test_a_signal_is_told_in_a_line_that_says_how_it_goes_on(monkeypatch, capfd,
     finally:
         for each, handler in zip(SIGNALS, before, strict=True):
             signal.signal(each, handler)
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "subprocess.Popen", "builtins.exec", "this.X", "antigravity.X", "posix.system"]
+)
+@pytest.mark.parametrize("where", ["--loss", "--optimizer", "--data.rows+"])
+def test_a_class_path_into_python_itself_is_refused_before_it_is_imported(config, capsys, path, where):
+    known = set(sys.modules)
+    with pytest.raises(SystemExit):
+        parse(program, ["--config", config, f"{where}={path}"])
+    assert f"Importing '{path}' is not allowed" in capsys.readouterr().err
+    assert not {"this", "antigravity"} & (set(sys.modules) - known)
+
+
+def test_a_class_path_where_any_value_may_stand_builds_nothing(tmp_path):
+    @dataclass(frozen=True)
+    class Part:
+        settings: dict[str, Any]
+
+    def main(part: Part, settings: str = "") -> None: ...
+
+    planted = {"class_path": "subprocess.Popen", "init_args": {"args": f"touch {tmp_path}/ran", "shell": True}}
+    harmless = {"class_path": "diffpo.losses.margin.IPO", "init_args": {}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"part": {"settings": {"a": planted, "b": harmless}}}))
+    arguments, _ = parse(main, ["--config", str(tmp_path / "config.yaml")])
+    assert arguments["part"].settings["a"] == planted
+    assert not isinstance(arguments["part"].settings["b"], PairLoss)
+    time.sleep(0.1)
+    assert not (tmp_path / "ran").exists()

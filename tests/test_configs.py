@@ -1,20 +1,24 @@
+import copy
 import re
+from functools import cache
 from pathlib import Path
 
 import evaluate
+import evidence
 import pytest
 import train_diffusion_dpo
 import train_text_dpo
 import yaml
 
 from diffpo.checkpoint import flat
-from diffpo.cli import parse
+from diffpo.cli import CommandLine, parse
+from diffpo.evidence import compare_resolved
 from diffpo.hub import GONE
 
 RECIPES = sorted(
     [*Path("configs").glob("[dt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/ppd_tiny.yaml")]
 )
-SCRIPTS = {"text": train_text_dpo.main}
+SCRIPTS = {"text": train_text_dpo.main, "diffusion": train_diffusion_dpo.main}
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
@@ -54,14 +58,41 @@ def test_no_recipe_names_what_was_deleted_from_the_hub(recipe):
     }
 
 
-def test_every_grid_names_methods_that_parse(tmp_path):
+KNOWN: dict = {}  # what the rows of a grid have in common is read once
+
+
+@pytest.fixture
+def _remembered(monkeypatch):
+    resolve = CommandLine.so_far
+
+    def so_far(line, args):
+        if (key := (line.parser.prog, line.parser.description, *args)) not in KNOWN:
+            KNOWN[key] = resolve(line, args)
+        return copy.deepcopy(KNOWN[key])
+
+    monkeypatch.setattr(CommandLine, "so_far", so_far)
+
+
+@cache
+def resolved_config(track: str, *args: str) -> dict:
+    """Several grids have the same rows."""
+    line = CommandLine(SCRIPTS[track], list(args))
+    assert line.arguments()
+    return yaml.safe_load(line.settings)
+
+
+@pytest.mark.usefixtures("_remembered")
+@pytest.mark.parametrize("grid", sorted(Path("configs/evidence").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tmp_path):
     (tmp_path / "scores.json").write_text('{"scorer": "pickscore", "min": 0, "max": 1}')
-    for grid in Path("configs/evidence").glob("*.yaml"):
-        plan = yaml.safe_load(grid.read_text())
-        assert plan["baseline"] in plan["methods"]
-        for overrides in plan["methods"].values():
-            chosen = [override.replace("{scores}", str(tmp_path)) for override in [*plan.get("also", []), *overrides]]
-            parsed(Path(plan["config"]), *chosen)
+    plan = yaml.safe_load(grid.read_text().replace("{scores}", str(tmp_path)))
+    assert plan["baseline"] in plan["methods"]
+    track = "text" if "text" in plan.get("script", "") else "diffusion"
+    shared = [f"--config={plan['config']}", *evidence.reads(plan), *plan.get("also", []), "--output_dir=out"]
+    tries = evidence.tuning(plan)
+    own = {row: [*overrides, *tries.get(row, [])] for row, overrides in plan["methods"].items()}
+    common, *resolved = (resolved_config(track, *shared, *overrides) for overrides in ([], *own.values()))
+    assert list(compare_resolved(common, dict(zip(own, resolved, strict=True)), own)) == list(plan["methods"])
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -19,7 +19,7 @@ def test_swapped_sides_negate_the_margin():
 
 def test_a_list_of_three_has_no_margin():
     three = PairLogps(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3, 2))
-    with pytest.raises(Refusal, match="too many values"):
+    with pytest.raises(Refusal, match="A margin lies between 2 candidates, these rows have 3"):
         _ = three.margin
 
 

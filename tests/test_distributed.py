@@ -1,15 +1,12 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from several_processes import KINDS, STOPS, double, first_gradient, relay, results, share, trainable
+from several_processes import KINDS, double, first_gradient, relay, results, share, trainable
+from started import TESTS, launched, started
 from tiny import unet
 from tiny_runs import diffusion_files, fit_diffusion, stored, together, weights
 from two_processes import SETTINGS
@@ -17,21 +14,14 @@ from two_processes import SETTINGS
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.lock import LOCK
 
-TESTS = Path(__file__).parent
 
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
+@pytest.fixture(scope="module", params=[started, pytest.param(launched, marks=pytest.mark.release)])
+def root(request, tmp_path_factory):
     """What `two_processes.py` wrote, beside the same run in one process that accumulates twice."""
     root = diffusion_files(tmp_path_factory.mktemp("distributed"))
     fit_diffusion(root, root / "accumulated", **SETTINGS)
     shutil.copytree(root / "accumulated", root / "one", ignore=shutil.ignore_patterns("*-000003", "*-000004"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*launch, TESTS / "two_processes.py", root]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert request.param(TESTS / "two_processes.py", root, processes=2) == [0, 0]
     return root
 
 
@@ -96,19 +86,24 @@ def test_where_one_process_cannot_save_both_stop_and_nothing_half_written_stays(
     assert left == [LOCK, "config.yaml", "metrics.jsonl", "said.json"]
 
 
+@pytest.fixture(scope="module", params=[6, pytest.param(20, marks=pytest.mark.release)])
+def steps(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(steps, tmp_path_factory):
     """What `several_processes.py` wrote: four processes, then two that also go on with what the four began."""
     root = diffusion_files(tmp_path_factory.mktemp("shared"))
-    assert together(4, share, root) == [0] * 4
-    assert together(2, share, root) == [0] * 2
-    results(root, "whole", 4)
+    assert together(4, share, root, steps) == [0] * 4
+    assert together(2, share, root, steps) == [0] * 2
+    results(root, "whole", 4, steps)
     return root
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_after_twenty_steps_of_sgd_the_weights_are_those_of_one_process(shared, processes, kind):
+def test_after_many_steps_of_sgd_the_weights_are_those_of_one_process(shared, processes, kind):
     one, several = (load_file(shared / f"{name}.safetensors") for name in ("whole", f"processes{processes}"))
     assert (several[f"weights/{kind}"] - one[f"weights/{kind}"]).abs().max() < 1e-6
 
@@ -123,10 +118,10 @@ def test_the_first_gradient_of_adamw_is_that_of_one_process_accumulated_or_not(s
         assert (several[f"gradient/{kind}"] - other).norm() < 1e-12 * other.norm()
 
 
-def test_four_processes_begin_two_go_on_and_one_ends_what_one_would_do_alone(shared):
+def test_four_processes_begin_two_go_on_and_one_ends_what_one_would_do_alone(shared, steps):
     """In double precision, because in single precision weights are no closer than their last bits."""
-    relayed = relay(shared, "relay", STOPS[1], 4)
-    alone = relay(shared, "alone", STOPS[1], 2, resume=None)  # accumulates twice
+    relayed = relay(shared, "relay", steps, 4)
+    alone = relay(shared, "alone", steps, 2, resume=None)  # accumulates twice
     for kind, settings in KINDS.items():
         with double():
             start = trainable(StableDiffusion(str(shared / "base"), **settings.get("base", {})).load())

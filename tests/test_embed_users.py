@@ -3,7 +3,7 @@ import sys
 
 import embed_users
 import pytest
-from started import TESTS, TWO, started
+from started import TESTS, started
 from tiny_embedders import Means, compared
 
 from diffpo.cli import launch, parse
@@ -26,11 +26,10 @@ def killed(pairs, tmp_path_factory):
     """Users that one process began to embed until it was killed, and that two processes went on with."""
     root = tmp_path_factory.mktemp("killed")
     work = [TESTS / "embedding_until.py", pairs, root / "out", root / "log"]
-    assert started(*work, 2).returncode == -signal.SIGKILL
+    assert started(*work, 2) == [-signal.SIGKILL]
     with pytest.raises(Refusal, match="users.json is missing"):
         _ = UserEmbeddings(str(root / "out")).tokens
-    done = started(*TWO, *work, 0)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert started(*work, 0, processes=2) == [0, 0]
     return root
 
 
@@ -89,8 +88,9 @@ def test_users_are_embedded_and_told_apart_from_the_command_line(tmp_path, capsy
         (["--embedder.clip.path=no/such"], "'no/such'"),
         (["--embedder=diffpo.embedders.chat.ChatEmbedder", "--embedder.path=assets/tiny-clip"],
          "is a clip, ChatEmbedder needs an image-text-to-text model"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
     ],
-    ids=["column", "shots", "dtype", "weights", "kind"],
+    ids=["column", "shots", "dtype", "weights", "kind", "batch"],
 )  # fmt: skip
 def test_bad_input_is_told_in_a_line(pairs, tmp_path, monkeypatch, capsys, overrides, message):
     monkeypatch.setattr(sys, "argv", ["embed_users.py", *arguments(pairs, tmp_path / "out", *overrides)])

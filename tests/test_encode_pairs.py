@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import encode_pairs
 import pytest
 import torch
 import train_diffusion_dpo
-from started import TESTS, TWO, started
+from started import TESTS, started
 from test_scripts import arguments, train
 from tiny_encoded import base, pixels, world
 
@@ -25,11 +26,10 @@ def killed(tmp_path_factory):
     """Eight pairs that one process began to encode until it was killed, and that two processes went on with."""
     root = world(tmp_path_factory.mktemp("killed"))
     work = [TESTS / "encoding_until.py", root, root / "out"]
-    assert started(*work, 2).returncode == -signal.SIGKILL
+    assert started(*work, 2) == [-signal.SIGKILL]
     assert not (root / "out" / "encoding.json").exists()
     (root / "left").write_text("\n".join(sorted(file.name for file in (root / "out" / ".encoding").iterdir())))
-    done = started(*TWO, *work, 0)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert started(*work, 0, processes=2) == [0, 0]
     return root
 
 
@@ -42,8 +42,10 @@ def test_a_kill_leaves_whole_files_and_one_that_is_not_taken_for_one(killed):
         "pairs-00001-of-00004.arrow",
         "pairs-00002-of-00004.unfinished",
     ]
+    (killed / ".encoding").mkdir()
+    shutil.copy(killed / "out" / "pairs-00000-of-00004.arrow", killed / ".encoding")
     with pytest.raises(Refusal, match="encoding.json is missing"):
-        EncodedPairs(str(killed / "out" / ".encoding")).open()
+        EncodedPairs(str(killed / ".encoding")).open()
 
 
 def test_no_file_is_made_twice_and_two_processes_share_what_is_left(killed):
@@ -74,7 +76,7 @@ def said(monkeypatch, capsys, root, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--data.source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--data.source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--data.framing.random_crop=true"], "Random crops differ in each epoch and cannot be stored"),
         (["--data.stream.buffer=4"], "Pairs are encoded from a table; set data.stream to null"),
@@ -83,6 +85,8 @@ def said(monkeypatch, capsys, root, *overrides: str) -> str:
             "output_dir assets is not empty: it holds before_after.png, benchmark.json",
         ),
         (["--dtype=int8"], "dtype"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
+        (["--data.workers=-1"], "data.workers must be at least 0, got -1"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
 )

@@ -1,8 +1,6 @@
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,12 +10,12 @@ import pytest
 import tiny
 import yaml
 from PIL import Image
+from started import TESTS, started
 
 from diffpo.cli import launch, parse
 from diffpo.diffusion import drawing
 from diffpo.diffusion.contestants import Model
 
-TESTS = Path(__file__).parent
 PROMPTS = ["a red circle on the left, white background", "a blue cross, black background", "a green square"]
 
 
@@ -76,6 +74,7 @@ def test_models_and_finished_pictures_are_compared_by_every_scorer(world, tmp_pa
     out = tmp_path / "out"
     assert (report["n_prompts"], report["pictures"], report["guidance"], report["seed"]) == (3, 2, 2.0, 5)
     assert list(report["scorers"]) == ["brightness", "oracle"]
+    assert {name: about["cut"] for name, about in report["scorers"].items()} == {"brightness": 0, "oracle": 0}
     assert [(pair["a"], pair["b"]) for pair in report["pairs"] if pair["metric"] == "oracle"] == [
         ("tuned", "base"),
         ("theirs", "base"),
@@ -159,19 +158,13 @@ def killed(world, tmp_path_factory):
     """Two processes go on where one was killed while it scored."""
     root = tmp_path_factory.mktemp("killed")
     scorer = {"class_path": "brightness.Brightness", "init_args": {"log": str(root / "log"), "deadly": 2}}
-    paths = os.pathsep.join(map(str, [TESTS, TESTS.parent]))
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [str(TESTS.parent / "scripts" / "evaluate.py"), f"--output_dir={root / 'out'}"]
-    options = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
+    script = [TESTS.parent / "scripts" / "evaluate.py", f"--output_dir={root / 'out'}"]
     file = config(world, root, scorers=[scorer])
-    first = subprocess.run([sys.executable, *script, f"--config={file}"], **options)
-    assert first.returncode == -signal.SIGKILL, first.stderr[-3000:]
+    assert started(*script, f"--config={file}") == [-signal.SIGKILL]
     (root / "out" / "tuned" / "00003.png").unlink()
     scorer["init_args"]["deadly"] = None
     file = config(world, root, scorers=[scorer])
-    done = subprocess.run([sys.executable, *two, *script, f"--config={file}"], **options)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert started(*script, f"--config={file}", processes=2) == [0, 0]
     return root
 
 

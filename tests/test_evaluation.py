@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import diffpo
-from diffpo.evaluation import compared, interval, summary, table, versions, win_rate
+from diffpo.evaluation import compared, cut_short, interval, summary, table, versions, win_rate
 from diffpo.refusal import Refusal
 
 
@@ -114,3 +114,9 @@ def test_the_table_has_a_part_for_each_scorer_and_one_for_the_rest():
     ]
     assert [line.split() for line in lines[-3:]] == [["diversity"], ["base", "0.500"], ["tuned", "0.500"]]
     assert max(map(len, lines)) < 80
+
+
+def test_scorers_that_did_not_read_all_of_the_prompts_are_named():
+    report = {"n_prompts": 9, "scorers": {"short": {"cut": 4}, "long": {"cut": 0}}}
+    [told] = cut_short(report)
+    assert told.startswith("short cuts 4 of 9 prompts, which are longer than it reads")

@@ -1,9 +1,23 @@
 import json
+import shutil
 
+import evidence
 import numpy as np
 import pytest
+import yaml
 
-from diffpo.evidence import candidates, contested, entrants, measured, rates, shown, table
+from diffpo.evidence import (
+    candidates,
+    compare_resolved,
+    contested,
+    entrants,
+    measured,
+    rates,
+    row_line,
+    shown,
+    table,
+)
+from diffpo.refusal import Refusal
 
 ASPECTS = {"attributes": "{:.1%}", "length": "{:.1f}"}
 ENTRY = {"attributes": 0.5, "style": 0.25, "diversity": 0.125, "length": 10.5, "guidance": 2.5}
@@ -93,3 +107,110 @@ def test_a_contest_tells_the_guidance_that_each_seed_chose(plan, tmp_path):
 
 def test_a_rate_is_shown_in_percent_with_its_interval():
     assert shown({"rate": 0.5, "low": 0.25, "high": 0.756}) == "50.0 % [25.0, 75.6]"
+
+
+COMMON = {
+    "objective": {
+        "class_path": "DP",
+        "init_args": {"loss": {"class_path": "S", "init_args": {"beta": 500}}, "on": None},
+    },
+    "guard": {"mu": 0.2, "nu": 1},
+    "fit": {"steps": 120},
+    "rows": [{"class_path": "DropTies"}],
+}
+
+
+def loss(name: str, **args) -> dict:
+    return {
+        "objective": {"class_path": "DP", "init_args": {"loss": {"class_path": name, "init_args": args}, "on": None}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "overrides"),
+    [
+        ({}, []),
+        (loss("S", beta=7), ["--objective.loss.beta=7"]),
+        (loss("S", beta=7), ["--objective.init_args.loss.init_args.beta=7"]),
+        (loss("W", gamma=1), ["--objective.loss=W"]),
+        ({"objective": {"class_path": "SFT", "init_args": {}}}, ["--objective=SFT"]),
+        ({"guard": None}, ["--guard=null"]),
+        ({"guard": {"mu": 1, "nu": 2}}, ["--guard={mu: 1, nu: 2}"]),
+        ({"rows": [1, 2]}, ["--rows+=X", "--rows.share=0.2"]),
+    ],
+)
+def test_a_row_may_differ_in_what_it_names(changed, overrides):
+    found = compare_resolved(COMMON, {"row": COMMON | changed}, {"row": overrides})
+    assert bool(found["row"]["has"] or found["row"]["lacks"]) == bool(overrides)
+
+
+@pytest.mark.parametrize(
+    ("changed", "overrides", "named"),
+    [
+        (loss("S", beta=5000), [], "1 values .* objective.loss.beta: 5000, in common 500; .* --objective.loss.beta="),
+        (loss("S", beta=5000), ["--objective=DCPO"], "objective.loss.beta: 5000"),
+        (loss("W", beta=500), ["--objective=SmPO"], "objective.loss: W, in common S"),
+        ({"guard": None}, ["--objective=DCPO"], "guard.mu: absent, in common 0.2"),
+        ({"guard": {"mu": 0.1, "nu": 2}}, ["--guard.mu=0.1"], "guard.nu: 2, in common 1"),
+        ({"fit": {"steps": 300}}, ["--objective=DCPO"], "fit.steps: 300"),
+        ({"rows": []}, [], "rows: "),
+    ],
+)
+def test_a_row_that_differs_in_what_it_does_not_name_is_refused(changed, overrides, named):
+    with pytest.raises(Refusal, match=f"Row odd of the grid.*{named}"):
+        compare_resolved(COMMON, {"even": COMMON, "odd": COMMON | changed}, {"even": [], "odd": overrides})
+
+
+def test_common_part_and_differences_make_the_row_again():
+    rows = {"sft": COMMON | {"objective": {"class_path": "SFT", "init_args": {}}}, "same": COMMON}
+    found = compare_resolved(COMMON, rows, {"sft": ["--objective=SFT"], "same": []})
+    gone = ["objective.loss", "objective.loss.beta", "objective.on"]
+    assert found == {"sft": {"has": {"objective": "SFT"}, "lacks": gone}, "same": {"has": {}, "lacks": []}}
+    assert row_line("sft", found["sft"]) == f"sft: objective SFT, {', '.join(f'no {key}' for key in gone)}"
+    assert row_line("same", found["same"]) == "same: nothing else than what all have in common"
+
+
+SFT = ["--objective=diffpo.text.methods.sft.SFT"]
+
+
+def text_grid(root, **methods) -> dict:
+    plan = {"script": "scripts/train_text_dpo.py", "config": "configs/text/quickstart.yaml", "also": ["--fit.steps=1"]}
+    plan |= {"methods": {"sft": SFT} | methods, "seeds": [0], "baseline": "sft"}
+    (root / "grid.yaml").write_text(yaml.safe_dump(plan | {"prepare": ["scripts/build_language.py"]}))
+    return plan
+
+
+def test_a_grid_whose_rows_are_no_comparison_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    """ASFT has a beta of its own, 1, which the row does not name."""
+    monkeypatch.setattr(evidence.subprocess, "run", lambda *_, **__: pytest.fail("something ran"))
+    text_grid(tmp_path, asft=["--objective.loss=diffpo.losses.reference_free.ASFT"])
+    with pytest.raises(Refusal, match="Row asft .* objective.loss.beta: 1.0, in common 0.5"):
+        evidence.main(tmp_path / "grid.yaml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_keeps_the_resolved_config_of_each_run(tmp_path, monkeypatch, capsys):
+    """Runs are faked; what was prepared, started and resolved has the same folders."""
+    ran = []
+    base = (
+        listed(tmp_path / "seen" / "evaluation" / "base", [0.0]),
+        listed(tmp_path / "seen" / "evaluation" / "tuned", [1]),
+    )
+    assert base == (None, None)
+    report = {"n_prompts": 1, "models": {"base": ENTRY, "tuned": ENTRY}, "versions": {}}
+    (tmp_path / "seen" / "report.json").write_text(json.dumps(report))
+
+    def fake(command, **_):
+        ran.append(command)
+        for folder in [word.removeprefix("--output_dir=") for word in command if word.startswith("--output_dir=")]:
+            shutil.copytree(tmp_path / "seen", folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(evidence.subprocess, "run", fake)
+    text_grid(tmp_path, dpo=["--objective.loss.beta=0.25"])
+    evidence.main(tmp_path / "grid.yaml", tmp_path / "out", jobs=1, record=tmp_path)
+    resolved = json.loads((tmp_path / "grid.json").read_text())["resolved"]
+    assert resolved["rows"]["dpo"] == {"has": {"objective.loss.beta": 0.25}, "lacks": []}
+    assert resolved["common"]["fit"]["steps"] == 1
+    assert resolved["common"]["output_dir"] == "{output}"
+    assert "dpo: objective.loss.beta 0.25\n" in capsys.readouterr().out
+    assert [command[1] for command in ran] == ["scripts/build_language.py", *["scripts/train_text_dpo.py"] * 2]

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folders):
     for plain, other, message in (
         ("plain", "before", r"the round before is for another architecture: its a is \(3,\), the base's \(2,\)"),
         ("plain", "plain", "is given as the last round and as the one before; name two"),
-        ("plain", "nowhere", "nowhere has no weights in safetensors at its top"),
+        ("plain", "nowhere", "There is no .*nowhere, which was named as weights"),
         (".", "before", "holds a LoRA; merge it into its base first"),
     ):
         with pytest.raises(Refusal, match=message):

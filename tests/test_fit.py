@@ -203,6 +203,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, lo
     assert torch.equal(stored(folder, 3), weights(whole))
 
 
+def test_weights_that_are_not_finite_before_the_first_step_are_not_the_learning_rates_fault(tmp_path):
+    policy = scorer()
+    policy[0].bias.data[1] = math.nan
+    with pytest.raises(Refusal, match="Before the first step the base, or its adapter, .* 0.bias is not finite; take"):
+        fit_points(tmp_path, policy)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"betas": (2.0, 0.9)}, {"weight_decay": -1.0}])
+def test_an_optimizer_that_refuses_its_settings_is_one_line(tmp_path, wrong):
+    with pytest.raises(Refusal, match="The optimizer does not take its settings .*Invalid .*; change them"):
+        fit_points(tmp_path, optimizer=partial(torch.optim.AdamW, **wrong))
+
+
 # Exact resume
 
 

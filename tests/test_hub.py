@@ -1,7 +1,7 @@
 import pytest
 from huggingface_hub.errors import HTTPError
 
-from diffpo.hub import GONE, LICENSES, is_hub_id, reaching
+from diffpo.hub import GONE, LICENSES, is_hub_id, parsing, reaching
 from diffpo.refusal import Refusal
 
 
@@ -87,3 +87,20 @@ def test_a_network_that_fails_below_the_hub_is_told_in_a_line():
     told = r"Cannot load a LoRA from 'me/x'.*no route.*Check the spelling and the network"
     with pytest.raises(Refusal, match=told), reaching("me/x", "a LoRA"):
         raise HTTPError("no route")
+
+
+def test_an_error_of_ours_is_no_damaged_file():
+    with pytest.raises(RuntimeError, match="shapes differ"), reaching("x", "a net"):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), TypeError("b\nc"), Exception("d"), NotImplementedError("e")])
+def test_whatever_a_library_says_of_a_file_is_one_line(tmp_path, error):
+    kind = type(error).__name__
+    with (
+        pytest.raises(Refusal, match=f"does not hold a VAE that can be read: {kind}: ") as caught,
+        reaching(str(tmp_path), "a VAE"),
+        parsing(),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)

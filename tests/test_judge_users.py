@@ -67,11 +67,15 @@ def test_a_judge_that_was_not_tested_is_told(world, tmp_path, capsys):
     [
         (["--user=who"], "user names the column 'who', the source has"),
         (["--shots=9"], "None of 2 users in column 'user_id' has more than 9 pairs"),
-        (["--models=[{world}/ours, {world}/nowhere]"], "nowhere has no pictures for users"),
+        (
+            ["--models=[{world}/ours, {world}/nowhere]"],
+            "nowhere, which was named as pictures for users",
+        ),
         (["--models=[{world}/ours, {world}/theirs]", "--shots=4"], "User 'ann' has 3 pairs with a winner"),
         (["--judge.tastes={world}/pairs"], "tastes of users"),
+        (["--batch_size=-1"], "batch_size must be at least 1, got -1"),
     ],
-    ids=["column", "shots", "pictures", "support", "judge"],
+    ids=["column", "shots", "pictures", "support", "judge", "batch"],
 )
 def test_bad_input_is_told_in_a_line(world, tmp_path, monkeypatch, capsys, overrides, message):
     chosen = [override.replace("{world}", str(world)) for override in overrides]

@@ -12,11 +12,15 @@ from accelerate import Accelerator, DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from accelerate.utils.launch import (
+    prepare_deepspeed_cmd_env,
+    prepare_multi_gpu_env,
+    prepare_simple_launcher_cmd_env,
+)
 from tiny import unet, unet_xl
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from diffpo.launchers import precision, suit_launcher
+from diffpo.launchers import precision, require_joined, suit_launcher
 from diffpo.refusal import Refusal
 
 ROOT = Path(__file__).parent.parent
@@ -176,3 +180,37 @@ def test_the_slurm_script_launches_its_share_of_a_machine(name):
     assert arguments.rdzv_endpoint == "head:20001"
     assert "--resume latest" in SLURM
     assert "--requeue" in SLURM
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Nothing that a launcher sets."""
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch.setenv
+
+
+@pytest.mark.parametrize("started", [2, 8])
+def test_processes_that_do_not_know_of_one_another_are_refused(alone, started):
+    """torchrun on CPUs, and `accelerate launch --multi_gpu` without a GPU."""
+    alone("WORLD_SIZE", str(started))
+    require_joined(started)
+    with pytest.raises(Refusal, match=f"{started} processes were started, .*torchrun --nproc-per-node {started}"):
+        require_joined(1)
+
+
+@pytest.mark.parametrize("options", [["--cpu", "--num_processes=2"], ["--cpu", "--num_processes=1"], ["--cpu"]])
+def test_one_process_where_several_were_asked_for_is_said(alone, caplog, options):
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args([*options, SCRIPT]))
+    for key, value in prepare_simple_launcher_cmd_env(arguments)[1].items():
+        alone(key, value)
+    require_joined(1)
+    said = any(message.startswith("This is one process; if accelerate launch was") for message in caplog.messages)
+    assert said == ("--num_processes=2" in options)
+
+
+def test_a_process_that_was_started_by_hand_says_nothing(alone, caplog):
+    require_joined(1)
+    alone("MASTER_ADDR", "node7")  # as clusters set it
+    require_joined(1)
+    assert not caplog.messages

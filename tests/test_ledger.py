@@ -88,7 +88,7 @@ def test_a_full_disk_is_one_line_and_what_was_written_counts(tmp_path):
     assert told.poll()
     line = told.recv()
     assert "part-00000.jsonl could not be written" in line
-    assert "run the same command again" in line
+    assert "the same command then goes on where it stopped" in line
     done = Ledger(tmp_path, {}).done
     assert 0 < len(done) < 20
     assert set(done.values()) == {0.123456789}

@@ -1,14 +1,16 @@
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
 
+from diffpo.draws import Draws
 from diffpo.labels import ScoreLabel
 from diffpo.mixing import Mixed
 from diffpo.pairs import PairTable, became, open_tables
 from diffpo.refusal import Refusal
-from diffpo.rows import DropPromptless, DropTies, Weight
+from diffpo.rows import DropPromptless, DropTies, PairRow, RowMap, Weight
 from diffpo.sources import Columns
 from diffpo.unpaired import Unpaired
 
@@ -30,7 +32,28 @@ def test_an_empty_table_is_refused(tmp_path):
         PairTable(table_of(tmp_path, []), [], seed=0)
 
 
-def test_kept_rows_cost_four_integers_each(tmp_path):
+class OfLength(RowMap):
+    """As many candidates as the prompt has letters."""
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        return replace(row, candidates=row.candidates[:1] * len(row.prompts[0]))
+
+
+def test_sizes_are_those_of_all_kept_rows(tmp_path):
+    source = table_of(tmp_path, ["ab"] * 1500 + ["abc"] + ["ab"] * 700)
+    assert PairTable(source, [OfLength()], seed=0).sizes == {2, 3}
+    assert PairTable(source, [], seed=0).sizes == {2}
+
+
+def test_a_sample_comes_from_all_over_a_table(tmp_path):
+    table = PairTable(table_of(tmp_path, ["a"] * 2500), [], seed=0)
+    ids = [row.id for row in table.sample()]
+    assert (len(set(ids)), ids[0], ids[-1]) == (1000, 0, 2499)
+    assert {b - a for a, b in zip(ids, ids[1:], strict=False)} == {2, 3}
+    assert [row.id for row in PairTable(table_of(tmp_path, ["a"] * 3), [], seed=0).sample()] == [0, 1, 2]
+
+
+def test_kept_rows_cost_five_integers_each(tmp_path):
     table = PairTable(table_of(tmp_path, ["a"] * 5), [], seed=0)
     assert table.kept.dtype == np.int64
     assert table.kept.nbytes == table.row_ids.nbytes == 5 * 8

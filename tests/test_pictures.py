@@ -1,8 +1,9 @@
+import base64
 import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from tiny import picture
 
 from diffpo.pictures import BrokenImage, image_size, read_image
@@ -34,6 +35,63 @@ def test_bytes_paths_mappings_and_pictures_are_all_read(tmp_path):
 def test_what_cannot_be_read_is_a_broken_image(value):
     with pytest.raises(BrokenImage):
         read_image(value)
+
+
+DATA = encoded(picture("red"))
+WRAPPED = {
+    "bare": lambda value: value,
+    "bytes": lambda value: {"bytes": value, "path": None},
+    "bytes first": lambda value: {"path": "other.png", "bytes": value},
+    "data and format": lambda value: {"data": value, "format": "png"},
+    "path": lambda value: {"path": value},
+    "null bytes": lambda value: {"bytes": None, "path": value},
+    "src": lambda value: {"src": value, "height": 32, "width": 40},
+    "url": lambda value: {"url": value},
+    "list": lambda value: [value],
+    "list of a struct": lambda value: [{"bytes": value}],
+}
+INLINE = f"data:image/png;base64,{base64.b64encode(DATA).decode()}"
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_a_picture_is_found_in_structs_and_lists_of_one(tmp_path, wrap):
+    (tmp_path / "a.png").write_bytes(DATA)
+    for value in (DATA, "a.png", tmp_path / "a.png", INLINE, picture("red")):
+        assert read_image(WRAPPED[wrap](value), tmp_path).getpixel((0, 0)) == RED
+        assert image_size(WRAPPED[wrap](value), tmp_path) == (40, 32)
+
+
+BASE64 = base64.b64encode(encoded(picture(seed=0, size=(300, 300)))).decode()
+NO_PICTURES = {
+    "address": ("https://example.org/a/very/long/name.png", r"is an address; download the pictures"),
+    "address in a struct": ({"src": "HTTP://example.org/a.png"}, r"'HTTP://example.org/a.png' is an address"),
+    "file address": ("file:///a.png", "is an address"),
+    "base64": (BASE64, r"there is no file 'iVBOR.*'; of base64 \(\d+ characters\), store the bytes"),
+    "short base64": (BASE64[:200], "there is no file 'iVBOR"),
+    "nested numbers": ([[[1, 2, 3]] * 64] * 64, r"it is \[\[\[1, 2, 3\].*, of type list, not a picture's bytes"),
+    "numbers": (np.zeros((64, 64, 3), np.uint8), "of type ndarray, not a picture's"),
+    "two pictures": ([DATA, DATA], r"of type list, not a picture's"),
+    "none": ([], r"it is \[\], of type list"),
+    "another struct": ({"image": DATA, "a" * 500: 1}, "of type dict, not a picture's"),
+    "null in a list": ([None], "it is null"),
+    "null struct": ({"bytes": None}, "it is null"),
+    "null data": ({"data": None, "format": "png"}, "it is null"),
+    "wrong base64": ("data:image/png;base64,ä" + "A" * 1000, "Error: "),
+    "text inline": ("data:image/svg+xml,<svg>" + "A" * 1000, "there is no file 'data:image/svg"),
+    "folder": (".", "there is no file '.'"),
+    "nul": ("a\0b.png", "there is no file"),
+    "number": (7.5, "it is 7.5, of type float"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PICTURES)
+def test_what_is_no_picture_is_told_in_a_short_line(tmp_path, kind):
+    value, said = NO_PICTURES[kind]
+    for read in (read_image, image_size):
+        with pytest.raises(BrokenImage, match=said) as caught:
+            read(value, tmp_path)
+        assert len(str(caught.value)) <= 200
+        assert "\n" not in str(caught.value)
 
 
 def test_a_picture_cut_short_is_broken():
@@ -80,3 +138,100 @@ def test_sizes_come_from_headers():
     assert image_size(data[:60]) == image_size(picture(size=(50, 40))) == (50, 40)
     with pytest.raises(BrokenImage):
         image_size(b"")
+
+
+COLOR, GREY = (200, 100, 50), 124  # the grey that Pillow makes of it
+PLAIN = Image.new("RGB", (16, 16), COLOR)
+
+
+def numbers(mode: str, value: float, dtype: str) -> Image.Image:
+    return Image.frombytes(mode, (16, 16), np.full((16, 16), value, dtype).tobytes())
+
+
+def lab() -> Image.Image:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    found = ImageCms.profileToProfile(PLAIN, *profiles, outputMode="LAB")
+    assert found is not None
+    return found
+
+
+MODES = {
+    "1": (Image.new("1", (16, 16), 1), (255,) * 3),
+    "L": (PLAIN.convert("L"), (GREY,) * 3),
+    "LA": (PLAIN.convert("LA"), (GREY,) * 3),
+    "La": (PLAIN.convert("LA").convert("La"), (GREY,) * 3),
+    "P": (PLAIN.convert("P", palette=Image.Palette.ADAPTIVE), COLOR),
+    "PA": (PLAIN.convert("P", palette=Image.Palette.ADAPTIVE).convert("PA"), COLOR),
+    "RGBA": (PLAIN.convert("RGBA"), COLOR),
+    "RGBa": (PLAIN.convert("RGBA").convert("RGBa"), COLOR),
+    "RGBX": (PLAIN.convert("RGBX"), COLOR),
+    "CMYK": (PLAIN.convert("CMYK"), COLOR),
+    "YCbCr": (PLAIN.convert("YCbCr"), COLOR),
+    "HSV": (PLAIN.convert("HSV"), COLOR),
+    "LAB": (lab(), COLOR),
+    "I;16": (numbers("I;16", GREY * 256 + 9, "<u2"), (GREY,) * 3),
+    "I;16L": (numbers("I;16L", GREY * 256, "<u2"), (GREY,) * 3),
+    "I;16B": (numbers("I;16B", GREY * 256, ">u2"), (GREY,) * 3),
+    "I of 16 bits": (numbers("I", GREY * 256, "<i4"), (GREY,) * 3),
+    "I of 8 bits": (numbers("I", GREY, "<i4"), (GREY,) * 3),
+    "F to 255": (numbers("F", GREY, "<f4"), (GREY,) * 3),
+    "F to 1": (numbers("F", GREY / 255, "<f4"), (GREY,) * 3),
+}
+LOSSLESS, LOSSY = ("PNG", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "TGA"), ("JPEG", "WEBP")
+# What Pillow writes of these is another picture: it cuts 16 bits to 8, or writes them in the other order.
+WRONG = {(mode, kind) for mode in MODES if mode[0] in "IF" for kind in ("GIF", "WEBP")} | {("I;16B", "JPEG2000")}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb_whatever_file_it_comes_from(mode):
+    image, want = MODES[mode]
+    assert np.abs(np.subtract(read_image(image).getpixel((3, 3)), want)).max() <= (mode in ("YCbCr", "LAB"))
+    for kind in {*LOSSLESS, *LOSSY}:
+        try:
+            data = encoded(image, kind)
+        except (OSError, KeyError, ValueError):  # formats do not take every mode
+            continue
+        if (mode, kind) not in WRONG and not (kind == "PPM" and image.mode == "I"):
+            read = read_image(data)
+            assert (read.mode, read.size) == ("RGB", (16, 16))
+            off = np.abs(np.subtract(read.getpixel((3, 3)), want)).max()
+            assert off <= (6 if kind in LOSSY else 2 if mode in ("YCbCr", "LAB") else 0), kind
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "I;16"])
+def test_a_transparent_colour_is_white(mode):
+    image = MODES["I;16"][0] if mode == "I;16" else PLAIN.convert(mode)
+    shown = image.getpixel((0, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=shown)
+    assert read_image(buffer.getvalue()).getpixel((0, 0)) == (255, 255, 255)
+    if mode != "1":
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", transparency=1 if isinstance(shown, int) else (1, 1, 1))
+        assert read_image(buffer.getvalue()).getpixel((0, 0)) == read_image(encoded(image)).getpixel((0, 0))
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "dtype"),
+    [
+        ("I", (0, 65536), "<i4"),
+        ("I", (-1, 200), "<i4"),
+        ("F", (0.0, 255.5), "<f4"),
+        ("F", (-0.1, 1.0), "<f4"),
+        ("F", (0.0, np.nan), "<f4"),
+        ("F", (0.0, np.inf), "<f4"),
+    ],
+)
+def test_numbers_that_are_no_picture_are_broken(mode, values, dtype):
+    image = Image.frombytes(mode, (2, 1), np.array(values, dtype).tobytes())
+    with pytest.raises(BrokenImage, match=rf"its numbers \(mode {mode}\) go from .* which is no range of a picture"):
+        read_image(image)
+
+
+@pytest.mark.parametrize(("mode", "dtype", "white"), [("I", "<i4", 65535), ("I", "<i4", 255), ("F", "<f4", 1)])
+def test_numbers_keep_their_order(mode, dtype, white):
+    values = np.linspace(0, white, 256)
+    row = Image.frombytes(mode, (256, 1), values.astype(dtype).tobytes())
+    read = np.asarray(read_image(row))[0, :, 0].astype(int)
+    assert np.abs(read - np.arange(256)).max() <= 1
+    assert (np.diff(read) >= 0).all()

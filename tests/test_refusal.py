@@ -2,7 +2,7 @@ import pytest
 from torch._utils import ExceptionWrapper
 
 from diffpo.pictures import BrokenImage
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 
 
 def reraised(error: Exception) -> Exception:
@@ -26,3 +26,13 @@ def test_the_traceback_of_a_worker_is_left_out(kind):
 
 def test_a_line_of_the_training_process_stays_as_it_is():
     assert str(Refusal("Caught: a line; a remedy.")) == "Caught: a line; a remedy."
+
+
+@pytest.mark.parametrize("least", [0, 1])
+@pytest.mark.parametrize("number", [-1, 0, 1, 2, 0.5, float("nan"), None])
+def test_a_number_is_refused_by_name_if_it_is_smaller_than_the_least(least, number):
+    if number is None or number >= least:
+        require_at_least(least, **{"fit.keep": number})
+    else:
+        with pytest.raises(Refusal, match=f"fit.keep must be at least {least}, got {number}"):
+            require_at_least(least, **{"fit.keep": number})

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+from diffpo.diffusion.data import PairData
+from diffpo.diffusion.methods.capo import Calibrated
 from diffpo.draws import Draws
-from diffpo.labels import Smooth
+from diffpo.labels import Mislabel, ScoreLabel, Smooth
 from diffpo.refusal import Refusal
 from diffpo.rows import (
     AtLeast,
@@ -18,7 +20,13 @@ from diffpo.rows import (
     Reverse,
     Weight,
     mapped,
+    require_order,
 )
+from diffpo.sources import PairFolder
+from diffpo.text.data import TextData
+from diffpo.text.methods.spo_self_supervised import Degrade
+from diffpo.text.pictures import CorruptedPicture
+from diffpo.text.reasons import WithRationale
 
 DRAWS = Draws(0, (0,), (3,))
 ROW = PairRow(3, ("w", "l"), ("win", "lose"), extra={"score_chosen": 2.0, "score_rejected": 6.0, "weight": 0.25})
@@ -115,3 +123,30 @@ def test_only_one_value_is_kept_whether_it_is_a_number_or_a_text():
     assert Only("user_id", "ann")(nobody, DRAWS) is None
     with pytest.raises(Refusal, match="Only needs column 'user_id'"):
         Only("user_id", "ann")(ROW, DRAWS)
+
+
+LAST = [WithRationale(), CorruptedPicture(), Degrade(), Calibrated()]
+
+
+@pytest.mark.parametrize("last", LAST, ids=lambda row_map: type(row_map).__name__)
+def test_a_map_that_has_to_be_the_last_is_refused_elsewhere(last):
+    require_order([DropTies(), Reverse(), last])
+    for later in (Reverse(), Smooth(), DropTies()):
+        with pytest.raises(
+            Refusal, match=f"{type(last).__name__} has to be the last of data.rows, .*{type(later).__name__}"
+        ):
+            require_order([DropTies(), last, later])
+
+
+def test_both_tracks_look_at_the_order():
+    for data in (PairData, TextData):
+        with pytest.raises(Refusal, match="Calibrated has to be the last"):
+            data(PairFolder("unused"), rows=[Calibrated(), DropTies()])
+
+
+def test_labels_are_made_wrong_before_a_scorer_sees_them():
+    keeping, naming = (ScoreLabel(keep_order=keep) for keep in (True, False))
+    require_order([Mislabel(), keeping])
+    require_order([naming, Mislabel()])
+    with pytest.raises(Refusal, match="Mislabel comes after a ScoreLabel that keeps the order"):
+        require_order([keeping, DropTies(), Mislabel()])

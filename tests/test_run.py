@@ -65,9 +65,31 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_values(tmp_path):
     assert not (tmp_path / "config.yaml").exists()
 
 
-def test_a_missing_tracker_is_named_with_the_remedy(tmp_path):
-    with pytest.raises(Refusal, match="fit.report_to names nosuch, not installed; pip install nosuch"):
-        open_run(FitConfig(steps=1, report_to=["nosuch"]), tmp_path)
+def test_trackers_are_looked_at_before_the_run(tmp_path):
+    with pytest.raises(Refusal, match="fit.report_to names tensorbord; the known trackers are"):
+        open_run(FitConfig(steps=1, report_to=["tensorbord"]), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Refusal, match=f"output_dir {tmp_path / 'file'} is a file; choose another output_dir"):
+        open_run(FitConfig(steps=1), tmp_path / "file")
+    with pytest.raises(Refusal, match="below.* could not be written .* Something of another kind is"):
+        open_run(FitConfig(steps=1), tmp_path / "file" / "below")
+
+
+def test_a_negative_seed_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="seed must be at least 0, got -1"):
+        open_run(FitConfig(steps=1), tmp_path, seed=-1)
+
+
+def test_what_would_train_nothing_or_backwards_is_refused():
+    with pytest.raises(Refusal, match="fit.warmup must be at least 0, got -3"):
+        FitConfig(steps=1, warmup=-3)
+    for norm in (0.0, -1.0, float("nan")):
+        with pytest.raises(Refusal, match=f"fit.max_grad_norm is positive, got {norm}; inf clips nothing"):
+            FitConfig(steps=1, max_grad_norm=norm)
 
 
 def test_no_tracker_is_no_warning(tmp_path, recwarn):

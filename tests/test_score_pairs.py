@@ -7,13 +7,13 @@ import score_pairs
 import yaml
 from brightness import SHARD, Brightness
 from shards import png
-from started import TESTS, TWO, started
+from started import TESTS, started
 from tiny import pair_folder
 
 from diffpo.cli import launch, parse
 from diffpo.diffusion import pair_shards
 from diffpo.scorers.pickscore import PickScore
-from diffpo.sources import PairFolder
+from diffpo.sources import Columns, PairFolder
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,9 @@ def killed(tmp_path_factory):
     """Six pairs that one process began to score until it was killed, and that two processes went on with."""
     root = tmp_path_factory.mktemp("killed")
     work = [TESTS / "brightness.py", pair_folder(root / "pairs"), root / "out", root / "log"]
-    assert started(*work, 3).returncode == -signal.SIGKILL
+    assert started(*work, 3) == [-signal.SIGKILL]
     (root / "before").write_text((root / "log").read_text())
-    done = started(*TWO, *work, 0)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert started(*work, 0, processes=2) == [0, 0]
     return root
 
 
@@ -67,14 +66,15 @@ def said(monkeypatch, capsys, tmp_path, *overrides: str) -> str:
     ("overrides", "message"),
     [
         (["--scorer=diffpo.scorers.pickscore.PickScore", "--scorer.path=no/such"], "'no/such'"),
-        (["--source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (
             ["--output_dir=assets"],
             "output_dir assets is not empty: it holds before_after.png, benchmark.json",
         ),
         (["--scorer.speed=9"], "speed"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
     ],
-    ids=["weights", "source", "output_dir", "option"],
+    ids=["weights", "source", "output_dir", "option", "batch"],
 )
 def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, overrides, message):
     pair_folder(tmp_path / "pairs", n=1)
@@ -120,3 +120,18 @@ def test_the_config_parses_and_its_resolved_form_is_itself(tmp_path):
     (tmp_path / "config.yaml").write_text(settings)
     assert parse(score_pairs.main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings
     assert yaml.safe_load(settings)["rows"] is None
+
+
+def test_the_script_says_what_the_scorer_did_not_read_and_which_captions_it_read(tmp_path, capsys):
+    data = {"prompt": [["one two three", "four"], ["five"]], "chosen": [png()] * 2, "rejected": [png("blue")] * 2}
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
+    score_pairs.main(Short(), Columns(str(tmp_path / "a.parquet")), tmp_path / "out")
+    told = capsys.readouterr().out
+    assert "; 1 of 2 prompts are longer than it reads and were cut; 1 pairs have several captions (" in told
+
+
+class Short(Brightness):
+    """Reads two words."""
+
+    def count_cut(self, prompts):
+        return sum(len(prompt.split()) > 2 for prompt in prompts)

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import evidence
 import pytest
+import torch
 import train_diffusion_dpo
 import yaml
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 from shards import png, shard
 from single_file import save_single_file
 from tiny import pair_folder, pipeline, saved, saved_xl
+from tiny_parts import PART
 
 from diffpo.cli import launch, parse
+from diffpo.diffusion.loading import LoadedStableDiffusion
 
 ADAPTER = ["--base.adapter=diffpo.adapters.LoRA", "--base.adapter.rank=2"]
 
@@ -26,6 +30,12 @@ def world(tmp_path_factory):
     saved_xl(root / "xl")
     save_single_file(pipeline(), root / "single.safetensors")
     return root
+
+
+@pytest.fixture(autouse=True)
+def incomparable(monkeypatch):
+    """Grids here name configs that do not exist; tests/test_evidence.py is about what compares their rows."""
+    monkeypatch.setattr(evidence, "compared", lambda plan, tries=None: {"common": {}, "rows": {}})
 
 
 def arguments(world, output_dir, *overrides: str) -> list[str]:
@@ -75,6 +85,62 @@ def test_a_run_leaves_all_that_was_promised_and_can_be_continued(world, tmp_path
     assert (tmp_path / "run" / "checkpoint-000003").exists()
 
 
+WITH_PART = "--objective=tiny_parts.LouderPictures"
+SAVING = ["--fit.steps=3", "--fit.save_every=1", "--fit.keep=9", "--preview=null"]
+
+
+def stored(run, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / f"checkpoint-{step:06d}" / "trainable.safetensors")
+
+
+def exported(run) -> dict[str, torch.Tensor]:
+    return load_file(run / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_the_part_that_an_objective_brings_is_trained_stored_and_not_exported(world, tmp_path, monkeypatch):
+    """With a moving reference, and killed within the third step, the run ends with the bits of one that was not."""
+    args = [WITH_PART, "--reference=diffpo.references.Ema", "--fit.ema=0.5", *SAVING]
+    train(world, tmp_path / "whole", *args)
+    name = f"{PART}.weight"
+    weights = [float(stored(tmp_path / "whole", step)[name]) for step in (1, 2, 3)]
+    assert len(set(weights)) == 3  # the first step warms up
+    base = UNet2DConditionModel.from_pretrained(world / "base", subfolder="unet")
+    assert (
+        exported(tmp_path / "whole").keys()
+        == base.state_dict().keys()
+        == stored(tmp_path / "whole", 3).keys()
+        - {
+            name,
+            f"{PART}.bias",
+        }
+    )
+    prepare, calls = LoadedStableDiffusion.prepare, []
+
+    def dying(*given):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return prepare(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LoadedStableDiffusion, "prepare", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(world, tmp_path / "killed", *args)
+    assert not (tmp_path / "killed" / "unet").exists()
+    train(world, tmp_path / "killed", *args, "--resume=latest")
+    for read in (lambda run: stored(run, 3), exported):
+        one, other = (read(tmp_path / run) for run in ("whole", "killed"))
+        assert all(torch.equal(one[key], other[key]) for key in one | other)
+
+
+def test_a_lora_is_exported_without_the_part_of_an_objective(world, tmp_path):
+    train(world, tmp_path / "run", WITH_PART, *ADAPTER, *SAVING)
+    names = load_file(tmp_path / "run" / "pytorch_lora_weights.safetensors").keys()
+    assert names
+    assert not any(PART in name for name in names)
+    assert float(stored(tmp_path / "run", 3)[f"{PART}.weight"]) != 1.0
+
+
 @pytest.mark.parametrize(
     "overrides", [ADAPTER, [*ADAPTER, "--objective=diffpo.diffusion.methods.sft.SFT"]], ids=["DPO", "SFT"]
 )
@@ -110,6 +176,7 @@ def test_negative_networks_are_trained(world, tmp_path, overrides):
 
 def test_a_lora_on_sdxl_in_epochs_with_held_out_pairs_and_a_dry_run_of_publishing(world, tmp_path, capsys):
     options = ["--fit.steps=null", "--fit.epochs=1", "--validation.share=0.4", "--validation.every=1"]
+    options += ["--validation.pairs=4"]
     publish = ["--publish.repo=me/tuned", "--publish.dry_run=true"]
     train(world, tmp_path, f"--base.path={world / 'xl'}", *ADAPTER, *options, *publish)
     assert "me/tuned would get" in capsys.readouterr().out
@@ -142,13 +209,20 @@ STREAM = ["--data.stream.buffer=4"]
         (["--publish.repo=no good"], "publish.repo 'no good' cannot be a name on the hub"),
         (["--fit.steps=many"], "fit.steps"),
         (["--objective.loss.betta=3"], "betta"),
-        (["--data.source.path=no/such/pairs"], "no/such/pairs holds no pairs"),
+        (["--data.source.path=no/such/pairs"], "There is no no/such/pairs, which was named as a folder of pairs"),
         (["--base.path=runwayml/stable-diffusion-v1-5"], "use stable-diffusion-v1-5/stable-diffusion-v1-5"),
         (["--base.path=no/such"], "Cannot load a diffusers pipeline from 'no/such'"),
         (["--fit.batch_size=3"], "fit.batch_size 3 is not a multiple"),
         (["--data.rows=[diffpo.labels.ScoreLabel]"], "ScoreLabel needs column 'score_chosen'"),
         (["--data.rows+=diffpo.labels.ScoreLabel", "--data.rows.recorded=no/such"], "ScoreLabel finds no no/such;"),
         (["--optimizer.lr=1e30", "--fit.steps=4"], "stopped being finite"),
+        (["--objective=diffpo.diffusion.methods.smpo.SmPO"], "Confidence needs labels that are uncertain"),
+        (["--objective=diffpo.diffusion.methods.smpo.SmPO", *STREAM], "Confidence needs labels that are uncertain"),
+        (["--objective.loss=diffpo.diffusion.methods.capo.CaPO"], "CaPO needs calibrated scores"),
+        (
+            ["--base.adapter=diffpo.diffusion.user_branch.UserBranch", "--base.adapter={tokens: 1, width: 4}"],
+            "UserBranch learns from pairs of which it is told who judged them",
+        ),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
 )

@@ -1,37 +1,27 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from sharded import ADAPTER, KINDS, RUN, nested, step
+from started import TESTS, started
 from tiny import trained, unet
 from tiny_runs import fit_points, stored
 from torch import Tensor
 
-from diffpo.checkpoint import store_trainable
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.references import Ema
-
-TESTS = Path(__file__).parent
+from diffpo.training_state import TrainingState
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """What `sharded.py` wrote."""
     root = tmp_path_factory.mktemp("sharded")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     sharding = {"ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     wrapping = {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "Sequential"}
-    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
-    command = [*launch, TESTS / "sharded.py", root]
-    environment = os.environ | sharding | wrapping | paths
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-5000:]
+    assert started(TESTS / "sharded.py", root, processes=2, **sharding | wrapping) == [0, 0]
     return root
 
 
@@ -64,10 +54,7 @@ def test_adapters_outside_of_the_wrapped_blocks_are_trained(root):
 
 def test_stored_weights_are_whole_and_load_into_a_network_in_one_piece(root):
     network = unet()
-    accelerator = Accelerator()
-    store_trainable(accelerator, network)
-    for hook in accelerator._load_model_state_pre_hook.values():
-        hook([], str(root / "stored"))
+    TrainingState(Accelerator(), network).load(root / "stored")
     assert torch.equal(flat(network.state_dict()), 2 * flat(unet().state_dict()))
 
 

@@ -8,6 +8,7 @@ from tiny import pair_folder, picture
 
 from diffpo.draws import Draws
 from diffpo.pairs import PairTable
+from diffpo.pictures import BrokenImage, read_image
 from diffpo.refusal import Refusal
 from diffpo.rows import AtLeast, DropTies
 from diffpo.sources import Columns, HPDv3, PairFolder, PickAPic, PickAPicShards
@@ -140,6 +141,18 @@ def test_an_empty_folder_of_pairs_is_refused(tmp_path):
         PairFolder(str(tmp_path)).open()
 
 
+def test_a_folder_of_pairs_that_is_not_there_does_not_count_as_empty(tmp_path):
+    with pytest.raises(Refusal, match="There is no .*nope, which was named as a folder of pairs; check the spelling"):
+        PairFolder(str(tmp_path / "nope")).open()
+
+
+@pytest.mark.parametrize("kind", [Columns, PickAPic, HPDv3])
+@pytest.mark.parametrize("how", ["open", "stream"])
+def test_a_folder_of_pairs_given_to_another_layout_names_the_one_that_reads_it(tmp_path, kind, how):
+    with pytest.raises(Refusal, match="it is a folder of pairs .*, which diffpo.sources.PairFolder reads"):
+        getattr(kind(str(pair_folder(tmp_path, n=1))), how)()
+
+
 def test_misnamed_columns_are_listed(tmp_path):
     pickapic(tmp_path / "a.parquet")
     with pytest.raises(Refusal, match=r"Columns needs columns 'chosen', 'prompt', 'rejected', the table has 'jpg_0'"):
@@ -188,11 +201,46 @@ def test_a_row_map_sees_its_own_row(tmp_path):
     assert seen == [(0, (0,)), (1, (1,)), (2, (2,))]
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "it is empty"), ('{"prompt": \n{{', "JSON parse error")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "it is empty"), ('{"prompt": \n{{', "(JSON parse error|Expected object)")]
+)
 def test_a_file_that_cannot_be_parsed_says_why(tmp_path, text, reason):
     (tmp_path / "pairs.jsonl").write_text(text)
     with pytest.raises(Refusal, match=f"does not hold a table of pairs that can be read: {reason}"):
         Columns(str(tmp_path / "pairs.jsonl")).open()
+
+
+ROW = '{"prompt": "a", "chosen": "a.png", "rejected": "b.png"}'
+HEAD, CELLS = "prompt,chosen,rejected\n", "a,a.png,b.png\n"
+UNREADABLE = "does not hold a table of pairs that can be read: "
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", (HEAD + CELLS).replace(",", ";"), "needs columns .*the table has 'prompt;chosen;rejected'"),
+        ("a.tsv", (HEAD + CELLS).replace(",", "\t"), f"{UNREADABLE}files are"),
+        ("a.csv", HEAD + "a,a.png,b.png,c.png\n" + CELLS + "a,b,c,d,e\n", UNREADABLE),
+        ("a.csv", "", UNREADABLE),
+        ("a.csv", (HEAD + "\u00e9,a.png,b.png\n").encode("cp1252"), "no text in utf-8"),
+        ("a.json", f'{{"data": [{ROW}]}}', "needs columns .*the table has 'data'"),
+        ("a.json", "[]", UNREADABLE),
+        ("a.jsonl", ROW.encode("utf-16"), "a text in utf-16; save it as UTF-8"),
+        ("a.jsonl", ROW.replace('"a"', '"\\ud800"'), UNREADABLE),
+        ("a.jsonl", ROW.replace('"a"', '"\u00e9"').encode("cp1252"), "save the file as UTF-8"),
+    ],
+)
+def test_tables_of_another_form_are_one_line(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Refusal, match=reason) as caught:
+        PairTable(Columns(str(tmp_path / name)), [], 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", HEAD + CELLS), ("a.jsonl", ROW)])
+def test_a_mark_before_a_table_of_pairs_is_no_part_of_it(tmp_path, name, content):
+    (tmp_path / name).write_text(f"\ufeff{content}", encoding="utf-8")
+    assert PairTable(Columns(str(tmp_path / name)), [], 0)[0].prompts == ("a", "a")
 
 
 def test_another_split_of_a_saved_dataset_is_named(tmp_path):
@@ -243,3 +291,47 @@ def test_a_stream_gives_the_records_of_the_table(tmp_path):
     pickapic(tmp_path / "a.parquet")
     for source in (PickAPic(str(tmp_path / "a.parquet")), PairFolder(str(pair_folder(tmp_path / "f", n=2)))):
         assert list(source.stream()) == list(source.open())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_prompts_of_a_pair_folder_say_their_encoding_by_a_mark(tmp_path, encoding):
+    pair_folder(tmp_path, n=2)
+    (tmp_path / "1.txt").write_bytes(" un café 左\r\n".encode(encoding))
+    table = PairTable(PairFolder(str(tmp_path)), [], seed=0)
+    assert table[1].prompts == ("un café 左",) * 2
+    assert sum(table.notes.values()) == (encoding == "utf-8-sig")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le"])
+def test_prompts_of_a_pair_folder_in_another_encoding_are_named(tmp_path, encoding):
+    pair_folder(tmp_path, n=2)
+    (tmp_path / "1.txt").write_bytes("café rouge".encode(encoding))
+    with pytest.raises(Refusal, match=rf"^{tmp_path}/1.txt is no text in utf-8 \(.*\); save it as UTF-8$"):
+        rows(PairFolder(str(tmp_path)))
+
+
+def test_a_column_of_texts_in_another_encoding_is_named(tmp_path):
+    line = '{"prompt": "a", "chosen": "w.png", "rejected": "l.png", "by": "José"}'
+    (tmp_path / "a.jsonl").write_bytes(line.encode("cp1252"))
+    with pytest.raises(Refusal, match=r"^Column 'by' cannot be read \(.*UTF8.*\); save the file as UTF-8\.$"):
+        rows(Columns(str(tmp_path / "a.jsonl")))
+
+
+def test_lists_of_one_picture_are_read_like_pictures(tmp_path):
+    """The layout of TRL's `images`."""
+    features = datasets.Features(
+        {"prompt": datasets.Value("string")} | dict.fromkeys(("chosen", "rejected"), datasets.List(datasets.Image()))
+    )
+    pictures = [[{"bytes": png(seed=n), "path": None}] for n in range(4)]
+    data = {
+        "prompt": ["a", "b"],
+        "chosen": pictures[:2],
+        "rejected": [pictures[2], [{"bytes": b"torn", "path": None}]],
+    }
+    datasets.Dataset.from_dict(data, features=features).to_parquet(tmp_path / "a.parquet")
+    found = rows(Columns(str(tmp_path / "a.parquet")))
+    assert found[0].candidates[0].read() == pictures[0]
+    assert read_image(found[0].candidates[1].read()) == picture(seed=2)
+    with pytest.raises(BrokenImage):
+        read_image(found[1].candidates[1].read())
+    assert "chosen" not in found[0].extra

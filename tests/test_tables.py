@@ -7,7 +7,7 @@ import pytest
 from shards import pickapic_shards, png, shard
 
 from diffpo.refusal import Refusal
-from diffpo.tables import as_number, folder_of, heavy_columns, open_stream, open_table, undecoded
+from diffpo.tables import folder_of, heavy_columns, open_stream, open_table, undecoded
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +72,6 @@ def test_records_of_one_shard_with_different_keys_are_one_line(tmp_path):
     shard(tmp_path / "a.tar", [{"jpg": png(), "txt": b"a"}, {"png": png()}])
     with pytest.raises(Refusal, match="don't share the same prefix or the same types"):
         open_table(str(tmp_path / "a.tar"), "train", None)
-
-
-@pytest.mark.parametrize(
-    ("label", "number"), [("1", 1), (" 0.5\n", 0.5), ("True", 1), ("false", 0), (0, 0), ("yes", "yes"), (None, None)]
-)
-def test_labels_that_are_written_out(label, number):
-    assert as_number(label) == number
 
 
 def test_relative_paths_start_at_the_folder_of_the_data(tmp_path):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from diffpo.tracking import WINDOW, Meter, Watch
+from diffpo import tracking
+from diffpo.refusal import Refusal
+from diffpo.tracking import WINDOW, Meter, Watch, require_trackers
 
 
 @pytest.fixture
@@ -119,3 +121,17 @@ def test_captions_that_explain_most_of_the_margin_are_told_once():
 @pytest.mark.parametrize("found", [judged(0.7, 4.0, 1.0), judged(0.5, 0.1, -0.2), {"validation/loss": 0.6}])
 def test_captions_that_explain_less_or_nothing_clear_are_not(found):
     assert Watch().held_out(found) == []
+
+
+@pytest.mark.parametrize("name", ["tensorbord", "all", "TensorBoard", "wandb "])
+def test_a_tracker_that_nobody_knows_is_no_package_to_install(name):
+    with pytest.raises(Refusal, match=f"fit.report_to names {name}; the known trackers are aim, ") as caught:
+        require_trackers([name])
+    assert "pip install" not in str(caught.value)
+
+
+def test_a_known_tracker_that_is_not_installed_is_a_package_to_install(monkeypatch):
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["tensorboard"])
+    require_trackers(["tensorboard"])
+    with pytest.raises(Refusal, match="names wandb, trackio, not installed; pip install wandb trackio"):
+        require_trackers(["tensorboard", "wandb", "trackio"])

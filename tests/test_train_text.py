@@ -1,18 +1,32 @@
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import train_text_dpo
+from datasets import Dataset
 from safetensors.torch import load_file
+from tiny_parts import PART, LouderTexts
 from tiny_runs import together
-from tiny_text_runs import text_files, train_shared, train_text
+from tiny_text_runs import run_text, text_files, train_shared, train_text
 
 from diffpo.cli import launch
 from diffpo.evaluation import Evaluation
+from diffpo.labels import Smooth
+from diffpo.losses.combined import Confidence
+from diffpo.losses.logistic import Sigmoid
+from diffpo.references import Ema
+from diffpo.refusal import Refusal
+from diffpo.sources import Columns
 from diffpo.text.adapters import TextLoRA
+from diffpo.text.data import TextData
+from diffpo.text.lists import ListOf, Lists
 from diffpo.text.loading import CausalLM, LoadedCausalLM
 from diffpo.text.methods.sft import SFT
+from diffpo.text.methods.tpo_tree import TPO
+from diffpo.text.objective import SequencePreference
 from diffpo.text.validation import HeldOutTexts
 
 
@@ -75,6 +89,13 @@ def test_two_processes_give_the_run_of_one(world):
     assert torch.allclose(torch.cat([two[name].flatten() for name in sorted(two)]), one, atol=1e-6)
 
 
+def test_a_part_that_an_objective_brings_may_stand_beside_a_moving_reference(world, tmp_path):
+    train_text(world, tmp_path / "run", objective=LouderTexts(), reference=partial(Ema, decay=0.5), save_every=4)
+    stored = load_file(tmp_path / "run" / "checkpoint-000004" / "trainable.safetensors")
+    assert float(stored[f"{PART}.weight"]) != 1.0
+    assert not any(PART in name for name in load_file(tmp_path / "run" / "model.safetensors"))
+
+
 def test_sft_raises_the_likelihood_of_what_was_chosen(world, tmp_path):
     train_text(world, tmp_path / "sft", objective=SFT(), steps=8)
     first, *_, last = logged(tmp_path / "sft", "nll/chosen")
@@ -97,3 +118,24 @@ def test_a_wrong_column_is_one_line_on_the_command_line(world, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         launch(train_text_dpo.main)
     assert "Columns needs columns 'better', the table has 'prompt', 'chosen', 'rejected'" in capsys.readouterr().err
+
+
+def test_lists_given_to_a_loss_of_pairs_are_one_line(world, tmp_path):
+    lists = [{"prompt": "is", "responses": list("abcd"), "scores": [0.1, 0.4, 0.2, 0.3]}] * 8
+    Dataset.from_list(lists).to_parquet(str(tmp_path / "lists.parquet"))
+    data = TextData(Lists(str(tmp_path / "lists.parquet")), max_length=64, workers=0)
+    with pytest.raises(Refusal, match="SequencePreference takes 2 candidates per row, rows have 4; choose another"):
+        run_text(world, tmp_path / "dpo", data=data)
+    run_text(world, tmp_path / "tpo", data=data, objective=TPO(), steps=1)
+    run_text(world, tmp_path / "sft", data=data, objective=SFT(), steps=1)
+    run_text(world, tmp_path / "two", data=replace(data, rows=[ListOf(2)]), steps=1)
+    assert logged(tmp_path / "two", "loss")[0] == pytest.approx(0.6931472, abs=1e-6)
+
+
+def test_held_out_pairs_have_to_suit_the_objective_too(world, tmp_path):
+    sure = HeldOutTexts(source=Columns(str(world / "pairs.parquet")), every=2, pairs=4)
+    data = TextData(Columns(str(world / "pairs.parquet")), rows=[Smooth(0.1)], max_length=64, together=2, workers=0)
+    unsure = SequencePreference(Confidence(Sigmoid(), gamma=1.0))
+    run_text(world, tmp_path / "smooth", data=data, objective=unsure, validation=sure, steps=1)
+    with pytest.raises(Refusal, match="Confidence needs labels that are uncertain, and no row has one: gamma 1 would"):
+        run_text(world, tmp_path / "hard", objective=unsure, validation=sure)

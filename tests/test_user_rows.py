@@ -6,7 +6,7 @@ import torch
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, Reverse
-from diffpo.user_rows import ForUser, Shots
+from diffpo.user_rows import DropUnembedded, ForUser, Shots
 from diffpo.users import UserEmbeddings
 
 CHUNKS = {"ann": {0: (0, 1, 2, 3), 1: (4, 5, 6, 7)}, "bob": {0: (8, 9, 10, 11)}}
@@ -16,6 +16,9 @@ class Embeddings(UserEmbeddings):
     """As `UserEmbeddings`, of two users; an embedding says its user and chunk."""
 
     tokens, width = 1, 2
+
+    def knows(self, user):
+        return str(user) in CHUNKS
 
     def chunks(self, user):
         return tuple(CHUNKS[user])
@@ -81,6 +84,19 @@ def test_swapping_sides_keeps_the_user():
 def test_a_row_without_a_user_is_told_what_writes_them():
     with pytest.raises(Refusal, match="ForUser needs column 'user_id'.*embed_users"):
         for_user()(replace(row(0), extra={}), draws(0))
+
+
+@pytest.mark.parametrize(("user", "kept"), [("ann", True), ("bob", True), ("cyd", False), (7, False), (None, False)])
+def test_pairs_of_users_without_an_embedding_and_of_nobody_are_dropped(user, kept):
+    row_map = DropUnembedded("nowhere")
+    vars(row_map)["users"] = Embeddings("nowhere")
+    found = row(99, user)
+    assert row_map(found, draws(99)) is (found if kept else None)
+
+
+def test_a_source_without_users_is_refused_by_what_drops_them():
+    with pytest.raises(Refusal, match="DropUnembedded needs column 'user_id'.*embed_users"):
+        DropUnembedded("nowhere")(replace(row(0), extra={}), draws(0))
 
 
 def test_a_dropout_that_is_no_share_is_refused():

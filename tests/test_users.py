@@ -101,3 +101,8 @@ def test_a_folder_that_is_unfinished_or_lacks_a_file_is_told(folder, tmp_path):
     save_file({TENSOR: torch.zeros(1, 1, 1)}, tmp_path / "users-00001-of-00002.safetensors")
     with pytest.raises(Refusal, match="lacks 2 of its files, the first is users.parquet; copy the folder again"):
         UserEmbeddings(str(tmp_path)).chunks("a")
+
+
+def test_a_folder_that_is_not_there_does_not_count_as_unfinished(tmp_path):
+    with pytest.raises(Refusal, match="There is no .*nope, which was named as embeddings of users"):
+        _ = UserEmbeddings(str(tmp_path / "nope")).summary

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from tiny import pair_folder, picture, pipeline
 from torch import Tensor, nn
 
+from diffpo import training_state
 from diffpo.cli import launch
 from diffpo.core import Objective, PairLabels, PairLogps, Step, pair_step
 from diffpo.diffusion.data import PairData
@@ -160,12 +161,12 @@ def in_process(target: Callable[..., None], *args) -> int | None:
     return exitcode
 
 
-def together(world: int, target: Callable[..., None], *args) -> list[int | None]:
+def together(world: int, target: Callable[..., None], *args, **environment: str) -> list[int | None]:
     """Run a function in several processes that find one another as those of torchrun do; their exit codes."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": str(world)}
-    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment for rank in range(world)]
     return in_processes([(as_rank, rank, target, *args) for rank in ranks])
 
 
@@ -183,7 +184,7 @@ def in_processes(calls: list[tuple]) -> list[int | None]:
 
 
 def as_rank(environment: dict[str, str], target: Callable[..., None], *args) -> None:
-    os.environ.update(environment | {"ACCELERATE_USE_CPU": "true"})
+    os.environ.update({"ACCELERATE_USE_CPU": "true"} | environment)
     as_if_started_by_hand(target, *args)
 
 
@@ -196,7 +197,7 @@ def as_if_started_by_hand(target: Callable[..., None], *args) -> None:
 
 def run_for_resume(root: Path, output_dir: Path, kill: int | str | None, resume: str | None, save_every: int) -> None:
     """Five steps with everything that has a state; `kill` is a micro-batch before which the run dies, or "save"."""
-    calls, torch_save = [], torch.save
+    calls, write_tree = [], training_state.write_tree
 
     def prepare(model: LoadedStableDiffusion, *args) -> Any:
         if len(calls) == kill:
@@ -204,15 +205,15 @@ def run_for_resume(root: Path, output_dir: Path, kill: int | str | None, resume:
         calls.append(None)
         return model.prepare(*args)
 
-    def killing_save(obj: Any, file: Any) -> None:
+    def killing_save(folder: Path, name: str, tree: Any) -> None:
         """Half of the optimiser's state after step 4."""
         if "checkpoint-000002" in os.listdir(output_dir):
-            Path(file).write_bytes(b"PK")
+            (folder / f"{name}-0.safetensors").write_bytes(b"PK")
             os.kill(os.getpid(), signal.SIGKILL)
-        torch_save(obj, file)
+        write_tree(folder, name, tree)
 
     if kill == "save":
-        torch.save = killing_save
+        training_state.write_tree = killing_save
     model, reference = fit_diffusion(
         root,
         output_dir,

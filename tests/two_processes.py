@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from accelerate.utils import gather_object
 from safetensors.torch import save_file
 from tiny_runs import MOMENTUM, fit_diffusion, fit_points, weights
 
+from diffpo import training_state
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
 
@@ -41,20 +43,20 @@ def resume(root: Path) -> None:
 
 def fail_to_save(root: Path) -> None:
     """The second process cannot write its part of a checkpoint."""
-    save_state = Accelerator.save_state
+    write_tree = training_state.write_tree
 
-    def failing(self, folder: str) -> None:
-        if not self.is_main_process:
+    def failing(folder: Path, name: str, tree: Any) -> None:
+        if not Accelerator().is_main_process:
             raise OSError(28, "No space left on device")
-        save_state(self, folder)
+        write_tree(folder, name, tree)
 
-    Accelerator.save_state = failing
+    training_state.write_tree = failing
     try:
         fit_points(root / "failed", save_every=2)
         said = "nothing"
     except Refusal as error:
         said = str(error)
-    Accelerator.save_state = save_state
+    training_state.write_tree = write_tree
     both = gather_object([said])
     (root / "failed" / "said.json").write_text(json.dumps(both))
 

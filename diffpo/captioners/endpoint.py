@@ -1,18 +1,21 @@
 """Models behind an OpenAI-compatible endpoint: vLLM, Ollama, hosted ones; the client is an optional extra."""
 
 import base64
+import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from PIL import Image
 
 from diffpo.captioners.instructions import DESCRIBE, REWRITE, require_template
 from diffpo.captioning import Captioner, Interrupted, Perturber, Speaker, Strength
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 
 Content = str | list[dict[str, Any]]
 
@@ -32,6 +35,10 @@ class Served(Speaker):
         timeout: seconds until a request counts as failed.
         max_tokens: of a text; what is longer is cut off.
         temperature: of the draws.
+
+    Raises:
+        Refusal: when it is checked or first used, if it cannot be reached, or does not answer as such a server does.
+            Neither the key nor a password in the address is told.
     """
 
     model: str
@@ -62,6 +69,7 @@ class Served(Speaker):
 
     @cached_property
     def client(self) -> Any:
+        require_address(self.base_url or os.environ.get("OPENAI_BASE_URL"))
         try:
             return self.library.OpenAI(base_url=self.base_url, timeout=self.timeout, max_retries=self.tries - 1)
         except self.library.OpenAIError as error:
@@ -69,14 +77,33 @@ class Served(Speaker):
                 f"{type(self).__name__} finds no key: set OPENAI_API_KEY, to any text for a server that wants none."
             ) from error
 
+    @property
+    def place(self) -> str:
+        """The model and where it is, without what only the server may know."""
+        url = urlsplit(str(self.client.base_url))
+        return f"{self.model} at {urlunsplit((url.scheme, url.netloc.rpartition('@')[2], url.path, '', ''))}"
+
+    def said(self, error: BaseException | None) -> str:
+        """An error in one line; servers repeat what they were sent, keys and passwords among it."""
+        url = urlsplit(str(self.client.base_url))
+        user, password = (unquote(part or "") for part in (url.username, url.password))
+        keys = [self.client.api_key, password, base64.b64encode(f"{user}:{password}".encode()).decode()]
+        keys += [value for _, value in parse_qsl(url.query)]
+        text = " ".join(str(error).split())
+        for key in sorted(filter(None, keys), key=len, reverse=True):
+            for written in (key, quote(key, safe=""), quote(key), json.dumps(key)[1:-1]):
+                text = text.replace(written, "***")
+        return text[:200]
+
     def check(self) -> None:
         """A first request, as they will all be."""
+        require_at_least(1, parallel=self.parallel, tries=self.tries, max_tokens=self.max_tokens)
         try:
             self.answer(self.sample, 0)
         except self.library.OpenAIError as error:
             raise Refusal(
-                f"{self.model} at {self.client.base_url} does not answer ({shortened(error)}); check model, base_url "
-                "and key, or run the same command when it answers again."
+                f"{self.place} does not answer ({self.said(error)}); check model, base_url and key, or run the same "
+                "command when it answers again."
             ) from error
 
     @property
@@ -97,8 +124,8 @@ class Served(Speaker):
         if failed:
             said = {i: future.result() for i, future in enumerate(asked) if errors[i] is None}
             raise Interrupted(
-                f"{self.model} at {self.client.base_url} stopped answering ({shortened(failed[0])}); what it said is "
-                "kept: run the same command again when it answers, it goes on where it stopped.",
+                f"{self.place} stopped answering ({self.said(failed[0])}); what it said is kept: run the same command "
+                "again when it answers, it goes on where it stopped.",
                 said,
             )
         return [future.result() for future in asked]
@@ -117,7 +144,13 @@ class Served(Speaker):
             temperature=self.temperature,
             seed=seed,
         )
-        return reply.choices[0].message.content or ""
+        try:
+            return reply.choices[0].message.content or ""
+        except (AttributeError, TypeError, LookupError) as error:
+            raise Refusal(
+                f"{self.place} does not answer as chat completions are answered; check that base_url ends as its "
+                "documentation says, e.g. in /v1."
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,5 +213,12 @@ def data_url(picture: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-def shortened(error: BaseException | None) -> str:
-    return " ".join(str(error).split())[:200]
+def require_address(url: str | None) -> None:
+    """Raise a Refusal, without repeating it, if a text is no address of a server; None is the usual one."""
+    try:
+        found = urlsplit(url or "http://localhost")
+        fits = found.scheme in ("http", "https") and bool(found.hostname) and (found.port or 1) > 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise Refusal("base_url is no address of a server; write one like http://localhost:8000/v1.")

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
 from diffpo.captioning import Speaker
+from diffpo.devices import device_of
 from diffpo.hub import reaching
-from diffpo.refusal import Refusal
-from diffpo.scorers.learned import require_whole
+from diffpo.refusal import Refusal, require_at_least
+from diffpo.whole import load_whole
 
 T = TypeVar("T")
 
@@ -87,6 +88,7 @@ class Pretrained(Speaker, ABC):
         return {}
 
     def check(self) -> None:
+        require_at_least(1, batch_size=self.batch_size, max_tokens=self.max_tokens)
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise Refusal(
                 f"{type(self).__name__} needs temperature >= 0 and top_p in (0, 1], got {self.temperature} and "
@@ -111,16 +113,12 @@ class Pretrained(Speaker, ABC):
 
     @property
     def place(self) -> torch.device:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device(self.device or (found.type if found else "cpu"))
+        return device_of(self.device)
 
     @cached_property
     def network(self) -> nn.Module:
-        with reaching(self.path, self.kind):
-            network, report = self.classes.from_pretrained(
-                self.path, revision=self.revision, dtype=self.dtype or "auto", output_loading_info=True
-            )
-        require_whole(sorted(report["missing_keys"]), self.path, self.kind.removeprefix("an ").removeprefix("a "))
+        load = partial(self.classes.from_pretrained, self.path, revision=self.revision, dtype=self.dtype or "auto")
+        network = load_whole(load, self.path, self.kind, others=True)
         return network.requires_grad_(False).eval().to(self.place)
 
     def rest(self) -> None:

@@ -69,7 +69,10 @@ class SwapWords(Words):
 
 @dataclass(frozen=True)
 class ReplaceWords(Words):
-    """Put another word of the same group in place of a word, e.g. another color.
+    """Put another word of the same group in place of a word.
+
+    The text stays true where groups are synonyms, as a weak perturbation has to be. Where they are, say, colors, it
+    says something else at every strength: of a picture that shows what the text said, that is false.
 
     Upper and lower case are not told apart; punctuation around a word stays. A text without a word of the groups stays
     as it is.

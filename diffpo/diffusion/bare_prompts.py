@@ -31,6 +31,7 @@ class PromptBatch:
     epoch: tuple[int, ...]
     row: tuple[int, ...]
     broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
     user: None = None
     pictures: int = 0
     enlarged: int = 0

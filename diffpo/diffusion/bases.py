@@ -1,10 +1,12 @@
 """From a hub id, a folder or a single file to a plain diffusers pipeline."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import transformers
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
@@ -12,14 +14,23 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
 from torch import nn
 
 from diffpo.diffusion.conditioning import Conditioner, OneEncoder, TwoEncoders
-from diffpo.hub import reaching
+from diffpo.diffusion.latents import require_known_latents
+from diffpo.diffusion.parts import from_folder
+from diffpo.diffusion.schedules import changed, require_as_trained, require_said
+from diffpo.diffusion.single_files import UNUSED, Checkpoint, is_single
+from diffpo.diffusion.tokenizers import load_tokenizer, require_one_length
+from diffpo.hub import parsing, reaching
 from diffpo.refusal import Refusal
 
-SINGLE_FILES = (".safetensors", ".ckpt")
+KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+WHAT = {"unet": "a UNet", "vae": "a VAE"}
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+CONFIGS = "the configs of a diffusers pipeline"
+# What a UNet may be told besides noise, time, prompt and SDXL's added condition, and is not here.
+UNTOLD = ("time_cond_proj_dim", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "encoder_hid_dim")
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,8 @@ class Family:
         conditioner: how prompts become states.
         added: `addition_embed_type` of its UNets.
         options: of `from_pretrained`: neither safety checker nor watermark.
-        encoders: names of the parts that only encode (and decode).
+        encoders: names of the parts that only encode (and decode), each tokenizer after its text encoder.
+        normalizes: whether it knows a VAE's `latents_mean` and `latents_std`.
     """
 
     pipeline: type[Any]
@@ -38,6 +50,7 @@ class Family:
     added: str | None
     options: dict[str, Any]
     encoders: tuple[str, ...]
+    normalizes: bool
 
 
 FAMILIES = {
@@ -47,6 +60,7 @@ FAMILIES = {
         None,
         {"safety_checker": None, "requires_safety_checker": False},
         ("vae", "text_encoder", "tokenizer"),
+        normalizes=False,
     ),
     "StableDiffusionXLPipeline": Family(
         StableDiffusionXLPipeline,
@@ -54,6 +68,7 @@ FAMILIES = {
         "text_time",
         {"add_watermarker": False},
         ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+        normalizes=True,
     ),
 }
 
@@ -76,36 +91,121 @@ def load_base(
         denoises: False leaves the UNet out.
 
     Raises:
-        Refusal: if something cannot be found, is of another kind, or lacks weights.
+        Refusal: if something cannot be found, is of another kind, lacks weights, or does not say what it is for.
     """
-    parts: dict[str, Any] = {}
-    if unet is not None and denoises:
-        with reaching(unet, "a UNet"):
-            parts["unet"] = from_subfolder(UNet2DConditionModel, unet, "unet")
-    if vae is not None and encodes:
-        with reaching(vae, "a VAE"):
-            parts["vae"] = from_subfolder(AutoencoderKL, vae, "vae")
-    if path.endswith(SINGLE_FILES):
-        pipeline = from_single_file(path, config, parts, encodes, denoises)
+    named = {"unet": unet if denoises else None, "vae": vae if encodes else None}
+    replaced = {name: origin for name, origin in named.items() if origin is not None}
+    files = {origin: Checkpoint.of(origin, WHAT[name]) for name, origin in replaced.items() if is_single(origin)}
+    if is_single(path):
+        files[path] = Checkpoint.of(path)
+        home, revision, variant = home_of(files[path], config), None, None
     else:
-        with reaching(path, "a diffusers pipeline"):
-            index = DiffusionPipeline.load_config(path, revision=revision)
-        family = known(str(index.get("_class_name")), path)  # type: ignore[reportAttributeAccessIssue]
-        parts |= left_out(family, encodes, denoises)
-        with reaching(path, "a diffusers pipeline"):
-            pipeline = family.pipeline.from_pretrained(
-                path, revision=revision, variant=variant, dtype=torch.float32, **family.options, **parts
-            )
-    if denoises:
-        require_text_to_image(pipeline, unet or path)
-    if denoises and encodes:
-        require_width(pipeline.unet, width_of(pipeline), unet or path)
-    for name, part in pipeline.components.items():
-        if isinstance(part, nn.Module):
-            require_whole(part, name, {"unet": unet, "vae": vae}.get(name) or path)
+        home = Home.of(path, revision)
+    architecture = Home.of(config, what=CONFIGS) if config else home
+    parts: dict[str, Any] = left_out(home.family, encodes, denoises)
+    for name in ("unet", *home.family.encoders):
+        origin = replaced.get(name, path)
+        if name in parts:
+            continue
+        if name.startswith("tokenizer"):
+            encoder = parts[name.replace("tokenizer", "text_encoder")]
+            parts[name] = load_tokenizer(home.kind(name), home.path, name, encoder, revision)
+        elif origin in files:
+            parts[name] = architecture.filled(name, files[origin])
+        elif name in replaced:
+            parts[name] = from_folder(home.kind(name), origin, (name, ""), WHAT[name], variant=variant)
+        else:
+            what = WHAT.get(name, f"a {name}")
+            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, UNUSED.get(name, ()))
+    with reaching(home.path, "a diffusers pipeline"), parsing():
+        pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:
         pipeline.scheduler = changed(pipeline.scheduler, scheduler)
+    require_known(pipeline, home, replaced.get("unet", path), replaced.get("vae", path))
+    for file in files.values():
+        require_as_trained(file.tensors, file.metadata, pipeline.scheduler, scheduler or {}, file.path)
     return pipeline
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where configs, tokenizers and scheduler of a pipeline are: a folder or hub id.
+
+    Attributes:
+        index: what `model_index.json` says.
+    """
+
+    path: str
+    revision: str | None
+    index: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, path: str, revision: str | None = None, what: str = "a diffusers pipeline") -> "Home":
+        """Read and checked.
+
+        Raises:
+            Refusal: if there is none, or a json file of a local one is broken.
+        """
+        for file in sorted([*Path(path).glob("model_index.json"), *Path(path).glob("*/*.json")]):
+            if file.parent == Path(path) or file.parent.name in PARTS:
+                require_object(file)
+        with reaching(path, what), parsing():
+            index: Any = DiffusionPipeline.load_config(path, revision=revision)
+        return cls(path, revision, index)
+
+    @property
+    def family(self) -> Family:
+        return known(str(self.index.get("_class_name")), self.path)
+
+    def kind(self, name: str) -> Any:
+        """The class of a part."""
+        if name in KINDS:
+            return KINDS[name]
+        entry = self.index.get(name)
+        try:
+            library, kind = entry  # type: ignore[reportGeneralTypeIssues]
+            return getattr({"transformers": transformers}[library], kind)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise Refusal(
+                f"{self.path} names no {name} of transformers in model_index.json (but {entry}); name a whole one."
+            ) from error
+
+    def filled(self, name: str, file: Checkpoint) -> Any:
+        """A network of this architecture with weights from a single file."""
+        kind = self.kind(name)
+        with reaching(self.path, f"the config of {WHAT.get(name, name)}"), parsing():
+            if name in KINDS:
+                settings = kind.load_config(self.path, subfolder=name, revision=self.revision)
+            else:
+                settings = kind.config_class.from_pretrained(self.path, subfolder=name, revision=self.revision)
+        if name in KINDS:
+            return {"unet": file.unet, "vae": file.vae}[name](settings)
+        return file.text_encoder(kind, settings, name)
+
+
+def home_of(file: Checkpoint, config: str | None) -> Home:
+    """Of a single file: what was named, or what diffusers recognises in it, fetched from the hub."""
+    if config is not None:
+        return Home.of(config, what=CONFIGS)
+    try:
+        return Home.of(file.home())
+    except Refusal as refusal:
+        raise Refusal(
+            f"{file.path} could not be read with the configs of the hub ({refusal}); name a folder with them in "
+            "--base.config."
+        ) from refusal
+
+
+def require_object(file: Path) -> None:
+    """Raise a Refusal if a json file is not ours to read, cut, a pointer, or no object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refusal(f"{file} cannot be read ({error.strerror}); get the right to.") from error
+    except ValueError as error:
+        raise Refusal(f"{file} is no JSON ({error}); it may be cut or a git-lfs pointer: fetch it again.") from error
+    if not isinstance(found, dict):
+        raise Refusal(f"{file} holds a {type(found).__name__}, a JSON object is needed; fetch it again.")
 
 
 def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
@@ -121,42 +221,35 @@ def known(kind: str, path: str) -> Family:
     return FAMILIES[kind]
 
 
-def from_single_file(
-    path: str, config: str | None, parts: dict[str, Any], encodes: bool = True, denoises: bool = True
-) -> Any:
-    """A checkpoint in one file, as the first Stable Diffusion and most fine-tunes are distributed.
+def require_known(pipeline: Any, home: Home, unet: str, vae: str) -> None:
+    """Raise a Refusal if parts do not fit together, or something about them would be guessed.
 
     Args:
-        config: folder or hub id of a pipeline of the same architecture, for its configs and tokenizers; None lets
-            diffusers recognise the architecture and fetch them from the hub.
+        unet, vae: where they come from.
     """
-    with reaching(path, "a checkpoint of a whole pipeline"):
-        if config is None:
-            kind = infer_diffusers_model_type(load_single_file_checkpoint(path))
-            family = FAMILIES["StableDiffusionXLPipeline" if kind.startswith("xl") else "StableDiffusionPipeline"]
-    if config is not None:
-        with reaching(config, "the configs of a diffusers pipeline"):
-            family = known(str(DiffusionPipeline.load_config(config).get("_class_name")), config)  # type: ignore[reportAttributeAccessIssue]
-    parts |= left_out(family, encodes, denoises)
-    try:
-        return family.pipeline.from_single_file(path, config=config, dtype=torch.float32, **family.options, **parts)
-    # What is absent is an OSError offline, what does not fit one of the others.
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        remedy = "check that both are of one architecture" if config else "name a folder with them in --base.config"
-        raise Refusal(
-            f"{path} could not be read with the configs of {config or 'the hub'} "
-            f"({' '.join(str(error).split())[:200]}); {remedy}."
-        ) from error
+    if pipeline.unet is not None:
+        require_text_to_image(pipeline, unet)
+    if pipeline.vae is not None:
+        require_known_latents(pipeline.vae, home.family.normalizes, vae)
+        require_one_length(pipeline, home.path)
+    if pipeline.unet is not None and pipeline.vae is not None:
+        require_width(pipeline.unet, width_of(pipeline), unet)
+    require_said(pipeline.scheduler, home.path)
 
 
 def require_text_to_image(pipeline: Any, path: str) -> None:
-    """Refuse inpainting networks and those of another family."""
+    """Refuse inpainting networks, those of another family, and those that are told what is not told here."""
     name, unet = type(pipeline).__name__, pipeline.unet.config
     if unet.in_channels != 4 or unet.addition_embed_type != FAMILIES[name].added:
         raise Refusal(
             f"{path} is a {name} whose UNet takes {unet.in_channels} channels and added condition "
             f"{unet.addition_embed_type}; diffpo tunes text-to-image networks with 4 channels, and added condition "
             f"{FAMILIES[name].added} in such a pipeline."
+        )
+    if untold := [f"{name} {unet[name]}" for name in UNTOLD if unet.get(name) is not None]:
+        raise Refusal(
+            f"{path} has a UNet that is told more than noise, time and prompt ({', '.join(untold)}), which is not "
+            "done here; name another one."
         )
 
 
@@ -174,30 +267,3 @@ def require_width(unet: nn.Module, width: int, path: str) -> None:
                 f"{path} does not fit the text encoders: {layer}.weight takes states of width {module.in_features}, "
                 f"they give {width}; name the base that the UNet was trained with."
             )
-
-
-def require_whole(part: nn.Module, name: str, path: str) -> None:
-    """Diffusers only warns about weights that a file lacks, and leaves them on the meta device."""
-    if absent := [name for name, parameter in part.named_parameters() if parameter.is_meta]:
-        raise Refusal(
-            f"{path} lacks {len(absent)} weights of the {name}, first {absent[0]}; if it was saved with adapters, "
-            "merge them into it (pipe.fuse_lora(), pipe.unload_lora_weights()) and save it again."
-        )
-
-
-def changed(scheduler: Any, overrides: dict[str, Any]) -> Any:
-    """The same scheduler with other settings, which must be settings of it."""
-    if unknown := sorted(overrides.keys() - scheduler.config.keys()):
-        have = ", ".join(sorted(name for name in scheduler.config if not name.startswith("_")))
-        raise Refusal(f"base.scheduler names {', '.join(unknown)}; {type(scheduler).__name__} has {have}.")
-    return type(scheduler).from_config(scheduler.config, **overrides)
-
-
-def from_subfolder(kind: Any, path: str, name: str) -> Any:
-    """Weights of one part: a single file, `path/name` (pipelines, tuned UNets), or the top of `path` (VAEs)."""
-    if Path(path).is_file():
-        return kind.from_single_file(path, dtype=torch.float32)
-    try:
-        return kind.from_pretrained(path, subfolder=name, dtype=torch.float32)
-    except OSError:
-        return kind.from_pretrained(path, dtype=torch.float32)

@@ -9,14 +9,17 @@ import warnings
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import FrozenDict
 from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.blending import Network, Part
-from diffpo.diffusion.kohya import Layer, unet_layers
 from diffpo.diffusion.stored import WEIGHTS, located, weight_files
+from diffpo.lora_files import Layer, LoraFile, read_lora
 from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
 
@@ -44,7 +47,7 @@ class Difference(Part):
 
 @dataclass(frozen=True, eq=False)
 class Adapters(Part):
-    """A LoRA: alpha / rank x up x down for the weight of every layer it has.
+    """A LoRA: alpha / rank x up x down for the weight of every layer it has, or what a DoRA makes of it.
 
     Attributes:
         layers: by the name of the weight.
@@ -64,7 +67,13 @@ class Adapters(Part):
     def offset(self, name: str, theta: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         layer = self.layers[name]
         update = layer.up.double().flatten(1) @ layer.down.double().flatten(1)
-        return update.mul_(layer.alpha / len(layer.down)).reshape(theta.shape)
+        update.mul_(layer.alpha / len(layer.down))
+        if layer.magnitude is not None:
+            before = theta.double().flatten(1)
+            after = update.add_(before)
+            scale = layer.magnitude.double() / after.norm(dim=1)
+            update = after.mul_(scale[:, None]).sub_(before)
+        return update.reshape(theta.shape)
 
 
 def opened(path: str, config: FrozenDict) -> Part:
@@ -91,18 +100,17 @@ def opened(path: str, config: FrozenDict) -> Part:
         require_layout(path, weights)
         return Network(path, weights)
     require_no_old_files(path, place)
-    layers, others = unet_layers(path, config)
-    if others:
-        warnings.warn(
-            f"{path} also changes other networks ({len(others)} weights, first {others[0]}); they are left out.",
-            stacklevel=2,
-        )
-    return adapters(path, layers)
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(config)
+    file = read_lora(path, {"unet": unet})
+    if file.others:
+        warnings.warn(f"{file.beside}; they are left out.", stacklevel=2)
+    return adapters(file)
 
 
-def adapters(source: str, layers: Mapping[str, Layer]) -> Adapters:
-    """A LoRA by the names of its modules, as `diffpo.diffusion.kohya.unet_layers` reads it."""
-    return Adapters(source, {f"{name}.weight": layer for name, layer in layers.items()})
+def adapters(file: LoraFile) -> Adapters:
+    """What a LoRA adds to a UNet."""
+    return Adapters(file.path, {f"{name}.weight": layer for name, layer in file.layers.items()})
 
 
 def require_layout(path: str, weights: Mapping[str, Tensor]) -> None:

@@ -14,9 +14,10 @@ from diffpo.diffusion.judging import read_ahead
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import questions
 from diffpo.draws import Draws
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import PairRow
 from diffpo.shared_work import shared_out
+from diffpo.typed import Field
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Plan:
         seed: of the speakers' draws.
 
     Raises:
-        Refusal: if the strategy needs a captioner or a perturber, and there is none.
+        Refusal: if the strategy needs a captioner or a perturber, and there is none, or retries are negative.
     """
 
     strategy: Strategy
@@ -62,6 +63,7 @@ class Plan:
 
     def __post_init__(self):
         name = self.strategy.name
+        require_at_least(0, retries=self.retries)
         if self.strategy.captioned and self.captioner is None:
             raise Refusal(f"Strategy {name} needs a captioner; name one, e.g. diffpo.captioners.chat.ChatCaptioner.")
         if self.strategy.perturbed is not None and self.perturber is None:
@@ -91,10 +93,10 @@ class Plan:
         """The text of a side that is not captioned; None if it is empty.
 
         Raises:
-            Refusal: if the source lacks the column.
+            Refusal: if the source lacks the column, or holds no text there.
         """
         if self.columns is None:
-            return row.prompts[side] if cleaned(row.prompts[side]) else None
+            return text if cleaned(text := str(row.prompts[side])) else None
         name = self.columns[1 - side if row.turned else side]
         if name not in row.extra:
             have = ", ".join(sorted(row.extra)) or "none"
@@ -102,7 +104,8 @@ class Plan:
                 f"columns names {name!r}, row {row.id} has no such column (it has {have}); write captions with "
                 "--strategy caption first and name that folder as source, or set columns to null for the prompts."
             )
-        return row.extra[name] if cleaned(row.extra[name]) else None
+        found = Field(row.id, name, row.extra[name]).caption()
+        return text if found is not None and cleaned(text := str(found)) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, InitProcessGroupKwargs
 from datasets import Value
 
 from diffpo.captioning import SUMMARY
@@ -16,10 +15,11 @@ from diffpo.diffusion.judging import Question
 from diffpo.diffusion.pair_shards import PairShards, fill, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.diffusion.scoring_pairs import all_scores, read
+from diffpo.refusal import require_at_least
 from diffpo.rows import RowMap
 from diffpo.scoring import Scorer
 from diffpo.sources import Source
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 UNFINISHED = ".captioning"
 CLIP = "openai/clip-vit-large-patch14"
@@ -69,14 +69,16 @@ def caption_pairs(
         What is in `captions.json`: plan and data; `captions` that there are; `empty` answers (after all tries),
         `unanswerable` questions (the picture cannot be read, or there is no text to perturb), answers that were
         `retried`, and pairs that have to `fallback`; the share of pairs with `equal` captions; the distribution of
-        `words` and `tokens`; the share `truncated` at the tokenizer's `limit`; and the `gap` of the scores.
+        `words` and `tokens`; the share `truncated` at the tokenizer's `limit`; the `gap` of the scores, and how many
+        captions the scorer `cut` for them; and `notes` on some of the pairs.
 
     Raises:
         Refusal: if the source, a model, the tokenizer or the scorer cannot be used, no pair gets two captions, or
             the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_at_least(1, batch_size=batch_size)
+    state = joined()
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
     with state.main_process_first():
@@ -100,12 +102,13 @@ def caption_pairs(
     state.wait_for_everyone()  # nobody writes before all have looked
     work = Texts(pairs, plan, folder.unfinished, identity, batch_size)
     texts = work.all()
-    about = {**identity, **summarized(texts, (work.captions, work.perturbed), counter)}
+    about = {**identity, **summarized(texts, (work.captions, work.perturbed), counter), "notes": dict(pairs.notes)}
     if scorer is not None:
         numbers = [number for number, text in texts.items() if text["caption"] is not None]
         asked = partial(about_captions, pairs, texts)
         scores = all_scores(numbers, asked, scorer, folder.unfinished / "scores", identity, batch_size)
-        about["gap"] = gap(scores, len(pairs))
+        said = {str(texts[number]["caption"]) for number in numbers}
+        about["gap"] = gap(scores, len(pairs)) | {"cut": scorer.count_cut(sorted(said))}
     fill(folder, shards, texts)
     if state.is_main_process:
         folder.finish(about, shards.names)

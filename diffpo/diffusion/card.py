@@ -10,10 +10,10 @@ from PIL import Image
 
 from diffpo.card import closing, opening, paths
 from diffpo.core import Objective
-from diffpo.diffusion.bases import SINGLE_FILES
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.loading import StableDiffusion
+from diffpo.diffusion.single_files import is_single
 from diffpo.hub import LICENSES, is_hub_id
 from diffpo.sources import Source
 
@@ -92,7 +92,7 @@ def sources(source: Source) -> list[str]:
 
 def snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
     """Python that loads the result: with diffusers alone, but for parts that diffusers does not know."""
-    single = base.path.endswith(SINGLE_FILES)
+    single = is_single(base.path)
     named = {"config": base.config} if single else {"revision": base.revision, "variant": base.variant}
     options = "".join(f", {name}={value!r}" for name, value in named.items() if value is not None)
     load, full = "from_single_file" if single else "from_pretrained", base.adapter is None

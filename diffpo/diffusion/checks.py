@@ -1,14 +1,37 @@
 """What can be found out about a base before hours are spent on it."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
+from diffpo.adapters import Adapter
+from diffpo.core import Objective
 from diffpo.diffusion.denoiser import Denoiser, Epsilon, ImageBatch, Prediction, Velocity
+from diffpo.diffusion.noising import Noising
+from diffpo.diffusion.user_branch import UserBranch
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
+from diffpo.rows import RowMap
+from diffpo.user_rows import ForUser
 
 TIMES = (0.4, 0.6, 0.8)
+SILENT = 1e-4  # signal coefficient below which a picture is gone: a signal-to-noise ratio of 1e-8
+
+
+def require_users(adapter: Adapter | None, rows: Sequence[RowMap]) -> None:
+    """Raise a Refusal if a base that hears users is not told of any, or one that hears none is told."""
+    hears, told = isinstance(adapter, UserBranch), any(isinstance(row_map, ForUser) for row_map in rows)
+    if hears and not told:
+        raise Refusal(
+            "UserBranch learns from pairs of which it is told who judged them, and is told of nobody; add "
+            "diffpo.user_rows.ForUser to data.rows."
+        )
+    if told and not hears:
+        raise Refusal(
+            "ForUser tells who judged a pair, and this base hears no users; set base.adapter to "
+            "diffpo.diffusion.user_branch.UserBranch, or take the map out of data.rows."
+        )
 
 
 @torch.no_grad()
@@ -42,3 +65,31 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
                 f"{error:.3f} against {errors[said]:.3f}); set "
                 f"--base.scheduler.prediction_type {name}, or correct it in scheduler/scheduler_config.json."
             )
+
+
+def silent_times(objective: Objective, denoiser: Denoiser) -> str:
+    """A sentence about times that a run draws though nothing of the pictures is left there; empty if there are none.
+
+    At zero terminal SNR (arXiv:2305.08891) both sides of a pair are the same noise at the last time, and v-prediction
+    reads its noise off the latents alone: no gradient comes from there.
+    """
+    for noising in noisings(objective):
+        times = noising.met(len(denoiser.a))
+        silent = times[denoiser.a.cpu()[times] < SILENT].unique().tolist()
+        if silent:
+            return (
+                f"Of {len(times)} times that pairs may be compared at, {len(silent)} (t = {silent[-1]}, say) leave "
+                f"nothing of a picture (signal {denoiser.a[silent[-1]].item():.1g}): pairs drawn there teach nothing. "
+                "Leave them out in objective.noising.times, e.g. by "
+                f"diffpo.diffusion.noising.Uniform with high {silent[0]}."
+            )
+    return ""
+
+
+def noisings(part: object) -> Iterator[Noising]:
+    """All in an objective, however deep."""
+    for value in vars(part).values():
+        if isinstance(value, Noising):
+            yield value
+        elif isinstance(value, Objective):
+            yield from noisings(value)

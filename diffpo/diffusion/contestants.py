@@ -15,10 +15,10 @@ from diffpo.blending import Network, Part, shift
 from diffpo.diffusion.bases import FAMILIES, load_base
 from diffpo.diffusion.blending import adapters, opened, require_known_range
 from diffpo.diffusion.drawing import digest
-from diffpo.diffusion.kohya import unet_layers
-from diffpo.diffusion.negatives import require_layers
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
-from diffpo.hub import reaching
+from diffpo.files import require_folder, require_name
+from diffpo.lora_files import read_lora
+from diffpo.lora_layers import put, put_text
 from diffpo.refusal import Refusal
 from diffpo.scoring import Scorer, scored_by
 from diffpo.tables import PICTURES, folder_of
@@ -27,6 +27,9 @@ NEGATIVE = {
     StableDiffusionPipeline: StableDiffusionNegativePipeline,
     StableDiffusionXLPipeline: StableDiffusionXLNegativePipeline,
 }
+ENCODERS = ("text_encoder", "text_encoder_2")
+# What an evaluation writes beside the folders of its models.
+TAKEN = ("config.yaml", "report.json", "report.html", "before_after.png", "geneval", "guidance")
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
 
 
@@ -38,7 +41,7 @@ class Model:
         name: in tables and folders.
         base: hub id, folder or single file of a pipeline.
         unet: a UNet that replaces the base's: hub id, folder (what `train_diffusion_dpo.py` wrote), or file.
-        lora: adapters on top: hub id, folder or file.
+        lora: adapters on top, of the UNet, text encoders or both: hub id, folder or file of any trainer's layout.
         negative: what guidance leads away from (arXiv:2505.11245), tuned from the base on reversed preference: hub id,
             folder or file of a UNet, a LoRA or a difference (`scripts/mix_negative.py`). The network in the negative
             half is base + alpha (unet and lora - base) + mix (negative - base).
@@ -53,7 +56,7 @@ class Model:
             with a `prompts.jsonl` that has `prompt` and, where it is not 00000.png and so on, `file` of each.
 
     Raises:
-        Refusal: if it names both a base and pictures, or neither.
+        Refusal: if it names both a base and pictures, or neither, or its name cannot be that of a folder.
     """
 
     name: str
@@ -73,8 +76,7 @@ class Model:
     def __post_init__(self):
         if (self.base is None) == (self.pictures is None):
             raise Refusal(f"Model {self.name!r} needs a base to draw with, or a folder of pictures: one of the two.")
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise Refusal(f"{self.name!r} is to be the name of a model and of its folder; use letters and digits.")
+        require_name(self.name, "a model", TAKEN)
 
     def load(self) -> Any:
         """A pipeline in fp32.
@@ -106,7 +108,7 @@ class Model:
         if self.unet is not None:
             parts.append((self.alpha, Network(self.unet, unet)))
         if self.lora is not None:
-            parts.append((self.alpha, adapters(self.lora, unet_layers(self.lora, mixed.config)[0])))
+            parts.append((self.alpha, adapters(read_lora(self.lora, {"unet": mixed}))))
         shift(mixed, parts)
         return mixed
 
@@ -132,6 +134,7 @@ class Model:
             Refusal: if they are not that many, or belong to other prompts.
         """
         folder = Path(self.pictures or "")
+        require_folder(folder, f"the pictures of {self.name!r}")
         listing = folder / "prompts.jsonl"
         if listing.exists():
             lines = [json.loads(line) for line in listing.read_text().splitlines()]
@@ -160,25 +163,25 @@ class Model:
 
 
 def add_lora(pipeline: Any, path: str) -> None:
-    """Load adapters into the networks of a pipeline.
+    """Put adapters into the UNet and the text encoders of a pipeline, as many as the file has.
 
     Raises:
         Refusal: if they are for another architecture, naming a layer that does not fit.
     """
-    with reaching(path, "a LoRA"):
-        state, *_ = type(pipeline).lora_state_dict(path, unet_config=pipeline.unet.config)
-    require_layers([name.removeprefix("unet.") for name in state if name.startswith("unet.")], pipeline.unet, path)
-    try:
-        pipeline.load_lora_weights(path)
-    except RuntimeError as error:
-        raise Refusal(
-            f"{path} was trained for another base: {' '.join(str(error).split())[:300]}; name the base it belongs to."
-        ) from error
+    encoders = {name: part for name, part in pipeline.components.items() if name in ENCODERS and part is not None}
+    file = read_lora(path, {"unet": pipeline.unet} | encoders)
+    if file.others:
+        raise Refusal(f"{file.beside}, which {type(pipeline).__name__} does not have; name the base it belongs to.")
+    if file.layers:
+        put(pipeline.unet, file.layers, "lora")
+    for name, encoder in encoders.items():
+        if file.parts[name]:
+            put_text(encoder, file.parts[name], "lora")
 
 
 def require_distinct(models: list[Model], output_dir: Path) -> None:
     """Raise a Refusal if there are no models, two of one name, or one whose own files are where its pictures go."""
-    names = Counter(model.name for model in models)
+    names = Counter(model.name.casefold() for model in models)  # some disks take both cases for one
     if not names:
         raise Refusal("There are no models to compare; name some in `models`.")
     if doubled := [name for name, count in names.items() if count > 1]:

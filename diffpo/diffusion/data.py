@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,19 +15,20 @@ from diffpo.diffusion.bare_prompts import PromptReader
 from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.encoded_reader import EncodedReader
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen
+from diffpo.diffusion.pixels import Example, PixelReader, Reader, Seen, gathered
+from diffpo.diffusion.rows import TextPrompts
 from diffpo.diffusion.stream import PATIENCE, ImageStream
 from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Groups, Order, Pick, Shapes, Share, Users
-from diffpo.pairs import Pairs, PairTable, became, open_tables
-from diffpo.refusal import Refusal
-from diffpo.rows import DropTies, RowMap
+from diffpo.pairs import PairTable, RowPairs, became, open_tables
+from diffpo.refusal import Refusal, require_at_least
+from diffpo.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.sources import Source
 from diffpo.streams import Stream, open_streams
 from diffpo.unpaired import PromptsOnly
 from diffpo.user_rows import ForUser
-from diffpo.workers import bytes_of, from_workers
+from diffpo.workers import at_most, bytes_of, from_workers
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class PairData:
         framing: how pictures are cropped and flipped.
         caption_dropout: share of pairs whose caption is emptied, on both sides at once, so that the unconditional
             half of classifier-free guidance is tuned too.
-        workers: processes per device that decode pictures; 0 decodes in the training process.
+        workers: processes per device that decode pictures, 4 where there are as many cores; 0 decodes in the training
+            process.
         stream: null opens a table; otherwise the source is read as a stream, and the run needs `fit.steps`.
         together: pairs of one shape that follow one another, where there are several shapes (framing.bucket_step); a
             multiple of fit.per_device_batch_size.
@@ -50,20 +53,23 @@ class PairData:
             repeats them. For diffpo.remembered.Remembered.
 
     Raises:
-        Refusal: if a number is out of its range, or what is asked for does not go together.
+        Refusal: if a number is out of its range, row maps stand in a wrong order, or what is asked for does not go
+            together.
     """
 
     source: Source
     rows: list[RowMap] = field(default_factory=lambda: [DropTies()])
     framing: Framing = field(default_factory=Framing)
     caption_dropout: float = 0.2
-    workers: int = 4
+    workers: int = field(default_factory=partial(at_most, 4))
     stream: Stream | None = None
     together: int = 16
     per_user: int | None = None
     cycle: int | None = None
 
     def __post_init__(self):
+        require_at_least(0, **{"data.workers": self.workers})
+        require_order(self.rows)
         for name, count in (("together", self.together), ("per_user", self.per_user), ("cycle", self.cycle)):
             if count is not None and count < 1:
                 raise Refusal(f"data.{name} must be at least 1, got {count}.")
@@ -84,12 +90,12 @@ class PairData:
         return all(isinstance(layout, EncodedPairs) for layout in self.source.layouts)
 
     def open(self, seed: int = 0) -> "ImagePairs | ImageStream":
-        reader = self.reader(seed)
+        reader, maps = self.reader(seed), [*self.rows, TextPrompts()]
         if self.stream is None:
-            tables = open_tables(self.source, self.rows, seed)
+            tables = open_tables(self.source, maps, seed)
             weights = self.source.shares([len(table) for table in tables])
             return ImagePairs(tables, weights, reader, self.workers, self.together, self.cycle, self.per_user)
-        streams = open_streams(self.source, self.rows, seed, self.stream.buffer)
+        streams = open_streams(self.source, maps, seed, self.stream.buffer)
         return ImageStream(streams, self.source.shares([None for _ in streams]), reader, self.workers)
 
     def reader(self, seed: int) -> Reader:
@@ -112,7 +118,7 @@ class PairData:
         return EncodedReader.of(encoded, self.framing, self.caption_dropout, seed)
 
 
-class ImagePairs(Pairs, Dataset[Example]):
+class ImagePairs(RowPairs, Dataset[Example]):
     """Pairs of pictures of one or several tables, read when they are visited.
 
     Attributes:
@@ -151,6 +157,13 @@ class ImagePairs(Pairs, Dataset[Example]):
     @property
     def size(self) -> int:
         return self.groups.epoch if self.groups else sum(map(len, self.tables))
+
+    @property
+    def sizes(self) -> set[int]:
+        return set[int]().union(*(table.sizes for table in self.tables))
+
+    def sample(self) -> list[PairRow]:
+        return [row for table in self.tables for row in table.sample()]
 
     def __getitem__(self, pick: Pick) -> Example:
         """The picked pair, or the next one in its table (of its shape) whose pictures can all be read.
@@ -205,8 +218,9 @@ class ImagePairs(Pairs, Dataset[Example]):
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
-        broken, enlarged = self.seen.everywhere()
-        unreadable = sorted({row for _, row in broken})
-        passed_over = f"; {len(unreadable)} with an unreadable picture were passed over: rows {unreadable[:10]}"
-        told = became(self.tables, passed_over if unreadable else "")
-        return f"{told}{enlarged}{self.reader.report()}"
+        (broken, enlarged), identical = self.seen.everywhere(), gathered(self.seen.identical)
+        passed_over = ""
+        for pairs, what in ((broken, "with an unreadable picture"), (identical, "with the same picture on all sides")):
+            if rows := sorted({row for _, row in pairs}):
+                passed_over += f"; {len(rows)} {what} were passed over: rows {rows[:10]}"
+        return f"{became(self.tables, passed_over)}{enlarged}{self.reader.report()}"

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffpo.core import PairLabels
+from diffpo.diffusion.schedules import require_ddpm
 from diffpo.refusal import Refusal
 
 
@@ -194,13 +195,17 @@ class Denoiser:
         """Read path and prediction off any diffusers scheduler of the DDPM family (zero-terminal-SNR included).
 
         Raises:
-            Refusal: if the scheduler's `prediction_type` is neither "epsilon" nor "v_prediction".
+            Refusal: if the scheduler is of no DDPM family, or its `prediction_type` neither "epsilon" nor
+                "v_prediction".
         """
+        require_ddpm(scheduler)
         predictions = {"epsilon": Epsilon(), "v_prediction": Velocity()}
         kind = scheduler.config.get("prediction_type")
-        if kind not in predictions:
+        if kind not in list(predictions):
             raise Refusal(f"The base's scheduler has prediction_type {kind!r}; known are {', '.join(predictions)}.")
-        ddpm: Any = DDPMScheduler.from_config(scheduler.config)
+        # Without the note of which settings are defaults: those of another class are others.
+        settings = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+        ddpm: Any = DDPMScheduler.from_config(settings)
         alpha_bar = ddpm.alphas_cumprod
         return cls(unet, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), predictions[kind])
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -22,11 +21,11 @@ from diffpo.diffusion.user_chunks import Cut, SupportChunk
 from diffpo.digests import read_json
 from diffpo.embedders.embedder import Shown, UserEmbedder
 from diffpo.ledger import write_json
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import RowMap
 from diffpo.sources import Source
 from diffpo.users import ENDING, INDEX, SUMMARY, TYPES, Precision, shard_names, write_index, write_shard
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 UNFINISHED = ".embedding"
 
@@ -154,7 +153,8 @@ def embed_users(
             embedding does not fit the type, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_at_least(1, batch_size=batch_size)
+    state = joined()
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
     folder.require_ours()
     with state.main_process_first():

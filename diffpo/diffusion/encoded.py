@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, List, Value
 
 from diffpo import arrow
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.prompt_states import PromptStates
 from diffpo.digests import read_json, require_written
+from diffpo.files import require_folder
 from diffpo.ledger import require_same
 from diffpo.pictures import BrokenImage
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.sources import Layout, Refer
+from diffpo.typed import asked
 
 SUMMARY = "encoding.json"
 PAIRS = "pairs"
@@ -27,14 +29,16 @@ VARIANTS = ("", "flipped_")  # in front of the columns of the crop as it is, and
 BINARY, NUMBER = Value("binary"), Value("float64")
 
 
-def columns(k: int, variants: Sequence[str], extra: Features) -> Features:
+def columns(k: int, variants: Sequence[str], extra: Features, several: bool = False) -> Features:
     """Of the table of pairs; latents are mean, then deviation.
 
     Args:
         extra: the light columns of the source.
+        several: whether some rows have several captions, so that all have lists of them.
     """
     light = {"id": Value("int64"), "prob": NUMBER, "weight": NUMBER, "shape": Value("int32")}
-    light |= dict.fromkeys(of_sides("prompt", k), Value("string")) | dict.fromkeys(of_sides("score", k), NUMBER)
+    prompt = List(Value("string")) if several else Value("string")
+    light |= dict.fromkeys(of_sides("prompt", k), prompt) | dict.fromkeys(of_sides("score", k), NUMBER)
     light |= {f"{EXTRA}{name}": feature for name, feature in extra.items()}
     latents = {name: BINARY for variant in variants for name in [*latents_of(k, variant), f"{variant}time_ids"]}
     return Features(light | latents)
@@ -145,6 +149,7 @@ class EncodedPairs(Layout):
     @cached_property
     def encoding(self) -> dict[str, Any]:
         """What `diffpo.diffusion.encoding.encode_pairs` says of them."""
+        require_folder(self.folder, "encoded pairs")
         file = self.folder / SUMMARY
         if not file.exists():
             raise Refusal(
@@ -185,12 +190,12 @@ class EncodedPairs(Layout):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         return PairRow(
             record["id"],
-            tuple([record[name] for name in self._prompts]),
-            tuple([EncodedPicture(side, record, cell) for side in self._sides]),
-            record["prob"],
-            tuple([record[name] for name in self._scores]),
-            record["weight"],
-            Extra(record),
+            **asked(record["id"], record, *self._prompts),
+            candidates=tuple([EncodedPicture(side, record, cell) for side in self._sides]),
+            prob=record["prob"],
+            scores=tuple([record[name] for name in self._scores]),
+            weight=record["weight"],
+            extra=Extra(record),
         )
 
     @cached_property

@@ -67,6 +67,9 @@ class EncodedReader(Reader):
         mean, std, time_ids = map(np.stack, zip(*pictures, strict=True))
         return EncodedView(mean, std, time_ids)
 
+    def is_one(self, view: EncodedView) -> bool:
+        return len(view.mean) > 1 and bool((view.mean == view.mean[:1]).all())
+
     def collate(self, examples: list[Example]) -> EncodedBatch:
         views: list[EncodedView] = [example.view for example in examples]
         mean, std, time_ids = (torch.from_numpy(np.stack(part, axis=1)) for part in zip(*views, strict=True))
@@ -80,6 +83,7 @@ class EncodedReader(Reader):
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),
             broken=tuple(row for example in examples for row in example.broken),
+            identical=tuple(row for example in examples for row in example.identical),
             enlarged=count_enlarged(time_ids),
         )
 

@@ -24,6 +24,7 @@ from diffpo.diffusion.pixels import decoded
 from diffpo.pairs import PairTable
 from diffpo.pictures import BrokenImage
 from diffpo.rows import PairRow
+from diffpo.typed import captions
 from diffpo.workers import from_workers
 
 
@@ -107,7 +108,7 @@ class EncodedShards(Shards):
 
     @property
     def features(self) -> Features:
-        return columns(self.k, self.variants, self.pairs.light.features)
+        return columns(self.k, self.variants, self.pairs.light.features, self.pairs.several)
 
     def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         mine = [n for name in names for n in self.files[name]]
@@ -166,9 +167,10 @@ class EncodedShards(Shards):
     def line(self, row: PairRow, shape: int) -> dict[str, Any]:
         """A record without its posteriors."""
         extra = {f"{EXTRA}{name}": row.extra.get(name) for name in self.pairs.light.column_names}
+        texts = [list(captions(prompt)) if self.pairs.several else str(prompt) for prompt in row.prompts]
         prompts, scores = (
             dict(zip(of_sides(what, self.k), values, strict=True))
-            for what, values in (("prompt", row.prompts), ("score", row.scores))
+            for what, values in (("prompt", texts), ("score", row.scores))
         )
         ours = {"id": row.id, "prob": row.prob, "weight": row.weight, "shape": shape}
         return dict.fromkeys(self.features) | ours | prompts | scores | extra

@@ -13,6 +13,7 @@ from diffpo.diffusion.bare_prompts import PromptBatch
 from diffpo.diffusion.bases import FAMILIES
 from diffpo.diffusion.conditioning import Conditioner
 from diffpo.diffusion.denoiser import Conditioning, ImageBatch
+from diffpo.diffusion.latents import statistics
 from diffpo.diffusion.pixels import PixelBatch
 from diffpo.draws import Draws
 
@@ -28,6 +29,7 @@ class EncodedBatch:
         scaling: what latents are multiplied by (`scaling_factor` of the VAE).
         epoch, row: keys of the batch's random draws.
         broken: epochs and ids of pairs passed over because a picture could not be read.
+        identical: the same of pairs whose sides are the same picture.
         enlarged: how many pictures had to be enlarged, as far as is known.
     """
 
@@ -39,6 +41,7 @@ class EncodedBatch:
     epoch: tuple[int, ...]
     row: tuple[int, ...]
     broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
     enlarged: int = 0
 
     @property
@@ -108,8 +111,8 @@ class Encoder:
     def __call__(self, raw: PixelBatch) -> EncodedBatch:
         """A batch that is on the encoders' device."""
         mean, std = (x.unflatten(0, raw.pixels.shape[:2]) for x in self.posterior(raw.pixels.flatten(0, 1)))
-        scaling = self.vae.config.scaling_factor
-        return EncodedBatch(mean, std, scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, raw.broken)
+        scaling, passed_over = self.vae.config.scaling_factor, (raw.broken, raw.identical)
+        return EncodedBatch(mean, std, scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, *passed_over)
 
     @torch.no_grad()
     def blank(self, raw: PromptBatch) -> ImageBatch:
@@ -120,10 +123,14 @@ class Encoder:
 
     @torch.no_grad()
     def posterior(self, pixels: UInt8[Tensor, "n 3 H W"]) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
-        """Mean and deviation, computed on a bounded number of pixels at a time."""
+        """Mean and deviation, computed on a bounded number of pixels at a time; normalized by channel if the VAE's
+        config says so, but not yet scaled."""
         parts = pixels.split(at_a_time(pixels))
         found = [self.vae.encode(some.float() / 127.5 - 1).latent_dist for some in parts]
         mean, std = torch.cat([part.mean for part in found]), torch.cat([part.std for part in found])
+        if (of_channels := statistics(self.vae)) is not None:
+            center, width = of_channels
+            mean, std = (mean - center) / width, std / width
         return mean.contiguous(), std.contiguous()  # or the UNet's bits would depend on the layout the VAE happened on
 
 

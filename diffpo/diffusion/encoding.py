@@ -24,14 +24,17 @@ from diffpo.diffusion.fingerprint import encoders
 from diffpo.diffusion.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.pixels import PixelReader
 from diffpo.diffusion.prompt_states import DTYPES, PromptShards
+from diffpo.diffusion.rows import TextPrompts
+from diffpo.diffusion.schedules import require_ddpm
 from diffpo.diffusion.stream import PATIENCE
 from diffpo.digests import read_json
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pairs import PairTable, open_tables
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Layout
 from diffpo.stopping import orderly
+from diffpo.typed import captions
 from diffpo.unpaired import PromptsOnly
 from diffpo.workfolder import WorkFolder
 
@@ -89,19 +92,20 @@ def encode_pairs(
 
     Returns:
         What is in `encoding.json`: what the numbers depend on; `pairs` and `ids` (rows of the source, kept or not),
-        `k`, `unreadable` pairs, `prompts`, how many of them were `truncated` to the `longest`, `scaling` of the
-        latents, their `shapes`, and `bytes`.
+        `notes` on some of them, `k`, `unreadable` pairs, `prompts`, how many of them were `truncated` to the
+        `longest`, `scaling` of the latents, their `shapes`, and `bytes`.
 
     Raises:
-        Refusal: if the source cannot be used or encoded, its pictures cannot be read, or the folder holds something
-            else or is too small.
+        Refusal: if the base is none that is computed, the source cannot be used or encoded, its pictures cannot be
+            read, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
+    require_at_least(1, batch_size=batch_size)
     state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING, remade=True)
     require_encodable(data)
     folder.require_ours()
     with state.main_process_first():
-        [pairs] = open_tables(data.source, data.rows, seed)
+        [pairs] = open_tables(data.source, [*data.rows, TextPrompts()], seed)
     prompts, digest = surveyed(pairs, silent=not state.is_main_process)
     identity = {
         **encoders(base),
@@ -118,7 +122,9 @@ def encode_pairs(
         return finished
     PixelReader(data.framing, 0.0, seed)((0, pairs[n]) for n in range(min(PATIENCE, len(pairs))))
     device: Any = state.device
-    encoder = Encoder.of(load_pipeline(base, denoises=False), DTYPES[dtype]).to(device)
+    parts = load_pipeline(base, denoises=False)
+    require_ddpm(parts.scheduler)  # or training on what was encoded would be refused
+    encoder = Encoder.of(parts, DTYPES[dtype]).to(device)
     pair_shards = EncodedShards(
         as_given(pairs), data.framing, encoder, POSTERIORS[dtype], batch_size, data.workers, device
     )
@@ -131,7 +137,7 @@ def encode_pairs(
     if state.is_main_process:
         folder.gather()
         copied = copy_scores(data.source.layouts[0].folder, folder.path)
-        told = {"datasets": sources(data.source), "ids": pairs.ids}
+        told = {"datasets": sources(data.source), "ids": pairs.ids, "notes": dict(pairs.notes)}
         names = [*pair_shards.files, *prompt_shards.files, *copied]
         folder.finish({**identity, **told, **summary(folder.path, pair_shards, prompt_shards)}, names)
     state.wait_for_everyone()
@@ -165,7 +171,7 @@ def surveyed(pairs: PairTable, silent: bool) -> tuple[list[str], str]:
     prompts, digest = {"": None}, hashlib.sha256()
     for n in tqdm(range(len(pairs)), desc="reading rows", delay=5, disable=silent):
         row = pairs[n]
-        prompts |= dict.fromkeys(map(str, row.prompts))  # never null by now
+        prompts |= dict.fromkeys(text for prompt in row.prompts for text in captions(prompt))
         digest.update(json.dumps([row.id, row.prompts, row.prob, row.scores, row.weight]).encode())
     return list(prompts), digest.hexdigest()[:16]
 

@@ -19,7 +19,7 @@ from diffpo.diffusion.contestants import warnings
 from diffpo.diffusion.drawing import Sampling, draw, draw_or_copy
 from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
-from diffpo.evaluation import Evaluation, Numbers, compared, summary, table, versions
+from diffpo.evaluation import Evaluation, Numbers, compared, cut_short, summary, table, versions
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
 from diffpo.pictures import BrokenImage, read_image
@@ -70,7 +70,10 @@ def contest(
         "guidance": shared(entry["guidance"] for entry in about.values()),
         "steps": sampling.steps,
         "versions": versions(),
-        "scorers": {scorer.name: scorer.identity for scorer in judges.scorers},
+        "scorers": {
+            scorer.name: scorer.identity | {"cut": scorer.count_cut(list(dict.fromkeys(prompts)))}
+            for scorer in judges.scorers
+        },
         "models": models,
         "pairs": compared(numbers, judges.names),
         "warnings": warned,
@@ -178,7 +181,7 @@ class SideBySide(Evaluation):
         }
         found = contest(pictures, asked, Judges(self.scorers), self.sampling, about)
         report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
-        warned = found["warnings"] + warnings({"tuned": [str(output_dir)]}, self.scorers)
+        warned = [*found["warnings"], *warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
         report |= {"warnings": warned, "guidance_sweep": None} | headline(report)
         if state.is_main_process:
             write_report(report, output_dir)

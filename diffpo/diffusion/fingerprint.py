@@ -1,15 +1,18 @@
 """What posteriors and text states depend on, so that encoded pairs never meet another VAE or text encoder."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from diffpo.diffusion.bases import SINGLE_FILES
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoded import EncodedPairs
+from diffpo.diffusion.latents import NORMALIZED
 from diffpo.diffusion.loading import StableDiffusion
+from diffpo.diffusion.single_files import is_single
+from diffpo.diffusion.stored import loaded_files
 from diffpo.hub import reaching
 from diffpo.ledger import require_same
 
@@ -21,15 +24,24 @@ def encoders(base: StableDiffusion) -> dict[str, Any]:
 
     Weights on disk are known by what is in them, wherever they lie; those of the hub by name, revision and variant.
     """
-    config = base.config if base.path.endswith(SINGLE_FILES) else base.path
+    config = base.config if is_single(base.path) else base.path
     with reaching(config or base.path, "a diffusers pipeline"):
         index: Any = DiffusionPipeline.load_config(config, revision=base.revision) if config else {}
     return {
         "vae": named(base, ["vae"]) if base.vae is None else weights(base.vae, ["vae", ""]),
         "text_encoders": named(base, list(TEXT_ENCODERS)),
-        "single_file_config": base.config if base.path.endswith(SINGLE_FILES) else None,
+        "single_file_config": base.config if is_single(base.path) else None,
         "empty_prompt_is_zeros": bool(index.get("force_zeros_for_empty_prompt")),
+        **normalization(base),
     }
+
+
+def normalization(base: StableDiffusion) -> dict[str, list[float]]:
+    """What the config of a VAE on disk says of its latents by channel, if it says something; names tell the others."""
+    origin = Path(base.vae or (base.config if is_single(base.path) else None) or base.path)
+    found = [place / "config.json" for place in (origin / "vae", origin) if (place / "config.json").exists()]
+    config = json.loads(found[0].read_text()) if found else {}
+    return {name: config[name] for name in NORMALIZED if config.get(name) is not None}
 
 
 def named(base: StableDiffusion, parts: list[str]) -> str:
@@ -43,18 +55,12 @@ def weights(path: str, parts: list[str], variant: str | None = None) -> str:
     root = Path(path)
     if not root.exists():
         return path
-    files = [root] if root.is_file() else [file for part in parts for file in weight_files(root / part, variant)]
+    files = [root] if root.is_file() else [file for part in parts for file in loaded_files(root / part, variant)]
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return f"sha256 {digest.hexdigest()[:16]}"
-
-
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """Those that are loaded: safetensors before bin, the variant before the others."""
-    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    return [file for file in found if (f".{variant}" in file.stem if variant else "." not in file.stem)] or found
 
 
 def require_encoded_for(base: StableDiffusion, data: PairData) -> None:
@@ -65,4 +71,5 @@ def require_encoded_for(base: StableDiffusion, data: PairData) -> None:
     wanted = encoders(base)
     remedy = "encode the pairs anew with scripts/encode_pairs.py, or train the base that they were encoded for"
     for source in sources:
-        require_same({key: source.encoding[key] for key in wanted}, wanted, source.folder, remedy)
+        compared = wanted.keys() | (source.encoding.keys() & set(NORMALIZED))
+        require_same({key: source.encoding.get(key) for key in compared}, wanted, source.folder, remedy)

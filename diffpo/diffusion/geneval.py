@@ -22,7 +22,7 @@ def write_geneval(files: Sequence[Path], records: Sequence[Mapping[str, Any]], f
     per_prompt = len(files) // len(records)
     for number, record in enumerate(records):
         place = folder / f"{number:05d}"
-        with writing(str(place), "Free some space and run the same command again."):
+        with writing(str(place), "then run the same command again"):
             (place / "samples").mkdir(parents=True, exist_ok=True)
             (place / "metadata.jsonl").write_text(json.dumps(dict(record)) + "\n")
             for sample, file in enumerate(files[number * per_prompt : (number + 1) * per_prompt]):

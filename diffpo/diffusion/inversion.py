@@ -87,6 +87,15 @@ class Inversion(Noising):
     def by(self, policy: Denoiser, reference: Reference | None, implied: Implied) -> Float[Tensor, "k n *picture"]:
         """The noise that follows from whoever inverts, without gradient."""
 
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        step = timesteps // self.steps
+        shifts = torch.arange(max(1, step - 1) if self.jitter else 1)
+        return (self.ends(timesteps)[:, None] - shifts).flatten()
+
+    def ends(self, timesteps: int) -> Int[Tensor, " steps"]:
+        """The grid before it is shifted."""
+        return torch.arange(1, self.steps + 1) * timesteps // self.steps - 1
+
     def grid(self, timesteps: int, draws: Draws) -> Int[Tensor, "b steps"]:
         """Each row's times, rising; the clean picture comes before the first. Time 0, where noise is hardly there and
         cannot be told, is in none of them."""
@@ -95,9 +104,8 @@ class Inversion(Noising):
                 f"Inversion in {self.steps} steps needs a schedule of at least {2 * self.steps} timesteps, this one "
                 f"has {timesteps}; lower noising.steps."
             )
-        ends = torch.arange(1, self.steps + 1) * timesteps // self.steps - 1
         shift = draws.integers("shift", timesteps // self.steps - 1) if self.jitter else torch.zeros(len(draws.row))
-        return ends - shift.long()[:, None]
+        return self.ends(timesteps) - shift.long()[:, None]
 
     def walk(
         self,

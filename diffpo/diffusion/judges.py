@@ -16,6 +16,7 @@ from tqdm import tqdm
 from diffpo.diffusion.judging import Question, Scores, judged
 from diffpo.digests import THREADS, digest_of
 from diffpo.evaluation import Numbers
+from diffpo.files import require_name
 from diffpo.ledger import Ledger
 from diffpo.pictures import read_image
 from diffpo.refusal import Refusal
@@ -45,12 +46,14 @@ class Judges:
     """Scorers, and where what they say is kept.
 
     Raises:
-        Refusal: if there are none, or two of one name.
+        Refusal: if there are none, two of one name, or one whose name cannot be that of a folder.
     """
 
     scorers: Sequence[Scorer]
 
     def __post_init__(self):
+        for scorer in self.scorers:
+            require_name(scorer.name, "a scorer")
         names = Counter(scorer.name for scorer in self.scorers)
         if not names:
             raise Refusal("An evaluation needs at least one scorer.")

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, InitProcessGroupKwargs
 from PIL import Image
 
 from diffpo.captioning import Interrupted
@@ -21,12 +20,12 @@ from diffpo.draws import Draws
 from diffpo.embedders.embedder import Shown
 from diffpo.files import writing
 from diffpo.ledger import REMEDY
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import PairRow, RowMap
 from diffpo.shared_work import shared_out
 from diffpo.sources import Source
 from diffpo.user_judging import Choice, Example, Heard, UserJudge, UserQuestion, Verdict, summed_up
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 REPORT = "report.json"
 VERDICTS = "verdicts.jsonl"
@@ -144,7 +143,8 @@ def judge_users(
             to judge or no picture can be read, or the output folder holds something else.
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_at_least(1, batch_size=batch_size)
+    state = joined()
     folder = WorkFolder(Path(output_dir), REPORT, UNFINISHED, ".jsonl")
     folder.require_ours()
     with state.main_process_first():

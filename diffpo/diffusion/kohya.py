@@ -8,23 +8,15 @@ original UNet instead (`lora_unet_input_blocks_4_1_...`). A1111 tells bases apar
 `ss_v2`; a file with metadata that lacks them counts as SD1.
 """
 
-import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.configuration_utils import FrozenDict
-from diffusers.utils import convert_unet_state_dict_to_peft
-from jaxtyping import Float
-from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
-from torch import Tensor
 
-from diffpo.files import writing
-from diffpo.hub import reaching
+from diffpo.files import settle, writing
+from diffpo.lora_files import Layer, read_lora
+from diffpo.lora_names import ORIGINAL, TOP
 from diffpo.refusal import Refusal
 
 # By the width of the text states that cross-attention reads. SD2 comes with epsilon and v, which weights do not tell.
@@ -46,26 +38,16 @@ BASES = {
     },
 }
 
-CONTEXT = ("attn2.to_k", "attn2.to_v")
-LAYERS = (".lora_A.weight", ".lora_B.weight")
-# What diffusers makes of the original UNet's names without its config.
-ORIGINAL = re.compile(r"(down|up)_blocks\.\d+\.\d")
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """The update alpha / rank x up x down of one linear or convolution layer."""
-
-    down: Float[Tensor, "rank ..."]
-    up: Float[Tensor, "out rank ..."]
-    alpha: float
+# Layers of SDXL that diffusers finds in a kohya file by their original names alone.
+EXCEPTIONS = {name: TOP[name] for name in ("add_embedding.linear_1", "add_embedding.linear_2")}
+CONTEXT = ("attn2.to_k", "attn2.to_v", "attn2_to_k", "attn2_to_v")
 
 
 def export_kohya(lora: str, output: Path, dtype: torch.dtype = torch.float16) -> dict[str, str]:
     """Write a UNet's LoRA in kohya's layout and return the metadata of the file.
 
     Args:
-        lora: hub id, folder or file that `load_lora_weights` reads.
+        lora: hub id, folder or file, see `diffpo.lora_files.read_lora`.
         output: a .safetensors file that does not exist yet.
         dtype: of the weights; alphas stay fp32.
 
@@ -81,76 +63,38 @@ def export_kohya(lora: str, output: Path, dtype: torch.dtype = torch.float16) ->
     layers = one_alpha(read_layers(lora))
     tensors = {}
     for name, layer in layers.items():
-        key = f"lora_unet_{name.replace('.', '_')}"
+        key = f"lora_unet_{name}"
         tensors[f"{key}.lora_down.weight"] = layer.down.to(dtype).contiguous()
         tensors[f"{key}.lora_up.weight"] = layer.up.to(dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
     metadata = describe(layers) | {"ss_output_name": output.stem, "modelspec.title": output.stem}
-    with writing(str(output), "Free some space, or choose another place; the LoRA itself is untouched."):
+    with writing(str(output), "the LoRA itself is untouched"):
         output.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, output, metadata)
+        settle(output)
     return metadata
 
 
 def read_layers(lora: str) -> dict[str, Layer]:
-    """The layers of a LoRA that changes a UNet alone, by the names of the modules they belong to."""
-    layers, others = unet_layers(lora)
-    if others:
+    """The layers of a LoRA that changes a UNet alone, by the names of their modules with `_` for `.`."""
+    file = read_lora(lora, {"unet": None})
+    if file.others:
         raise Refusal(
-            f"{lora} also changes other networks ({len(others)} weights, first {others[0]}); only a UNet's part is "
-            "exported. Save the UNet's part alone with save_lora_weights(folder, unet_lora_layers=...)."
+            f"{file.beside}; only a UNet's part is exported. Save the UNet's part alone with "
+            "save_lora_weights(folder, unet_lora_layers=...)."
         )
-    return layers
-
-
-def unet_layers(lora: str, config: FrozenDict | None = None) -> tuple[dict[str, Layer], list[str]]:
-    """The layers of a UNet's LoRA by the names of the modules they belong to, whatever layout the file has.
-
-    Args:
-        lora: hub id, folder or file that `load_lora_weights` reads.
-        config: of the UNet; with it, layers that are named as in the original SDXL UNet are understood too.
-
-    Returns:
-        The layers, and the names of weights that belong to other networks.
-
-    Raises:
-        Refusal: if it is no plain LoRA, or has nothing for a UNet.
-    """
-    with reaching(lora, "a LoRA"):
-        loaded: Any = StableDiffusionPipeline.lora_state_dict(lora, unet_config=config, return_lora_metadata=True)
-    state, alphas, metadata = loaded
-    unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
-    if not unet or not all("lora" in name for name in unet):
-        names = ", ".join(sorted(state)[:2])
-        raise Refusal(f"{lora} holds no LoRA of a UNet (its weights are {names}, ...); name one that does.")
-    parts = convert_unet_state_dict_to_peft(unet)
-    down, up = ({n.removesuffix(end): v for n, v in parts.items() if n.endswith(end)} for end in LAYERS)
-    if down.keys() != up.keys() or len(parts) != len(down) + len(up):
-        odd = sorted(name for name in parts if not name.endswith(LAYERS)) or sorted(down.keys() ^ up.keys())
-        raise Refusal(f"{lora} is no plain LoRA ({odd[0]}); DoRA and biases cannot be read, merge it instead.")
-    if original := [name for name in down if ORIGINAL.match(name)]:
+    layers = file.layers
+    if original := [name for name in layers if ORIGINAL.match(name)]:
         raise Refusal(
-            f"{lora} names layers as the original SDXL UNet does ({len(original)} of {len(down)}): it is in kohya's "
+            f"{lora} names layers as the original SDXL UNet does ({len(original)} of {len(layers)}): it is in kohya's "
             "layout already; other programs read it as it is."
         )
-    beside = {
-        key.removeprefix("unet.").removesuffix(".alpha").removesuffix(LAYERS[0]): float(value)
-        for key, value in convert_unet_state_dict_to_peft(alphas or {}).items()
-    }
-    layers = {name: Layer(down[name], up[name], alpha(name, len(down[name]), beside, metadata)) for name in down}
-    return layers, sorted(state.keys() - {f"unet.{name}" for name in unet})
-
-
-def alpha(name: str, rank: int, beside: dict[str, float], metadata: dict[str, Any] | None) -> float:
-    """Of one layer: stored beside it (kohya), in the metadata (peft), or else its rank, as for diffusers."""
-    if beside:
-        return beside[name]
-    if metadata is None:
-        return float(rank)
-    pattern = metadata["unet.alpha_pattern"]
-    found = float(pattern.get(get_pattern_key(pattern.keys(), name), metadata["unet.lora_alpha"]))
-    # Rank-stabilized LoRA (arXiv:2312.03732) divides alpha by the root of the rank.
-    return found * rank**0.5 if metadata["unet.use_rslora"] else found
+    if dora := [name for name, layer in layers.items() if layer.magnitude is not None]:
+        raise Refusal(
+            f"{lora} is no plain LoRA ({dora[0]} has a lora_magnitude_vector): DoRA is not exported, since diffusers "
+            "and others drop it from kohya's layout; merge it into its base instead."
+        )
+    return {EXCEPTIONS.get(name, name).replace(".", "_"): layer for name, layer in layers.items()}
 
 
 def one_alpha(layers: dict[str, Layer]) -> dict[str, Layer]:

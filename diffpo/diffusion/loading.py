@@ -33,9 +33,10 @@ class StableDiffusion:
     Args:
         path: hub id or folder of a diffusers pipeline, or a single .safetensors or .ckpt file.
         config: for a single file: folder or hub id of a pipeline with the same architecture, whose configs and
-            tokenizers are taken; null fetches them from the hub.
+            tokenizers are taken; null fetches them from the hub. Of a `unet` or `vae` in a single file, too: null is
+            then the architecture of `path`.
         unet: another UNet to start from, policy and reference alike (an SFT model, say): hub id or folder, with the
-            weights at its top or in `unet/`.
+            weights at its top or in `unet/`, or a single file.
         vae: another VAE, found in the same way. SDXL's own overflows in fp16; diffpo encodes in fp32 in any case, and
             pipelines that run the result in fp16 take madebyollin/sdxl-vae-fp16-fix.
         scheduler: settings that replace those of the base's scheduler, e.g. {prediction_type: v_prediction} or
@@ -48,7 +49,7 @@ class StableDiffusion:
         compile: compile the transformer blocks (torch.compile by block).
         channels_last: keep the UNet's convolutions in channels-last layout, which tensor cores compute faster.
         revision: of a hub id.
-        variant: of the weight files, e.g. fp16.
+        variant: of the weight files, e.g. fp16; of parts that have none, the others are taken, which is told.
     """
 
     path: str
@@ -113,6 +114,7 @@ class LoadedStableDiffusion:
 
     Attributes:
         unet: the network that is trained.
+        exported: names of the weights that it was loaded with; what an objective attaches is not among them.
         encoder: None if it was loaded for encoded pairs alone.
         empty: the empty prompt, if it was asked for.
 
@@ -132,6 +134,7 @@ class LoadedStableDiffusion:
         self.config, self.parts, self.empty = config, parts, empty
         self.encoder = None if conditioner is None else Encoder(parts.vae, conditioner)
         self.denoiser, self.storage = denoiser, storage
+        self.exported = tuple(denoiser.unet.state_dict())
 
     @property
     def unet(self) -> Any:
@@ -160,22 +163,13 @@ class LoadedStableDiffusion:
             raise Refusal(f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels.")
         return self.encoder.blank(batch) if isinstance(batch, PromptBatch) else self.encoder(batch).sampled(draws)
 
-    def first(self, pairs: ImagePairs | ImageStream, n: int = 4, candidates: int = 0) -> tuple[ImageBatch, Draws]:
+    def first(self, pairs: ImagePairs | ImageStream, n: int = 4) -> tuple[ImageBatch, Draws]:
         """The first pairs, encoded: what is checked before a run.
 
-        Args:
-            candidates: that each row has to have at least (`Objective.needs_candidates`).
-
         Raises:
-            Refusal: if they were encoded by text encoders of another width than the UNet takes, or rows have fewer
-                candidates.
+            Refusal: if they were encoded by text encoders of another width than the UNet takes.
         """
         raw = pairs.first(n)
-        if (have := raw.pictures // len(raw.row)) < candidates:
-            raise Refusal(
-                f"The objective needs {candidates} pictures per row, data.source gives {have}; choose another "
-                "objective (diffpo.diffusion.methods.kto takes single pictures), or another source."
-            )
         if isinstance(raw, EncodedBatch):
             require_width(self.unet, raw.cond.prompt.shape[-1], self.config.unet or self.config.path)
         draws = Draws(pairs.seed, raw.epoch, raw.row, self.denoiser.a.device)
@@ -198,19 +192,20 @@ class LoadedStableDiffusion:
         Raises:
             Refusal: if the disk is full.
         """
-        remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
-        with writing(f"The weights in {folder}", remedy):
+        then = "if there is a checkpoint of the last step, --resume latest then writes them"
+        with writing(f"The weights in {folder}", then):
             if self.config.adapter is not None:
                 self.config.adapter.save(self.parts, folder, writes)
                 return
-            state = whole_state(self.unet) if is_sharded(self.unet) else None
+            attached = len(self.unet.state_dict()) > len(self.exported)
+            state = whole_state(self.unet, self.exported, writes) if attached or is_sharded(self.unet) else None
             if writes:
-                unet = self.unet if state is None else unsharded(self.unet, state)
+                unet = self.unet if state is None else bare(self.unet, state)
                 unet.save_pretrained(folder / "unet")
 
 
-def unsharded(unet: Any, state: dict[str, Tensor]) -> Any:
-    """A network of the same configuration, outside of any mesh."""
+def bare(unet: Any, state: dict[str, Tensor]) -> Any:
+    """A network of the same configuration, outside of any mesh and without what an objective has attached."""
     plain = type(unet).from_config(unet.config)
     plain.load_state_dict(state)
     return plain

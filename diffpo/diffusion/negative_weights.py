@@ -86,7 +86,7 @@ def mix_negative(
 
     sizes = {name: theta[name].numel() * (dtype or theta[name].dtype).itemsize for name in names}
     unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    with writing(str(output_dir), "Free some space, or choose another place; nothing was left there."):
+    with writing(str(output_dir), "nothing was left there"):
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             folder = unfinished if difference else unfinished / "unet"

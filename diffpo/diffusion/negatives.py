@@ -1,44 +1,33 @@
 """What files of a negative preference hold, made a second network or adapters of the first."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.hooks import ModelHook, remove_hook_from_module
+from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from diffpo.blending import Network
-from diffpo.diffusion.bases import from_subfolder, require_whole
 from diffpo.diffusion.blending import DIFFERENCE, MARK, Difference
+from diffpo.diffusion.parts import from_folder
 from diffpo.diffusion.routing import plain
+from diffpo.diffusion.single_files import Checkpoint
 from diffpo.diffusion.stored import weight_files
 from diffpo.hub import reaching
+from diffpo.lora_files import LoraFile, parse, read_lora
+from diffpo.lora_layers import put
 from diffpo.refusal import Refusal
 from diffpo.stored import header, stored
+from diffpo.whole import load_whole
 
 NEGATIVE = "negative"
 Scales = Mapping[str, float | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Lora:
-    """Adapters as `load_lora_adapter` takes them.
-
-    Attributes:
-        prefix: of the keys of the network they belong to.
-        alphas: of files that do not say them in their metadata.
-    """
-
-    path: str
-    prefix: str
-    state: dict[str, Any]
-    alphas: dict[str, float] | None
-    metadata: dict[str, Any] | None
 
 
 def read_difference(path: str) -> Difference | None:
@@ -70,83 +59,81 @@ def read_full(path: str, network: Any, part: str) -> Any:
     if local.suffix == ".safetensors" and local.is_file() and any("lora" in name for name in stored([local])):
         return None
     try:
-        negative = from_subfolder(type(plain(network)), path, part)
-    except OSError as error:
-        if local.exists():
-            raise Refusal(f"{path} does not hold a {part}: {' '.join(str(error).split())[:300]}") from error
+        negative = (
+            from_file(path, plain(network), part)
+            if local.is_file()
+            else from_folder(type(plain(network)), path, (part, ""), f"a {part}")
+        )
+    except Refusal as refusal:
+        if local.exists() or not isinstance(refusal.__cause__, OSError):
+            raise
         return None  # a hub id: of a LoRA, or of nothing, which its own reader says
-    require_whole(negative, part, path)
     require_same_architecture(negative, network, path)
-    return negative.to(device=network.device, dtype=network.dtype).requires_grad_(False)
+    # Diffusers' own `to` warns about parts that these networks do not have.
+    return nn.Module.to(negative, network.device, network.dtype).requires_grad_(False)
 
 
-def read_lora(pipeline: Any, path: str, part: str) -> Lora:
-    """Adapters of one network of a pipeline, in any layout that diffusers reads.
+def from_file(path: str, network: Any, part: str) -> Any:
+    """A network like this one with weights from a single file."""
+    if isinstance(network, UNet2DConditionModel):
+        return Checkpoint.of(path, f"a {part}").unet(network.config)
+
+    def load(**_: Any) -> tuple[Any, dict[str, Any]]:
+        made: Any = type(network).from_single_file(path, dtype=torch.float32)
+        absent = [name for name, parameter in made.named_parameters() if parameter.is_meta]
+        return made, {"missing_keys": absent, "unexpected_keys": [], "mismatched_keys": []}
+
+    return load_whole(load, path, f"a {part}")
+
+
+def read_adapters(pipeline: Any, path: str, part: str) -> LoraFile:
+    """A LoRA of one network of a pipeline; a warning says what it does to others, which is left out.
 
     Raises:
-        Refusal: if there are none for it, or they name layers that it does not have.
+        Refusal: if there is none for it, or it does not fit.
     """
-    network = vars(pipeline)[part]
-    with reaching(path, "a LoRA"):
-        # Kohya's files name SDXL's blocks in another way; the config says how to translate. Only UNets have alphas.
-        state, *alphas, metadata = pipeline.lora_state_dict(
-            path, unet_config=network.config, return_lora_metadata=True
-        )
-    names = [name.removeprefix(f"{part}.") for name in state if name.startswith(f"{part}.")]
-    if not names:
-        raise Refusal(f"{path} holds no LoRA of a {part}; name one that was trained for this base.")
-    require_layers(names, network, path)
-    return Lora(path, part, state, alphas[0] if alphas else None, metadata)
+    network = plain(vars(pipeline)[part])
+    if isinstance(network, UNet2DConditionModel):
+        file = read_lora(path, {part: network})
+    else:
+        with reaching(path, "a LoRA"):  # each kind of transformer has layouts of its own, which its pipeline knows
+            state, metadata = pipeline.lora_state_dict(path, return_lora_metadata=True)
+        file = parse(path, state, metadata, {part: network})
+    if file.others:
+        warnings.warn(f"{file.beside}; they are left out.", stacklevel=3)
+    return file
 
 
-def require_layers(names: Iterable[str], network: nn.Module, path: str) -> None:
-    """Raise a Refusal if a LoRA's weights belong to a layer that the network does not have.
-
-    Args:
-        names: of its weights, without the prefix of the network.
-        path: of the LoRA.
-    """
-    have = {name.removesuffix(".base_layer") for name, _ in plain(network).named_modules()}
-    layers = {name.rsplit(".lora", 1)[0].removesuffix(".base_layer") for name in names}
-    if strange := sorted(layers - have):
-        kind = type(plain(network)).__name__
-        raise Refusal(f"{path} was trained for another {kind}: the base has no layer {strange[0]}.")
-
-
-def attach(network: Any, lora: Lora, mix: float) -> Scales:
+def attach(network: Any, lora: LoraFile, mix: float) -> Scales:
     """Load adapters as `NEGATIVE`, inactive and frozen; all else, training flags included, stays as it is.
 
     Returns:
         The adapters of the negative half: those that are active, at their own scales, and this one.
 
     Raises:
-        Refusal: if they do not fit the layers.
+        Refusal: if they are a DoRA's, which rescales weights, and are not all that is added to the network.
     """
+    scales = active(network)
+    if (scales or mix != 1) and any(layer.magnitude is not None for layer in lora.layers.values()):
+        raise Refusal(
+            f"{lora.path} is a DoRA, which is added whole (mix=1) and to a network without adapters; mix is "
+            f"{mix:g}, adapters are {', '.join(scales) or 'none'}. Merge it into its base and load the result."
+        )
     before = {layer: (layer.active_adapters, layer.disable_adapters) for layer in adapted(network)}
-    scales = active(network) | {NEGATIVE: mix}
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
-        network.load_lora_adapter(
-            dict(lora.state),
-            prefix=lora.prefix,
-            adapter_name=NEGATIVE,
-            network_alphas=lora.alphas,
-            metadata=lora.metadata,
-        )
-    except RuntimeError as error:
-        raise Refusal(
-            f"{lora.path} was trained for another base: {' '.join(str(error).split())[:300]}; name one of this base."
-        ) from error
+        put(network, lora.layers, NEGATIVE)
     finally:
         for layer in adapted(network):
             layer._active_adapter, layer._disable_adapters = before.get(layer, ([], False))
         network.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
+    device, dtype = network.device, network.dtype  # each time, diffusers looks for them in all modules
     for name, parameter in network.named_parameters():
         if f".{NEGATIVE}." in name:
-            parameter.data = parameter.data.to(network.device, network.dtype)
-    return scales
+            parameter.data = parameter.data.to(device, dtype)
+    return scales | {NEGATIVE: mix}
 
 
 def adapted(network: nn.Module) -> list[Any]:
@@ -177,7 +164,7 @@ def switched(layers: list[Any], scales: Scales) -> Iterator[None]:
             layer.scaling.update(scaling)
 
 
-def merged_copy(network: Any, lora: Lora | None = None, mix: float = 1.0) -> Any:
+def merged_copy(network: Any, lora: LoraFile | None = None, mix: float = 1.0) -> Any:
     """A second network like this one; active adapters and, at scale `mix`, a LoRA are merged into its weights."""
     network = plain(network)
     # The hook of an offloaded network leads to other networks, which are not to be copied.

@@ -36,6 +36,10 @@ class Times(ABC):
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
         """One time per row, out of a schedule of `timesteps`."""
 
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        """Every time that may be drawn."""
+        return torch.arange(timesteps)
+
 
 @dataclass(frozen=True)
 class Uniform(Times):
@@ -57,13 +61,17 @@ class Uniform(Times):
             raise Refusal(f"Uniform times need 0 <= low < high <= {timesteps}, got low {self.low}, high {high}.")
         return self.low + draws.integers("timestep", high - self.low)
 
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        return torch.arange(timesteps)[self.low : self.high]
+
 
 @dataclass(frozen=True)
 class Among(Times):
     """Only the listed times, equally likely: those that a few-step model knows.
 
     SD-Turbo and SDXL-Turbo were distilled on 249, 499, 749 and 999 (arXiv:2311.17042); the authors' Diffusion-DPO code
-    restricts itself to the same four (github.com/SalesforceAIResearch/DiffusionDPO).
+    restricts itself to the same four (github.com/SalesforceAIResearch/DiffusionDPO). At zero terminal SNR the last one
+    teaches nothing: both sides of a pair are the same noise there.
 
     Raises:
         Refusal: if the list is empty, or a time lies outside the schedule.
@@ -75,6 +83,9 @@ class Among(Times):
         if not self.times or min(self.times) < 0 or max(self.times) >= timesteps:
             raise Refusal(f"Among needs times from 0 to {timesteps - 1}, got {self.times}.")
         return torch.tensor(self.times, device=draws.device)[draws.integers("timestep", len(self.times))]
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        return torch.tensor([t for t in sorted(set(self.times)) if 0 <= t < timesteps], dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,10 @@ class Noising(ABC):
         """Its settings, if batch and draws alone decide what it makes; None if the policy does."""
         return None
 
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        """Every time that a pair may be compared at, out of a schedule of `timesteps`."""
+        return torch.arange(timesteps)
+
     @abstractmethod
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised: ...
 
@@ -135,6 +150,9 @@ class ForwardNoise(Noising):
     @property
     def fixed(self) -> str:
         return str(self)
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        return self.times.met(timesteps)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised:
         t = self.times(len(policy.a), draws)

@@ -13,6 +13,7 @@ from diffpo.diffusion.noising import ForwardNoise, Noised, Noising
 from diffpo.diffusion.weighting import TimeWeighting
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
+from diffpo.needs import Candidates, Need
 from diffpo.references import NOISE, SCORES, Reference
 from diffpo.refusal import Refusal
 
@@ -37,7 +38,7 @@ class DenoisingPreference(Objective):
         weighting: scales the log-likelihoods by time; None is the constant of Diffusion-DPO.
 
     Raises:
-        Refusal: if the loss needs true probabilities.
+        Refusal: if the loss needs true probabilities, or plain errors where they are scaled or weighted.
     """
 
     loss: PairLoss = field(default_factory=lambda: Sigmoid(beta=5000.0))
@@ -52,6 +53,19 @@ class DenoisingPreference(Objective):
                 f"{type(self.loss).__name__} needs true probabilities, the denoising surrogate is none; choose a loss "
                 "of margins, e.g. diffpo.losses.logistic.Sigmoid."
             )
+        if self.loss.needs_errors and (self.scale != 1 or self.weighting is not None):
+            raise Refusal(
+                f"{type(self.loss).__name__} needs plain errors, here they have scale {self.scale:g} and weighting "
+                f"{self.weighting}; set objective.scale to 1 and objective.weighting to null."
+            )
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        return self.loss.needs_candidates
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.loss.needs
 
     @property
     def reference_inputs(self) -> str | None:

@@ -9,16 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import PartialState
-from datasets import Features, Image, Value
+from datasets import Features, Image, List, Value
 
 from diffpo.cells import Cell, Held
-from diffpo.diffusion.pairs_in_order import PairsInOrder
+from diffpo.diffusion.pairs_in_order import PairsInOrder, shared_prompt
 from diffpo.files import writing
 from diffpo.ledger import REMEDY, settle
-from diffpo.pictures import BrokenImage, image_size
+from diffpo.pictures import BrokenImage, held, image_size
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.stopping import orderly
+from diffpo.typed import captions
 from diffpo.workfolder import WorkFolder
 
 SHARD = 500 * 2**20  # bytes of pictures, about
@@ -80,7 +81,9 @@ class PairShards:
 
     @property
     def features(self) -> Features:
-        return Features(COLUMNS | self.added | (PER_SIDE if self.per_side else {}) | self.further)
+        prompts = {"prompt": STRING} | (PER_SIDE if self.per_side else {})
+        lists = dict.fromkeys(prompts, List(STRING)) if self.pairs.several else {}
+        return Features(COLUMNS | self.added | prompts | lists | self.further)
 
     @property
     def per_shard(self) -> int:
@@ -125,15 +128,17 @@ class PairShards:
     def record(self, row: PairRow, found: Mapping[str, Any]) -> dict[str, Any]:
         """One line of the table; `prompt` is the one that both sides share, else the source's, else the chosen's."""
         first, second = row.prompts
+        texts = {"prompt": shared_prompt(row)}
+        texts |= {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
+        written = captions if self.pairs.several else str
         ours = {
-            "prompt": first if first == second else row.extra.get("prompt", first),
+            **{name: text if text is None else written(text) for name, text in texts.items()},
             "chosen": stored(row.candidates[0]),
             "rejected": stored(row.candidates[1]),
             "prob": row.prob,
             **found,
         }
-        own_prompts = {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
-        return {name: row.extra.get(name) for name in self.further} | own_prompts | ours
+        return {name: row.extra.get(name) for name in self.further} | ours
 
 
 def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> None:
@@ -152,15 +157,13 @@ def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> 
 def stored(candidate: Cell | Held) -> dict[str, Any] | None:
     """A picture's bytes as they are stored, and its name; None if there are none."""
     value = candidate.read()
-    if isinstance(value, bytes):
-        return {"bytes": value, "path": None}
-    if isinstance(value, Mapping) and value["bytes"] is not None:
-        return {"bytes": value["bytes"], "path": value["path"]}
-    path = value["path"] if isinstance(value, Mapping) else value
-    if path is None:
+    try:
+        found = held(value, candidate.folder)
+    except BrokenImage:
         return None
-    file = candidate.folder / path
-    return {"bytes": file.read_bytes(), "path": file.name} if file.is_file() else None
+    if isinstance(found, Path):
+        return {"bytes": found.read_bytes(), "path": found.name}
+    return {"bytes": found, "path": value.get("path") if isinstance(value, Mapping) else None}
 
 
 def mean_bytes(pairs: PairsInOrder) -> float:

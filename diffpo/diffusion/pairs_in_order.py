@@ -3,19 +3,23 @@
 import hashlib
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from datasets import Features
 from jaxtyping import Bool
 from tqdm import tqdm
 
+from diffpo.diffusion.rows import TextPrompts
 from diffpo.pairs import open_tables
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
 from diffpo.sources import Source
+from diffpo.typed import Field
 
 
 class PairsInOrder:
@@ -23,15 +27,19 @@ class PairsInOrder:
 
     Attributes:
         columns: the columns of each table that are neither pictures nor other bytes.
+        notes: of how many pairs each was made.
+        several: whether some pair has several captions; a text that is made of them is the first.
 
     Raises:
         Refusal: if the source cannot be used, holds no pairs, or has another number of candidates per row.
     """
 
     def __init__(self, source: Source, maps: Sequence[RowMap] = (), seed: int = 0):
-        self._tables = open_tables(source, list(maps), seed)
+        self._tables = open_tables(source, [*maps, TextPrompts()], seed)
         self._begins = [0, *accumulate(map(len, self._tables))]
         self.columns: list[Features] = [table.light.features for table in self._tables]
+        self.notes = sum((table.notes for table in self._tables), Counter[str]())
+        self.several = any(table.several for table in self._tables)
         if (k := len(self[0].candidates)) != 2:
             raise Refusal(f"{source} has rows of k = {k}, a pair has k = 2 candidates; name a source of pairs.")
 
@@ -68,9 +76,19 @@ def surveyed(pairs: PairsInOrder, silent: bool = True) -> Survey:
     prompts: dict[str, None] = {}
     per_side, decided, digest = False, np.zeros(len(pairs), dtype=bool), hashlib.sha256()
     for n, row in enumerate(tqdm(pairs, total=len(pairs), desc="reading rows", delay=5, disable=silent)):
-        first, second = map(str, row.prompts)  # never null by now
-        prompts |= {first: None, second: None}
-        per_side |= first != second
+        prompts |= dict.fromkeys(map(str, row.prompts))  # never null by now
+        per_side |= row.prompts[0] != row.prompts[1]
+        shared_prompt(row)  # refuses now what could not be written later
         decided[n] = row.prob != 0.5
-        digest.update(json.dumps([first, second, row.prob]).encode())
+        digest.update(json.dumps([*row.prompts, row.prob]).encode())
     return Survey(list(prompts), per_side, decided, digest.hexdigest()[:16])
+
+
+def shared_prompt(row: PairRow) -> Any:
+    """The prompt of both sides, else the source's, else the chosen side's.
+
+    Raises:
+        Refusal: if the source has something else under that name.
+    """
+    first, second = row.prompts
+    return first if first == second else Field(row.id, "prompt", row.extra.get("prompt", first)).caption()

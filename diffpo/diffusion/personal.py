@@ -20,10 +20,13 @@ from diffpo.diffusion.user_chunks import Cut
 from diffpo.diffusion.user_pipelines import StableDiffusionUserPipeline, StableDiffusionXLUserPipeline
 from diffpo.embedders.embedder import Shown, UserEmbedder
 from diffpo.evaluation import WinRate
+from diffpo.files import require_name
 from diffpo.refusal import Refusal
 from diffpo.sources import Source
 
 USER = "{user}"
+# What an evaluation of users writes beside the folders of its models.
+TAKEN = ("config.yaml", "report.json", "utilities.json", "between", "between.png", "users.png")
 
 
 class OneUser:
@@ -68,7 +71,7 @@ class UserModel:
         shuffled: whether users are heard as somebody else (`others`): what remains of a gain then is not personal.
 
     Raises:
-        Refusal: if `shots` has no number, or one below 1.
+        Refusal: if `shots` has no number, or one below 1, or the name cannot be that of a folder.
     """
 
     name: str
@@ -83,6 +86,8 @@ class UserModel:
     def __post_init__(self):
         if not self.shots or min(self.shots) < 1:
             raise Refusal(f"Model {self.name!r} needs numbers of support pairs from 1 on, got shots {self.shots}.")
+        for row in self.rows:
+            require_name(row, "a model", TAKEN)
 
     @property
     def is_own(self) -> bool:

@@ -24,9 +24,9 @@ from diffpo.diffusion.negatives import (
     add_difference,
     attach,
     merged_copy,
+    read_adapters,
     read_difference,
     read_full,
-    read_lora,
     require_same_architecture,
     switched,
 )
@@ -117,7 +117,7 @@ class NegativeGuidanceMixin:
             full = merged_copy(network)
             add_difference(full, difference, mix)
         elif full is None:
-            lora = read_lora(self, path, self.guided_part)
+            lora = read_adapters(self, path, self.guided_part)
             if shared:
                 self.unload_negative()
                 self.negative_adapters = attach(plain(network), lora, mix)

@@ -17,6 +17,7 @@ from diffpo.draws import Draws
 from diffpo.pictures import BrokenImage, read_image
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
+from diffpo.typed import Captions
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class PixelBatch:
         prompts: one list per candidate.
         epoch, row: keys of the batch's random draws.
         broken: epochs and ids of pairs passed over because a picture could not be read.
+        identical: the same of pairs whose sides are the same picture.
         user: tokens of whom each pair was judged by; None if the network hears no users.
     """
 
@@ -39,6 +41,7 @@ class PixelBatch:
     epoch: tuple[int, ...]
     row: tuple[int, ...]
     broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
     user: Float[Tensor, "b u e"] | None = None
 
     @property
@@ -75,6 +78,7 @@ class Example:
     row: PairRow
     epoch: int
     broken: tuple[tuple[int, int], ...]
+    identical: tuple[tuple[int, int], ...]
     user: Float[Tensor, "u e"] | None
 
 
@@ -94,21 +98,25 @@ class Reader(ABC):
             BrokenImage: if one cannot be read.
         """
 
+    def is_one(self, view: Any) -> bool:
+        """Whether all pictures of a view are the same."""
+        return False
+
     @abstractmethod
     def collate(self, examples: list[Example]) -> Any:
-        """A batch for `fit`, with `epoch`, `row`, `broken`, `pictures` and `enlarged`."""
+        """A batch for `fit`, with `epoch`, `row`, `broken`, `identical`, `pictures` and `enlarged`."""
 
     def report(self) -> str:
         """What else is to be known of the prompts; every process has to call it."""
         return ""
 
     def __call__(self, visits: Iterable[tuple[int, PairRow]]) -> Example:
-        """The first of these (epoch, row) whose pictures can all be read.
+        """The first of these (epoch, row) whose pictures can all be read, and are not all the same for one prompt.
 
         Raises:
             Refusal: if there is none.
         """
-        broken, reason, where = [], None, None
+        broken, identical, reason, where = [], [], None, None
         for epoch, row in visits:
             draws = Draws(self.seed, (epoch,), (row.id,))
             try:
@@ -117,10 +125,19 @@ class Reader(ABC):
                 broken.append((epoch, row.id))
                 reason, where = error, row.candidates[0].folder.resolve()
                 continue
+            if len(set(row.prompts)) == 1 and self.is_one(view):
+                identical.append((epoch, row.id))
+                continue
             emptied = draws.uniform("caption_dropout").item() < self.caption_dropout
-            prompts: Any = tuple("" if emptied else prompt for prompt in row.prompts)  # never null by now
+            prompts = tuple("" if emptied else one_of(prompt, draws) for prompt in row.prompts)
             user = None if row.shots is None else row.shots.read(draws)
-            return Example(view, prompts, row, epoch, tuple(broken), user)
+            return Example(view, prompts, row, epoch, tuple(broken), tuple(identical), user)
+        if identical:
+            raise Refusal(
+                f"None of {len(broken) + len(identical)} pairs in a row can be learned from: {len(broken)} cannot be "
+                f"read, and {len(identical)} have the same picture on all sides, the last of them row "
+                f"{identical[-1][1]}; name columns that differ."
+            )
         raise Refusal(
             f"None of {len(broken)} pairs in a row could be read, the last is row {broken[-1][1]} ({reason}); "
             f"check that data.source names columns of pictures and that paths are relative to {where}."
@@ -134,6 +151,10 @@ class PixelReader(Reader):
     def look(self, row: PairRow, draws: Draws) -> Framed:
         return self.framing(decoded(row), draws)
 
+    def is_one(self, view: Framed) -> bool:
+        first, *others = view.pixels
+        return bool(others) and all(torch.equal(first, other) for other in others)
+
     def collate(self, examples: list[Example]) -> PixelBatch:
         return PixelBatch(
             pixels=torch.stack([example.view.pixels for example in examples], dim=1),
@@ -143,8 +164,14 @@ class PixelReader(Reader):
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),
             broken=tuple(row for example in examples for row in example.broken),
+            identical=tuple(row for example in examples for row in example.identical),
             user=users(examples),
         )
+
+
+def one_of(prompt: Any, draws: Draws) -> str:
+    """The text of a prompt in one visit."""
+    return prompt.drawn(draws) if isinstance(prompt, Captions) else prompt
 
 
 def users(examples: list[Example]) -> Float[Tensor, "b u e"] | None:
@@ -185,23 +212,31 @@ class Seen:
 
     Attributes:
         broken: epochs and ids of pairs that were passed over because a picture could not be read.
+        identical: the same of pairs whose sides are the same picture.
         pictures: how many were read.
         enlarged: how many of them were smaller than the resolution.
     """
 
     def __init__(self):
         self.broken: set[tuple[int, int]] = set()
+        self.identical: set[tuple[int, int]] = set()
         self.pictures = self.enlarged = 0
 
     def note(self, batch: Any) -> None:
         """Of what a `Reader` collates."""
         self.broken.update(batch.broken)
+        self.identical.update(batch.identical)
         self.pictures += batch.pictures
         self.enlarged += batch.enlarged
 
     def everywhere(self) -> tuple[list[tuple[int, int]], str]:
         """Broken pairs, and a sentence about enlarged pictures, over all processes; each of them has to call it."""
-        broken = sorted(set(gather_object(sorted(self.broken))))
+        broken = gathered(self.broken)
         pictures, enlarged = sum(gather_object([self.pictures])), sum(gather_object([self.enlarged]))
         too_small = f" {enlarged} of {pictures} pictures read were smaller than the resolution and were enlarged."
         return broken, too_small if enlarged else ""
+
+
+def gathered(pairs: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Epochs and ids of pairs over all processes, sorted; each of them has to call it."""
+    return sorted(set(gather_object(sorted(pairs))))

@@ -1,4 +1,4 @@
-"""Row maps that look at pictures."""
+"""Row maps that look at pictures, and at what they were made for."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,31 @@ from diffpo.draws import Draws
 from diffpo.pictures import BrokenImage, image_size
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
+from diffpo.typed import captions, shown
+
+
+@dataclass(frozen=True)
+class TextPrompts(RowMap):
+    """Pictures are made for texts: what all rows of pictures go through after their other maps.
+
+    Raises:
+        Refusal: if a prompt is neither a text nor several, or is a chat.
+    """
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        for prompt in row.prompts:
+            texts = () if prompt is None else captions(prompt)
+            if not all(isinstance(text, str) and not is_chat(text) for text in texts):
+                raise Refusal(
+                    f"Row {row.id} has the prompt {shown(prompt)}, of type {type(prompt).__name__}; pictures are made "
+                    "for plain texts, not for messages of a chat: name a column of these as prompt of the source."
+                )
+        return row
+
+
+def is_chat(text: str) -> bool:
+    """Whether a text is a list of messages written as JSON."""
+    return text.lstrip().startswith(("[", "{")) and '"role"' in text and '"content"' in text
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from diffpo.diffusion.latents import unscaled
+from diffpo.refusal import Refusal
+
 PIXELS = 2**22  # decoded at a time, as many as are encoded (diffpo.diffusion.loading)
 
 
@@ -27,7 +30,12 @@ def generate(
         guidance: classifier-free guidance scale.
         title: shown on a progress bar; None shows none.
         side: of the square pictures in pixels; None is what the network was trained on.
+
+    Raises:
+        Refusal: if there are more steps than the scheduler knows.
     """
+    if steps > (most := pipeline.scheduler.config.num_train_timesteps):
+        raise Refusal(f"{steps} denoising steps are more than the {most} that the scheduler knows; take fewer.")
     pipeline.set_progress_bar_config(disable=True)
     made: list[Image.Image] = []
     for begin in tqdm(range(0, len(prompts), batch_size), desc=title, disable=title is None):
@@ -52,6 +60,6 @@ def decoded(pipeline: Any, latents: torch.Tensor) -> list[Image.Image]:
     pictures = max(1, PIXELS // (pipeline.vae_scale_factor**2 * latents.shape[-1] * latents.shape[-2]))
     made: list[Image.Image] = []
     with torch.autocast(latents.device.type, enabled=False):
-        for some in (latents.to(vae.dtype) / vae.config.scaling_factor).split(pictures):
+        for some in unscaled(vae, latents.to(vae.dtype)).split(pictures):
             made += pipeline.image_processor.postprocess(vae.decode(some).sample, output_type="pil")
     return made

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator, InitProcessGroupKwargs
 from jaxtyping import Bool
 from PIL import Image
 
@@ -17,12 +16,12 @@ from diffpo.diffusion.judging import Question, judged
 from diffpo.diffusion.pair_shards import PairShards, fill, further_columns, mean_bytes
 from diffpo.diffusion.pairs_in_order import PairsInOrder, surveyed
 from diffpo.pictures import read_image
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import RowMap
 from diffpo.scoring import SUMMARY, Scorer
 from diffpo.shared_work import shared_out
 from diffpo.sources import Source
-from diffpo.workfolder import WAIT, WorkFolder
+from diffpo.workfolder import WorkFolder, joined
 
 UNFINISHED = ".scoring"
 BATCHES = 64
@@ -50,16 +49,18 @@ def score_pairs(
         batch_size: pictures that are read at a time; a scorer may divide them further.
 
     Returns:
-        What is in `scores.json`: scorer and data; `min`, `max` and `count` of the scores; `unreadable` pictures; and
+        What is in `scores.json`: scorer and data; `min`, `max` and `count` of the scores; `unreadable` pictures;
         `agreement`, the share of pairs with a winner in which the scorer prefers the same side (equal scores count
-        one half; null if there are no such pairs).
+        one half; null if there are no such pairs); `prompts`, each counted once, how many of them are longer than the
+        scorer reads and were `cut`, and `notes` on some of the pairs.
 
     Raises:
         Refusal: if the source cannot be used or is not one of pairs, its pictures cannot be read, the scorer cannot
             be used, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
-    state = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    require_at_least(1, batch_size=batch_size)
+    state = joined()
     folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
     with state.main_process_first():
@@ -76,7 +77,8 @@ def score_pairs(
     state.wait_for_everyone()  # nobody writes before all have looked
     asked = partial(questions, pairs)
     scores = all_scores(range(2 * len(pairs)), asked, scorer, folder.unfinished, identity, batch_size)
-    about = {**identity, **summary(scores, survey.decided)}
+    read = {"prompts": len(survey.prompts), "cut": scorer.count_cut(survey.prompts), "notes": dict(pairs.notes)}
+    about = {**identity, **summary(scores, survey.decided), **read}
     fill(folder, shards, scores)
     if state.is_main_process:
         folder.finish(about, shards.names)

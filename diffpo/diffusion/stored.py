@@ -47,6 +47,12 @@ def weight_files(place: Path, stem: str = WEIGHTS) -> list[Path]:
     return []
 
 
+def loaded_files(folder: Path, variant: str | None) -> list[Path]:
+    """The weight files of a folder that are loaded: safetensors before bin, the variant before the others."""
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return [file for file in found if (f".{variant}" in file.stem if variant else "." not in file.stem)] or found
+
+
 def write(
     tensor: Callable[[str], Tensor],
     sizes: Mapping[str, int],

@@ -10,17 +10,19 @@ from typing import Any
 from accelerate.utils import gather_object
 from torch.utils.data import IterableDataset, get_worker_info
 
-from diffpo.diffusion.pixels import PixelBatch, Reader, Seen
+from diffpo.diffusion.pixels import PixelBatch, Reader, Seen, gathered
 from diffpo.fingerprint import of_streams
 from diffpo.order import Share
-from diffpo.pairs import Pairs
+from diffpo.pairs import RowPairs
+from diffpo.rows import PairRow
 from diffpo.streams import PairStream, Window, lost
 from diffpo.workers import from_workers
 
 PATIENCE = 100
+LOOKED_AT = 64  # first rows of each stream
 
 
-class ImageStream(Pairs):
+class ImageStream(RowPairs):
     """Pairs of pictures of one or several streams, in the order of the streams; what it costs, `Stream` says.
 
     Attributes:
@@ -35,6 +37,13 @@ class ImageStream(Pairs):
     @property
     def size(self) -> None:
         return None
+
+    @property
+    def sizes(self) -> set[int]:
+        return {stream.candidates for stream in self.streams}
+
+    def sample(self) -> list[PairRow]:
+        return [visit.row for stream in self.streams for visit in islice(stream.visits(), LOOKED_AT)]
 
     def first(self, n: int) -> PixelBatch:
         """The first n pairs as a batch, read in this process."""
@@ -56,11 +65,13 @@ class ImageStream(Pairs):
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
-        broken, enlarged = self.seen.everywhere()
+        (broken, enlarged), identical = self.seen.everywhere(), gathered(self.seen.identical)
         everywhere = gather_object([(self.tally, self.noted)])
         tally, noted = max(everywhere, key=lambda of_process: of_process[0][""])  # of the process that is furthest
         notes = "".join(f"; {n} {note}" for note, n in noted.items())
         passed_over = f", {len(broken)} with an unreadable picture were passed over" if broken else ""
+        if identical:
+            passed_over += f", {len(identical)} with the same picture on all sides were passed over"
         return f"Of the stream, {lost(tally)}{passed_over}{notes}.{enlarged}"
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.refusal import Refusal
+from diffpo.typed import is_null
 
 
 class SupportChunk(NamedTuple):
@@ -74,8 +75,8 @@ class Cut:
             user = row.extra[self.user]
             digest.update(json.dumps([row.id, str(user), row.prompts, row.prob, row.turned]).encode())
             ties += row.prob == 0.5
-            anonymous += user is None
-            if row.prob != 0.5 and user is not None:
+            anonymous += is_null(user)
+            if row.prob != 0.5 and not is_null(user):
                 of_user[str(user)].append((self.order(str(user), row.id), n))
         chunks = [
             SupportChunk(user, number, tuple(n for _, n in ordered[number * self.shots :][: self.shots]))

@@ -14,6 +14,7 @@ from PIL import Image
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut
+from diffpo.files import require_folder
 from diffpo.pictures import read_image
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
@@ -199,6 +200,7 @@ def drawn_in(folder: Path) -> Drawn:
     Raises:
         Refusal: if there are none.
     """
+    require_folder(folder, "pictures for users")
     of_user = {listing.parent.name: listed(listing) for listing in sorted(folder.glob(f"*/{LISTING}"))}
     if not any(of_user.values()):
         raise Refusal(f"{folder} has no pictures for users; each user x needs x/{LISTING} and x/00000.png etc.")

@@ -1,5 +1,6 @@
 """Losses made of losses: their sum, and what changes what a loss sees."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.two_sided import BCO
+from diffpo.needs import Candidates, Need, any_uncertain
 from diffpo.refusal import Refusal
 
 
@@ -36,6 +38,18 @@ class Sum(PairLoss):
         return any(term.needs_probability for term in self.terms)
 
     @property
+    def needs_errors(self) -> bool:  # type: ignore[override]
+        return any(term.needs_errors for term in self.terms)
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        return min((term.needs_candidates for term in self.terms), key=lambda takes: takes.most or math.inf)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(need for term in self.terms for need in term.needs)
+
+    @property
     def beta(self) -> float:  # type: ignore[override]
         return self.terms[0].beta
 
@@ -58,6 +72,18 @@ class Wrapper(PairLoss):
         return self.inner.needs_probability
 
     @property
+    def needs_errors(self) -> bool:  # type: ignore[override]
+        return self.inner.needs_errors
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        return self.inner.needs_candidates
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.inner.needs
+
+    @property
     def beta(self) -> float:  # type: ignore[override]
         return self.inner.beta
 
@@ -73,9 +99,22 @@ class LengthNormalised(Wrapper):
 
 @dataclass(frozen=True)
 class Confidence(Wrapper):
-    """Margins scaled by gamma (2 prob - 1), then taken as hard labels (SmPO, arXiv:2506.02698)."""
+    """Margins scaled by gamma (2 prob - 1), then taken as hard labels (SmPO, arXiv:2506.02698).
+
+    It needs labels that are not all certain: of certain ones gamma makes nothing but another beta, ten times as large.
+    """
 
     gamma: float = 10.0
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        uncertain = Need(
+            "Confidence",
+            f"labels that are uncertain, and no row has one: gamma {self.gamma:g} would do nothing but multiply beta",
+            any_uncertain,
+            "end data.rows with diffpo.labels.ScoreLabel, or let data.source read a column of probabilities",
+        )
+        return (uncertain, needs_comparison(self), *self.inner.needs)
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         scale = self.gamma * (2 * label.prob - 1)
@@ -93,6 +132,10 @@ class Centered(Wrapper):
 
     inner: PairLoss = field(default_factory=BCO)
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (needs_comparison(self), *self.inner.needs)
+
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         return self.inner(replace(pair, policy=pair.policy - pair.log_ratio.detach().mean()), label)
 
@@ -108,8 +151,45 @@ class AOT(Wrapper):
 
     inner: PairLoss = field(default_factory=Sigmoid)
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (needs_margins(self), *self.inner.needs)
+
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         policy, reference = pair.policy[0] - pair.policy[1], pair.reference[0] - pair.reference[1]
         rank = policy.argsort().argsort()
         matched = reference.sort().values[rank]
         return self.inner(replace(pair, reference=torch.stack([matched, torch.zeros_like(matched)])), label)
+
+
+def needs_comparison(wrapper: Wrapper) -> Need:
+    """The inner loss has to compare likelihoods, which may then be changed, and read nothing else off them."""
+    inner = wrapper.inner
+    return Need(
+        type(wrapper).__name__,
+        f"a loss that compares likelihoods, as it changes them, and {type(inner).__name__} reads more off them",
+        lambda _: not (inner.needs_probability or inner.needs_errors),
+        "wrap another loss, e.g. diffpo.losses.logistic.Sigmoid",
+    )
+
+
+def needs_margins(wrapper: Wrapper) -> Need:
+    """The inner loss has to be one of the margin."""
+    inner = wrapper.inner
+    return Need(
+        type(wrapper).__name__,
+        f"a loss of the margin, and {type(inner).__name__} sees more of a pair",
+        lambda _: sees_margins_alone(inner),
+        "wrap another loss, e.g. diffpo.losses.logistic.Sigmoid",
+    )
+
+
+def sees_margins_alone(loss: PairLoss) -> bool:
+    """Whether a loss says the same of three pairs that differ in all but the margin."""
+    ratio = torch.tensor([[-2.0, -1.0, -3.0], [-1.5, -2.5, -3.25]])
+    reference, shift = torch.tensor([[0.5, -0.25, 1.0], [1.25, 0.75, -0.5]]), torch.tensor([-0.5, 0.25, -1.0])
+    length, score = torch.tensor([[2.0] * 3, [3.0] * 3]), torch.tensor([[2.0] * 3, [1.0] * 3])
+    label = PairLabels(torch.tensor([1.0, 0.75, 0.5]), score, torch.ones(3))
+    one = PairLogps(ratio, torch.zeros_like(ratio), length)
+    other = PairLogps(ratio + reference + shift, reference, length)
+    return torch.allclose(loss(one, label), loss(other, label), rtol=1e-4, atol=1e-6)

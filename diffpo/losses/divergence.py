@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.losses.combined import Wrapper
+from diffpo.losses.combined import Wrapper, needs_margins
 from diffpo.losses.logistic import Sigmoid
+from diffpo.needs import Need
 from diffpo.refusal import Refusal
 
 LARGEST_EXPONENT = 80.0  # exp of more is no fp32 number
@@ -26,6 +27,10 @@ class Divergence(Wrapper):
     """
 
     inner: PairLoss = field(default_factory=Sigmoid)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (needs_margins(self), *self.inner.needs)
 
     @abstractmethod
     def score(self, log_ratio: Float[Tensor, "k b"]) -> Float[Tensor, "k b"]:

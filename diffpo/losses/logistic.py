@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.needs import Need
 from diffpo.refusal import Refusal
 
 
@@ -130,6 +131,11 @@ class FlexDPO(PairLoss):
 class Gap(ABC):
     """How much better the chosen side is, from two scores."""
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it needs of the scores besides their order."""
+        return ()
+
     @abstractmethod
     def __call__(self, chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Float[Tensor, " b"]: ...
 
@@ -149,6 +155,16 @@ class LogRatio(Gap):
     Raises:
         Refusal: if a score is not positive.
     """
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        positive = Need(
+            "LogRatio",
+            "positive scores",
+            lambda rows: all(score > 0 for row in rows for score in row.scores),
+            "use diffpo.losses.logistic.LogDifference",
+        )
+        return (positive,)
 
     def __call__(self, chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         if (rejected <= 0).any():
@@ -182,6 +198,16 @@ class ODPO(PairLoss):
     beta: float = 0.5
     alpha: float = 1.0
     gap: Gap = field(default_factory=LogDifference)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        ordered = Need(
+            "ODPO",
+            "a higher score on the chosen side",
+            lambda rows: all(row.scores[0] > row.scores[1] for row in rows),
+            "score the pairs, and order or drop them by score",
+        )
+        return (ordered, *self.gap.needs)
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         chosen, rejected = label.score

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
-from diffpo.hub import reaching
 from diffpo.scorers.dual import normalized
-from diffpo.scorers.learned import Learned, require_whole, stacked
+from diffpo.scorers.learned import Learned, stacked
 from diffpo.scorers.parts import LinearStack, pixels
-from diffpo.scorers.weights import fill, saved
+from diffpo.scorers.weights import saved
+from diffpo.whole import fill, load_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,23 +52,18 @@ class Aesthetic(Learned):
 
     @property
     def precision(self) -> torch.dtype:
-        published = torch.float16 if self.place.type == "cuda" else torch.float32
+        published = torch.float16 if self.device_type == "cuda" else torch.float32
         return super().precision if self.dtype else published
 
     def load(self) -> nn.Module:
-        with reaching(self.tower, "a CLIP model"):
-            loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
-                self.tower, dtype=torch.float32, output_loading_info=True
-            )
-        model, report = loaded
-        require_whole([*report["missing_keys"], *report["mismatched_keys"]], self.tower, "CLIP model")
-        return model
+        load = partial(CLIPVisionModelWithProjection.from_pretrained, self.tower, dtype=torch.float32)
+        return load_whole(load, self.tower, "a CLIP model", others=True)
 
     @cached_property
     def head(self) -> nn.Module:
-        what = f"aesthetic predictor for {self.tower}"
+        what = f"an aesthetic predictor for {self.tower}"
         layers = LinearStack(self.network.config.projection_dim)
-        fill(layers, saved(self.path, self.file, self.revision, f"an {what}"), self.path, what, "layers.{}".format)
+        fill(layers, saved(self.path, self.file, self.revision, what), self.path, what, "layers.{}".format)
         return layers.requires_grad_(False).to(self.place)
 
     def check(self, prompts: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
-from diffpo.scorers.learned import Learned, require_whole, stacked
+from diffpo.scorers.learned import Learned, count_longer, stacked
+from diffpo.whole import load_whole
 
 REMEMBERED = 2**14  # prompts; 64 MiB at 1024 numbers each
 
@@ -59,18 +60,8 @@ class CLIP(DualEncoder):
     processor: str | None = None
 
     def load(self) -> nn.Module:
-        with reaching(self.path, "a CLIP model"):
-            loaded: Any = CLIPModel.from_pretrained(
-                self.path,
-                revision=self.revision or "main",
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # else transformers raises without saying which
-            )
-        model, report = loaded
-        misshapen = [key for key, *_ in report["mismatched_keys"]]
-        require_whole([*report["missing_keys"], *misshapen], self.path, "CLIP model")
-        return model
+        load = partial(CLIPModel.from_pretrained, self.path, revision=self.revision or "main", dtype=torch.float32)
+        return load_whole(load, self.path, "a CLIP model")
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -103,6 +94,9 @@ class CLIP(DualEncoder):
     def check(self, prompts: Sequence[str]) -> None:
         super().check(prompts)
         _ = self.tokenizer, self.prepare
+
+    def count_cut(self, prompts: Sequence[str]) -> int:
+        return count_longer(self.tokenizer, prompts, self.words)
 
     def embed_prompts(self, prompts: list[str]) -> Float[Tensor, "n d"]:
         tokens = self.tokenizer(

@@ -1,17 +1,17 @@
 """HPSv2 and HPSv2.1: CLIP ViT-H/14 fine-tuned on how people ranked the pictures of HPD v2."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -20,7 +20,8 @@ from diffpo.refusal import Refusal
 from diffpo.scorers.dual import DualEncoder, normalized
 from diffpo.scorers.learned import stacked
 from diffpo.scorers.parts import MEAN, STD
-from diffpo.scorers.weights import fill, saved
+from diffpo.scorers.weights import saved
+from diffpo.whole import fill
 
 SIDE = 224
 
@@ -58,7 +59,7 @@ class HPS(DualEncoder):
     @property
     def mixes(self) -> bool:
         """Whether the network runs under autocast."""
-        return self.dtype is None and self.place.type == "cuda"
+        return self.dtype is None and self.device_type == "cuda"
 
     def load(self) -> nn.Module:
         self.require_release()
@@ -67,7 +68,7 @@ class HPS(DualEncoder):
         with init_empty_weights(include_buffers=False):
             model = library.CLIP(**library.get_model_config(self.architecture))
         # Bare weights are those of a CLIP that was not tuned, and have no such key.
-        fill(model, checkpoint.get("state_dict", {}), self.path, f"checkpoint of HPSv{self.release}")
+        fill(model, checkpoint.get("state_dict", {}), self.path, f"a checkpoint of HPSv{self.release}")
         return model
 
     def require_release(self) -> None:
@@ -81,8 +82,13 @@ class HPS(DualEncoder):
             )
 
     @cached_property
-    def tokenizer(self) -> Callable[[list[str]], Int[Tensor, "n words"]]:
+    def tokenizer(self) -> Any:
+        """From a list of texts to their tokens (n, words)."""
         return clip_library().get_tokenizer(self.architecture)
+
+    def count_cut(self, prompts: Sequence[str]) -> int:
+        words = self.tokenizer.context_length - 2  # those for begin and end
+        return sum(len(self.tokenizer.encode(prompt)) > words for prompt in prompts)
 
     def embed_prompts(self, prompts: list[str]) -> Float[Tensor, "n d"]:
         with self.autocast():

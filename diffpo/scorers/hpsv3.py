@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLConfig, Qwen2
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned
-from diffpo.scorers.weights import fill, saved
+from diffpo.scorers.weights import saved
+from diffpo.whole import fill
 
 FILE = "HPSv3.safetensors"
 PIXELS = 256 * 28 * 28

@@ -13,9 +13,10 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
-from diffpo.scorers.learned import Learned, stacked
+from diffpo.scorers.learned import Learned, count_longer, stacked
 from diffpo.scorers.parts import LinearStack, pixels
-from diffpo.scorers.weights import fill, located, saved
+from diffpo.scorers.weights import located, saved
+from diffpo.whole import fill
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 TOKENS = 35
@@ -103,6 +104,9 @@ class ImageReward(Learned):
     def check(self, prompts: Sequence[str]) -> None:
         super().check(prompts)
         _ = self.bert
+
+    def count_cut(self, prompts: Sequence[str]) -> int:
+        return count_longer(self.bert, prompts, TOKENS)
 
     def score(self, prompts: list[str], pictures: list[Image.Image]) -> Float[Tensor, " n"]:
         square = partial(pixels, size=VISION["image_size"])

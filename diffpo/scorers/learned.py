@@ -13,10 +13,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from diffpo.refusal import Refusal
+from diffpo.devices import device_of
+from diffpo.refusal import require_at_least
 from diffpo.scoring import Scorer, require_as_many
 
 Kind = TypeVar("Kind", bound="Learned")
+CHUNK = 1000  # prompts that are counted at a time
 THREADS = ThreadPoolExecutor(min(16, os.cpu_count() or 1), "preprocessing")
 
 
@@ -63,8 +65,12 @@ class Learned(Scorer):
 
     @property
     def place(self) -> torch.device:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device(self.device or (found.type if found else "cpu"))
+        return device_of(self.device)
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device, on which a published precision may depend; it need not be here."""
+        return self.device.partition(":")[0] if self.device else self.place.type
 
     @property
     def precision(self) -> torch.dtype:
@@ -84,6 +90,7 @@ class Learned(Scorer):
         """Scores of one batch of RGB pictures; called without gradients."""
 
     def check(self, prompts: Sequence[str]) -> None:
+        require_at_least(1, **{f"{self.name}.batch_size": self.batch_size})
         _ = self.network
 
     @torch.inference_mode()
@@ -103,8 +110,8 @@ def stacked(prepare: Callable[[Image.Image], Tensor], pictures: Sequence[Image.I
     return torch.stack(list(THREADS.map(prepare, pictures)))
 
 
-def require_whole(missing: Sequence[str], path: str, what: str) -> None:
-    """Raise a Refusal if weights were absent from a file: libraries only warn, and fill them at random."""
-    if missing:
-        first = sorted(missing)[0]
-        raise Refusal(f"{path} is no {what}: it lacks {len(missing)} of its weights, the first is {first}.")
+def count_longer(tokenizer: Any, prompts: Sequence[str], words: int) -> int:
+    """How many prompts a tokenizer of transformers makes more tokens of than so many."""
+    chunks = (list(prompts[begin : begin + CHUNK]) for begin in range(0, len(prompts), CHUNK))
+    counts = (map(len, tokenizer(chunk, truncation=False, verbose=False).input_ids) for chunk in chunks)
+    return sum(count > words for of_chunk in counts for count in of_chunk)

@@ -1,6 +1,6 @@
-"""Files of weights: found, read without running what they hold, and refused if they are of another network."""
+"""Files of weights: found, and read without running what they hold."""
 
-from collections.abc import Callable, Mapping
+import struct
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -9,10 +9,12 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
-from diffpo.hub import reaching
+from diffpo.hub import BROKEN, reaching
 from diffpo.refusal import Refusal
+
+# What torch says of a file that is no pickle of tensors: it reads byte by byte, and each fails in its own way.
+WRONG = (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
 
 
 def located(path: str, file: str, revision: str | None = None) -> Path:
@@ -38,30 +40,5 @@ def saved(path: str, file: str, revision: str | None, what: str) -> dict[str, An
             if found.suffix == ".safetensors":
                 return load_file(found)
             return torch.load(found, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-            raise Refusal("it is damaged, or holds more than tensors; fetch it again") from error
-
-
-def fill(
-    network: nn.Module, tensors: Mapping[str, Tensor], path: str, what: str, called: Callable[[str], str] = str
-) -> None:
-    """Give a network all of its weights from a file.
-
-    Args:
-        tensors: become the network's own, without a copy.
-        called: the name in the file of one of the network's weights.
-
-    Raises:
-        Refusal: if the file lacks a weight, has one too many, or one of another shape: it names the first.
-    """
-    names = {called(name): name for name in network.state_dict()}
-    own = network.state_dict()
-    wanted = {theirs: tuple(own[ours].shape) for theirs, ours in names.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if misfits := sorted({name for name, _ in found.items() ^ wanted.items()}):
-        first = misfits[0]
-        raise Refusal(
-            f"{path} is no {what}: {len(misfits)} of its weights do not fit, the first is {first}, which has shape "
-            f"{found.get(first, 'none')} and should have {wanted.get(first, 'none')}."
-        )
-    network.load_state_dict({names[name]: tensor for name, tensor in tensors.items()}, assign=True)
+        except (*WRONG, SafetensorError) as error:
+            raise Refusal(BROKEN) from error

@@ -1,11 +1,15 @@
 """LoRA on a causal language model, in the files that peft and transformers load."""
 
 import copy
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from diffusers.training_utils import cast_training_params
 from peft import (
     LoraConfig,
@@ -16,14 +20,16 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from diffpo.adapters import START, TRAINED, Adapter, LoRA, adapter_layers, adapter_only, only_trainable, require_bare
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
 from diffpo.sharding import whole_state
+from diffpo.whole import match_weights, require_finite, tell_unwrapped, unwrapped
 
 OUTER = "base_model.model."  # of names in peft's files: where a network stands in a PeftModel
+INITS = (True, False, "gaussian", "eva", "orthogonal")  # ways to begin that leave the base as it is
 
 
 class TextAdapter(Adapter):
@@ -34,9 +40,11 @@ class TextAdapter(Adapter):
     def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
         """Of what `CausalLM.load` gives: its network's adapter."""
         network = pipeline.network
-        trained = whole_state(network, [name for name, p in network.named_parameters() if f".{TRAINED}." in name])
+        trained = whole_state(network, [name for name, _ in trained_in(network)])
         if writes:
-            layers = get_peft_model_state_dict(network, state_dict=trained, adapter_name=TRAINED)
+            layers = get_peft_model_state_dict(
+                network, state_dict=trained, adapter_name=TRAINED, save_embedding_layers=False
+            )
             config = copy.copy(network.peft_config[TRAINED])
             vars(config).update({key: sorted(x) for key, x in vars(config).items() if isinstance(x, set)})
             config.save_pretrained(str(folder))
@@ -67,7 +75,7 @@ class TextLoRA(TextAdapter, LoRA):
 
     def inject(self, network: Any, config: LoraConfig) -> None:
         config.base_model_name_or_path = network.name_or_path
-        inject_adapter_in_model(config, network, TRAINED)
+        inject(config, network, TRAINED, f"base.adapter ({', '.join(self.targets)})")
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,10 @@ class TextWarmLoRA(TextAdapter):
     def attach(self, unet: Any, seed: int = 0) -> None:
         require_bare(unet)
         unet.requires_grad_(False)
-        for name in (START, TRAINED):
-            inject_saved(unet, self.path, name)
+        inject_saved(unet, self.path, START, TRAINED)
         for layer in adapter_layers(unet):
             layer.set_adapter(TRAINED)
-        only_trainable(adapter_layers(unet), [p for name, p in unet.named_parameters() if f".{TRAINED}." in name])
+        only_trainable(adapter_layers(unet), [p for _, p in trained_in(unet)])
         cast_training_params(unet)
 
     def off(self, unet: nn.Module) -> AbstractContextManager:
@@ -102,26 +109,102 @@ class TextWarmLoRA(TextAdapter):
 # not out yet.
 
 
-def inject_saved(network: Any, path: str, name: str) -> None:
+def trained_in(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What is trained of its adapters; those of an embedding end in the adapter's name."""
+    return [(name, p) for name, p in network.named_parameters() if TRAINED in name.split(".")]
+
+
+def inject(config: LoraConfig, network: Any, name: str, asker: str) -> None:
+    """Put new adapters into a network in place.
+
+    Args:
+        asker: of them, for messages.
+
+    Raises:
+        Refusal: if the network has none of the layers that they are for, or layers of a kind that takes none.
+    """
+    try:
+        inject_adapter_in_model(config, network, name)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise Refusal(
+            f"{type(network).__name__} cannot take the adapters of {asker}: {reason[:200]}; name other layers, or "
+            "adapters of this network."
+        ) from error
+
+
+def inject_saved(network: Any, path: str, *names: str) -> None:
     """Put adapters into a network in place, with the weights that they were saved with.
 
     Args:
         path: hub id or folder of adapters in peft's files.
-        name: that they get in the network.
+        names: that they get in the network, each of them its own copy.
 
     Raises:
-        Refusal: if they cannot be found or read.
+        Refusal: if they cannot be found or read, are not whole or of another network (the first weight is named), or
+            train more than low-rank updates.
     """
-    with reaching(path, "a LoRA"):
-        config, weights = PeftConfig.from_pretrained(path), load_peft_weights(path, device="cpu")
-    require_low_rank_alone(config, path)
-    config.inference_mode = False
-    inject_adapter_in_model(config, network, name)
-    set_peft_model_state_dict(network, {key.removeprefix(OUTER): w for key, w in weights.items()}, name)
+    what = f"a LoRA of this {type(network).__name__}"
+    with reaching(path, what):
+        config, weights = read_config(path), load_peft_weights(path, device="cpu")
+    require_finite(weights.items(), path, what)
+    for name in names:
+        inject(low_rank_alone(config, path), network, name, path)
+    state = network.state_dict()
+    own = get_peft_model_state_dict(network, state, adapter_name=names[0], save_embedding_layers=False)
+    ours = {key: plain(key, own) for key in weights}
+    if twice := [key for key, n in Counter(ours.values()).items() if n > 1]:
+        raise Refusal(f"{path} holds {twice[0]} twice, under two names; take one of them out.")
+    found = {ours[key]: tensor for key, tensor in weights.items()}
+    # Embeddings that have adapters are in peft's files, too.
+    base = {key: x for key, x in network.named_parameters() if key in found and key not in own}
+    same = [key for key, x in base.items() if torch.equal(found[key].to(x), x)]
+    trained = {key: tensor for key, tensor in found.items() if key not in same}
+    # peft translates names of other releases of transformers, so it is asked what did not fit.
+    loaded = all([fits(network, trained, name) for name in names])
+    if not loaded:
+        match_weights(shapes(found), shapes(own), path, what, spare=same)
+    assert loaded, f"{path} has all names and shapes, and peft did not take them"
+    tell_unwrapped([key for key, plain_key in ours.items() if key not in (plain_key, f"{OUTER}{plain_key}")], path)
 
 
-def require_low_rank_alone(config: PeftConfig, path: str) -> None:
-    """Raise a Refusal if adapters train more than what can be switched off, layer by layer."""
+def fits(network: Any, weights: Mapping[str, Tensor], name: str) -> bool:
+    """Load an adapter's weights, and say whether they are those that it has, in names and in shapes."""
+    with warnings.catch_warnings(action="ignore"):
+        result: Any = set_peft_model_state_dict(network, dict(weights), name, ignore_mismatched_sizes=True)
+    return not result.unexpected_keys and not any(name in key.split(".") for key in result.missing_keys)
+
+
+def read_config(path: str) -> PeftConfig:
+    try:
+        return PeftConfig.from_pretrained(path)
+    except KeyError as error:
+        raise Refusal(f"the installed peft knows no adapters of kind {error}; update it, or name a LoRA.") from error
+
+
+def plain(key: str, own: Collection[str]) -> str:
+    """A name in a file of adapters without what peft, wrappers and the adapter's name put into it.
+
+    Args:
+        own: names in the network, without that of the adapter.
+    """
+    key = unwrapped(unwrapped(key).removeprefix(OUTER))
+    layer, found, rest = key.partition(".lora_")
+    kind, *parts = rest.split(".")
+    shorter = [".".join([f"{layer}{found}{kind}", *kept]) for kept in (parts[1:], [])]
+    return next((name for name in (key, *shorter) if name in own), key)
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def low_rank_alone(config: PeftConfig, path: str) -> LoraConfig:
+    """The config of adapters that can be switched off layer by layer, and that leave all else as it was.
+
+    Raises:
+        Refusal: if they are others.
+    """
     beside = "modules_to_save", "trainable_token_indices", "layer_replication"
     if not isinstance(config, LoraConfig):
         raise Refusal(f"{path} holds adapters of kind {config.peft_type}; name a LoRA, or merge it into its base.")
@@ -131,3 +214,10 @@ def require_low_rank_alone(config: PeftConfig, path: str) -> None:
             f"The LoRA in {path} trains more than low-rank updates ({', '.join(named)}), which the reference cannot "
             "do without; merge it into its base (PeftModel.merge_and_unload) and name the result as base.path."
         )
+    if config.init_lora_weights not in INITS:
+        raise Refusal(
+            f"The LoRA in {path} began as {config.init_lora_weights}, which changes the base's own weights; merge it "
+            "into its base (PeftModel.merge_and_unload) and name the result as base.path."
+        )
+    config.inference_mode = False
+    return config

@@ -39,9 +39,9 @@ Candidate = str | Completion | Sequence[Message]
 
 
 def spoken(candidate: Candidate) -> str:
-    """All that a candidate says, to compare and to measure it; of messages, their contents."""
+    """All that a candidate says, to compare and to measure it; of messages, their contents and calls of tools."""
     if isinstance(candidate, str):
         return candidate
     if isinstance(candidate, Completion):
         return candidate.text
-    return "\n".join(str(message["content"]) for message in candidate)
+    return "\n".join(f"{message['content'] or ''}{message.get('tool_calls') or ''}" for message in candidate)

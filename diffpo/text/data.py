@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -17,14 +18,17 @@ from diffpo.core import PairLabels
 from diffpo.fingerprint import of_tables
 from diffpo.mixing import turns
 from diffpo.order import Lengths, Order, Pick, Share
-from diffpo.pairs import Pairs, PairTable, became, open_tables
-from diffpo.refusal import Refusal
-from diffpo.rows import DropTies, PairRow, RowMap
+from diffpo.pairs import PairTable, RowPairs, became, open_tables
+from diffpo.refusal import Refusal, require_at_least
+from diffpo.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.sources import Source
-from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length
+from diffpo.text.messages import read_tools
+from diffpo.text.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, of_row
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.tokenizing import Tokenizing, Tokens, counted
-from diffpo.workers import bytes_of, from_workers
+from diffpo.workers import at_most, bytes_of, from_workers
+
+ALIKE = "are the same tokens as all others of their row, so they teach nothing"
 
 
 @dataclass(frozen=True)
@@ -41,22 +45,27 @@ class TextData:
             leave room for its longest completion; a completion that does not fit by itself is cut on the right. A run
             reports how many were cut.
         max_prompt_length: prompts are cut to so many tokens in any case; null is no such limit.
+        tools: column with the tools that the assistant may call, which the chat template shows: lists of structs, or
+            such a list as JSON; a table need not have it. null leaves it out.
         together: rows of similar length that follow one another, best a multiple of fit.per_device_batch_size times
             processes; 1 shuffles them all. Of several sources that are mixed, rows are always shuffled.
-        workers: processes per device that split texts into tokens; 0 does so in the training process.
+        workers: processes per device that split texts into tokens, 2 where there are as many cores; 0 does so in the
+            training process.
 
     Raises:
-        Refusal: if a number is out of its range.
+        Refusal: if a number is out of its range, or row maps stand in a wrong order.
     """
 
     source: Source
     rows: list[RowMap] = field(default_factory=lambda: [DropTies()])
     max_length: int = 1024
     max_prompt_length: int | None = None
+    tools: str | None = "tools"
     together: int = 64
-    workers: int = 2
+    workers: int = field(default_factory=partial(at_most, 2))
 
     def __post_init__(self):
+        require_at_least(0, **{"data.workers": self.workers})
         if self.max_length < 2:
             raise Refusal(f"data.max_length must be at least 2, got {self.max_length}.")
         if self.max_prompt_length is not None and not 0 < self.max_prompt_length < self.max_length:
@@ -66,12 +75,13 @@ class TextData:
             )
         if self.together < 1:
             raise Refusal(f"data.together must be at least 1, got {self.together}.")
+        require_order(self.rows)
 
     def open(self, seed: int, tokenizing: Tokenizing) -> "TextPairs":
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]
         tables = open_tables(self.source, maps, seed, length)
         weights = self.source.shares([len(table) for table in tables])
-        reader = TextReader(tokenizing, self.max_length, self.max_prompt_length)
+        reader = TextReader(tokenizing, self.max_length, self.max_prompt_length, self.tools)
         return TextPairs(tables, weights, reader, seed, self.together, self.workers)
 
 
@@ -90,6 +100,7 @@ class TextReader:
     tokenizing: Tokenizing
     max_length: int
     max_prompt_length: int | None = None
+    tools: str | None = None
 
     def __call__(self, row: PairRow) -> list[Tokens]:
         """Tokens of each candidate, cut to fit.
@@ -97,14 +108,15 @@ class TextReader:
         Raises:
             Refusal: if one cannot be written as the data have it; the row is named.
         """
-        try:
-            sides = [self.tokenizing(*side) for side in zip(row.prompts, row.candidates, strict=True)]
-        except Refusal as error:
-            raise Refusal(f"Row {row.id}: {error}") from error
+        with of_row(row.id):
+            tools = read_tools(row.extra.get(self.tools)) if self.tools else []
+            sides = [self.tokenizing(*side, tools) for side in zip(row.prompts, row.candidates, strict=True)]
         longest = max(len(tokens.completion) for tokens in sides)
         prompt = max(1, min(self.max_length - longest, self.max_prompt_length or self.max_length))
         first = self.tokenizing.tokenizer.bos_token_id
-        return [tokens.cut(prompt, self.max_length - min(prompt, len(tokens.prompt)), first) for tokens in sides]
+        cut = [tokens.cut(prompt, self.max_length - min(prompt, len(tokens.prompt)), first) for tokens in sides]
+        alike = len({(tokens.prompt, tokens.completion) for tokens in cut}) == 1 < len(cut)
+        return [replace(tokens, notes=(*tokens.notes, ALIKE)) for tokens in cut] if alike else cut
 
     def collate(self, examples: list[Example]) -> TokenBatch:
         """Padded to the longest of them."""
@@ -135,7 +147,7 @@ def labels(examples: list[Example]) -> PairLabels:
     return PairLabels(prob=prob, score=scores, weight=weight)
 
 
-class TextPairs(Pairs, Dataset[Example]):
+class TextPairs(RowPairs, Dataset[Example]):
     """Rows of texts of one or several tables, split into tokens when they are visited.
 
     Attributes:
@@ -164,6 +176,13 @@ class TextPairs(Pairs, Dataset[Example]):
     @property
     def size(self) -> int:
         return sum(map(len, self.tables))
+
+    @property
+    def sizes(self) -> set[int]:
+        return set[int]().union(*(table.sizes for table in self.tables))
+
+    def sample(self) -> list[PairRow]:
+        return [row for table in self.tables for row in table.sample()]
 
     def __getitem__(self, pick: Pick) -> Example:
         row = self.tables[pick.table][pick.index]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from diffpo.core import PairLogps
 from diffpo.order import Pick
+from diffpo.refusal import require_at_least
 from diffpo.text.data import TextPairs
 from diffpo.text.loading import LoadedCausalLM
 from diffpo.text.sequences import SumTokens, token_logps
@@ -25,7 +26,11 @@ def of_pairs(
     Args:
         count: pairs of the first table; all of them if there are fewer.
         batch_size: pairs that are read at a time.
+
+    Raises:
+        Refusal: if a number is not positive.
     """
+    require_at_least(1, count=count, batch_size=batch_size)
     networks = [model.network.to(device).eval() for model in (policy, reference)]
     logps: list[list[Tensor]] = [[], []]
     lengths, probs = [], []

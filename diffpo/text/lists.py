@@ -10,6 +10,8 @@ from diffpo.rows import PairRow, RowMap
 from diffpo.sources import Refer, Stored
 from diffpo.text.completions import Completion, Segment
 
+NUMBER = int | float
+
 
 @dataclass(frozen=True)
 class Lists(Stored):
@@ -28,7 +30,7 @@ class Lists(Stored):
         high: score that becomes 1.
 
     Raises:
-        Refusal: if `low < high` does not hold, or a record has not one score for each answer, or one out of range.
+        Refusal: if `low < high` does not hold, or a record has not one number for each answer, or one out of range.
     """
 
     prompt: str = "prompt"
@@ -52,6 +54,16 @@ class Lists(Stored):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         prompt, answers, scores = (record[name] for name in self.needs)
+        listed = is_list(answers, list if self.steps else object)
+        whole = listed and (not self.steps or all(is_list(steps, str) for steps in answers))
+        for name, found, right in zip(
+            self.needs[1:], (answers, scores), (whole, is_list(scores, NUMBER)), strict=True
+        ):
+            if not right:
+                raise Refusal(
+                    f"Row {index} has {name} {str(found)[:60]!r} ({type(found).__name__}); Lists takes lists of "
+                    f"answers{' in steps, which are lists of texts' * bool(self.steps)}, and of numbers as scores."
+                )
         if len(answers) != len(scores) or not answers:
             raise Refusal(
                 f"Row {index} has {len(answers)} answers and {len(scores)} scores; it needs one score for each answer."
@@ -67,6 +79,10 @@ class Lists(Stored):
         prob = 0.5 if min(share) == max(share) else 1.0
         ranked = tuple(share[i] for i in order)
         return PairRow(index, (prompt,) * len(order), tuple(said), prob=prob, scores=ranked, extra=record)
+
+
+def is_list(found: Any, kind: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(x, kind) and not isinstance(x, bool) for x in found)
 
 
 def stepwise(steps: list[str]) -> Completion:

@@ -1,6 +1,7 @@
 """A causal language model: from a hub id or folder to the network that is trained, and back to files."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 
+from diffpo.adapters import carries_adapters
 from diffpo.draws import Draws
 from diffpo.files import writing
 from diffpo.hub import reaching
@@ -18,6 +20,9 @@ from diffpo.sharding import is_sharded, whole_state
 from diffpo.text.adapters import TextAdapter
 from diffpo.text.sequences import TokenBatch, require_plain_head
 from diffpo.text.tokenizing import Tokenizing
+from diffpo.whole import load_whole
+
+ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class CausalLM:
     network_class: ClassVar[Any] = AutoModelForCausalLM
     reader_class: ClassVar[Any] = AutoTokenizer
     reads_by: ClassVar[str] = "tokenizer"
+    kind: ClassVar[str] = "a causal language model"
     task: ClassVar[str] = "text-generation"
 
     def __post_init__(self):
@@ -94,12 +100,32 @@ class CausalLM:
             )
 
     def tokenizing(self) -> Tokenizing:
-        """The tokenizer with its chat template; it costs little, so data can be checked before weights are loaded."""
+        """The tokenizer with its chat template; it costs little, so data can be checked before weights are loaded.
+
+        Raises:
+            Refusal: if it cannot be found, or tells no texts apart.
+        """
         with reaching(self.path, "a tokenizer"):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
-        return Tokenizing(tokenizer)
+        return Tokenizing(tokenizer, known=self.vocabulary)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the network knows."""
+        return self.network_config().get_text_config().vocab_size
+
+    def network_config(self) -> Any:
+        """Of the network, as transformers reads it."""
+        folder = Path(self.path)
+        if (folder / ADAPTER).exists() and not (folder / "config.json").exists():
+            raise Refusal(
+                f"{folder} holds an adapter, not {self.kind}; name its base in base.path and the adapter in "
+                "base.adapter diffpo.text.adapters.TextWarmLoRA, or merge them (peft's merge_and_unload)."
+            )
+        with reaching(self.path, self.kind):
+            return AutoConfig.from_pretrained(self.path, revision=self.revision)
 
     def load(
         self, device: torch.device | str = "cpu", storage: torch.dtype = torch.float32, seed: int = 0
@@ -111,7 +137,8 @@ class CausalLM:
             seed: of adapters that start at random.
 
         Raises:
-            Refusal: if it cannot be found, is no causal language model, or does something to its logits.
+            Refusal: if it cannot be found, is no causal language model, lacks weights or has others, carries adapters,
+                or does something to its logits.
         """
         network = self.network(device, torch.float32 if self.adapter is None else storage)
         require_plain_head(network, device)
@@ -128,10 +155,15 @@ class CausalLM:
         options: dict[str, Any] = {"dtype": dtype, "attn_implementation": self.attention, "revision": self.revision}
         if self.quantization is not None:
             options |= {"quantization_config": self.quantization.config(dtype), "device_map": {"": device}}
-        with reaching(self.path, "a causal language model"):
-            config: Any = AutoConfig.from_pretrained(self.path, revision=self.revision)
-            switch_off_dropout(config)
-            network = self.network_class.from_pretrained(self.path, config=config, **options)
+        config = self.network_config()
+        switch_off_dropout(config)
+        load = partial(self.network_class.from_pretrained, self.path, config=config, **options)
+        network = load_whole(load, self.path, self.kind)
+        if carries_adapters(network):
+            raise Refusal(
+                f"{self.path} holds an adapter ({ADAPTER}) beside {self.kind}, and transformers puts it in; move it "
+                "elsewhere, or merge it (peft's merge_and_unload)."
+            )
         return network if self.quantization is not None else network.to(device)
 
 
@@ -170,33 +202,20 @@ class LoadedCausalLM:
         """What `fit` calls: the network as wrapped, and the batch on its device."""
         return model, raw.to(draws.device)
 
-    def require_fits(self, batch: TokenBatch, longest: int, candidates: int) -> None:
+    def require_fits(self, batch: TokenBatch, longest: int) -> None:
         """What is checked before a run.
 
         Args:
             batch: the first rows.
             longest: tokens that a sequence may have (`TextData.max_length`).
-            candidates: that each row has to have at least (`Objective.needs_candidates`).
 
         Raises:
-            Refusal: if rows have fewer, sequences may be longer than the network's context, or the tokenizer knows
-                tokens that the network does not.
+            Refusal: if sequences may be longer than the network's context.
         """
-        if (have := batch.ids.shape[0]) < candidates:
-            raise Refusal(
-                f"The objective needs {candidates} candidates per row, data.source gives {have}; choose another "
-                "objective (diffpo.text.methods.sft takes single ones), or another source."
-            )
-        config = self.network.config.get_text_config()
-        context = config.to_dict().get("max_position_embeddings")
+        context = self.network.config.get_text_config().to_dict().get("max_position_embeddings")
         if context is not None and longest > context:
             raise Refusal(
                 f"data.max_length {longest} is more than the {context} that {self.config.path} can read; lower it."
-            )
-        if (last := int(batch.ids.max())) >= config.vocab_size:
-            raise Refusal(
-                f"The tokenizer of {self.config.path} gives token {last}, the network has {config.vocab_size}; name a "
-                "base whose tokenizer is its own."
             )
 
     def report(self) -> str:
@@ -213,8 +232,8 @@ class LoadedCausalLM:
         Raises:
             Refusal: if the disk is full.
         """
-        remedy = "Free some space; if there is a checkpoint of the last step, --resume latest then writes them."
-        with writing(f"The weights in {folder}", remedy):
+        then = "if there is a checkpoint of the last step, --resume latest then writes them"
+        with writing(f"The weights in {folder}", then):
             if writes:
                 self.tokenizing.tokenizer.save_pretrained(folder)
             if self.config.adapter is not None:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
+from diffpo.needs import Candidates, Need
 from diffpo.references import SCORES, Reference
+from diffpo.refusal import Refusal
 from diffpo.text.sequences import Reduce, SumTokens, TokenBatch, token_logps
 
 
@@ -19,10 +21,24 @@ class SequencePreference(Objective):
     Args:
         loss: of the two log-likelihoods.
         reduce: how tokens add up to them.
+
+    Raises:
+        Refusal: if the loss needs the errors of a denoiser.
     """
 
     loss: PairLoss = field(default_factory=Sigmoid)
     reduce: Reduce = field(default_factory=SumTokens)
+
+    def __post_init__(self):
+        require_of_texts(self.loss)
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        return self.loss.needs_candidates
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.loss.needs
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -51,3 +67,12 @@ class SequencePreference(Objective):
         step = pair_step(self.loss, pair, batch.label)
         chosen, *_, rejected = pair.policy.detach()
         return Step(step.loss, step.metrics | {"logps/chosen": chosen, "logps/rejected": rejected})
+
+
+def require_of_texts(loss: PairLoss) -> None:
+    """Raise a Refusal if a loss needs the errors of a denoiser, which texts have not."""
+    if loss.needs_errors:
+        raise Refusal(
+            f"{type(loss).__name__} needs the errors of a denoiser, texts have likelihoods; choose another loss, e.g. "
+            "diffpo.losses.reference_free.SimPO."
+        )

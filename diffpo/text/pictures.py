@@ -11,7 +11,7 @@ from diffpo.cells import Cell, Held
 from diffpo.draws import Draws
 from diffpo.pictures import BrokenImage, read_image
 from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
+from diffpo.rows import LastMap, PairRow
 from diffpo.sources import Columns, Refer
 from diffpo.text.completions import Candidate, Completion, Segment
 
@@ -87,7 +87,7 @@ class Seen(Completion):
 
 
 @dataclass(frozen=True)
-class CorruptedPicture(RowMap):
+class CorruptedPicture(LastMap):
     """Show both answers their picture, and add the chosen answer about a corrupted one (mDPO, arXiv:2406.11839).
 
     Corrupted is a random crop at the picture's own size and aspect ratio. It is a function of seed and row, so every

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
+from diffpo.rows import LastMap, PairRow
 from diffpo.text.completions import spoken
 
 TEMPLATE = (
@@ -15,7 +15,7 @@ TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class WithRationale(RowMap):
+class WithRationale(LastMap):
     """Add a third candidate: the rationale, whose prompt is the question with both answers, asking for it.
 
     A coin, fixed by the seed and the row, says which answer is shown first; in the rationale `{chosen}` and

@@ -77,6 +77,7 @@ def identity(objective: Objective, base: CausalLM, data: TextData, seed: int, st
         "source": str(data.source),
         "rows": [str(row_map) for row_map in data.rows],
         "cut": [data.max_length, data.max_prompt_length],
+        "tools": data.tools,
         "asked": objective.reference_inputs,
         "seed": seed,
         "precision": str(storage),

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
+from diffpo.devices import device_of
 from diffpo.files import writing
 from diffpo.hub import reaching
 from diffpo.ledger import write_json
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Columns
 from diffpo.text.completions import spoken
+from diffpo.text.rows import read
+from diffpo.text.tokenizing import require_vocabulary
+from diffpo.whole import load_whole
 
 COLUMNS = ("sem_distance", "sem_distance_rejected")
 SUMMARY = "semantic.json"
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")  # of BERT's first token, which a mean of states does not need
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +43,22 @@ class TextEncoder(ABC):
     device: str = "cpu"
 
     @abstractmethod
-    def load(self) -> Any: ...
+    def load(self) -> nn.Module:
+        """The network from its files, all of its weights."""
 
     @abstractmethod
     def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]: ...
 
     @cached_property
     def network(self) -> nn.Module:
-        with reaching(self.path, "a text encoder"):
-            return self.load().to(self.device).eval()
+        return self.load().to(device_of(self.device)).eval()
 
     @cached_property
     def tokenizer(self) -> Any:
         with reaching(self.path, "a tokenizer"):
-            return AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+        require_vocabulary(tokenizer)
+        return tokenizer
 
     @property
     def longest(self) -> int:
@@ -78,9 +85,9 @@ class CLIPText(TextEncoder):
 
     path: str = "openai/clip-vit-large-patch14"
 
-    def load(self) -> Any:
-        kind: Any = CLIPTextModelWithProjection
-        return kind.from_pretrained(self.path, revision=self.revision)
+    def load(self) -> nn.Module:
+        load = partial(CLIPTextModelWithProjection.from_pretrained, self.path, revision=self.revision or "main")
+        return load_whole(load, self.path, "the text half of a CLIP", others=True)
 
     def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]:
         return output.text_embeds
@@ -92,8 +99,9 @@ class SentenceEncoder(TextEncoder):
 
     path: str = "sentence-transformers/all-MiniLM-L6-v2"
 
-    def load(self) -> Any:
-        return AutoModel.from_pretrained(self.path, revision=self.revision)
+    def load(self) -> nn.Module:
+        load = partial(AutoModel.from_pretrained, self.path, revision=self.revision)
+        return load_whole(load, self.path, "a text encoder", spare=POOLER, others=True)
 
     def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]:
         return (output.last_hidden_state * attended).sum(1) / attended.sum(1)
@@ -105,36 +113,46 @@ def distances(encoder: TextEncoder, prompts: Sequence[Any], sides: Sequence[Any]
     return (1 - (one * two).sum(-1)).clamp(0, 2).cpu()
 
 
+def required(column: str, found: Any, row: int) -> Any:
+    """What a cell holds, which has to be there."""
+    if found is None:
+        raise Refusal(f"Row {row} has null in {column}, which has no distance; fix or leave out such rows.")
+    return read(f"text in {column}", found, row)
+
+
 def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch_size: int = 64) -> dict[str, Any]:
     """Write the pairs with `sem_distance` (of the chosen side) and `sem_distance_rejected` as one parquet file.
 
     Returns:
-        What is in `semantic.json`: the encoder, and mean, least and greatest distance of each column; `cut` answers
-        were longer than the encoder reads.
+        What is in `semantic.json`: the encoder, and mean, least and greatest distance of each column; `cut` prompts
+        and answers were longer than the encoder reads.
 
     Raises:
+        Refusal: if a cell is neither a text nor messages, or null; the row is named.
         Refusal: if the source or the encoder cannot be loaded, or the folder is not empty.
         Refusal: if the disk is full.
     """
+    require_at_least(1, batch_size=batch_size)
     if output_dir.exists() and any(output_dir.iterdir()):
         raise Refusal(f"output_dir {output_dir} is not empty; choose another one.")
     table, cut = source.open(), 0
 
-    def measured(rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+    def measured(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[float]]:
         nonlocal cut
-        cut += sum(encoder.cut([spoken(text) for text in rows[side]]) for side in source.candidates)
-        prompts = [rows[name] for name in source.needs]
-        sides = zip(COLUMNS, prompts, source.candidates, strict=True)
-        return {name: distances(encoder, asked, rows[side]).tolist() for name, asked, side in sides}
+        names = {*source.needs, *source.candidates}
+        texts = {name: [required(name, x, i) for x, i in zip(rows[name], indices, strict=True)] for name in names}
+        cut += sum(encoder.cut([spoken(text) for text in texts[name]]) for name in names)
+        sides = zip(COLUMNS, source.needs, source.candidates, strict=True)
+        return {name: distances(encoder, texts[asked], texts[side]).tolist() for name, asked, side in sides}
 
-    found = table.map(measured, batched=True, batch_size=batch_size, load_from_cache_file=False)
+    found = table.map(measured, batched=True, with_indices=True, batch_size=batch_size, load_from_cache_file=False)
     spread = {name: torch.tensor(found[name][:]) for name in COLUMNS}
     about = {"encoder": type(encoder).__name__, "model_id": encoder.path, "revision": encoder.revision}
     about |= {"source": str(source), "pairs": len(found), "cut": cut}
     about |= {
         name: {"mean": float(x.mean()), "min": float(x.min()), "max": float(x.max())} for name, x in spread.items()
     }
-    with writing(str(output_dir), "Free some space, or choose another place."):
+    with writing(str(output_dir)):
         output_dir.mkdir(parents=True, exist_ok=True)
         found.to_parquet(output_dir / "train.parquet")
     write_json(output_dir / SUMMARY, about)

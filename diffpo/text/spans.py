@@ -8,8 +8,9 @@ from difflib import SequenceMatcher
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
-from diffpo.text.completions import Completion, Segment, spoken
+from diffpo.text.completions import Completion, Segment
 from diffpo.text.lists import stepwise
+from diffpo.text.rows import one_text
 
 Span = Sequence[int]  # where it begins, and where it ends, in characters
 
@@ -54,10 +55,10 @@ class TaggedSpans(RowMap):
         spans = []
         for candidate, name in zip(row.candidates, columns, strict=True):
             pieces = re.split("|".join(map(re.escape, self.tags)), row.column(name, self))
-            if "".join(pieces) != spoken(candidate):
+            if "".join(pieces) != (said := one_text(candidate, row)):
                 raise Refusal(
                     f"{name} of row {row.id} without {' and '.join(self.tags)} is {''.join(pieces)[:40]!r}..., the "
-                    f"answer is {spoken(candidate)[:40]!r}...; they have to be the same text."
+                    f"answer is {said[:40]!r}...; they have to be the same text."
                 )
             ends = [sum(map(len, pieces[: i + 1])) for i in range(len(pieces))]
             spans.append(list(zip(ends[::2], ends[1::2], strict=False)))
@@ -69,7 +70,7 @@ class DifferingWords(RowMap):
     """Take as spans the words in which the two answers differ, by the longest runs of words that both have."""
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        words = [re.findall(r"\s*\S+|\s+$", spoken(candidate)) for candidate in row.candidates]
+        words = [re.findall(r"\s*\S+|\s+$", one_text(candidate, row)) for candidate in row.candidates]
         changes = [code for code in SequenceMatcher(None, *words, autojunk=False).get_opcodes() if code[0] != "equal"]
         chosen = [(begin, end) for _, begin, end, _, _ in changes]
         rejected = [(begin, end) for _, _, _, begin, end in changes]
@@ -86,7 +87,7 @@ def with_spans(row: PairRow, spans: Sequence[Sequence[Span]]) -> PairRow | None:
     """The row with its candidates in pieces, or None if nothing is marked in any."""
     if not any(len(each) for each in spans):
         return None
-    pieces = (cut(spoken(text), each, row) for text, each in zip(row.candidates, spans, strict=True))
+    pieces = (cut(one_text(text, row), each, row) for text, each in zip(row.candidates, spans, strict=True))
     return replace(row, candidates=tuple(pieces))
 
 
@@ -115,7 +116,7 @@ class SplitSteps(RowMap):
     pattern: str = r"\n+"
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        return replace(row, candidates=tuple(stepwise(self.steps(spoken(text))) for text in row.candidates))
+        return replace(row, candidates=tuple(stepwise(self.steps(one_text(text, row))) for text in row.candidates))
 
     def steps(self, text: str) -> list[str]:
         ends = (match.end() for match in re.finditer(self.pattern, text))

@@ -1,7 +1,7 @@
 """Vision-language models as bases, and batches of answers about pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from diffpo.refusal import Refusal
 from diffpo.text.chat import Chat, Prompt
 from diffpo.text.completions import Candidate, Message
 from diffpo.text.loading import CausalLM, LoadedCausalLM
+from diffpo.text.messages import kind_of
 from diffpo.text.pictures import Seen
 from diffpo.text.tokenizing import Tokenizing, Tokens
 
@@ -56,19 +57,18 @@ class SeeingTokenizing(Tokenizing):
 
     processor: Any
 
-    def __call__(self, prompt: Prompt, candidate: Candidate) -> Tokens:
+    def __call__(self, prompt: Prompt, candidate: Candidate, tools: Sequence[Mapping[str, Any]] = ()) -> Tokens:
         """Tokens of the question, with room for the picture as the processor makes it, and of the answer."""
         if not isinstance(candidate, Seen):
             raise Refusal("It shows no picture; add diffpo.text.pictures.CorruptedPicture to data.rows.")
-        said = Chat(Parts(self.processor))(self.asked(prompt), candidate)
-        completion = super().__call__("", said.completion)
+        said = Chat(Parts(self.processor), tools)(self.asked(prompt), candidate)
+        completion = self.split(replace(said, prompt=""))
         read = self.processor(
             text=said.prompt, images=[candidate.shown()], add_special_tokens=False, return_tensors="pt"
         )
         ids: Int[Tensor, "1 p"] = read["input_ids"]
         inputs = {name: x for name, x in read.items() if name not in ("input_ids", "attention_mask")}
-        heard = completion.completion[:-1]  # the template has said where it ends
-        return SeenTokens(tuple(ids[0].tolist()), heard, completion.notes, inputs)
+        return SeenTokens(tuple(ids[0].tolist()), completion.completion, completion.notes, inputs)
 
     def inputs(self, tokens: Sequence[Tokens], size: int) -> dict[str, Tensor]:
         """What the network is given beside tokens, of sequences that are padded to `size`."""
@@ -82,13 +82,20 @@ class SeeingTokenizing(Tokenizing):
         first = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
         if first is None:
             raise Refusal("Its prompt has no message of the user to show the picture in; change the data.")
-        spoken = [{**message, "content": self.spoken(message["content"])} for message in messages]
+        spoken = [{**message, "content": self.spoken(message)} for message in messages]
         spoken[first]["content"] = [{"type": "image"}, {"type": "text", "text": spoken[first]["content"]}]
         return spoken
 
-    def spoken(self, content: str | list[Message]) -> str:
+    def spoken(self, message: Message) -> str:
         """Without tokens that steer the model: many data sets write where the picture is, which the template does."""
-        text = content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+        content = message["content"] or ""
+        parts: Any = [{"text": content}] if isinstance(content, str) else content
+        kinds = [kind_of(part) for part in parts]
+        if other := [kind for kind in kinds if kind not in ("text", "image")]:
+            raise Refusal(f"A message of {message['role']} has a part of type {other[0]!r}; drop such rows.")
+        if kinds.count("image") > 1:
+            raise Refusal(f"A message shows {kinds.count('image')} pictures, and a row has one; drop such rows.")
+        text = "".join(part["text"] for part, kind in zip(parts, kinds, strict=True) if kind == "text")
         for token in self.tokenizer.get_added_vocab():
             text = text.replace(token, "")
         return text.strip()
@@ -103,6 +110,10 @@ class Parts:
     @property
     def chat_template(self) -> str | None:
         return self.processor.chat_template
+
+    @property
+    def eos_token(self) -> str:
+        return self.processor.tokenizer.eos_token
 
     def apply_chat_template(self, messages: Sequence[Message], **options: Any) -> str:
         def parts(content: Any) -> Any:
@@ -133,6 +144,7 @@ class VisionLM(CausalLM):
     network_class: ClassVar[Any] = AutoModelForImageTextToText
     reader_class: ClassVar[Any] = AutoProcessor
     reads_by: ClassVar[str] = "processor"
+    kind: ClassVar[str] = "a vision-language model"
     task: ClassVar[str] = "image-text-to-text"
 
     def tokenizing(self) -> SeeingTokenizing:
@@ -140,7 +152,7 @@ class VisionLM(CausalLM):
             processor: Any = AutoProcessor.from_pretrained(self.path, revision=self.revision)
         if self.chat_template is not None:
             processor.chat_template = self.chat_template
-        return SeeingTokenizing(processor.tokenizer, processor)
+        return SeeingTokenizing(processor.tokenizer, processor, known=self.vocabulary)
 
     def load(
         self, device: torch.device | str = "cpu", storage: torch.dtype = torch.float32, seed: int = 0
@@ -156,5 +168,5 @@ class LoadedVisionLM(LoadedCausalLM):
         super().save(folder, writes)
         assert isinstance(self.tokenizing, SeeingTokenizing)
         if writes:
-            with writing(f"The processor in {folder}", "Free some space."):
+            with writing(f"The processor in {folder}"):
                 self.tokenizing.processor.save_pretrained(folder)

@@ -3,9 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from diffpo.benchmark.arithmetic import Costs, counted_flops, flops_of, matrix_rate
 from diffpo.benchmark.case import launched
+from diffpo.benchmark.counted import without_numbers
 from diffpo.benchmark.published import OPTIMIZER, POLICY, REFERENCE, TEXT, VAE
 
 CPU = torch.device("cpu")
@@ -15,6 +18,28 @@ COSTS = Costs(vae=2.2, text=0.2, reference=1.6, policy=4.8, optimizer=0.0)
 def test_a_multiply_add_counts_as_two():
     layer, x = nn.Linear(3, 5, bias=False), torch.ones(7, 3)
     assert flops_of(lambda: layer(x)) == 2 * 7 * 3 * 5
+
+
+def test_attention_counts_as_its_products_in_every_release_of_torch():
+    q, k = torch.ones(2, 3, 7, 8, requires_grad=True), torch.ones(2, 3, 5, 8)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        assert flops_of(lambda: scaled_dot_product_attention(q, k, k)) == 2 * (2 * 2 * 3 * 7 * 5 * 8)
+        trained = flops_of(lambda: scaled_dot_product_attention(q, k, k).sum().backward())
+    assert trained == (2 + 5) * (2 * 2 * 3 * 7 * 5 * 8)  # the backward pass computes the scores again
+
+
+def test_the_parts_are_those_of_a_bare_loop():
+    case = launched("tiny", False, 1, CPU)
+    with without_numbers():
+        pipe = case.sizes.pipeline(CPU)
+        side = case.sizes.resolution
+        pixels, latents = torch.ones(2, 3, side, side), torch.ones(2, 4, side // 8, side // 8)
+        states = pipe.text_encoder(torch.ones(1, 77, dtype=torch.long))[0].repeat(2, 1, 1).detach()
+        text = flops_of(lambda: pipe.text_encoder(torch.ones(1, 77, dtype=torch.long)))
+        vae = flops_of(torch.no_grad()(lambda: pipe.vae.encode(pixels)))
+        reference = flops_of(torch.no_grad()(lambda: pipe.unet(latents, 1, states)))
+        policy = flops_of(lambda: pipe.unet(latents, 1, states).sample.mean().backward())
+    assert counted_flops(case) == Costs(vae, text, reference, policy, 0.0)
 
 
 def test_gains_follow_from_the_parts():

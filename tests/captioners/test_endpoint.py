@@ -1,6 +1,8 @@
 import base64
+import json
 import sys
 from io import BytesIO
+from urllib.parse import quote
 
 import pytest
 from fake_endpoint import serving
@@ -81,6 +83,65 @@ def test_an_endpoint_that_cannot_be_used_is_told_before_any_work(server, monkeyp
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(Refusal, match=r"Endpoint needs openai: pip install 'diffpo\[captions\]'"):
         Endpoint("m", server.url).check()
+
+
+SECRETS = ("hunter2", "p@ss/w:rd", "geheim", "s")
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("echoed", ["{}", "Bearer {}.", "key={!r}", "{0}{0}"])
+def test_neither_key_nor_password_is_told(server, monkeypatch, secret, echoed):
+    """Whoever repeats them, in whatever writing."""
+    written = quote(secret, safe="")
+    host = server.url.removeprefix("http://")
+    monkeypatch.setenv("OPENAI_API_KEY", f"sk-{secret}-1")
+    captioner = Endpoint("m", f"http://ann:{written}@{host}?token={written}", tries=1)
+    assert captioner.place == f"m at {server.url}/"
+    for kind in (secret, written, f"sk-{secret}-1", json.dumps(secret)[1:-1], basic(f"ann:{secret}")):
+        told = captioner.said(ValueError(echoed.format(kind)))
+        assert kind not in told.replace(echoed.format("***"), "")
+    with pytest.raises(Refusal, match=r"does not answer .*no way, .*\*\*\*") as caught:
+        Endpoint("other", captioner.base_url, tries=1).check()
+    if len(secret) > 1:
+        assert secret not in str(caught.value)
+        assert written not in str(caught.value)
+
+
+def basic(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_an_interruption_tells_no_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hunter2")
+    server.failing["b"] = 503
+    perturber = EndpointPerturber("m", server.url, tries=1, instructions=("{text}",) * 3)
+    with pytest.raises(Interrupted, match="no way, Bearer \\*\\*\\*, ") as caught:
+        perturber(["b"], Strength.weak, [1])
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "http://", "http://h:abc/v1", "http://h:99999/v1", "ftp://h/v1", "http://[x/v1", "key"],
+)
+def test_what_is_no_address_is_refused_without_repeating_it(monkeypatch, url):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with pytest.raises(Refusal) as caught:
+        Endpoint("m", url).check()
+    assert str(caught.value) == "base_url is no address of a server; write one like http://localhost:8000/v1."
+
+
+@pytest.mark.parametrize("wrong", [{"parallel": 0}, {"tries": 0}, {"max_tokens": 0}])
+def test_counts_of_nothing_are_refused(server, wrong):
+    with pytest.raises(Refusal, match="must be at least 1, got 0"):
+        Endpoint("m", server.url, **wrong).check()
+
+
+@pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": None}, {"choices": [{}]}, {"error": "x"}])
+def test_an_answer_of_another_kind_is_one_line(server, reply):
+    server.failing["a"] = reply
+    with pytest.raises(Refusal, match="m at http.* does not answer as chat completions are answered; check that base"):
+        EndpointPerturber("m", server.url, instructions=("{text}",) * 3)(["a"], Strength.weak, [1])
 
 
 def test_what_the_texts_depend_on():

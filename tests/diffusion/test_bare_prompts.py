@@ -8,9 +8,14 @@ from diffpo.diffusion.data import PairData
 from diffpo.diffusion.encoding import require_encodable
 from diffpo.diffusion.images import Framing
 from diffpo.diffusion.loading import StableDiffusion
+from diffpo.diffusion.methods.kto import KTO
+from diffpo.diffusion.methods.self_npo import SelfNPO
+from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.trajectories import FromNoise
 from diffpo.draws import Draws
 from diffpo.mixing import Mixed
 from diffpo.order import Share
+from diffpo.pairs import require_suits
 from diffpo.refusal import Refusal
 from diffpo.sources import PairFolder
 from diffpo.unpaired import PromptsOnly
@@ -51,9 +56,11 @@ def test_a_batch_has_the_shape_of_pictures_to_come(tmp_path, save):
 def test_objectives_that_need_pictures_are_refused(tmp_path):
     model = StableDiffusion(saved(tmp_path / "base")).load()
     pairs = data(tmp_path).open()
-    model.first(pairs, candidates=0)
-    with pytest.raises(Refusal, match="needs 2 pictures per row, data.source gives 0"):
-        model.first(pairs, candidates=2)
+    model.first(pairs)
+    require_suits(SelfNPO(FromNoise()), pairs)
+    for objective, takes in ((DenoisingPreference(), "2"), (SelfNPO(), "1 or more"), (KTO(), "1 to 2")):
+        with pytest.raises(Refusal, match=f"takes {takes} candidates per row, rows have 0; choose another objective"):
+            require_suits(objective, pairs)
 
 
 def test_prompts_are_not_mixed_with_pictures(tmp_path):

@@ -1,7 +1,12 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
 from single_file import save_single_file
 from tiny import drawn, moved, pipeline, pipeline_xl, saved, saved_xl, unet, unet_xl
 
@@ -95,6 +100,12 @@ def test_a_setting_that_the_scheduler_lacks_is_refused_with_those_it_has(bases):
         load_base(bases["sd"], scheduler={"predicts": "v"})
 
 
+@pytest.mark.parametrize("wrong", [{"beta_start": "abc"}, {"num_train_timesteps": -1}, {"beta_schedule": "none"}])
+def test_a_value_that_the_scheduler_does_not_take_is_refused(bases, wrong):
+    with pytest.raises(Refusal, match=f"DDIMScheduler does not take base.scheduler .*{next(iter(wrong))}"):
+        load_base(bases["sd"], scheduler=wrong)
+
+
 def test_inpainting_is_refused(bases, tmp_path):
     unet(in_channels=9).save_pretrained(tmp_path)
     with pytest.raises(Refusal, match=r"UNet takes 9 channels.*diffpo tunes text-to-image"):
@@ -149,7 +160,7 @@ def test_a_unet_saved_with_its_adapters_is_refused(bases, tmp_path):
     carrier = unet()
     LoRA(rank=2).attach(carrier)
     carrier.save_pretrained(tmp_path / "unet")
-    with pytest.raises(Refusal, match=f"{tmp_path} lacks .* weights of the unet, first .*to_q.*fuse_lora"):
+    with pytest.raises(Refusal, match=f"{tmp_path} does not hold a UNet .*saved with adapters.*attn1.*fuse_lora"):
         load_base(bases["sd"], unet=str(tmp_path))
 
 
@@ -167,3 +178,124 @@ def test_parts_that_are_not_needed_are_left_out(bases, tmp_path, kind, single):
     encodes = load_base(path, config=config, unet="no/such/unet", denoises=False)
     assert encodes.unet is None
     assert encodes.vae is not None
+
+
+NETWORKS = [("sd", part) for part in ("unet", "vae", "text_encoder")]
+NETWORKS += [("xl", part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
+
+
+def rewritten(folder: Path, change) -> None:
+    """The weights of one part, changed."""
+    [file] = folder.glob("*.safetensors")
+    weights = change(load_file(file))
+    file.unlink()
+    save_file(weights, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", ["sd", "xl"])
+def test_a_base_whose_parts_were_saved_in_wrappers_draws_what_the_base_draws(bases, tmp_path, kind, caplog):
+    shutil.copytree(bases[kind], tmp_path / "base")
+    parts = [part for of, part in NETWORKS if of == kind]
+    for part, wrapper in zip(parts, ("_orig_mod.", "module.", "policy.", "module._orig_mod."), strict=False):
+        rewritten(tmp_path / "base" / part, lambda w, wrapper=wrapper: {wrapper + n: t for n, t in w.items()})
+    loaded = load_base(str(tmp_path / "base"))
+    assert np.array_equal(drawn(loaded), drawn(load_base(bases[kind])))
+    assert len(caplog.messages) == len(parts)
+
+
+@pytest.mark.parametrize(("kind", "part"), NETWORKS)
+def test_a_part_that_lacks_a_weight_is_named_with_it(bases, tmp_path, kind, part):
+    shutil.copytree(bases[kind], tmp_path / "base")
+    rewritten(tmp_path / "base" / part, lambda w: {n: t for n, t in w.items() if n != min(w)})
+    what = {"unet": "UNet", "vae": "VAE"}.get(part, part)
+    with pytest.raises(Refusal, match=f"{tmp_path}/base does not hold a {what}: 1 of its .*, the first is ") as caught:
+        load_base(str(tmp_path / "base"))
+    assert one_line(caught)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12345\n"
+CONTENTS = {"gone": None, "empty": "", "object": "{}", "list": "[]", "null": "null", "pointer": POINTER}
+FILES = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("name", FILES)
+def test_half_a_folder_is_one_line(bases, tmp_path, name, content):
+    shutil.copytree(bases["sd"], tmp_path / "base")
+    file = tmp_path / "base" / name
+    file.unlink() if content == "gone" else file.write_text(CONTENTS[content])
+    with pytest.raises(Refusal, match=f"{tmp_path}/base") as caught:
+        load_base(str(tmp_path / "base"))
+    assert one_line(caught)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "entry", [None, [None, None], ["my_library", "Encoder"], ["transformers", "NoSuchModel"], "x"]
+)
+def test_a_text_encoder_that_transformers_does_not_have_is_refused(bases, tmp_path, entry):
+    shutil.copytree(bases["sd"], tmp_path / "base")
+    index = tmp_path / "base" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"text_encoder": entry}))
+    with pytest.raises(Refusal, match="names no text_encoder of transformers in model_index.json"):
+        load_base(str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"time_cond_proj_dim": 8},
+        {"class_embed_type": "timestep"},
+        {"num_class_embeds": 3},
+        {"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 16},
+    ],
+    ids=lambda told: next(iter(told)),
+)
+def test_a_unet_that_is_told_more_than_is_told_here_is_refused(bases, tmp_path, told):
+    """Guidance-distilled ones, for example, that are told a guidance scale."""
+    unet(**told).save_pretrained(tmp_path)
+    with pytest.raises(Refusal, match=f"has a UNet that is told more .* and prompt .{next(iter(told))} "):
+        load_base(bases["sd"], unet=str(tmp_path))
+
+
+def test_a_variant_that_only_some_parts_have_is_taken_of_them(bases, tmp_path, caplog):
+    shutil.copytree(bases["sd"], tmp_path / "base")
+    [file] = (tmp_path / "base" / "unet").glob("*.safetensors")
+    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    loaded = load_base(str(tmp_path / "base"), variant="fp16")
+    assert np.array_equal(drawn(loaded), drawn(load_base(bases["sd"])))
+    assert [message.split(" has no")[0].rsplit("/")[-1] for message in caplog.messages] == ["vae", "text_encoder"]
+    with pytest.raises(Refusal, match="its weights are of variant fp16; name it in --base.variant"):
+        load_base(str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize("kind", ["CLIPTextModel", "CLIPTextModelWithProjection"])
+def test_an_encoder_of_a_class_that_its_weights_are_not_of_is_refused(bases, tmp_path, kind):
+    """The pooled states of SDXL come from a projection, which must not be left out, nor made up."""
+    name, part = {"CLIPTextModel": ("xl", "text_encoder_2")}.get(kind, ("sd", "text_encoder"))
+    shutil.copytree(bases[name], tmp_path / "base")
+    index = tmp_path / "base" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {part: ["transformers", kind]}))
+    with pytest.raises(Refusal, match=f"does not hold a {part}: 1 of its weights do not fit, the first is text_proj"):
+        load_base(str(tmp_path / "base"), denoises=False)
+
+
+def test_encoders_in_the_wrong_order_are_refused(bases, tmp_path):
+    shutil.copytree(bases["xl"], tmp_path / "base")
+    first, second = tmp_path / "base" / "text_encoder", tmp_path / "base" / "text_encoder_2"
+    first.rename(tmp_path / "first")
+    second.rename(first)
+    (tmp_path / "first").rename(second)
+    with pytest.raises(Refusal, match="does not hold a text_encoder_2: .*text_projection"):
+        load_base(str(tmp_path / "base"), denoises=False)

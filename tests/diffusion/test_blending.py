@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from diffpo.blending import Blend, Network
 from diffpo.diffusion.blending import Adapters, Difference, opened, require_known_range
-from diffpo.diffusion.kohya import Layer, export_kohya
+from diffpo.diffusion.kohya import export_kohya
+from diffpo.lora_files import Layer
 from diffpo.refusal import Refusal
 
 THETA = {"a": torch.tensor([1.0, 3.0, 1e-3]), "b": torch.tensor([[0.1, 0.7]])}

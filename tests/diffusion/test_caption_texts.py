@@ -145,3 +145,21 @@ def test_only_those_who_are_asked_count():
     second = Plan(Strategy.caption, Colors(), Shouted(), Strength.strong)
     assert first.identity == second.identity
     assert isinstance(first.speakers[0], Captioner)
+
+
+def test_texts_to_perturb_go_through_the_door(tmp_path):
+    data = {
+        "prompt": [["p", "q"]],
+        "chosen": [png(RED)],
+        "rejected": [png(BLUE)],
+        "old": [["\ufeffo", "n"]],
+        "number": [7],
+    }
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
+    pairs = PairsInOrder(Columns(str(tmp_path / "a.parquet")))
+    for columns, text in ((None, "P!"), (("old", "old"), "O!")):
+        plan = Plan(Strategy.perturb, None, Shouted(), columns=columns)
+        assert captions(Texts(pairs, plan, tmp_path / text, {}, batch_size=2))[1] == text
+    plan = Plan(Strategy.perturb, None, Shouted(), columns=("number", "number"))
+    with pytest.raises(Refusal, match="^Row 0 has number = 7, of type int; a prompt is a text"):
+        plan.original(pairs[0], 0)

@@ -54,7 +54,7 @@ def test_the_summary_is_kept_and_says_who_spoke(source, tmp_path):
     assert json.loads((tmp_path / "out" / "captions.json").read_text()) == found
     assert {"strategy": "caption", "strength": None, "pairs": 3, "fallback": 1, "limit": 24}.items() <= found.items()
     assert found["speakers"] == [{"kind": "colors", "version": "1"}]
-    assert found["gap"]["pairs"] == 2
+    assert (found["gap"]["pairs"], found["gap"]["cut"], found["notes"]) == (2, 0, {})
     assert found["gap"]["mean"] == (0.0 + (9 - 255) / 3) / 2
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["captions.json", "files.json", "train-00000-of-00001.parquet"]

@@ -5,14 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_loras
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 
 from diffpo.adapters import LoRA
 from diffpo.diffusion.contestants import Model, require_distinct, stamped, warnings
+from diffpo.diffusion.kohya import export_kohya
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline
+from diffpo.lora_layers import require_put
 from diffpo.refusal import Refusal
 from diffpo.scorers.oracle import Oracle
 
@@ -59,6 +63,54 @@ def test_a_lora_of_another_architecture_names_what_does_not_fit(world):
         Model("wrong", str(world / "xl"), lora=str(world / "lora")).load()
     with pytest.raises(Refusal, match="Cannot load a LoRA from .*nowhere"):
         Model("wrong", str(world / "base"), lora=str(world / "nowhere")).load()
+
+
+@pytest.mark.parametrize("kind", ["base", "xl"])
+@pytest.mark.parametrize("layout", ["kohya", "kohya for SDXL", "attention processors", "no network", "compiled"])
+def test_a_lora_of_any_trainer_is_evaluated(world, tmp_path, kind, layout):
+    """Diffusers' own loader takes some of these, and drops layers or alphas of others."""
+    layers = tiny_loras.layers_of(tiny.unet_xl() if kind == "xl" else tiny.unet())
+    lora = tiny_loras.saved_layers(tmp_path / "a.safetensors", layers, layout)
+    tuned = Model("tuned", str(world / kind), lora=lora).load()
+    require_put(tuned.unet, layers, "lora")
+
+
+def test_our_own_export_is_evaluated_as_the_run_it_came_from(world, tmp_path):
+    export_kohya(str(world / "lora"), tmp_path / "out.safetensors", torch.float32)
+    found, run = (
+        Model("a", str(world / "base"), lora=str(path)) for path in (tmp_path / "out.safetensors", world / "lora")
+    )
+    np.testing.assert_array_equal(tiny.drawn(found.load()), tiny.drawn(run.load()))
+
+
+@pytest.mark.parametrize("kind", ["base", "xl"])
+@pytest.mark.parametrize("layout", ["peft", "kohya"])
+def test_what_a_lora_does_to_text_encoders_is_evaluated_too(world, tmp_path, kind, layout):
+    plain = Model("plain", str(world / kind)).load()
+    encoders = ["text_encoder", "text_encoder_2"][: 1 + (kind == "xl")]
+    parts = {name: tiny_loras.layers_of(plain.components[name], ("q_proj", "fc2"), alphas=(2.0,)) for name in encoders}
+    unet = tiny_loras.layers_of(plain.unet, ("to_q",), alphas=(2.0,))
+    state = tiny_loras.written(unet, tiny_loras.LAYOUTS["kohya"] if layout == "kohya" else tiny_loras.PEFT)
+    for number, (name, layers) in enumerate(parts.items()):
+        before = f"lora_te{number + 1 if kind == 'xl' else ''}_"
+        names = tiny_loras.kohya(before, False) if layout == "kohya" else tiny_loras.peft_of(f"{name}.")
+        state |= tiny_loras.written(layers, names)
+    save_file(state, tmp_path / "a.safetensors")
+    tuned = Model("tuned", str(world / kind), lora=str(tmp_path / "a.safetensors")).load()
+    for name, layers in {"unet": unet, **parts}.items():
+        require_put(tuned.components[name], layers, "lora")
+    with torch.no_grad():
+        ids = torch.arange(6)[None]
+        assert not torch.allclose(tuned.text_encoder(ids)[0], plain.text_encoder(ids)[0], atol=1e-3)
+
+
+def test_a_second_text_encoder_that_the_base_lacks_is_told(world, tmp_path):
+    extra = {f"lora_te2_fc1.lora_{side}.weight": torch.ones(2, 2) for side in ("down", "up")}
+    lora = tiny_loras.saved_layers(tmp_path / "a.safetensors", tiny_loras.layers_of(tiny.unet()), extra=extra)
+    with pytest.raises(
+        Refusal, match=r"\(2 weights, first lora_te2_fc1.*\), which StableDiffusionPipeline does not have"
+    ):
+        Model("wrong", str(world / "base"), lora=lora).load()
 
 
 def test_the_negative_half_is_the_mix_of_base_positive_and_negative(world):

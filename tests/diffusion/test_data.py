@@ -1,18 +1,22 @@
+import shutil
 from dataclasses import replace
 from itertools import islice
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from shards import png
 from tiny import pair_folder
 
 from diffpo.diffusion.data import PairData
 from diffpo.diffusion.images import Framing
+from diffpo.diffusion.validation import HeldOut
 from diffpo.mixing import Mixed
 from diffpo.order import Pick, Share
 from diffpo.refusal import Refusal
 from diffpo.rows import ForTraining, ForValidation, PairRow, RowMap
-from diffpo.sources import PairFolder
+from diffpo.sources import Columns, PairFolder
 from diffpo.streams import Stream
 
 
@@ -190,3 +194,50 @@ def test_several_sources_in_several_shapes_are_refused(tmp_path):
     sources = [InShapes(str(pair_folder(tmp_path / name))) for name in "ab"]
     with pytest.raises(Refusal, match="in several shapes cannot be mixed; train apart"):
         PairData(Mixed(sources), framing=Framing(16)).open(0)
+
+
+def test_a_pair_of_one_picture_is_passed_over_and_counted_and_nothing_else_moves(tmp_path):
+    whole = list(islice(opened(pair_folder(tmp_path / "whole")).batches(Share(3, 0)), 4))
+    pair_folder(tmp_path / "same")
+    shutil.copy(tmp_path / "same" / "chosen" / "2.png", tmp_path / "same" / "rejected" / "2.png")
+    pairs = opened(tmp_path / "same")
+    batches = list(islice(pairs.batches(Share(3, 0)), 4))
+    for before, after in zip(whole, batches, strict=True):
+        kept = [i for i, row in enumerate(before.row) if row != 2]
+        assert all(before.row[i] == after.row[i] for i in kept)
+        assert torch.equal(before.pixels[:, kept], after.pixels[:, kept])
+    assert {row for _, row in pairs.seen.identical} == {2}
+    assert "; 1 with the same picture on all sides were passed over: rows [2]." in pairs.report()
+
+
+def test_one_column_on_both_sides_is_an_early_error(tmp_path):
+    table = {"prompt": ["a"] * 3, "chosen": [png(seed=n) for n in range(3)]}
+    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "a.parquet")
+    source = Columns(str(tmp_path / "a.parquet"), rejected="chosen")
+    with pytest.raises(Refusal, match="None of 3 pairs in a row .* and 3 have the same picture on all sides"):
+        PairData(source, framing=Framing(16), workers=0).open(0).first(1)
+
+
+def captioned(folder):
+    table = {"prompt": [["a", "b", "c"]] * 4, "chosen": [png(seed=n) for n in range(4)]}
+    table["rejected"] = [png(seed=9 + n) for n in range(4)]
+    datasets.Dataset.from_dict(table).to_parquet(folder / "a.parquet")
+    return PairData(Columns(str(folder / "a.parquet")), framing=Framing(16), workers=0, caption_dropout=0.0)
+
+
+@pytest.mark.parametrize("stream", [None, Stream(2)])
+def test_of_several_captions_each_visit_draws_one_whatever_the_batches(tmp_path, stream):
+    data = replace(captioned(tmp_path), stream=stream)
+    pairs = data.open(0)
+    ones, threes = (list(islice(pairs.batches(Share(n, 0)), 12 // n)) for n in (1, 3))
+    said = [prompt for batch in ones for prompt in batch.prompts[0]]
+    assert said == [prompt for batch in threes for prompt in batch.prompts[0]]
+    assert set(said) == {"a", "b", "c"}
+    assert "have several captions (training draws one at each visit, all else takes the first)" in pairs.report()
+
+
+def test_held_out_pairs_are_judged_by_the_first_caption(tmp_path):
+    validation = HeldOut(source=captioned(tmp_path).source).held_out(captioned(tmp_path)).open(0)
+    batches = islice(validation.batches(Share(4, 0)), 3)
+    assert {prompt for batch in batches for side in batch.prompts for prompt in side} == {"a"}
+    assert "4 have several captions, of which the first was taken" in validation.report()

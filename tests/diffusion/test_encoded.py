@@ -100,6 +100,8 @@ def test_flips_need_mirrored_pictures_but_not_the_other_way_round(root, source):
 def test_a_folder_that_is_not_finished_is_refused(source, tmp_path):
     with pytest.raises(Refusal, match="not all of them .encoding.json is missing.*goes on where it was stopped"):
         EncodedPairs(str(tmp_path)).open()
+    with pytest.raises(Refusal, match="There is no .*nope, which was named as encoded pairs"):
+        EncodedPairs(str(tmp_path / "nope")).open()
     shutil.copytree(source.path, tmp_path / "copy")
     (tmp_path / "copy" / "pairs-00000-of-00001.arrow").unlink()
     with pytest.raises(Refusal, match="damaged: pairs-00000-of-00001.arrow is missing; encode .* which mends"):

@@ -29,9 +29,11 @@ from diffpo.losses.logistic import Sigmoid
 from diffpo.mixing import Mixed
 from diffpo.order import Share
 from diffpo.refusal import Refusal
+from diffpo.rows import FirstCaption
 from diffpo.run import FitConfig, open_run
 from diffpo.sources import Columns
 from diffpo.streams import Stream
+from diffpo.typed import MARKED, SEVERAL
 from diffpo.unpaired import Unpaired
 
 
@@ -211,6 +213,36 @@ def test_a_full_disk_stops_with_the_remedy_and_keeps_whole_files(root, tmp_path,
     assert len(list((tmp_path / "out" / ".encoding").glob("*.arrow"))) == 3
     assert encode_pairs(base(root), pixels(root), tmp_path / "out")["unreadable"] == 1
     assert next(count) == 4 + 1 + 5
+
+
+def test_several_captions_and_pictures_that_are_the_same_are_as_from_pictures(root, tmp_path):
+    prompts = [["a red circle", "\ufeffa blue square"], ["green"], ["a", "b", "c"], ["red"]]
+    chosen, rejected = ([png(seed=10 * side + n) for n in range(4)] for side in (0, 1))
+    rejected[1] = chosen[1]
+    table = {"prompt": prompts, "chosen": chosen, "rejected": rejected}
+    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "a.parquet")
+    plain = PairData(Columns(str(tmp_path / "a.parquet")), [], Framing(32), workers=0, caption_dropout=0.0)
+    found = encode_pairs(base(root), plain, tmp_path / "out", batch_size=2)
+    assert (found["prompts"], found["unreadable"]) == (1 + 7, 0)
+    assert found["notes"] == {SEVERAL: 2, MARKED: 1}
+    model, data = base(root).load(), replace(plain, source=EncodedPairs(str(tmp_path / "out")))
+    ours, theirs = data.open(0), plain.open(0)
+    for batch, raw in islice(zip(ours.batches(Share(2, 0)), theirs.batches(Share(2, 0)), strict=True), 6):
+        wanted = model.encoder(raw)
+        assert (batch.row, batch.epoch, batch.identical) == (raw.row, raw.epoch, raw.identical)
+        torch.testing.assert_close(batch.mean, wanted.mean, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(batch.cond.prompt, wanted.cond.prompt.expand_as(batch.cond.prompt))
+    assert {row for _, row in ours.seen.identical} == {1}
+    assert "1 with the same picture on all sides were passed over: rows [1]" in ours.report()
+    assert "; 2 have several captions" in ours.report()
+
+
+def test_of_several_captions_only_those_that_row_maps_leave_are_encoded(root, tmp_path):
+    table = {"prompt": [["a", "b"]] * 2, "chosen": [png(seed=0)] * 2, "rejected": [png(seed=1)] * 2}
+    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "a.parquet")
+    data = PairData(Columns(str(tmp_path / "a.parquet")), [FirstCaption()], Framing(32), workers=0)
+    assert encode_pairs(base(root), data, tmp_path / "out")["prompts"] == 2
+    assert Encoding(str(tmp_path / "out"))(base(root), data, 0).open(0).first(2).row == (0, 1)
 
 
 @pytest.fixture(scope="module")

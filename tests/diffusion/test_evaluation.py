@@ -214,3 +214,10 @@ def test_an_unreadable_picture_has_no_part_in_diversity(tmp_path):
     assert diversity(files, prompts=2) == pytest.approx((1.0 + 0.2) / 2)
     files[0].write_bytes(b"no picture")
     assert diversity(files, prompts=2) == pytest.approx(0.2)
+
+
+def test_prompts_that_a_scorer_cuts_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(Oracle, "count_cut", lambda self, prompts: len(prompts) - 1)
+    report = evaluate(tmp_path, base=Colorblind(), tuned=Faithful())
+    assert report["scorers"]["oracle"]["cut"] == N - 1
+    assert any(f"oracle cuts {N - 1} of {N} prompts" in warning for warning in report["warnings"])

@@ -257,3 +257,11 @@ def test_where_weights_are_split_over_processes_all_make_the_same_number_of_call
         if seed == 0:
             assert torch.equal(plain.x_t, again.x_t)
     assert calls == [12] * 5
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_the_times_that_are_met_are_those_of_the_grid(steps, jitter):
+    noising = PolicyInversion(steps=steps, jitter=jitter)
+    drawn = set(noising.grid(30, draws(2000)).flatten().tolist())
+    assert set(noising.met(30).tolist()) == drawn

@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import drawn, pipeline, pipeline_xl, trained
+from tiny import drawn, pipeline, pipeline_xl, trained, unet, unet_xl
+from tiny_loras import layers_of, saved_layers
 
 from diffpo.adapters import WarmLoRA
 from diffpo.cli import launch
-from diffpo.diffusion.kohya import Layer, describe, export_kohya, one_alpha, read_layers, unet_layers
+from diffpo.diffusion.kohya import describe, export_kohya, one_alpha, read_layers
+from diffpo.lora_files import Layer, layer_shapes, read_lora
+from diffpo.lora_layers import require_put
 from diffpo.refusal import Refusal
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
@@ -169,14 +171,6 @@ def test_what_is_no_plain_lora_of_a_unet_is_refused(tmp_path, weights, message):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_the_original_names_of_sdxl_are_understood_with_its_config(tmp_path):
-    save_file(ORIGINAL | {f"{BLOCK}.alpha": torch.tensor(5.0)}, tmp_path / "in.safetensors")
-    layers, others = unet_layers(str(tmp_path / "in.safetensors"), FrozenDict(layers_per_block=2))
-    assert layers.keys() == {"down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"}
-    assert {layer.alpha for layer in layers.values()} == {5.0}
-    assert others == []
-
-
 def script(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["export_lora.py", *arguments])
     launch(export_lora.main)
@@ -208,3 +202,42 @@ def test_a_place_that_cannot_be_written_to_is_told_in_a_line(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(Refusal, match="out.safetensors could not be written .*the LoRA itself is untouched"):
         export_kohya(lora, tmp_path / "taken" / "out.safetensors")
+
+
+@pytest.mark.parametrize("made", [unet, unet_xl])
+def test_every_layer_of_a_unet_is_exported_so_that_diffusers_finds_it(tmp_path, made):
+    """Under some names it looks for other layers, or for none."""
+    network, pipe = made(), pipeline()
+    layers = layers_of(network, layer_shapes(network), rank=1, alphas=(2.0,))
+    export_kohya(saved_layers(tmp_path / "a.safetensors", layers), tmp_path / "out.safetensors", torch.float32)
+    pipe.unet = network
+    state, alphas = pipe.lora_state_dict(str(tmp_path / "out.safetensors"), unet_config=network.config)
+    pipe.load_lora_into_unet(state, alphas, network, adapter_name="theirs")
+    require_put(network, layers, "theirs")
+
+
+def test_every_layer_of_an_exported_file_is_read_again(tmp_path):
+    network = unet_xl()
+    layers = layers_of(network, layer_shapes(network), rank=1)
+    first = saved_layers(tmp_path / "a.safetensors", layers)
+    for number, source in enumerate([first, str(tmp_path / "0.safetensors")]):
+        export_kohya(source, tmp_path / f"{number}.safetensors", torch.float32)
+        found = read_lora(str(tmp_path / f"{number}.safetensors"), {"unet": network}).layers
+        assert found.keys() == layers.keys()
+        assert {layer.alpha for layer in found.values()} == {3.0}
+        for name, layer in layers.items():
+            torch.testing.assert_close(found[name].up * 3.0, layer.up * layer.alpha)
+
+
+def test_two_exports_of_one_lora_have_the_same_bytes(tmp_path):
+    lora = saved_lora(tmp_path / "run", with_lora(r=2, lora_alpha=5))
+    for number in range(10):
+        export_kohya(lora, tmp_path / str(number) / "mine.safetensors")
+    assert len({(tmp_path / str(number) / "mine.safetensors").read_bytes() for number in range(10)}) == 1
+
+
+@pytest.mark.parametrize("layout", ["kohya", "peft"])
+def test_a_dora_is_not_exported_without_its_magnitudes(tmp_path, layout):
+    lora = saved_layers(tmp_path / "a.safetensors", layers_of(unet(), ("to_q",), dora=True), layout)
+    with pytest.raises(Refusal, match="to_q has a lora_magnitude_vector.: DoRA is not exported"):
+        export_kohya(lora, tmp_path / "out.safetensors")

@@ -6,6 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from tiny import drawn, image_batch, pair_folder, saved, trained, unet
+from tiny_loras import layers_of, saved_layers
 
 from diffpo.adapters import LoRA, WarmLoRA
 from diffpo.diffusion.checks import require_prediction
@@ -69,6 +70,14 @@ def test_half_storage_keeps_what_is_trained_and_the_vae_in_fp32(base):
     lora = StableDiffusion(base, adapter=LoRA(rank=2)).load(storage=torch.bfloat16)
     assert {p.dtype for p in lora.unet.parameters() if p.requires_grad} == {torch.float32}
     assert lora.unet.conv_in.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_in_half_storage_a_warm_lora_starts_at_its_reference(base, tmp_path, dora):
+    path = saved_layers(tmp_path / "a.safetensors", layers_of(unet(), dora=dora))
+    model = StableDiffusion(base, adapter=WarmLoRA(path)).load(storage=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.reference()(lambda _: output(model)), output(model))
 
 
 @pytest.mark.parametrize("adapter", [None, LoRA(rank=2)])

@@ -13,10 +13,14 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
+from safetensors.torch import save_file
 from tiny import moved
+from tiny_loras import layers_of, peft_of, written
 from torch import Tensor, nn
 
+from diffpo.diffusion.negatives import NEGATIVE
 from diffpo.diffusion.pipelines import NegativeGuidanceMixin
+from diffpo.lora_layers import require_put
 from diffpo.refusal import Refusal
 
 
@@ -167,3 +171,17 @@ def test_flux_without_true_guidance_does_not_pass_over_the_negative():
     parts = {"transformer": flux_transformer(True), "negative_transformer": moved(flux_transformer(True))}
     with pytest.raises(Refusal, match="distilled into its network"):
         painted(flux(NegativeFlux, **parts), true_cfg_scale=1.0)
+
+
+@BOTH
+def test_a_lora_of_a_transformer_is_a_negative_whole(tmp_path, drawn, made, stock, negative, transformer):
+    layers = layers_of(transformer(), ("to_q", "to_v"), alphas=(2.0,))
+    save_file(written(layers, peft_of("transformer.")), tmp_path / "lora.safetensors")
+    expected = drawn(made(stock, transformer=transformer()))
+    pipe = made(negative, transformer=transformer())
+    pipe.load_negative(str(tmp_path / "lora.safetensors"), shared=True)
+    require_put(pipe.transformer, layers, NEGATIVE)
+    assert not torch.allclose(drawn(pipe), expected, atol=1e-3)
+    save_file(written({"blocks.9": layers.popitem()[1]}, peft_of("transformer.")), tmp_path / "lora.safetensors")
+    with pytest.raises(Refusal, match="trained for another .*: the base has no layer blocks.9"):
+        pipe.load_negative(str(tmp_path / "lora.safetensors"))

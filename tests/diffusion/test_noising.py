@@ -78,3 +78,13 @@ def test_hardly_skewed_times_are_uniform():
 def test_a_skew_that_is_none_is_refused(changed):
     with pytest.raises(Refusal, match=r"gamma in \(0, 1\) and levels > 0"):
         Skewed(**changed)
+
+
+@pytest.mark.parametrize(
+    "times", [Uniform(), Uniform(100, 300), Uniform(900), Among([249, 499]), Skewed(levels=3)], ids=str
+)
+def test_the_times_that_are_met_are_those_that_are_drawn(times):
+    met = set(times.met(1000).tolist())
+    assert set(ForwardNoise(times).met(1000).tolist()) == met
+    assert set(times(1000, draws(3000)).tolist()) <= met
+    assert set(times.met(20).tolist()) <= set(range(20))

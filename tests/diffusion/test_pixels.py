@@ -1,13 +1,17 @@
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from shards import png
 
 from diffpo.cells import Held
 from diffpo.diffusion.images import Framing
-from diffpo.diffusion.pixels import PixelReader, Seen, count_enlarged
+from diffpo.diffusion.pixels import PixelReader, Seen, count_enlarged, gathered
+from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
+from diffpo.typed import Captions
 
 
 def row(number, *sizes, **fields):
@@ -60,3 +64,52 @@ def test_the_first_readable_pair_is_taken_and_the_others_are_named():
 def test_a_picture_is_enlarged_if_its_bucket_is_higher_or_wider():
     time_ids = torch.tensor([[[30.0, 60, 0, 0, 24, 40]], [[23, 60, 0, 0, 24, 40]], [[30, 39, 0, 0, 24, 40]]])
     assert count_enlarged(time_ids) == 2
+
+
+RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
+
+
+def of(number, *pictures, prompts=("a", "a", "a")):
+    candidates = tuple(Held(picture, Path()) for picture in pictures)
+    return PairRow(number, prompts[: len(pictures)], candidates, scores=(0.0,) * len(pictures))
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_row_of_one_picture_is_passed_over_and_named(k):
+    example = PixelReader(Framing(16), 0.0, 0)([(2, of(7, *[RED] * k)), (3, of(1, *[RED] * (k - 1), BLUE))])
+    assert (example.epoch, example.row.id, example.broken, example.identical) == (3, 1, (), ((2, 7),))
+
+
+def test_one_picture_of_one_prompt_and_of_two_prompts():
+    """Under captions of its own, each side says something else."""
+    assert read(of(0, RED)).row == read(of(0, RED, RED, prompts=("a", "b"))).row == (0,)
+    with pytest.raises(Refusal, match="None of 1 pairs .*: 0 cannot be read, and 1 have the same .* them row 0; name"):
+        read(of(0, RED, RED))
+
+
+def test_the_same_picture_in_two_files_is_found_too(tmp_path):
+    for name in ("a.png", "b.png", "c.bmp"):
+        Image.open(io.BytesIO(RED)).save(tmp_path / name)
+    for other in ("a.png", "b.png", "c.bmp"):
+        row = PairRow(0, ("a", "a"), (Held("a.png", tmp_path), Held(other, tmp_path)))
+        example = PixelReader(Framing(16), 0.0, 0)([(0, row), (0, of(1, RED, BLUE))])
+        assert example.identical == ((0, 0),)
+
+
+def test_broken_and_identical_pairs_are_told_apart():
+    seen, reader = Seen(), PixelReader(Framing(16), 0.0, 0)
+    rows = [of(4, RED, RED), of(5, b"", RED), of(6, RED, RED), of(7, RED, BLUE)]
+    seen.note(reader.collate([reader([(0, row) for row in rows])]))
+    assert (gathered(seen.identical), gathered(seen.broken)) == ([(0, 4), (0, 6)], [(0, 5)])
+    with pytest.raises(Refusal, match="None of 3 pairs .*: 1 cannot be read, and 2 have the same .* them row 6; name"):
+        reader([(0, row) for row in rows[:3]])
+
+
+def test_each_visit_draws_one_of_several_captions_for_all_sides():
+    several, reader = Captions(["a", "b", "c"]), PixelReader(Framing(16), 0.0, 0)
+    row = of(0, RED, BLUE, prompts=(several, several))
+    visits = [reader([(epoch, row)]).prompts for epoch in range(30)]
+    assert {prompts[0] for prompts in visits} == {"a", "b", "c"}
+    assert all(chosen == rejected for chosen, rejected in visits)
+    assert visits == [reader([(epoch, row)]).prompts for epoch in range(30)]
+    assert reader.collate([reader([(0, row)])]).prompts == ([visits[0][0]], [visits[0][1]])

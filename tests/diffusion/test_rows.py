@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,10 @@ from shards import png
 from tiny import draws
 
 from diffpo.cells import Held
-from diffpo.diffusion.rows import MinSize
+from diffpo.diffusion.rows import MinSize, TextPrompts
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
+from diffpo.typed import Captions
 
 LARGE, SMALL = png(size=(40, 33)), png(size=(31, 64))
 
@@ -35,3 +37,20 @@ def test_what_cannot_be_read_stays_to_be_counted_later(value):
 def test_a_side_of_nothing_is_refused():
     with pytest.raises(Refusal, match="at least 1 pixel, got 0"):
         MinSize(0)
+
+
+@pytest.mark.parametrize("prompt", ["a dog", "", None, "[blue:green:0.5] {red}", '["a"]', Captions(["a", "[b]"])])
+def test_plain_texts_are_prompts_of_pictures(prompt):
+    row = PairRow(0, (prompt, prompt), ("x", "y"))
+    assert TextPrompts()(row, draws(1)) is row
+
+
+CHAT = [{"role": "user", "content": "a dog"}]
+
+
+@pytest.mark.parametrize(
+    "prompt", [CHAT, json.dumps(CHAT), f" {json.dumps(CHAT[0], indent=1)}", Captions(["a", json.dumps(CHAT)]), 7]
+)
+def test_chats_are_no_prompts_of_pictures(prompt):
+    with pytest.raises(Refusal, match=r"^Row 3 has the prompt .*, of type \w+; pictures are made for plain texts"):
+        TextPrompts()(PairRow(3, ("a", prompt), ("x", "y")), draws(1))

@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 import torch
 from tiny import pipeline
 
 from diffpo.diffusion import sampling
 from diffpo.diffusion.sampling import decoded, generate
+from diffpo.refusal import Refusal
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 
@@ -50,3 +52,8 @@ def test_many_pixels_are_decoded_a_part_at_a_time(monkeypatch):
     monkeypatch.setattr(sampling, "PIXELS", 2 * 32 * 32)
     np.testing.assert_allclose([np.asarray(picture) for picture in decoded(pipe, latents)], at_once, atol=1)
     assert parts == [2, 1]
+
+
+def test_more_steps_than_the_scheduler_knows_are_refused():
+    with pytest.raises(Refusal, match="1001 denoising steps are more than the 1000 that the scheduler knows"):
+        generate(pipeline(), PROMPTS[:1], [5], steps=1001)

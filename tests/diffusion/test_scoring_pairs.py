@@ -1,8 +1,12 @@
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from brightness import Brightness
 from damage import DAMAGES
@@ -16,6 +20,7 @@ from diffpo.pairs import PairTable
 from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.sources import Columns, PairFolder, PickAPic
+from diffpo.typed import MARKED, SEVERAL, Captions
 from diffpo.workfolder import WorkFolder
 
 BLACK, GRAY, WHITE, TORN = png((0, 0, 0)), png((102, 102, 102)), png((255, 255, 255)), b"torn"
@@ -203,6 +208,87 @@ def test_each_side_is_scored_for_its_own_prompt(tmp_path):
     source = Columns(str(tmp_path / "a.parquet"), prompt_chosen="a", prompt_rejected="b")
     score_pairs(Asked(), source, tmp_path / "out")
     assert asked == ["w", "l"]
+
+
+class Short(Brightness):
+    """Reads two words."""
+
+    def count_cut(self, prompts):
+        return sum(len(prompt.split()) > 2 for prompt in prompts)
+
+
+def table(path, **changed):
+    data = {"prompt": ["a", "b"], "chosen": [GRAY, WHITE], "rejected": [BLACK, GRAY]}
+    pq.write_table(pa.table(data | changed), path)
+    return Columns(str(path))
+
+
+def test_prompts_that_the_scorer_cuts_are_counted_once_each(tmp_path):
+    source = table(tmp_path / "a.parquet", prompt=["one two three", "one two"])
+    found = score_pairs(Short(), source, tmp_path / "out")
+    assert (found["prompts"], found["cut"]) == (2, 1)
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["cut"] == 1
+    whole = score_pairs(Brightness(), source, tmp_path / "other")
+    assert (whole["prompts"], whole["cut"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [1, 2],
+        [1.5, None],
+        [True, False],
+        [b"a", b"b"],
+        [{"en": "a"}] * 2,
+        [[1], [2]],
+        ['[{"role": 1, "content": 2}]'] * 2,
+    ],
+)
+def test_what_is_no_prompt_is_neither_scored_nor_written(tmp_path, prompts):
+    with pytest.raises(Refusal, match=r"^Row 0 has .*, of type \w+; "):
+        score_pairs(Brightness(), table(tmp_path / "a.parquet", prompt=prompts), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_prompt_of_both_sides_is_checked_before_anything_is_scored(tmp_path):
+    own = {"c": ["a", "b"], "r": ["x", "y"]}
+    source = replace(table(tmp_path / "a.parquet", **own, prompt=[1, 2]), prompt_chosen="c", prompt_rejected="r")
+    with pytest.raises(Refusal, match=r"^Row 0 has prompt = 1, of type int; a prompt is a text"):
+        score_pairs(Brightness(), source, tmp_path / "out")
+
+
+class Told(Brightness):
+    """Writes down the prompts that it is asked about."""
+
+    def __call__(self, prompts, candidates):
+        Path(self.version).write_text(json.dumps(prompts))
+        return super().__call__(prompts, candidates)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_of_several_captions_the_first_is_scored_and_all_are_kept(tmp_path, own):
+    lists = [["a", "\ufeffb"], ["c"]]
+    source = table(tmp_path / "a.parquet", prompt=lists, r=[["x"], ["y", "z"]])
+    if own:
+        source = replace(source, prompt_chosen="prompt", prompt_rejected="r")
+    found = score_pairs(Told(version=str(tmp_path / "asked")), source, tmp_path / "out")
+    assert json.loads((tmp_path / "asked").read_text()) == (["a", "x", "c", "y"] if own else ["a", "a", "c", "c"])
+    assert found["notes"] == {SEVERAL: 2 if own else 1, MARKED: 1}
+    scored = Columns(str(tmp_path / "out"))
+    if own:
+        scored = replace(scored, prompt_chosen="prompt_chosen", prompt_rejected="prompt_rejected")
+    opened = PairTable(scored, [], seed=0)
+    first = Captions(["a", "b"])
+    assert opened[0].prompts == (first, Captions(["x"]) if own else first)
+    assert opened[1].prompts == (Captions(["c"]), Captions(["y", "z"] if own else ["c"]))
+
+
+def test_pictures_in_structs_and_lists_are_stored_as_their_bytes(tmp_path):
+    for number, wrap in enumerate((lambda x: {"data": x, "format": "png"}, lambda x: [{"bytes": x, "path": "p.png"}])):
+        source = table(tmp_path / f"{number}.parquet", chosen=[wrap(GRAY), wrap(WHITE)])
+        score_pairs(Brightness(), source, tmp_path / f"{number}")
+        found, _ = rows(tmp_path / f"{number}")
+        assert [row.candidates[0].read()["bytes"] for row in found] == [GRAY, WHITE]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -1,3 +1,4 @@
+import shutil
 from itertools import islice
 
 import pytest
@@ -45,6 +46,14 @@ def test_processes_share_what_one_process_would_do(source):
     for whole, *parts in zip(one, *ranks, strict=True):
         assert whole.row == parts[0].row + parts[1].row
         assert torch.equal(whole.pixels, torch.cat([part.pixels for part in parts], dim=1))
+
+
+def test_a_sample_of_a_stream_is_read_from_its_beginning(source):
+    pairs = opened(source, rows=[DropTies()])
+    assert pairs.sizes == {2}
+    assert len(pairs.sample()) == 64  # the nine that are kept, again and again
+    assert {row.id for row in pairs.sample()} <= set(range(11))
+    assert same(pairs.first(3), opened(source).first(3))
 
 
 def test_the_first_pairs_are_those_of_the_first_batch(source):
@@ -95,3 +104,13 @@ def test_ties_are_dropped_and_counted_once_per_visit(source):
     batches = list(islice(pairs.batches(Share(9, 0)), 2))
     assert [set(batch.epoch) for batch in batches] == [{0}, {1}]
     assert all((batch.label.prob == 1).all() for batch in batches)
+
+
+def test_a_pair_of_one_picture_is_passed_over_and_counted(tmp_path):
+    pair_folder(tmp_path)
+    shutil.copy(tmp_path / "chosen" / "2.png", tmp_path / "rejected" / "2.png")
+    pairs = opened(PairFolder(str(tmp_path)))
+    for _ in islice(pairs.batches(Share(3, 0)), 4):
+        pass
+    assert len(pairs.seen.identical) == 2
+    assert ", 2 with the same picture on all sides were passed over" in pairs.report()

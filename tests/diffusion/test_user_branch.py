@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from tiny import denoiser, drawn, draws, image_batch, pipeline, saved, saved_xl, trained, unet
 
 from diffpo.adapters import LoRA
-from diffpo.checkpoint import store_trainable
 from diffpo.cli import parse
 from diffpo.diffusion.attention import FlashAttention
 from diffpo.diffusion.denoiser import ImageBatch
@@ -19,6 +18,7 @@ from diffpo.diffusion.user_branch import UserBranch
 from diffpo.losses.logistic import Sigmoid
 from diffpo.references import SwitchedOff
 from diffpo.refusal import Refusal
+from diffpo.training_state import TrainingState
 
 TOKENS, FEATURES = 3, 6
 BRANCH = UserBranch(TOKENS, FEATURES, rank=2)
@@ -162,12 +162,12 @@ def test_the_chosen_kernel_is_that_of_the_branch_too(tmp_path):
 
 
 def test_a_checkpoint_holds_the_branch(tmp_path):
-    accelerator, network = Accelerator(), personal()
-    store_trainable(accelerator, network)
+    network = personal()
+    state = TrainingState(Accelerator(), network)
     want = said(network, batch_of())
-    accelerator.save_state(str(tmp_path))
+    state.save(tmp_path)
     trained(network)
-    accelerator.load_state(str(tmp_path))
+    state.load(tmp_path)
     assert torch.equal(said(network, batch_of()), want)
 
 

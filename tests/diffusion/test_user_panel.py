@@ -83,5 +83,7 @@ def test_other_users_or_prompts_are_told(tmp_path):
     more = drawn_in(drawn(tmp_path / "more", {"ann": ["white", "red"]}))
     with pytest.raises(Refusal, match=r"For user 'ann', .*more has 2 pictures and .*theirs has 1"):
         more.require_like(theirs)
-    with pytest.raises(Refusal, match=r"empty has no pictures for users; each user x needs x/prompts.jsonl"):
-        drawn_in(tmp_path / "empty")
+    with pytest.raises(Refusal, match=r"ann has no pictures for users; each user x needs x/prompts.jsonl"):
+        drawn_in(tmp_path / "more" / "ann")
+    with pytest.raises(Refusal, match=r"There is no .*nope, which was named as pictures for users"):
+        drawn_in(tmp_path / "nope")

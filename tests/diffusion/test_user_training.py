@@ -22,7 +22,7 @@ from diffpo.order import Share
 from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.sources import Columns
-from diffpo.user_rows import ForUser
+from diffpo.user_rows import DropUnembedded, ForUser
 from diffpo.users import UserEmbeddings
 
 USERS = {"ann": 8, "bob": 4, "cid": 2}  # pairs of each; chunks of two
@@ -60,6 +60,16 @@ def test_a_batch_tells_each_pairs_user_by_an_embedding_that_was_not_made_of_it(w
 def test_a_user_of_one_chunk_is_dropped_and_counted(world):
     """cid's two pairs made the only embedding."""
     assert "12 of 14 rows were kept, ForUser dropped 2" in data(world).open().report()
+
+
+def test_users_with_too_few_pairs_are_counted_by_embedding_and_left_out_of_training(world):
+    found = embed_users(Means(), Columns(str(world / "pairs.parquet")), world / "of_three", Cut(shots=3), [DropTies()])
+    assert (found["users"], found["users_with_too_few"]) == (2, 1)
+    source, hears = Columns(str(world / "pairs.parquet")), ForUser(str(world / "of_three"))
+    with pytest.raises(Refusal, match=r"User 'cid' has no embedding .*: diffpo.user_rows.DropUnembedded before"):
+        PairData(source, [hears]).open()
+    rows = [DropUnembedded(str(world / "of_three")), hears]
+    assert "DropUnembedded dropped 2" in PairData(source, rows, Framing(32)).open().report()
 
 
 def test_both_sides_are_told_the_same_user(world):

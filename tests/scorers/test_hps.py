@@ -96,7 +96,7 @@ def test_a_deeper_network_is_refused(tmp_path):
 def test_bare_weights_are_refused(tmp_path):
     torch.save(state("v2.0"), tmp_path / "open_clip_pytorch_model.bin")
     with pytest.raises(
-        Refusal, match="is no checkpoint of HPSv2: 62 of its weights do not fit, the first is ln_final.bias"
+        Refusal, match="does not hold a checkpoint of HPSv2: 62 of its weights do not fit, the first is ln_final.bias"
     ):
         HPSv2(str(tmp_path / "open_clip_pytorch_model.bin"), device="cpu").check([])
 
@@ -170,3 +170,12 @@ def test_published_weights_give_the_recorded_scores(tiny):
         found |= {f"{version} {number}": score for number, score in enumerate(scores)}
         found[f"{version} logit_scale"] = scorer.network.logit_scale.item()
     recorded("hps", found)
+
+
+def test_prompts_that_are_cut_are_counted(tmp_path):
+    scorer = HPSv2(str(saved(tmp_path, "v2.0")), device="cpu")
+    room = scorer.tokenizer.context_length - 2
+    prompts = ["cat " * n for n in (room - 1, room, room + 1, 3 * room)]
+    assert scorer.count_cut(prompts) == 2
+    whole, *cut = scorer([prompts[1], *prompts[2:]], [make.pictures()[0]] * 3)
+    assert all(score == whole for score in cut)

@@ -75,7 +75,7 @@ def test_braces_and_tokens_in_a_prompt_are_taken_literally(folder):
 
 def test_a_bare_qwen_is_refused(changed):
     absent = {name: None for name in SHAPES if name.startswith("rm_head.")}
-    with pytest.raises(Refusal, match=r"no HPSv3: 6 of its weights do not fit, the first is rm_head.0.bias, which h"):
+    with pytest.raises(Refusal, match=r"not hold HPSv3: 6 of its weights do not fit, the first is rm_head.0.bias, w"):
         changed(absent).check([])
 
 

@@ -130,3 +130,7 @@ def test_published_weights_give_the_recorded_scores():
     prompts = ["a painting of the red cats", "a photograph of a dog"]
     first, second = ImageReward(device="cpu")(prompts, [picture(512, 512, 1), picture(640, 400, 2)]).tolist()
     recorded("image_reward", {"painting": first, "photograph": second})
+
+
+def test_prompts_of_more_than_35_tokens_are_counted(scorer):
+    assert scorer.count_cut(["cat " * 33, "cat " * 34, "cat", "cat " * 33 + "dog"]) == 2

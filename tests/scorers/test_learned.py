@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from PIL import Image
 from torch import nn
 
 from diffpo.refusal import Refusal
-from diffpo.scorers.learned import Learned, require_whole, stacked
+from diffpo.scorers import learned
+from diffpo.scorers.learned import Learned, stacked
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,20 @@ def test_on_another_device_nothing_is_loaded_yet():
     assert "network" not in vars(moved)
 
 
-def test_absent_weights_are_named():
-    with pytest.raises(Refusal, match="x is no CLIP model: it lacks 2 of its weights, the first is a.weight"):
-        require_whole(["b.weight", "a.weight"], "x", "CLIP model")
+class Words:
+    """A tokenizer: a token per word, and one for begin and end."""
+
+    def __call__(self, prompts, truncation, verbose):
+        assert not truncation
+        return SimpleNamespace(input_ids=[[0, *range(len(prompt.split())), 0] for prompt in prompts])
+
+
+def test_prompts_that_are_longer_are_counted_in_chunks(monkeypatch):
+    monkeypatch.setattr(learned, "CHUNK", 3)
+    prompts = [" ".join(["w"] * n) for n in range(10)]
+    assert [learned.count_longer(Words(), prompts, words) for words in (2, 5, 11)] == [9, 6, 0]
+    assert learned.count_longer(Words(), [], 2) == 0
+
+
+def test_who_reads_no_prompts_cuts_none():
+    assert Brightness("").count_cut(["w " * 1000]) == 0

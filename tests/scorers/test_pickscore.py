@@ -60,3 +60,12 @@ def test_published_weights_give_the_recorded_scores():
     scorer = PickScore(device="cpu")
     scores = scorer(PROMPTS, make.pictures()).tolist()
     recorded("pickscore", {str(number): score for number, score in enumerate(scores)} | {"scale": scorer.scale()})
+
+
+def test_prompts_that_are_cut_are_counted_and_score_alike(folders):
+    scorer = PickScore(**folders)
+    prompts = ["a " * n for n in (scorer.words - 2, scorer.words - 1, 3 * scorer.words)]
+    lengths = [len(ids) for ids in scorer.tokenizer(prompts).input_ids]
+    assert scorer.count_cut(prompts) == sum(length > scorer.words for length in lengths) == 2
+    one, *cut = scorer(prompts, [make.pictures()[0]] * 3)
+    assert all(score == one for score in cut)

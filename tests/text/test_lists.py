@@ -52,11 +52,23 @@ def test_steps_become_parts():
         ({"responses": [], "scores": []}, "Row 3 has 0 answers and 0 scores"),
         ({"responses": ["a", "b"], "scores": [0.1, 7.0]}, r"not all in \[0.0, 1.0\]; set low and high"),
         ({"responses": ["a", "b"], "scores": [0.1, float("nan")]}, "not all in"),
+        ({"responses": ["a", "b"], "scores": ["1", "0"]}, r"Row 3 has scores \"\['1', '0'\]\" \(list\)"),
+        ({"responses": ["a", "b"], "scores": [1, None]}, r"Row 3 has scores '\[1, None\]'"),
+        ({"responses": ["a", "b"], "scores": [True, False]}, "Row 3 has scores"),
+        ({"responses": ["a", "b"], "scores": None}, r"Row 3 has scores 'None' \(NoneType\)"),
+        ({"responses": "ab", "scores": [1, 0]}, r"Row 3 has responses 'ab' \(str\); Lists takes lists of answers"),
+        ({"responses": None, "scores": [1, 0]}, "Row 3 has responses 'None'"),
     ],
 )
 def test_a_list_that_cannot_be_ranked_is_refused(record, message):
     with pytest.raises(Refusal, match=message):
         row(**record)
+
+
+@pytest.mark.parametrize("steps", [["ab", "c"], [["a"], [1]], [["a"], None]])
+def test_steps_are_lists_of_texts(steps):
+    with pytest.raises(Refusal, match="Row 3 has steps .*answers in steps, which are lists of texts"):
+        row(Lists("unused", steps="steps"), steps=steps, scores=[0.2, 0.8])
 
 
 def test_a_range_that_is_none_is_refused():

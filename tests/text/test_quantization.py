@@ -1,10 +1,14 @@
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_text import token_batch
 from tiny_text_runs import run_text
 
+from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.text.adapters import TextLoRA
 from diffpo.text.data import TextData
@@ -31,6 +35,20 @@ def test_frozen_weights_take_few_bits_and_say_nearly_the_same(bits):
     with torch.no_grad():
         gap = token_logps(few, batch) - token_logps(whole, batch)
     assert 0 < gap.abs().mean() < 0.5
+
+
+@BITS
+def test_few_bits_of_wrapped_weights_are_those_of_the_whole_file(bits, tmp_path):
+    shutil.copytree(BASE, tmp_path / "wrapped")
+    file = tmp_path / "wrapped" / "model.safetensors"
+    state = load_file(file)
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in state.items()}, file, {"format": "pt"})
+    few = [quantized(bits).load(), replace(quantized(bits), path=str(tmp_path / "wrapped")).load()]
+    assert torch.equal(*(token_logps(model.network, token_batch()) for model in few))
+    del state["model.norm.weight"]
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(Refusal, match="1 of its weights do not fit, the first is model.norm.weight"):
+        replace(quantized(bits), path=str(tmp_path / "wrapped")).load()
 
 
 @BITS

@@ -1,13 +1,15 @@
 import json
+import shutil
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from diffpo.refusal import Refusal
 from diffpo.sources import Columns
 from diffpo.tables import open_table
-from diffpo.text.semantic import CLIPText, SentenceEncoder, add_distances, distances
+from diffpo.text.semantic import CLIPText, SentenceEncoder, add_distances, distances, required
 
 ENCODER = CLIPText("assets/tiny-clip")
 RED, BLUE = "a red circle on the left, white background", "a blue square at the top, black background"
@@ -51,3 +53,26 @@ def test_pairs_get_two_columns_and_a_record_of_who_measured(tmp_path):
     assert (about["model_id"], about["pairs"], about["cut"]) == ("assets/tiny-clip", 2, 1)
     with pytest.raises(Refusal, match="is not empty; choose another one"):
         add_distances(ENCODER, Columns("x"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("odd", [7, 0.5, b"a", {"en": RED}, [RED], '[{"role": "user", "content": "a"}]'], ids=str)
+def test_a_cell_that_is_no_text_is_refused_by_row_and_column(odd):
+    with pytest.raises(Refusal, match="^Row 3 has a text in chosen that is "):
+        required("chosen", odd, 3)
+
+
+def test_a_null_is_refused_by_row_and_column(tmp_path):
+    rows = {"prompt": [RED] * 2, "chosen": [RED] * 2, "rejected": [BLUE, None]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(Refusal, match="^Row 1 has null in rejected, which has no distance"):
+        add_distances(ENCODER, Columns(str(tmp_path / "pairs.parquet")), tmp_path / "out")
+
+
+def test_an_encoder_that_lacks_weights_is_refused(tmp_path):
+    shutil.copytree(ENCODER.path, tmp_path / "clip")
+    file = tmp_path / "clip" / "model.safetensors"
+    state = load_file(file)
+    del state["text_model.final_layer_norm.weight"]
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(Refusal, match=r"does not hold the text half of a CLIP: 1 of .* first is .*final_layer_norm"):
+        distances(CLIPText(str(tmp_path / "clip")), [RED], [BLUE])

@@ -1,9 +1,13 @@
 import pytest
+from tiny_templates import BARE, TEMPLATES, THINKING, assistant, templated, turn, user
 from tiny_text import tokenizer
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from diffpo.refusal import Refusal
+from diffpo.text.chat import BEGUN, ENDED
 from diffpo.text.completions import Completion, Segment
-from diffpo.text.tokenizing import APART, COMPLETIONS, PARTS, PROMPTS, Tokenizing, counted
+from diffpo.text.tokenizing import APART, COMPLETIONS, PARTS, PROMPTS, UNKNOWN, Tokenizing, counted
 
 
 @pytest.fixture
@@ -90,3 +94,122 @@ def test_padding_falls_back_to_the_end_of_a_sequence():
     bare = tokenizer()
     bare.pad_token = None
     assert Tokenizing(bare).pad == bare.eos_token_id
+
+
+CHATS = {
+    "one turn": ([user("is it?")], "yes, it is"),
+    "three turns": ([user("is it?"), assistant("yes"), user("why?")], "so\nso"),
+    "with a system": ([turn("system", "be brief"), user("is it?")], "yes"),
+}
+
+
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_chat_that_was_templated_beforehand_is_the_same_tokens(template, chat, begins):
+    tokenizing, (prompt, answer) = Tokenizing(templated(template, begins)), chat
+    if template == TEMPLATES["strict"] and prompt[0]["role"] == "system":
+        with pytest.raises(Refusal, match="roles must alternate"):
+            tokenizing(prompt, answer)
+        return
+    written = tokenizing.tokenizer.apply_chat_template
+    whole = written([*prompt, assistant(answer)], tokenize=False)
+    opening = written(prompt, tokenize=False, add_generation_prompt=template != THINKING)
+    opening += "[assistant]" * (template == THINKING)
+    plain, messages = tokenizing(opening, whole.removeprefix(opening)), tokenizing(prompt, answer)
+    bos, eos = tokenizing.tokenizer.bos_token_id, tokenizing.tokenizer.eos_token_id
+    added = (bos,) * (begins and messages.prompt[0] != bos)  # as before any plain text
+    assert (plain.prompt, plain.completion) == (added + messages.prompt, messages.completion)
+    ids = [*plain.prompt, *(token.id for token in plain.completion)]
+    assert ids[1:].count(bos) == 0
+    assert ids[-1] == eos != ids[-2]
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_contents_in_parts_are_refused_unless_they_were_joined(template):
+    with pytest.raises(Refusal, match="part of type 'image'"):
+        Tokenizing(templated(template))([user([{"type": "image"}])], "yes")
+
+
+def test_a_beginning_that_texts_have_themselves_is_there_once_and_counted():
+    tokenizing = Tokenizing(templated(None))
+    twice, once = tokenizing("<s>Hi:", " yes"), tokenizing("Hi:", " yes")
+    assert (twice.prompt, twice.completion) == (once.prompt, once.completion)
+    assert (counted([twice]), counted([once])) == ({BEGUN: 1}, {})
+    answer = tokenizing("Hi:", "<s> yes</s>")
+    assert (answer.prompt, answer.completion, counted([answer])) == (
+        once.prompt,
+        once.completion,
+        {BEGUN: 1, ENDED: 1},
+    )
+    alone = tokenizing("", "<s>yes")
+    assert (alone.prompt, alone.completion) == (tokenizing("", "yes").prompt, tokenizing("", "yes").completion)
+
+
+@pytest.mark.parametrize("end", ["</s>", "</s></s>", "</s>\n", "</s> </s>\n\n"])
+def test_an_end_that_texts_have_themselves_is_there_once_and_counted(end):
+    tokenizing = Tokenizing(templated(None))
+    twice = tokenizing("Hi:", f" yes{end}")
+    assert twice.completion == tokenizing("Hi:", " yes").completion
+    assert counted([twice]) == {ENDED: 1}
+
+
+def test_an_end_inside_an_answer_stays():
+    tokenizing = Tokenizing(templated(None))
+    tokens = tokenizing("Hi:", "a</s>b")
+    assert [token.id for token in tokens.completion].count(tokenizing.tokenizer.eos_token_id) == 2
+    assert not tokens.notes
+
+
+def test_a_beginning_in_the_first_message_is_there_once():
+    tokens = Tokenizing(templated("{{ bos_token }}" + BARE.replace("[{{ m['role'] }}]", "")))([user("<s>a")], "b")
+    assert counted([tokens]) == {BEGUN: 1}
+
+
+def test_what_has_no_token_is_counted(tokenizing):
+    assert counted([tokenizing("is", "NO")]) == {UNKNOWN: 1}
+    assert counted([tokenizing("is", "no")]) == {}
+
+
+def test_a_token_that_also_begins_sequences_says_nothing_of_unknown_ones():
+    tokenizer = templated(None)
+    tokenizer.unk_token = "<s>"
+    assert counted([Tokenizing(tokenizer)("is", "no")]) == {}
+
+
+def empty(**more) -> PreTrainedTokenizerFast:
+    raw = Tokenizer(models.BPE(unk_token="<unk>", **more))
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", unk_token="<unk>")
+
+
+def deaf() -> PreTrainedTokenizerFast:
+    """Knows letters, and hears none of them."""
+    found = empty(vocab={"a": 0, "b": 1}, merges=[])
+    found.backend_tokenizer.normalizer = normalizers.Replace("", "")
+    found.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace("a", ""), normalizers.Replace("b", "")]
+    )
+    return found
+
+
+@pytest.mark.parametrize("make", [empty, deaf])
+def test_a_tokenizer_that_splits_all_texts_alike_is_refused(make):
+    with pytest.raises(Refusal, match=r"tells no texts apart .*; fetch its files again \(tokenizer\.json"):
+        Tokenizing(make())
+
+
+def test_a_token_that_the_network_does_not_know_is_refused_wherever_it_comes(tokenizing):
+    known = Tokenizing(tokenizing.tokenizer, known=len(tokenizing.tokenizer))
+    tokens = known("x", "xy the")
+    last = max(token.id for token in tokens.completion)
+    for prompt, answer in (("x", "xy the"), ("xy the", "x")):
+        with pytest.raises(Refusal, match=f"gives token {last} \\('.*'\\), the network has {last}; name a base"):
+            Tokenizing(tokenizing.tokenizer, known=last)(prompt, answer)
+
+
+def test_padding_that_the_network_does_not_know_is_refused():
+    tokenizer = templated(None)
+    known = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    with pytest.raises(Refusal, match=rf"gives token {known} \('\[PAD\]'\), the network has {known}"):
+        Tokenizing(tokenizer, known=known)

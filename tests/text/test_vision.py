@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,14 +9,17 @@ import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as Pictures
 from PIL import Image
-from tiny import draws
+from safetensors.torch import load_file, save_file
+from tiny import draws, trained
 from tiny_eyes import held
 from tiny_speakers import llava
 from tiny_text_runs import train_text
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.order import Share
+from diffpo.pairs import require_suits
 from diffpo.refusal import Refusal
+from diffpo.text.adapters import OUTER, TextLoRA, TextWarmLoRA
 from diffpo.text.completions import Segment
 from diffpo.text.data import TextData
 from diffpo.text.methods.mdpo import MDPO
@@ -86,7 +91,8 @@ def test_three_candidates_bring_three_pictures_of_which_the_third_is_another(bas
 def test_a_batch_of_pictures_of_two_shapes_trains(loaded, data):
     pairs = data.open(0, loaded.tokenizing)
     batch = next(iter(pairs.batches(Share(3, 0))))
-    loaded.require_fits(batch, 64, MDPO().needs_candidates)
+    loaded.require_fits(batch, 64)
+    require_suits(MDPO(), pairs)
     policy, ready = loaded.prepare(loaded.network, batch, draws(3))
     step = MDPO()(policy, loaded.reference(), ready, draws(3))
     torch.testing.assert_close(step.loss, 3 * torch.tensor(2.0).log())
@@ -118,6 +124,68 @@ def test_an_answer_is_cut_and_a_question_with_its_picture_is_not(base, data):
 def test_rows_without_pictures_are_told_what_lacks(base):
     with pytest.raises(Refusal, match="It shows no picture; add diffpo.text.pictures.CorruptedPicture"):
         base.tokenizing()("left", "red")
+
+
+def asked(parts) -> list[dict]:
+    return [{"role": "user", "content": parts}]
+
+
+def test_a_question_in_parts_is_the_same_tokens_as_in_one_text(base):
+    tokenizing, candidate = base.tokenizing(), Seen((Segment("a red circle"),), held(Image.new("RGB", (40, 32))))
+    plain = tokenizing("on the left", candidate)
+    for parts in (
+        [{"type": "image"}, {"type": "text", "text": "on the left"}],
+        [{"text": "on "}, {"text": "the left"}],
+    ):
+        tokens = tokenizing(asked(parts), candidate)
+        assert (tokens.prompt, tokens.completion) == (plain.prompt, plain.completion)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([{"type": "image"}, {"type": "image"}, {"type": "text", "text": "a"}], "shows 2 pictures, and a row has one"),
+        ([{"type": "video"}, {"type": "text", "text": "a"}], "message of user has a part of type 'video'"),
+        ([{"type": "text", "text": None}], "message of user has a part of type 'text without text'"),
+    ],
+)
+def test_parts_that_are_not_shown_are_refused(base, parts, said):
+    with pytest.raises(Refusal, match=said):
+        base.tokenizing()(asked(parts), Seen((Segment("a"),), held(Image.new("RGB", (40, 32)))))
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "policy."])
+def test_a_base_whose_weights_were_wrapped_is_the_whole_one(base, loaded, tmp_path, wrapper):
+    shutil.copytree(base.path, tmp_path / "wrapped")
+    file = tmp_path / "wrapped" / "model.safetensors"
+    state = load_file(file)
+    save_file({wrapper + name: tensor for name, tensor in state.items()}, file, {"format": "pt"})
+    found, expected = VisionLM(str(tmp_path / "wrapped")).load(), loaded.network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.network.state_dict().items())
+    found.save(tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == state.keys()
+    file.unlink()
+    save_file({name: state[name] for name in sorted(state)[1:]}, file, {"format": "pt"})
+    with pytest.raises(Refusal, match="does not hold a vision-language model: 1 of its weights do not fit"):
+        VisionLM(str(tmp_path / "wrapped")).load()
+
+
+def test_a_lora_whose_names_are_of_an_earlier_release_of_transformers_is_the_same(base, tmp_path):
+    """As before transformers 4.52: language_model.model.layers, not model.language_model.layers."""
+    model = replace(base, adapter=TextLoRA(rank=2, targets=["up_proj", "linear_1"])).load()
+    trained(model.network)
+    model.save(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    earlier = ("model.language_model.", "language_model.model."), ("model.multi_modal", "multi_modal")
+    state = load_file(file)
+    for now, then in earlier:
+        state = {name.replace(f"{OUTER}{now}", f"{OUTER}{then}"): tensor for name, tensor in state.items()}
+    save_file(state, file)
+    warm = replace(base, adapter=TextWarmLoRA(str(tmp_path))).load()
+    known = dict(model.network.named_parameters())
+    moved = {name: p for name, p in warm.network.named_parameters() if p.requires_grad}
+    assert len(moved) == len(state) == 4
+    assert all(torch.equal(p, known[name]) for name, p in moved.items())
 
 
 def test_tensors_are_joined_and_filled_up_with_zeros():

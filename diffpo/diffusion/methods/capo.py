@@ -7,8 +7,9 @@ from torch import Tensor
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.draws import Draws
+from diffpo.needs import Need, all_within_one, any_scored
 from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
+from diffpo.rows import LastMap, PairRow
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,17 @@ class CaPO(PairLoss):
 
     beta: float = 5000.0
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        calibrated = Need(
+            "CaPO",
+            "calibrated scores, which are win rates in [0, 1] and not all 0",
+            lambda rows: any_scored(rows) and all_within_one(rows),
+            "end data.rows with diffpo.diffusion.methods.capo.Calibrated, or read columns of win rates with "
+            "diffpo.labels.ScoreLabel",
+        )
+        return (calibrated,)
+
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         if not label.score.any():
             raise Refusal(
@@ -39,7 +51,7 @@ class CaPO(PairLoss):
 
 
 @dataclass(frozen=True)
-class Calibrated(RowMap):
+class Calibrated(LastMap):
     """Scores become win rates: the mean of P(this one wins) over the other samples of the prompt (arXiv:2502.02588).
 
     In a pair there is one other sample, so the two win rates are `prob` and its complement: sigmoid of the gap of

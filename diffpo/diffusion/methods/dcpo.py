@@ -8,6 +8,7 @@ from diffpo.core import Step
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.objective import DenoisingPreference
 from diffpo.draws import Draws
+from diffpo.needs import Need, any_told_apart
 from diffpo.references import Reference
 
 
@@ -27,6 +28,16 @@ class DCPO(DenoisingPreference):
     with epsilon, and drops no captions; here v-prediction is read off the scheduler, and a caption is dropped on both
     sides at once. Their beta is 500 on SD2.1, in the same convention.
     """
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        captions = Need(
+            "DCPO",
+            "a caption for each picture, and no pair has two (it would be Diffusion-DPO)",
+            any_told_apart,
+            "add diffpo.captions.DualCaptions to data.rows, or let data.source name prompt_chosen and prompt_rejected",
+        )
+        return (*super().needs, captions)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)

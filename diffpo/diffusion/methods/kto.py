@@ -11,6 +11,7 @@ from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.noising import ForwardNoise, Noising
 from diffpo.diffusion.objective import Residual, asked, by_timestep, mean_over_processes, squared_errors
 from diffpo.draws import Draws
+from diffpo.needs import Candidates
 from diffpo.references import Reference
 
 ABOUT_PAIRS = {"rewards/margins", "rewards/accuracies"}
@@ -38,8 +39,8 @@ class KTO(Objective):
     noising: Noising = field(default_factory=ForwardNoise)
 
     @property
-    def needs_candidates(self) -> int:
-        return 1
+    def needs_candidates(self) -> Candidates:
+        return Candidates(1, 2)
 
     @property
     def reference_inputs(self) -> str | None:

@@ -16,8 +16,8 @@ class MaPO(PairLoss):
     """m_w - beta log sigmoid(T [phi(m_w) - phi(m_l)]) with phi(m) = s m / (exp(s m) - 1) (arXiv:2406.06424).
 
     As in the authors' code (github.com/mapo-t2i/mapo). The errors m are read off the log-likelihoods of
-    `DenoisingPreference` as -2 log p, which is the mean squared error at its `scale` 1 and without its `weighting`:
-    leave both as they are. There being no reference, a logged reward is -beta m / 2.
+    `DenoisingPreference` as -2 log p, which is the mean squared error at its `scale` 1 and without its `weighting`;
+    it refuses others. There being no reference, a logged reward is -beta m / 2.
 
     Args:
         beta: weight of the margin against the fit to the winner, as in the code. The paper's betas (8 for preference,
@@ -27,6 +27,7 @@ class MaPO(PairLoss):
     """
 
     needs_reference: ClassVar[bool] = False
+    needs_errors: ClassVar[bool] = True
     beta: float = 0.1
     snr: float = 0.5
     timesteps: int = 1000

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from diffpo.diffusion.objective import mean_over_processes
 from diffpo.references import SCORES, FrozenCopy, Score
 from diffpo.refusal import Refusal
-from diffpo.sharding import whole
 
 
 class BoundedUpdates(FrozenCopy):
@@ -63,8 +62,8 @@ class BoundedUpdates(FrozenCopy):
             self.drifts.clear()
         self.steps += 1
         if not self.held and self.steps % self.tau == 0:
-            for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
-                mine.copy_(whole(theirs))
+            for mine, theirs in self.beside(policy):
+                mine.copy_(theirs)
             self.unmeasured = True
 
     def state_dict(self) -> dict[str, Any]:

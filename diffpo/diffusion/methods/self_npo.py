@@ -12,6 +12,7 @@ from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.objective import by_timestep
 from diffpo.diffusion.trajectories import FromPictures, Trajectories
 from diffpo.draws import Draws
+from diffpo.needs import Candidates
 from diffpo.references import NOISE, Reference
 from diffpo.refusal import Refusal
 
@@ -53,8 +54,8 @@ class SelfNPO(Objective):
             raise Refusal(f"SelfNPO needs a positive huber, got {self.huber}; 0.001 is the published one.")
 
     @property
-    def needs_candidates(self) -> int:
-        return int(self.trajectories.needs_pictures)
+    def needs_candidates(self) -> Candidates:
+        return Candidates(int(self.trajectories.needs_pictures))
 
     @property
     def asks(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from diffpo.diffusion.denoiser import Denoiser, ImageBatch
 from diffpo.diffusion.noising import ForwardNoise, Noising
 from diffpo.diffusion.objective import Residual, asked, by_timestep
 from diffpo.draws import Draws
+from diffpo.needs import Candidates
 from diffpo.references import Reference
 
 
@@ -17,8 +18,8 @@ class SFT(Objective):
     noising: Noising = field(default_factory=ForwardNoise)
 
     @property
-    def needs_candidates(self) -> int:
-        return 1
+    def needs_candidates(self) -> Candidates:
+        return Candidates(1)
 
     @property
     def asks(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffpo.core import Step
 from diffpo.draws import Draws
+from diffpo.needs import Need, any_scored
 from diffpo.references import Reference
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow, RowMap
@@ -84,8 +85,19 @@ class HPO(SequencePreference):
     head_lr: float = 1e-4
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.tau < 1:
             raise Refusal(f"HPO needs a tau between 0 and 1, got {self.tau}; 0.5 expects the mean reward.")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        rewards = Need(
+            "HPO",
+            "rewards, which are not all 0",
+            any_scored,
+            "add diffpo.text.methods.hpo.Rewards to data.rows, or another map that reads scores",
+        )
+        return (rewards, *super().needs)
 
     def attach(self, policy: Any, seed: int) -> None:
         attach(policy, HEAD, ValueHead(policy.config.get_text_config().hidden_size, seed))

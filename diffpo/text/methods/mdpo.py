@@ -1,5 +1,6 @@
 """mDPO: preferences between answers about a picture, and between the pictures that an answer is about."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +11,14 @@ from torch.nn.functional import logsigmoid
 from diffpo.core import Objective, PairLogps, Step, pair_step, rewards
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
+from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
 from diffpo.refusal import Refusal
+from diffpo.rows import PairRow
+from diffpo.text.pictures import Seen
 from diffpo.text.sequences import TokenBatch, token_logps
+
+CORRUPTED = "diffpo.text.pictures.CorruptedPicture"
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,13 @@ class MDPO(Objective):
     delta: float = 0.0
 
     @property
-    def needs_candidates(self) -> int:
-        return 3
+    def needs_candidates(self) -> Candidates:
+        return Candidates(3, 3, f"end data.rows with {CORRUPTED}")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        pictures = Need("MDPO", "answers about pictures", all_seen, f"end data.rows with {CORRUPTED}")
+        return (pictures,)
 
     @property
     def reference_inputs(self) -> str | None:
@@ -74,6 +85,10 @@ class MDPO(Objective):
         found = rewards(self.beta * pictures.log_ratio)
         names = {"rejected": "corrupted", "margins": "conditional_margins", "accuracies": "conditional_accuracies"}
         return {f"rewards/{name}": found[f"rewards/{side}"] for side, name in names.items()}
+
+
+def all_seen(rows: Sequence[PairRow]) -> bool:
+    return all(isinstance(candidate, Seen) for row in rows for candidate in row.candidates)
 
 
 def among(candidates: PairLogps, better: int, worse: int) -> PairLogps:

@@ -8,6 +8,7 @@ from torch import nn
 from diffpo.core import Objective, PairLogps, PairLoss, Step
 from diffpo.draws import Draws
 from diffpo.losses.likelihood import ChosenNLL
+from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
 from diffpo.text.objective import SequencePreference
 from diffpo.text.selecting import between
@@ -34,8 +35,12 @@ class RationalePreference(Objective):
     rationale: PairLoss = field(default_factory=ChosenNLL)
 
     @property
-    def needs_candidates(self) -> int:
-        return 3
+    def needs_candidates(self) -> Candidates:
+        return Candidates(3, 3, "end data.rows with diffpo.text.reasons.WithRationale")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.base.needs
 
     @property
     def asks(self) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
+from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
 from diffpo.text.divergence import compared
+from diffpo.text.objective import require_of_texts
 from diffpo.text.sequences import Reduce, TokenBatch
 
 
@@ -37,11 +39,25 @@ class RRPO(Objective):
         loss: of the marked tokens' log-likelihoods.
         alpha: weight of the divergence.
         reduce: which tokens are compared.
+
+    Raises:
+        Refusal: if the loss needs the errors of a denoiser.
     """
 
     loss: PairLoss = field(default_factory=Sigmoid)
     alpha: float = 0.01
     reduce: Reduce = field(default_factory=MarkedTokens)
+
+    def __post_init__(self):
+        require_of_texts(self.loss)
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        return self.loss.needs_candidates
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.loss.needs
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         weights, chosen = self.reduce.weights(batch), batch.scored[..., 1:].clone()

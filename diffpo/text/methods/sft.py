@@ -8,6 +8,7 @@ from torch import nn
 from diffpo.core import Objective, PairLogps, Step
 from diffpo.draws import Draws
 from diffpo.losses.likelihood import ChosenNLL
+from diffpo.needs import Candidates
 from diffpo.references import Reference
 from diffpo.text.sequences import SumTokens, TokenBatch, token_logps
 
@@ -20,8 +21,8 @@ class SFT(Objective):
     """
 
     @property
-    def needs_candidates(self) -> int:
-        return 1
+    def needs_candidates(self) -> Candidates:
+        return Candidates(1)
 
     @property
     def asks(self) -> tuple[str, ...]:

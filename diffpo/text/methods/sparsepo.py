@@ -7,9 +7,12 @@ from torch import nn
 from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
 from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
+from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
+from diffpo.refusal import Refusal
 from diffpo.text.divergence import compared
 from diffpo.text.masks import LearnedMasks, TokenMask
+from diffpo.text.objective import require_of_texts
 from diffpo.text.sequences import TokenBatch
 
 
@@ -27,10 +30,29 @@ class SparsePO(Objective):
     Args:
         loss: of the masked sums.
         mask: how much each token counts.
+
+    Raises:
+        Refusal: if the loss needs true probabilities, or the errors of a denoiser.
     """
 
     loss: PairLoss = field(default_factory=Sigmoid)
     mask: TokenMask = field(default_factory=LearnedMasks)
+
+    def __post_init__(self):
+        require_of_texts(self.loss)
+        if self.loss.needs_probability:
+            raise Refusal(
+                f"{type(self.loss).__name__} needs true probabilities, masked sums are none; choose a loss of "
+                "margins, e.g. diffpo.losses.logistic.Sigmoid."
+            )
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        return self.loss.needs_candidates
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.loss.needs
 
     def attach(self, policy: nn.Module, seed: int) -> None:
         self.mask.attach(policy, seed)

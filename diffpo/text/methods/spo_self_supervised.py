@@ -10,12 +10,13 @@ from torch.nn.functional import cross_entropy
 
 from diffpo.core import Objective, Step
 from diffpo.draws import Draws
+from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
 from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
-from diffpo.text.completions import spoken
+from diffpo.rows import LastMap, PairRow
 from diffpo.text.keywords import phrases, ranked, without
 from diffpo.text.objective import SequencePreference
+from diffpo.text.rows import one_text
 from diffpo.text.selecting import between, taken
 from diffpo.text.sequences import TokenBatch
 from diffpo.text.states import at, attach, last, own_rate, part_of, seen
@@ -24,7 +25,7 @@ HEAD = "preference_degree"
 
 
 @dataclass(frozen=True)
-class Degrade(RowMap):
+class Degrade(LastMap):
     """Add copies of both answers at `levels` - 1 levels of degradation: level j lacks the best j / levels of the
     key phrases, found by RAKE (English). A pair with fewer phrases than levels in an answer is dropped.
 
@@ -43,7 +44,7 @@ class Degrade(RowMap):
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         if len(row.candidates) != 2:
             raise Refusal(f"Degrade takes pairs, row {row.id} has {len(row.candidates)} candidates; put it last.")
-        sides = [self.degraded(spoken(candidate)) for candidate in row.candidates]
+        sides = [self.degraded(one_text(candidate, row)) for candidate in row.candidates]
         if any(len(copies) < self.levels - 1 for copies in sides):
             return None
         copies = tuple(text for level in zip(*sides, strict=True) for text in level)
@@ -82,8 +83,13 @@ class SelfSupervised(Objective):
     head_lr: float = 1e-4
 
     @property
-    def needs_candidates(self) -> int:
-        return 2 * self.levels
+    def needs_candidates(self) -> Candidates:
+        degrade = f"end data.rows with diffpo.text.methods.spo_self_supervised.Degrade of {self.levels} levels"
+        return Candidates(2 * self.levels, 2 * self.levels, degrade)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.base.needs
 
     @property
     def asks(self) -> tuple[str, ...]:

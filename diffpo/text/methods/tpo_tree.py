@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from diffpo.core import Objective, Step, rewards
 from diffpo.draws import Draws
+from diffpo.needs import Candidates, Need, all_within_one
 from diffpo.references import Reference
 from diffpo.text.sequences import TokenBatch, token_logps
 from diffpo.text.steps import SimilarSteps, Steps, StepWeight
@@ -65,6 +66,20 @@ class TPO(Objective):
     beta: float = 0.5
     pairs: PairWeight = field(default_factory=LambdaRank)
     steps: StepWeight = field(default_factory=SimilarSteps)
+
+    @property
+    def needs_candidates(self) -> Candidates:
+        return Candidates(2)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        scores = Need(
+            "TPO",
+            "scores in [0, 1] that differ within a row",
+            lambda rows: all_within_one(rows) and any(len(set(row.scores)) > 1 for row in rows),
+            "read the data with diffpo.text.lists.Lists, and set its low and high to the range of the scorer",
+        )
+        return (scores,)
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         steps, score = Steps.of(batch), batch.label.score

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from diffpo.diffusion.evaluation import before_after, headline, write_report
 from diffpo.diffusion.judges import Pictures
 from diffpo.evaluation import Evaluation, Numbers, compared, shown, summary, table, versions
-from diffpo.files import writing
+from diffpo.files import require_name, writing
 from diffpo.ledger import REMEDY
 from diffpo.prompts import Prompts
 from diffpo.refusal import Refusal
@@ -65,8 +65,8 @@ class Rewriting(Evaluation):
         if self.turns < 1:
             raise Refusal(f"Rewriting needs at least one turn, got {self.turns}.")
         RewriteOracle().check(self.asked())
-        if taken := {"base", "tuned"} & self.beside.keys():
-            raise Refusal(f"{taken.pop()!r} is the name of a model of this run; name the one beside it otherwise.")
+        for name in self.beside:
+            require_name(name, "a model beside", taken=("base", "tuned"))
         for path in self.beside.values():
             CausalLM(path).tokenizing()  # or a folder that is not there would be found out after training
 

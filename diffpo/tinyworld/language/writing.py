@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
+from transformers import DynamicCache
 
 from diffpo.draws import Draws
 from diffpo.refusal import Refusal
@@ -71,12 +72,13 @@ def sampled(model: Any, tokenizer: Any, prompts: list[str], noise: Float[Tensor,
     """Tokens after each prompt up to the end of its rewrite, the likeliest ones under logits plus noise."""
     device = model.device
     asked = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(device)
-    fed, attended, cache, chosen = asked.input_ids, asked.attention_mask, None, list[Tensor]()
+    fed, attended, chosen = asked.input_ids, asked.attention_mask, list[Tensor]()
+    cache = DynamicCache(config=model.config)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     for step in noise.to(device, torch.float32).unbind(1):
         positions = (attended.cumsum(-1) - 1).clamp(min=0)[:, -fed.shape[1] :]
-        said = model(fed, attention_mask=attended, position_ids=positions, past_key_values=cache, use_cache=True)
-        cache, fed = said.past_key_values, (said.logits[:, -1].float() + step).argmax(-1, keepdim=True)
+        said = model(fed, attended, positions, cache, use_cache=True)  # releases name the cache differently
+        fed = (said.logits[:, -1].float() + step).argmax(-1, keepdim=True)
         attended = torch.cat([attended, torch.ones_like(fed)], dim=1)
         chosen.append(fed)
         ended |= fed[:, 0] == tokenizer.eos_token_id

@@ -118,7 +118,7 @@ def test_diversity_by_hand():
 
 
 def test_names_of_this_run_cannot_be_given_to_others(world):
-    with pytest.raises(Refusal, match="'tuned' is the name of a model of this run"):
+    with pytest.raises(Refusal, match="'tuned' cannot be the name of a model beside: something else is called so"):
         evaluation(world, beside={"tuned": str(world / "other")})
 
 

@@ -1,0 +1,45 @@
+import logging
+import warnings
+
+import pytest
+import torch
+from tiny import pipeline, unet
+
+from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline
+from diffpo.quiet import LOGGED, WARNED, leave_out_what_is_said_in_vain
+
+
+@pytest.fixture
+def records():
+    """What the loggers hand on, wherever they send it."""
+    found, loggers = [], [logging.getLogger(name) for name, _ in LOGGED]
+    catching = logging.Handler()
+    catching.emit = lambda record: found.append(record.getMessage())
+    for logger in loggers:
+        logger.addHandler(catching)
+    yield found
+    for logger in loggers:
+        logger.removeHandler(catching)
+
+
+def test_casting_a_network_without_a_part_that_must_stay_is_no_warning(records):
+    unet().to(torch.float32)
+    plain = pipeline()
+    StableDiffusionNegativePipeline.from_pipe(plain, negative_unet=plain.unet, safety_checker=None)
+    assert records == []
+
+
+@pytest.mark.parametrize(("name", "words"), LOGGED)
+def test_other_words_of_the_same_loggers_pass(records, name, words):
+    logging.getLogger(name).warning(f"x {words} x")
+    logging.getLogger(name).warning("There are modules in %s that should be kept in float32: %s", "X", ["norm"])
+    assert records == ["There are modules in X that should be kept in float32: ['norm']"]
+
+
+def test_deprecations_that_only_libraries_can_mend_are_left_out_and_others_are_not():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        leave_out_what_is_said_in_vain()
+        for words in (*WARNED, "something else"):
+            warnings.warn(words, FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["something else"]
