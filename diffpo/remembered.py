@@ -60,6 +60,13 @@ class Remembered(Reference):
     def at(self, draws: Draws | None) -> None:
         self.draws = draws
 
+    def fill(self, number: float) -> None:
+        """Know the same number for every answer, to measure what remembering costs."""
+        for what, known in self.known.items():
+            checks = self.checks[what]
+            known[:] = np.float32(number)
+            checks[:] = checksums(known.reshape(checks.size, -1)).reshape(checks.shape)
+
     def __call__(self, score: Score, what: str = SCORES) -> Tensor:
         """Answers of shape (k, b, ...), looked up or computed.
 

@@ -5,6 +5,7 @@ network's own, random ones in their place.
 """
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -182,5 +183,5 @@ def numberless(name: str) -> str:
 def require_finite(weights: Iterable[tuple[str, Tensor]], path: str, what: str) -> None:
     """Raise a Refusal if a weight is NaN or infinite, naming it."""
     for name, weight in weights:
-        if not weight.sum(dtype=torch.float32).isfinite():
+        if not math.isfinite(weight.sum(dtype=torch.float32).item()):
             raise Refusal(f"{path} holds {what} that is broken: {name} is not finite; take an earlier state of it.")

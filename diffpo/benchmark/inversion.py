@@ -243,6 +243,5 @@ def nothing_but_zeros(folder: Path, epochs: int, image: ImageBatch) -> Remembere
     k, pairs, *latents = image.latents.shape
     open_answers(folder, {}, {SCORES: (epochs, pairs, k), NOISE: (epochs, pairs, k, *latents)})
     remembered = Remembered(None, folder)
-    for answers in remembered.known.values():
-        answers[:] = 0
+    remembered.fill(0.0)
     return remembered

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
@@ -115,5 +114,5 @@ def remembering(asked: Reference | None, pairs: int, folder: Path) -> Remembered
     open_answers(folder, {}, {SCORES: (2, pairs, 2)})
     remembered = Remembered(asked, folder)
     if asked is None:
-        remembered.known[SCORES][:] = np.float32(0)
+        remembered.fill(0.0)
     return remembered

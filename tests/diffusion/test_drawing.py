@@ -128,7 +128,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_no_half_picture(pipeline, tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(Refusal, match="No space left.*it goes on where it stopped"):
+    with pytest.raises(Refusal, match="No space left.*goes on where it stopped"):
         draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
     assert f"{number - 1:05d}.png" not in {file.name for file in tmp_path.glob("*.png")}
 

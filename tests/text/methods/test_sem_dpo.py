@@ -61,7 +61,14 @@ def test_the_loss_is_the_plain_mean_of_weighted_pairs():
     torch.testing.assert_close(step.loss, weights.mean() * math.log(2))
 
 
-@pytest.mark.parametrize("distance", [-0.1, 2.1, math.nan])
+def test_a_distance_that_is_nan_is_none():
+    with pytest.raises(
+        Refusal, match="needs column 'sem_distance', row 7 has no value there .* with scripts/semantic_d"
+    ):
+        weight(1.0, math.nan)
+
+
+@pytest.mark.parametrize("distance", [-0.1, 2.1])
 def test_what_is_no_cosine_distance_is_refused(distance):
     with pytest.raises(Refusal, match=r"Row 7 has sem_distance .* lies in \[0, 2\]; add it with scripts/semantic_d"):
         weight(1.0, distance)
