@@ -10,6 +10,7 @@ import numpy as np
 
 from diffpo.digests import FILES, digest_of
 from diffpo.pairs import PairTable
+from diffpo.places import Outside, inside
 from diffpo.sources import Layout
 from diffpo.tables import PICTURES
 
@@ -61,7 +62,16 @@ def add(digest: Any, value: Any, folder: Path) -> None:
         for name, inner in sorted(value.items()):
             digest.update(name.encode())
             add(digest, inner, folder)
-    elif isinstance(value, str) and value.lower().endswith(tuple(PICTURES)) and (folder / value).is_file():
-        digest.update((folder / value).read_bytes())
     else:
-        digest.update(json.dumps(value, default=str).encode())
+        digest.update(content(value, folder) or json.dumps(value, default=str).encode())
+
+
+def content(value: Any, folder: Path) -> bytes | None:
+    """Of a path to a picture of the data, what is in the file."""
+    if not (isinstance(value, str) and value.lower().endswith(tuple(PICTURES))):
+        return None
+    try:
+        file = inside(folder, value)
+    except Outside:
+        return None
+    return file.read_bytes() if file.is_file() else None

@@ -180,7 +180,7 @@ class PairTable:
 
     def _mapped(self, index: int, record: Mapping[str, Any]) -> PairRow | RowMap:
         def cell(column: str) -> Cell:
-            return Cell(self.cells[column], index, column, self.source.folder)
+            return Cell(self.cells[column], index, column, *self.source.bounds)
 
         row = self.source.row(index, record, cell)
         if self.first_id:

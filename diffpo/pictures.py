@@ -2,8 +2,11 @@
 
 import base64
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from os.path import isfile
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 from jaxtyping import Num
 from PIL import Image, ImageOps
 
+from diffpo.places import Outside, inside
 from diffpo.refusal import Refusal
 from diffpo.typed import shown
 
@@ -22,6 +26,11 @@ INLINE = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 REASON = 200  # characters of a library's error that are told
 LONGEST = 255  # characters of a file's name, on most disks
 STRAIGHT = {"La": "LA", "RGBa": "RGBA"}  # modes whose colours are multiplied by their opacity, and what they become
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # the others of Pillow are old, or start programs
+MOST_PIXELS = 89_478_485  # from which on Pillow warns; it takes no more than twice as many
+# What decoders say of damage: mostly an OSError, but each of these was met.
+DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, RuntimeError)
+DAMAGE += (ArithmeticError, MemoryError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
 WHITES = {"I": (255, 65535), "F": (1, 255)}  # greatest numbers of pictures that do not say what white is
 
 
@@ -29,39 +38,51 @@ class BrokenImage(Refusal):
     """A picture that cannot be read; it costs its pair, not the run."""
 
 
-def read_image(value: Any, folder: Path = Path()) -> Image.Image:
+def read_image(value: Any, folder: Path | None = None, most: int = MOST_PIXELS) -> Image.Image:
     """Decode to RGB what `held` finds.
 
     Rotation stored by cameras is applied, transparency is laid on white, all modes become RGB (`to_rgb`).
 
     Args:
-        folder: what relative paths are relative to.
+        folder: that paths are relative to, and lie in, if data name them. None takes any path as it stands.
+        most: pixels that a picture may have.
 
     Raises:
-        BrokenImage: if there is nothing, or nothing that decodes.
+        BrokenImage: if there is nothing, nothing of `FORMATS` that decodes, or too many pixels.
     """
     with broken_if_unreadable():
-        return to_rgb(ImageOps.exif_transpose(opened(value, folder)))
+        return to_rgb(ImageOps.exif_transpose(opened(value, folder, most)))
 
 
-def image_size(value: Any, folder: Path = Path()) -> tuple[int, int]:
-    """Width and height as stored, from the header alone.
+def image_size(value: Any, folder: Path | None = None, most: int = MOST_PIXELS) -> tuple[int, int]:
+    """Width and height as stored, from the header alone; see `read_image`.
 
     Raises:
-        BrokenImage: if there is nothing, or no such header.
+        BrokenImage: if there is nothing, no such header, or too many pixels.
     """
     with broken_if_unreadable():
-        return opened(value, folder).size
+        return opened(value, folder, most).size
 
 
-def opened(value: Any, folder: Path) -> Image.Image:
+def opened(value: Any, folder: Path | None, most: int) -> Image.Image:
     found = held(value, folder)
-    if isinstance(found, Image.Image):
-        return found
-    return Image.open(BytesIO(found) if isinstance(found, bytes) else found)
+    if not isinstance(found, Image.Image):
+        found = Image.open(BytesIO(found) if isinstance(found, bytes) else found, formats=formats())
+    if found.width * found.height > most:
+        raise BrokenImage(
+            f"it has {found.width} x {found.height} pixels, more than the {most:,} of the source's most_pixels"
+        )
+    return found
 
 
-def held(value: Any, folder: Path) -> bytes | Path | Image.Image:
+@cache
+def formats() -> list[str]:
+    """Those of `FORMATS` that the installed Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def held(value: Any, folder: Path | None) -> bytes | Path | Image.Image:
     """The picture that a value holds: bytes, a path, a data URL or a PIL image; or one of these in a struct (`STRUCT`)
     or as the only one of a list.
 
@@ -81,27 +102,29 @@ def held(value: Any, folder: Path) -> bytes | Path | Image.Image:
     raise BrokenImage(f"it is {shown(value)}, of type {type(value).__name__}, not a picture's bytes or path")
 
 
-def written(value: str | Path, folder: Path) -> bytes | Path:
+def written(value: str | Path, folder: Path | None) -> bytes | Path:
     """What a text says of a picture: where it is, or all of it."""
     text = str(value)
     if INLINE.match(text):
         return base64.b64decode(text.partition(",")[2])
     if ADDRESS.match(text):
         raise BrokenImage(f"{shown(text)} is an address; download the pictures, and name their files")
-    if not isfile(folder / text):
+    place = Path(text) if folder is None else folder / text
+    if not isfile(place):
         told = f"; of base64 ({len(text)} characters), store the bytes" if len(text) > LONGEST else ""
         raise BrokenImage(f"there is no file {shown(text)}{told}")
-    return folder / text
+    return place if folder is None else inside(folder, text)
 
 
 @contextmanager
 def broken_if_unreadable() -> Iterator[None]:
     try:
         yield
+    except Outside as error:
+        raise BrokenImage(str(error)) from error
     except Refusal:
         raise
-    # PIL raises OSError for most damage, but also these for a few formats.
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise BrokenImage(f"{type(error).__name__}: {error}"[:REASON]) from error
 
 

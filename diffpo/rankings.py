@@ -176,6 +176,6 @@ class HPDv2(Stored):
         first, second = (Field(index, "human_preference", mark).reading for mark in marks)
         if not {first, second} <= {0, 1}:
             raise Refusal(wanted)
-        candidates = tuple(Held(path, self.folder) for path in (paths[::-1] if first < second else paths))
+        candidates = tuple(Held(path, *self.bounds) for path in (paths[::-1] if first < second else paths))
         prompts, prob = asked(index, record, "prompt", "prompt"), 0.5 if first == second else 1.0
         return PairRow(index, **prompts, candidates=candidates, prob=prob, extra=record)

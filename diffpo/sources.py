@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from diffpo.files import require_folder
-from diffpo.refusal import Refusal
+from diffpo.pictures import MOST_PIXELS
+from diffpo.refusal import Refusal, require_at_least
 from diffpo.rows import PairRow
 from diffpo.tables import folder_of, local_files, open_stream, open_table, pictures_by_stem, undecoded
 from diffpo.text_files import read_text
@@ -62,6 +63,11 @@ class Layout(Source):
         return []
 
     @property
+    def bounds(self) -> tuple[Path, int]:
+        """The folder that pictures lie in if they are paths, and pixels that one may have."""
+        return self.folder, MOST_PIXELS
+
+    @property
     @abstractmethod
     def candidates(self) -> tuple[str, ...]:
         """Columns that hold a candidate each; they are read one cell at a time."""
@@ -98,13 +104,26 @@ class Stored(Layout):
             paths. Tar shards (in WebDataset format) are copied into the cache of `datasets` unless data.stream is set.
         split: of a hub id, or of a folder written by `save_to_disk`.
         revision: of a hub id.
-        images: folder that relative paths of images are relative to; null is the folder of the data.
+        images: folder that all images lie in if the data name them by paths, which are absolute or relative to it;
+            null is the folder of the data. Whatever leads out of it, by a link too, is not read.
+        most_pixels: of an image; a larger one counts as broken before it is decoded.
+
+    Raises:
+        Refusal: if `most_pixels` is not positive.
     """
 
     path: str
     split: str = "train"
     revision: str | None = None
     images: str | None = None
+    most_pixels: int = field(default=MOST_PIXELS, kw_only=True, repr=False)
+
+    def __post_init__(self):
+        require_at_least(1, most_pixels=self.most_pixels)
+
+    @property
+    def bounds(self) -> tuple[Path, int]:
+        return self.folder, self.most_pixels
 
     def open(self) -> Dataset:
         return open_table(self.path, self.split, self.revision)
@@ -236,9 +255,26 @@ class PairFolder(Layout):
     Raises:
         Refusal: if there is no such folder, one of the three is missing, or a prompt is no text
             (`diffpo.text_files.read_text`).
+
+    Args:
+        images: folder that all pictures lie in, if links lead out of `path`; null is `path`.
+        most_pixels: of a picture; a larger one counts as broken before it is decoded.
     """
 
     path: str
+    images: str | None = field(default=None, kw_only=True, repr=False)
+    most_pixels: int = field(default=MOST_PIXELS, kw_only=True, repr=False)
+
+    def __post_init__(self):
+        require_at_least(1, most_pixels=self.most_pixels)
+
+    @cached_property
+    def folder(self) -> Path:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return Path(self.images or self.path)
+
+    @property
+    def bounds(self) -> tuple[Path, int]:
+        return self.folder, self.most_pixels
 
     def open(self) -> Dataset:
         root = Path(self.path)

@@ -135,7 +135,7 @@ class PairStream:
 
     def _row(self, position: int, record: dict[str, Any]) -> PairRow:
         light = {name: value for name, value in record.items() if name not in self.heavy}
-        row = self.source.row(position, light, lambda column: Held(record[column], self.source.folder))
+        row = self.source.row(position, light, lambda column: Held(record[column], *self.source.bounds))
         return replace(row, id=position * self.among + self.number)
 
 

@@ -1,6 +1,5 @@
 """What an evaluation compares: a base, a base with tuned parts, or a folder of finished pictures."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from diffpo.blending import Network, Part, shift
 from diffpo.diffusion.bases import FAMILIES, load_base
 from diffpo.diffusion.blending import adapters, opened, require_known_range
 from diffpo.diffusion.drawing import digest
+from diffpo.diffusion.listing import LISTING, listed
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
 from diffpo.files import require_folder, require_name
 from diffpo.lora_files import read_lora
@@ -54,6 +54,7 @@ class Model:
         variant: of the base's weight files, e.g. fp16.
         pictures: a folder of finished pictures instead of all that, ordered by name, those of one prompt together; or
             with a `prompts.jsonl` that has `prompt` and, where it is not 00000.png and so on, `file` of each.
+        outside: whether `prompts.jsonl` may name files that lie elsewhere: reports show them.
 
     Raises:
         Refusal: if it names both a base and pictures, or neither, or its name cannot be that of a folder.
@@ -72,6 +73,7 @@ class Model:
     revision: str | None = None
     variant: str | None = None
     pictures: str | None = None
+    outside: bool = False
 
     def __post_init__(self):
         if (self.base is None) == (self.pictures is None):
@@ -121,7 +123,7 @@ class Model:
     @property
     def identity(self) -> dict[str, Any]:
         """What its pictures depend on, the state of local weights included."""
-        other = {"name"} if self.negative else {"name", "alpha", "mix"}
+        other = {"name", "outside"} if self.negative else {"name", "outside", "alpha", "mix"}
         chosen = {name: value for name, value in asdict(self).items() if value is not None and name not in other}
         parts = (self.base, self.unet, self.lora, self.negative, self.vae)
         local = [Path(path) for path in parts if path and Path(path).exists()]
@@ -135,11 +137,10 @@ class Model:
         """
         folder = Path(self.pictures or "")
         require_folder(folder, f"the pictures of {self.name!r}")
-        listing = folder / "prompts.jsonl"
+        listing = folder / LISTING
         if listing.exists():
-            lines = [json.loads(line) for line in listing.read_text().splitlines()]
-            files = [folder / line.get("file", f"{number:05d}.png") for number, line in enumerate(lines)]
-            said = [line["prompt"] for line in lines]
+            found = listed(listing, self.outside)
+            said, files = [prompt for prompt, _ in found], [file for _, file in found]
         else:
             files, said = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES), None
         asked = [prompt for prompt in prompts for _ in range(pictures)]

@@ -15,7 +15,7 @@ from diffpo.cells import Cell, Held
 from diffpo.diffusion.pairs_in_order import PairsInOrder, shared_prompt
 from diffpo.files import writing
 from diffpo.ledger import REMEDY, settle
-from diffpo.pictures import BrokenImage, held, image_size
+from diffpo.pictures import BrokenImage, broken_if_unreadable, held, image_size, read_image
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 from diffpo.stopping import orderly
@@ -155,14 +155,20 @@ def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> 
 
 
 def stored(candidate: Cell | Held) -> dict[str, Any] | None:
-    """A picture's bytes as they are stored, and its name; None if there are none."""
+    """A picture's bytes as they are stored, and its name; None if there are none.
+
+    Of a file, only a picture that decodes: what else a table may name is not for others to read.
+    """
     value = candidate.read()
     try:
-        found = held(value, candidate.folder)
+        with broken_if_unreadable():
+            found = held(value, candidate.folder)
+            if isinstance(found, Path):
+                content = found.read_bytes()
+                read_image(content, most=candidate.most)
+                return {"bytes": content, "path": found.name}
     except BrokenImage:
         return None
-    if isinstance(found, Path):
-        return {"bytes": found.read_bytes(), "path": found.name}
     return {"bytes": found, "path": value.get("path") if isinstance(value, Mapping) else None}
 
 
@@ -176,7 +182,7 @@ def mean_bytes(pairs: PairsInOrder) -> float:
     for n in range(0, len(pairs), -(-len(pairs) // LOOKED_AT)):
         for candidate in pairs[n].candidates:
             try:
-                image_size(candidate.read(), candidate.folder)
+                image_size(candidate.read(), candidate.folder, candidate.most)
             except BrokenImage as error:
                 reason, where = error, candidate.folder.resolve()
             else:

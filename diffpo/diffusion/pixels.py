@@ -186,7 +186,7 @@ def decoded(row: PairRow) -> list[Image.Image]:
     Raises:
         BrokenImage: if one cannot be read.
     """
-    return [read_image(candidate.read(), candidate.folder) for candidate in row.candidates]
+    return [read_image(candidate.read(), candidate.folder, candidate.most) for candidate in row.candidates]
 
 
 def prompts_by_side(examples: list[Example]) -> tuple[list[str], ...]:

@@ -64,4 +64,4 @@ def size(candidate: Cell | Held | EncodedPicture) -> tuple[int, int]:
     """Width and height of a picture as its source has it."""
     if isinstance(candidate, EncodedPicture):
         return candidate.size()
-    return image_size(candidate.read(), candidate.folder)
+    return image_size(candidate.read(), candidate.folder, candidate.most)

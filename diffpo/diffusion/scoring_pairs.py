@@ -119,7 +119,7 @@ def questions(pairs: PairsInOrder, numbers: Sequence[int]) -> Iterator[Question]
 
 
 def read(candidate: Cell | Held) -> Image.Image:
-    return read_image(candidate.read(), candidate.folder)
+    return read_image(candidate.read(), candidate.folder, candidate.most)
 
 
 def finite(score: float | None, question: Question, scorer: Scorer) -> float | None:

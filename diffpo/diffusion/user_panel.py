@@ -1,7 +1,6 @@
 """Which pairs are put to a judge for which person, and what was drawn for whom."""
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from diffpo.diffusion.listing import LISTING, listed
 from diffpo.diffusion.pairs_in_order import PairsInOrder
 from diffpo.diffusion.scoring_pairs import read
 from diffpo.diffusion.user_chunks import Cut
@@ -19,7 +19,6 @@ from diffpo.pictures import read_image
 from diffpo.refusal import Refusal
 from diffpo.rows import PairRow
 
-LISTING = "prompts.jsonl"
 Read = Callable[[], Image.Image]
 
 
@@ -201,13 +200,11 @@ def drawn_in(folder: Path) -> Drawn:
         Refusal: if there are none.
     """
     require_folder(folder, "pictures for users")
-    of_user = {listing.parent.name: listed(listing) for listing in sorted(folder.glob(f"*/{LISTING}"))}
+    of_user = {listing.parent.name: pictures_in(listing) for listing in sorted(folder.glob(f"*/{LISTING}"))}
     if not any(of_user.values()):
         raise Refusal(f"{folder} has no pictures for users; each user x needs x/{LISTING} and x/00000.png etc.")
     return Drawn(folder, of_user)
 
 
-def listed(listing: Path) -> list[Picture]:
-    lines = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines()]
-    files = [listing.parent / line.get("file", f"{number:05d}.png") for number, line in enumerate(lines)]
-    return [Picture(line["prompt"], str(file)) for line, file in zip(lines, files, strict=True)]
+def pictures_in(listing: Path) -> list[Picture]:
+    return [Picture(prompt, str(file)) for prompt, file in listed(listing)]

@@ -80,7 +80,7 @@ class Seen(Completion):
             Refusal: if it cannot be read.
         """
         try:
-            whole = read_image(self.picture.read(), self.picture.folder)
+            whole = read_image(self.picture.read(), self.picture.folder, self.picture.most)
         except BrokenImage as error:
             raise Refusal(f"Its picture cannot be read ({error}); fix or drop the row.") from error
         return self.crop(whole) if self.crop else whole

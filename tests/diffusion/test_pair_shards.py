@@ -72,13 +72,26 @@ def test_pictures_stay_the_bytes_they_were_even_broken_ones(tmp_path, output_dir
 
 
 def test_a_picture_as_it_is_stored(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"a")
-    told = {"bytes": b"a", "path": "a.png"}
+    (tmp_path / "a.png").write_bytes(png())
+    told = {"bytes": png(), "path": "a.png"}
     for value in ("a.png", str(tmp_path / "a.png"), {"bytes": None, "path": "a.png"}, told):
         assert stored(Held(value, tmp_path)) == told
     assert stored(Held(b"a", tmp_path)) == {"bytes": b"a", "path": None}
     for value in (None, {"bytes": None, "path": None}, "missing.png"):
         assert stored(Held(value, tmp_path)) is None
+
+
+def test_nothing_but_pictures_of_the_data_is_copied(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "key.png").write_text("-----BEGIN PRIVATE KEY-----")
+    (tmp_path / "data" / "torn.png").write_bytes(png()[: len(png()) // 2])
+    (tmp_path / "private.png").write_bytes(png())
+    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "private.png")
+    for value in ("key.png", "torn.png", "../private.png", str(tmp_path / "private.png"), "link.png", "/etc/passwd"):
+        assert stored(Held(value, tmp_path / "data")) is None
+        assert stored(Held({"bytes": None, "path": value}, tmp_path / "data")) is None
+    assert stored(Held("private.png", tmp_path)) == {"bytes": png(), "path": "private.png"}
+    assert stored(Held("private.png", tmp_path, 100)) is None
 
 
 def test_light_columns_of_any_type_come_along_and_ours_take_precedence(tmp_path, output_dir):
