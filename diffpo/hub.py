@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
@@ -53,6 +54,8 @@ def is_hub_id(path: str) -> bool:
     return not Path(path).exists()
 
 
+# Of transformers' Auto classes, which else ask on a terminal whether to run code that a folder or repository brings.
+SAFE: dict[str, Any] = {"trust_remote_code": False}
 BROKEN = "it is damaged, or holds more than tensors (or a git-lfs pointer); fetch it again"
 
 

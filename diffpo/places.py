@@ -35,6 +35,6 @@ def inside(folder: Path, path: str) -> Path:
 def roots(folder: Path) -> tuple[Path, ...]:
     """Folders that data of a folder may lie in. What came from the hub lies in its caches, which are full of links."""
     here = folder.resolve()
-    caches = tuple(Path(cache).resolve() for cache in (constants.HF_HUB_CACHE, config.HF_DATASETS_CACHE))
+    caches = tuple(Path(place).resolve() for place in (constants.HF_HUB_CACHE, config.HF_DATASETS_CACHE))
     is_downloaded = not here.exists() or any(here.is_relative_to(cache) for cache in caches)
     return (here, *(caches if is_downloaded else ()))

@@ -103,6 +103,7 @@ def saved_to_disk(path: str, split: str) -> Dataset:
 
 def loaded(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, **options: Any) -> Any:
     """A table or stream; the several ways of `datasets` to say that a file cannot be parsed become ValueErrors."""
+    named = options.get("data_files", ())  # of a folder or a hub id, `datasets` finds them
     try:
         built = builder(**options)
         if not streaming:
@@ -115,13 +116,19 @@ def loaded(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, 
     except StopIteration as error:
         raise Refusal("it is empty") from error
     except tarfile.TarError as error:
-        raise Refusal(damaged(options["data_files"], error)) from error
+        raise Refusal(damaged(named, error)) from error
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, tarfile.TarError):
-            raise Refusal(damaged(options["data_files"], error.__cause__)) from error
-        if isinstance(error.__cause__, UnicodeDecodeError) and (told := first_undecodable(options["data_files"])):
+            raise Refusal(damaged(named, error.__cause__)) from error
+        if isinstance(error.__cause__, UnicodeDecodeError) and (told := first_undecodable(named)):
             raise Refusal(told) from error
         raise Refusal(str(error.__cause__)) from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise Refusal(
+            "it has a script of the folder's own name, which `datasets` no longer runs: remove that"
+        ) from error
 
 
 def parquet_rows(files: list[str]) -> Iterator[dict[str, Any]]:

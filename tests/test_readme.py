@@ -1,5 +1,6 @@
 """What README has to name."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -24,3 +25,11 @@ def test_every_script_is_named(script):
 @pytest.mark.parametrize("grid", sorted((ROOT / "configs" / "evidence").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_grid_is_named_or_has_its_table(grid):
     assert f"configs/evidence/{grid.name}" in README or f"<!-- evidence: {grid.stem} -->" in README
+
+
+def test_what_security_names_exists():
+    security = (ROOT / "SECURITY.md").read_text()
+    names = re.findall(r"`(?:tests/)?((?:captioners/)?test_\w+\.py)`", security)
+    assert len(names) == 8
+    assert all((ROOT / "tests" / name).exists() for name in names)
+    assert "`SECURITY.md`" in README

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from diffpo.captioners.instructions import DESCRIBE, REWRITE, require_template
 from diffpo.captioners.pretrained import Pretrained
 from diffpo.captioning import Captioner, Perturber, Strength
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.refusal import Refusal
 
 LLAVA = "llava-hf/llava-v1.6-34b-hf"
@@ -138,7 +138,7 @@ class ChatPerturber(Chat, Perturber):
     @cached_property
     def processor(self) -> Any:
         with reaching(self.path, "a tokenizer"):
-            return AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+            return AutoTokenizer.from_pretrained(self.path, revision=self.revision, **SAFE)
 
     @property
     def tokenizer(self) -> Any:

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from diffpo.captioners.pretrained import Pretrained
 from diffpo.captioning import Perturber, Strength
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.refusal import Refusal
 
 
@@ -61,7 +61,7 @@ class Dipper(Pretrained, Perturber):
     @cached_property
     def processor(self) -> Any:
         with reaching(self.vocabulary, "a tokenizer"):
-            return AutoTokenizer.from_pretrained(self.vocabulary)
+            return AutoTokenizer.from_pretrained(self.vocabulary, **SAFE)
 
     @property
     def tokenizer(self) -> Any:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoProcessor, LogitsProcessor, Temperature
 
 from diffpo.captioning import Speaker
 from diffpo.devices import device_of
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.refusal import Refusal, require_at_least
 from diffpo.whole import load_whole
 
@@ -95,7 +95,7 @@ class Pretrained(Speaker, ABC):
                 f"{self.top_p}."
             )
         with reaching(self.path, self.kind):
-            config = AutoConfig.from_pretrained(self.path, revision=self.revision)
+            config = AutoConfig.from_pretrained(self.path, revision=self.revision, **SAFE)
         if not self.suits(config):
             raise Refusal(
                 f"{self.path} is a {config.model_type}, {type(self).__name__} needs {self.kind}; name another one."
@@ -105,7 +105,7 @@ class Pretrained(Speaker, ABC):
     @cached_property
     def processor(self) -> Any:
         with reaching(self.path, f"the processor of {self.kind}"):
-            return AutoProcessor.from_pretrained(self.path, revision=self.revision)
+            return AutoProcessor.from_pretrained(self.path, revision=self.revision, **SAFE)
 
     @property
     def tokenizer(self) -> Any:
@@ -117,7 +117,9 @@ class Pretrained(Speaker, ABC):
 
     @cached_property
     def network(self) -> nn.Module:
-        load = partial(self.classes.from_pretrained, self.path, revision=self.revision, dtype=self.dtype or "auto")
+        load = partial(
+            self.classes.from_pretrained, self.path, revision=self.revision, dtype=self.dtype or "auto", **SAFE
+        )
         network = load_whole(load, self.path, self.kind, others=True)
         return network.requires_grad_(False).eval().to(self.place)
 

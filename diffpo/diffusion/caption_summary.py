@@ -7,7 +7,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from diffpo.diffusion.caption_texts import Said, Text
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.refusal import Refusal
 
 BINS = 20
@@ -19,7 +19,7 @@ AT_A_TIME = 1000
 def opened_tokenizer(path: str) -> Any:
     """Raises a Refusal if there is none."""
     with reaching(path, "a tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **SAFE)
     # Where there are no files of a tokenizer, transformers makes an empty one.
     if not len(tokenizer):
         raise Refusal(f"{path} holds no tokenizer; name one, or null.")

@@ -12,7 +12,7 @@ from transformers import AutoConfig, StoppingCriteria, StoppingCriteriaList
 
 from diffpo.captioners.interleaved import Interleaved
 from diffpo.embedders.embedder import Embedded, Shown, UserEmbedder, commit_of
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 
 LLAVA_ONEVISION = "llava-hf/llava-onevision-qwen2-7b-ov-chat-hf"
 OPENING = "One person compared pictures, two at a time; both were made for the same caption."
@@ -94,7 +94,7 @@ class ChatEmbedder(Interleaved, UserEmbedder):
     @cached_property
     def shape(self) -> tuple[int, int]:  # pyright: ignore[reportIncompatibleVariableOverride]
         with reaching(self.path, self.kind):
-            text = AutoConfig.from_pretrained(self.path, revision=self.revision).get_text_config()
+            text = AutoConfig.from_pretrained(self.path, revision=self.revision, **SAFE).get_text_config()
         return text.num_hidden_layers + 1, text.hidden_size
 
     def __call__(self, chunks: Sequence[Sequence[Shown]]) -> Embedded:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned, count_longer, stacked
 from diffpo.whole import load_whole
@@ -66,7 +66,7 @@ class CLIP(DualEncoder):
     @cached_property
     def tokenizer(self) -> Any:
         with reaching(self.prepared_by, "a tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(self.prepared_by, revision=self.prepared_at)
+            tokenizer = AutoTokenizer.from_pretrained(self.prepared_by, revision=self.prepared_at, **SAFE)
         # Where there are no files of a tokenizer, transformers makes an empty one.
         if len(tokenizer) != (known := self.network.config.text_config.vocab_size):
             raise Refusal(
@@ -79,7 +79,8 @@ class CLIP(DualEncoder):
     def prepare(self) -> Callable[[Image.Image], Tensor]:
         """Resize, center crop and normalization by PIL and numpy, as when the scores were published."""
         with reaching(self.prepared_by, "an image processor"):
-            processor = AutoImageProcessor.from_pretrained(self.prepared_by, revision=self.prepared_at, backend="pil")
+            where = {"revision": self.prepared_at, **SAFE}
+            processor = AutoImageProcessor.from_pretrained(self.prepared_by, backend="pil", **where)
         return lambda picture: processor(picture, return_tensors="pt").pixel_values[0]
 
     @property

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLConfig, Qwen2VLModel
 
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.refusal import Refusal
 from diffpo.scorers.learned import Learned
 from diffpo.scorers.weights import saved
@@ -79,7 +79,7 @@ class HPSv3(Learned):
     @cached_property
     def tokenizer(self) -> Any:
         with reaching(self.base, "a tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="right")
+            tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="right", **SAFE)
         # transformers makes an empty one of a folder without its files, and says nothing.
         if PAD not in tokenizer.get_vocab():
             raise Refusal(f"{self.base} has no tokenizer that knows {PAD}; set base to a copy of {type(self).base}.")
@@ -89,7 +89,7 @@ class HPSv3(Learned):
     @cached_property
     def processor(self) -> Any:
         with reaching(self.base, "an image processor"):
-            return AutoImageProcessor.from_pretrained(self.base, backend="pil")
+            return AutoImageProcessor.from_pretrained(self.base, backend="pil", **SAFE)
 
     def check(self, prompts) -> None:
         super().check(prompts)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from diffpo.adapters import carries_adapters
 from diffpo.draws import Draws
 from diffpo.files import writing
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.references import FrozenCopy, Reference, SwitchedOff
 from diffpo.refusal import Refusal
 from diffpo.sharding import is_sharded, whole_state
@@ -106,7 +106,7 @@ class CausalLM:
             Refusal: if it cannot be found, or tells no texts apart.
         """
         with reaching(self.path, "a tokenizer"):
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.path, revision=self.revision, **SAFE)
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
         return Tokenizing(tokenizer, known=self.vocabulary)
@@ -125,7 +125,7 @@ class CausalLM:
                 "base.adapter diffpo.text.adapters.TextWarmLoRA, or merge them (peft's merge_and_unload)."
             )
         with reaching(self.path, self.kind):
-            return AutoConfig.from_pretrained(self.path, revision=self.revision)
+            return AutoConfig.from_pretrained(self.path, revision=self.revision, **SAFE)
 
     def load(
         self, device: torch.device | str = "cpu", storage: torch.dtype = torch.float32, seed: int = 0
@@ -157,7 +157,7 @@ class CausalLM:
             options |= {"quantization_config": self.quantization.config(dtype), "device_map": {"": device}}
         config = self.network_config()
         switch_off_dropout(config)
-        load = partial(self.network_class.from_pretrained, self.path, config=config, **options)
+        load = partial(self.network_class.from_pretrained, self.path, config=config, **SAFE, **options)
         network = load_whole(load, self.path, self.kind)
         if carries_adapters(network):
             raise Refusal(

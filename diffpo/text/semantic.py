@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
 from diffpo.devices import device_of
 from diffpo.files import writing
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.ledger import write_json
 from diffpo.refusal import Refusal, require_at_least
 from diffpo.sources import Columns
@@ -56,7 +56,7 @@ class TextEncoder(ABC):
     @cached_property
     def tokenizer(self) -> Any:
         with reaching(self.path, "a tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, **SAFE)
         require_vocabulary(tokenizer)
         return tokenizer
 
@@ -100,7 +100,7 @@ class SentenceEncoder(TextEncoder):
     path: str = "sentence-transformers/all-MiniLM-L6-v2"
 
     def load(self) -> nn.Module:
-        load = partial(AutoModel.from_pretrained, self.path, revision=self.revision)
+        load = partial(AutoModel.from_pretrained, self.path, revision=self.revision, **SAFE)
         return load_whole(load, self.path, "a text encoder", spare=POOLER, others=True)
 
     def pooled(self, output: Any, attended: Float[Tensor, "n s 1"]) -> Float[Tensor, "n d"]:

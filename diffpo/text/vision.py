@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.files import writing
-from diffpo.hub import reaching
+from diffpo.hub import SAFE, reaching
 from diffpo.refusal import Refusal
 from diffpo.text.chat import Chat, Prompt
 from diffpo.text.completions import Candidate, Message
@@ -149,7 +149,7 @@ class VisionLM(CausalLM):
 
     def tokenizing(self) -> SeeingTokenizing:
         with reaching(self.path, "a processor"):
-            processor: Any = AutoProcessor.from_pretrained(self.path, revision=self.revision)
+            processor: Any = AutoProcessor.from_pretrained(self.path, revision=self.revision, **SAFE)
         if self.chat_template is not None:
             processor.chat_template = self.chat_template
         return SeeingTokenizing(processor.tokenizer, processor, known=self.vocabulary)

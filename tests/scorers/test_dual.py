@@ -97,7 +97,7 @@ def test_a_revision_is_that_of_the_weights_and_of_what_comes_with_them(monkeypat
     asked = []
     monkeypatch.setattr(dual.AutoImageProcessor, "from_pretrained", lambda *path, **options: asked.append(options))
     _ = CLIPScore("some/model", revision="v3", processor=processor).prepare
-    assert asked == [{"revision": revision, "backend": "pil"}]
+    assert asked == [{"revision": revision, "backend": "pil", "trust_remote_code": False}]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
