@@ -117,19 +117,21 @@ def end_at_once(number: int, frame: Any) -> NoReturn:
 def leave_to_main(worker: int = 0) -> None:
     """In a process that reads data: a signal to the whole group is for the main process, which ends its workers.
 
-    They would otherwise print a traceback each, or be gone before the step in hand has its data. The second SIGTERM
-    is from the main process.
+    They would otherwise print a traceback each, or be gone before the step in hand has its data. Linux says who sent a
+    SIGTERM; elsewhere the first one ends a worker, whoever sent it.
     """
-    terminated = 0
+    for number in {*SIGNALS} - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=obey, args=(os.getppid(),), daemon=True).start()
 
-    def once(number: int, frame: Any) -> None:
-        nonlocal terminated
-        terminated += 1
-        if terminated > 1:
-            os._exit(0)
 
-    for number in SIGNALS:
-        signal.signal(number, once if number == signal.SIGTERM else signal.SIG_IGN)
+def obey(main: int) -> None:
+    """End when the main process says so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
+        pass
+    os._exit(0)
 
 
 def tell(text: str) -> None:

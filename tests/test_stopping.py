@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -128,20 +129,29 @@ class Slow:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_workers_leave_signals_to_the_main_process(number, capfd):
-    items = from_workers(Slow(), 2, lambda: 0, batch_size=None)
+    items = from_workers(Slow(), 2, lambda: 8, batch_size=None)
     workers = {int(next(items)), int(next(items))}
     assert len(workers) == 2
     for worker in workers:
-        os.kill(worker, number)
+        subprocess.run(["kill", f"-{int(number)}", str(worker)], check=True)
     assert len(list(items)) == 4
     assert capfd.readouterr().err == ""
 
 
-def test_a_worker_that_is_told_twice_to_end_does():
+def test_a_worker_ends_when_its_main_process_says_so():
+    """Once is enough: at its exit, python says it once and then waits."""
+    read, ready = os.pipe()
     child = os.fork()
     if not child:
         leave_to_main()
-        send()
-        send()
+        other = os.fork()
+        if not other:
+            os.kill(os.getppid(), signal.SIGTERM)  # as a signal to the whole group
+            os._exit(0)
+        os.waitpid(other, 0)
+        os.write(ready, b"!")
+        time.sleep(60)
         os._exit(1)
+    assert os.read(read, 1) == b"!"
+    os.kill(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
