@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from diffpo.children import Children
 from diffpo.cli import CommandLine, launch
 from diffpo.evidence import (
     ASPECTS,
@@ -36,7 +36,10 @@ from diffpo.tinyworld import user_evidence
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
 EVALUATE, EVALUATE_USERS = "scripts/evaluate.py", "scripts/evaluate_users.py"
 SFT, OVERRIDES = "methods.sft.SFT", "overrides.json"
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 ALSO = ["--preview=null", "--evaluation.base_pictures={output}/base"]
+
+programs = Children()
 
 
 def main(
@@ -76,6 +79,11 @@ def main(
         record: folder that gets the table's numbers as `<name of the grid>.json`; null writes none.
         settings: the resolved config.
     """
+    with programs.heard():
+        tabulate(grid, output_dir, jobs, readme, record)
+
+
+def tabulate(grid: Path, output_dir: Path, jobs: int, readme: Path | None, record: Path | None) -> None:
     plan = yaml.safe_load(grid.read_text())
     for name in plan["methods"]:
         require_name(name, "a method")
@@ -166,7 +174,7 @@ def prepare(plan: dict[str, Any], output_dir: Path) -> None:
 def once(line: str, done: Path) -> None:
     """Run a command line that is not among those that are done."""
     if not done.exists() or line not in done.read_text().splitlines():
-        subprocess.run([sys.executable, *shlex.split(line)], check=True)
+        programs.run([sys.executable, *shlex.split(line)])
         done.parent.mkdir(parents=True, exist_ok=True)
         with done.open("a") as listed:
             listed.write(f"{line}\n")
@@ -174,7 +182,7 @@ def once(line: str, done: Path) -> None:
 
 def make(script: str, config: str, overrides: list[str], folder: Path) -> None:
     """Fill a folder by a script, which does nothing if it is full already."""
-    subprocess.run([sys.executable, script, f"--config={config}", *overrides, f"--output_dir={folder}"], check=True)
+    programs.run([sys.executable, script, f"--config={config}", *overrides, f"--output_dir={folder}"])
 
 
 def run_all(plan: dict[str, Any], output_dir: Path, jobs: int, shared: list[str]) -> None:
@@ -215,16 +223,15 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
     command = [sys.executable, plan.get("script", SCRIPT), f"--config={plan['config']}", *overrides, *resume]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OVERRIDES).write_text(json.dumps(overrides))
-    with (folder / "log.txt").open("a") as log:
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=one_thread)
+    programs.run(command, log=folder / "log.txt", environment=ONE_THREAD)
     print(f"{folder.name} is done", flush=True)
 
 
 def require_same(overrides: list[str], folder: Path) -> None:
     """Raise a SystemExit if a run was started by something else than the grid now says, e.g. before it was changed."""
     started = folder / OVERRIDES
-    if started.exists() and json.loads(started.read_text()) != overrides:
+    said = started.read_text() if started.exists() else ""  # so is a file that a kill kept from being written
+    if said and json.loads(said) != overrides:
         sys.exit(f"error: {folder} was started with other overrides than the grid has now; delete it to run it anew.")
 
 
@@ -246,8 +253,7 @@ def contest(plan: dict[str, Any], output_dir: Path, jobs: int) -> None:
     listed.write_text(yaml.safe_dump({"models": list(models.values())}))
     configs = [f"--config={plan['compare']['config']}", f"--config={listed}", f"--output_dir={output_dir / CONTEST}"]
     launched = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={jobs}", "--cpu"]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*launched, EVALUATE, *configs], check=True, env=one_thread)
+    programs.run([*launched, EVALUATE, *configs], environment=ONE_THREAD)
 
 
 def judged_by_users(plan: dict[str, Any], output_dir: Path, jobs: int) -> tuple[dict[str, Any], str]:
@@ -269,8 +275,7 @@ def drawn_for_group(plan: dict[str, Any], group: str, seed: int, output_dir: Pat
     listed.write_text(yaml.safe_dump({"models": [{"name": name, **fields} for name, fields in models.items()]}))
     overrides = [placed(override, places) for override in plan["users"]["groups"][group]["overrides"]]
     configs = [f"--config={plan['users']['config']}", f"--config={listed}", *overrides, f"--output_dir={folder}"]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, EVALUATE_USERS, *configs], check=True, env=one_thread)
+    programs.run([sys.executable, EVALUATE_USERS, *configs], environment=ONE_THREAD)
 
 
 if __name__ == "__main__":

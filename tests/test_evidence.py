@@ -1,10 +1,12 @@
 import json
 import shutil
+import signal
 
 import evidence
 import numpy as np
 import pytest
 import yaml
+from signals import PROGRAM, send_once
 
 from diffpo.evidence import (
     candidates,
@@ -18,6 +20,7 @@ from diffpo.evidence import (
     table,
 )
 from diffpo.refusal import Refusal
+from diffpo.stopping import Stopped
 
 ASPECTS = {"attributes": "{:.1%}", "length": "{:.1f}"}
 ENTRY = {"attributes": 0.5, "style": 0.25, "diversity": 0.125, "length": 10.5, "guidance": 2.5}
@@ -182,7 +185,7 @@ def text_grid(root, **methods) -> dict:
 
 def test_a_grid_whose_rows_are_no_comparison_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     """ASFT has a beta of its own, 1, which the row does not name."""
-    monkeypatch.setattr(evidence.subprocess, "run", lambda *_, **__: pytest.fail("something ran"))
+    monkeypatch.setattr(evidence.programs, "run", lambda *_, **__: pytest.fail("something ran"))
     text_grid(tmp_path, asft=["--objective.loss=diffpo.losses.reference_free.ASFT"])
     with pytest.raises(Refusal, match="Row asft .* objective.loss.beta: 1.0, in common 0.5"):
         evidence.main(tmp_path / "grid.yaml", tmp_path / "out")
@@ -205,7 +208,7 @@ def test_a_record_keeps_the_resolved_config_of_each_run(tmp_path, monkeypatch, c
         for folder in [word.removeprefix("--output_dir=") for word in command if word.startswith("--output_dir=")]:
             shutil.copytree(tmp_path / "seen", folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr(evidence.subprocess, "run", fake)
+    monkeypatch.setattr(evidence.programs, "run", fake)
     text_grid(tmp_path, dpo=["--objective.loss.beta=0.25"])
     evidence.main(tmp_path / "grid.yaml", tmp_path / "out", jobs=1, record=tmp_path)
     resolved = json.loads((tmp_path / "grid.json").read_text())["resolved"]
@@ -214,3 +217,27 @@ def test_a_record_keeps_the_resolved_config_of_each_run(tmp_path, monkeypatch, c
     assert resolved["common"]["output_dir"] == "{output}"
     assert "dpo: objective.loss.beta 0.25\n" in capsys.readouterr().out
     assert [command[1] for command in ran] == ["scripts/build_language.py", *["scripts/train_text_dpo.py"] * 2]
+
+
+def test_a_signal_to_a_grid_reaches_its_runs_which_end_in_order(tmp_path, monkeypatch):
+    """Two of three runs are at work; the third is never begun."""
+    (tmp_path / "run.py").write_text(PROGRAM)
+    plan = {"script": str(tmp_path / "run.py"), "config": "none.yaml", "methods": {"sft": SFT}, "baseline": "sft"}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(plan | {"seeds": [0, 1, 2]}))
+    monkeypatch.setattr(evidence, "compared", lambda plan, tries=None: {"common": {}, "rows": {}})
+    out = tmp_path / "out"
+    sender = send_once(signal.SIGTERM, out / "sft-0" / "begun", out / "sft-1" / "begun")
+    with pytest.raises(Stopped) as stopped:
+        evidence.main(tmp_path / "grid.yaml", out)
+    sender.join()
+    assert stopped.value.number == signal.SIGTERM
+    assert [(out / f"sft-{seed}" / "ended").exists() for seed in range(3)] == [True, True, False]
+    assert not (out / "sft-2" / "begun").exists()
+
+
+def test_overrides_that_a_kill_kept_from_being_written_are_written_anew(tmp_path):
+    (tmp_path / evidence.OVERRIDES).touch()
+    evidence.require_same(["--a=1"], tmp_path)
+    (tmp_path / evidence.OVERRIDES).write_text('["--a=2"]')
+    with pytest.raises(SystemExit, match="was started with other overrides"):
+        evidence.require_same(["--a=1"], tmp_path)

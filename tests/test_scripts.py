@@ -287,7 +287,7 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     finished(tmp_path / "sft-1", [0.0, 1.0], [-1.0, 0.0])
     finished(tmp_path / "dpo-0", [0.0, 1.0], [1.0, 2.0])
     finished(tmp_path / "dpo-1", [0.0, 1.0], [1.0, 2.0])
-    monkeypatch.setattr(evidence.subprocess, "run", lambda *a, **k: pytest.fail("a finished run was repeated"))
+    monkeypatch.setattr(evidence.programs, "run", lambda *a, **k: pytest.fail("a finished run was repeated"))
     evidence.main(tmp_path / "grid.yaml", tmp_path, readme=tmp_path / "R.md", record=tmp_path / "kept")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert rows[3][:4] == ["sft", "37.5 % [25.0, 50.0]", "75.0, 0.0", ""]
@@ -306,7 +306,7 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
 def commands_of(grid, monkeypatch, **more) -> list[list[str]]:
     """What a grid of two runs of one method would start."""
     commands = []
-    monkeypatch.setattr(evidence.subprocess, "run", lambda command, **settings: commands.append(command[1:]))
+    monkeypatch.setattr(evidence.programs, "run", lambda command, **settings: commands.append(command[1:]))
     monkeypatch.setattr(evidence, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}})
     methods = {"sft": [f"--objective={evidence.SFT}", "--data.rows.recorded={scores}"]}
     plan = {"config": "a.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"} | more
@@ -384,7 +384,7 @@ def test_what_did_best_on_development_prompts_is_taken_by_all_seeds(tmp_path, mo
         if (output / "later.json").exists():
             (output / "later.json").rename(output / "report.json")
 
-    monkeypatch.setattr(evidence.subprocess, "run", run)
+    monkeypatch.setattr(evidence.programs, "run", run)
     monkeypatch.setattr(evidence, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}} | chosen)
     plan = {"config": "a.yaml", "methods": {"sft": [f"--objective={evidence.SFT}", "--a={output}"]}, "seeds": [0, 1]}
     (tmp_path / "grid.yaml").write_text(yaml.dump(plan | {"baseline": "sft", "tune": tuned}))
