@@ -116,6 +116,14 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
+    def save_last(self, step: int) -> None:
+        """The same after the last step: that it cannot be written is only told, for the result is still to come."""
+        try:
+            self.save(step)
+        except Refusal as refused:
+            if self.accelerator.is_main_process:
+                log.warning(f"{refused} All steps are done, and the run goes on to its result.")
+
     @contextmanager
     def _written(self, step: int) -> Iterator[None]:
         """Something that any rank may fail to write."""

@@ -76,7 +76,7 @@ def fit(
     Raises:
         Refusal: if weights are not finite before the first step, or the optimizer does not take its settings.
         Refusal: if loss or gradient stops being finite; no checkpoint is written from then on.
-        Refusal: if a checkpoint cannot be written.
+        Refusal: if a checkpoint cannot be written; of the last one that is only told.
         Refusal: if `run.resume` names a checkpoint of another run, or one beyond the last step, or if epochs are
             asked of a stream.
         Stopped: if a signal has come.
@@ -148,7 +148,9 @@ def fit(
                     with averaged(ema, policy):
                         judged = validation(objective, policy, model, reference, prepare, run)
                     progress.held_out(step, judged, is_last=step == steps)
-                if saving:
+                if saving and step == steps:
+                    checkpoints.save_last(step)
+                elif saving:
                     checkpoints.save(step)
                 bar.update()
                 show(preview, step, run, ema, policy)

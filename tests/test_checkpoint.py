@@ -12,6 +12,7 @@ from tiny import unet
 from tiny_runs import Points, fit_points, in_process, run_on_a_full_disk, scorer, stored, weights
 from torch import nn
 
+from diffpo import training_state
 from diffpo.adapters import LoRA
 from diffpo.checkpoint import Checkpoints, flat
 from diffpo.lock import LOCK
@@ -179,6 +180,23 @@ def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(tmp_path, room, error
     assert names(tmp_path) == ["checkpoint-000001", "checkpoint-000002", "config.yaml", "said"]
     assert torch.equal(stored(tmp_path, 2), before)
     assert weights(fit_points(tmp_path, resume="latest")).isfinite().all()
+
+
+def test_a_full_disk_at_the_last_checkpoint_costs_no_finished_run(run_folder, tmp_path, caplog, monkeypatch):
+    """Its result is still to come; once there is room, the last steps are done again."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_state, "save_file", full)
+        finished = fit_points(run_folder, resume="latest", steps=6, save_every=9)
+    assert "Checkpoint 6 could not be written (OSError: [Errno 28] No space left on device; " in caplog.text
+    assert f"{run_folder}/checkpoint-000004 is intact. Free some space" in caplog.text
+    assert "All steps are done, and the run goes on to its result." in caplog.text
+    assert not (run_folder / "checkpoint-000006").exists()
+    assert torch.equal(weights(finished), weights(fit_points(tmp_path / "straight", steps=6)))
+    assert torch.equal(weights(fit_points(run_folder, resume="latest", steps=6)), weights(finished))
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(run_folder):
