@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
+from tqdm import tqdm
 
 from diffpo.config_files import require_readable
 from diffpo.overrides import settle, split_options, tell_drops
@@ -47,8 +48,16 @@ def launch(main: Callable[..., None]) -> None:
         refusal = refusal_in(error) or lost(error)
         if refusal is None:
             raise
+        end_bars()
         print(f"error: {refusal}", file=sys.stderr)
         sys.exit(1)
+
+
+def end_bars() -> None:
+    """Progress bars that an error left open end their line: it is told on one of its own."""
+    bars: Any = tqdm
+    for bar in list(bars._instances):
+        bar.close()
 
 
 def again(main: Callable[..., None]) -> str:

@@ -205,7 +205,8 @@ class WorkFolder:
 
 
 def tell(folder: Path, was_finished: bool, settings: str, done: str, sentence: str) -> None:
-    """What a script that fills a folder says at its end; its settings go beside what it made.
+    """What a script that fills a folder says at its end; its settings go beside what it made, if a kill kept those of
+    the script that made it from there.
 
     Args:
         was_finished: before the script ran, so that it did nothing.
@@ -213,7 +214,6 @@ def tell(folder: Path, was_finished: bool, settings: str, done: str, sentence: s
     """
     if was_finished:
         print(f"{folder} was finished already, nothing was {done}.")
-    else:
-        with writing(f"{folder}/{CONFIG}", REMEDY):
-            (folder / CONFIG).write_text(settings)
+    if not was_finished or not (folder / CONFIG).exists():
+        replace_file(folder / CONFIG, settings.encode())
     print(sentence)

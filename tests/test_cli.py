@@ -11,6 +11,7 @@ import pytest
 import yaml
 from torch import nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from diffpo.cli import launch, parse
 from diffpo.core import PairLoss
@@ -21,6 +22,7 @@ from diffpo.labels import ScoreLabel
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
+from diffpo.refusal import Refusal
 from diffpo.rows import DropTies
 from diffpo.stopping import SIGNALS, orderly
 
@@ -181,6 +183,16 @@ def test_a_package_error_is_one_line_and_exit_1(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, main)
     assert capsys.readouterr().err == "error: data.framing.resolution must be a positive multiple of 8, got 7.\n"
+
+
+def test_an_error_within_a_progress_bar_has_a_line_of_its_own(monkeypatch, capfd):
+    def main(seed: int = 0, settings: str = "") -> None:
+        for _ in tqdm(range(3)):
+            raise Refusal("The disk is full; make room.")
+
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, main)
+    assert capfd.readouterr().err.splitlines()[-1] == "error: The disk is full; make room."
 
 
 def test_a_value_that_a_constructor_refuses_is_one_line_too(monkeypatch, capsys):

@@ -81,10 +81,15 @@ def test_unfinished_work_goes_on_if_it_is_the_same_and_is_refused_if_not(work):
         work.begin({"seed": 1})
 
 
-def test_settings_go_beside_what_was_made_and_not_beside_what_was_there(tmp_path, capsys):
-    tell(tmp_path, True, "seed: 1", "scored", "3 pairs.")
-    assert capsys.readouterr().out == f"{tmp_path} was finished already, nothing was scored.\n3 pairs.\n"
-    assert not list(tmp_path.iterdir())
+def test_settings_go_beside_what_was_made_and_stay_beside_what_was_there(tmp_path, capsys):
     tell(tmp_path, False, "seed: 1", "scored", "3 pairs.")
     assert capsys.readouterr().out == "3 pairs.\n"
+    tell(tmp_path, True, "seed: 2", "scored", "3 pairs.")
+    assert capsys.readouterr().out == f"{tmp_path} was finished already, nothing was scored.\n3 pairs.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1"
+
+
+def test_settings_that_a_kill_kept_from_what_was_made_are_written_by_the_next_command(tmp_path):
+    tell(tmp_path, True, "seed: 1", "scored", "3 pairs.")
     assert (tmp_path / "config.yaml").read_text() == "seed: 1"

@@ -21,7 +21,7 @@ from diffpo.diffusion.judges import Judges, Pictures
 from diffpo.diffusion.page import write_page
 from diffpo.evaluation import Evaluation, Numbers, compared, cut_short, summary, table, versions
 from diffpo.files import writing
-from diffpo.ledger import REMEDY
+from diffpo.ledger import REMEDY, write_json
 from diffpo.pictures import BrokenImage, read_image
 from diffpo.prompts import Prompts
 from diffpo.refusal import Refusal
@@ -185,14 +185,15 @@ class SideBySide(Evaluation):
         report |= {"warnings": warned, "guidance_sweep": None} | headline(report)
         if state.is_main_process:
             write_report(report, output_dir)
-            before_after(pictures, self.sampling.pictures).save(output_dir / "before_after.png")
+            with writing(f"{output_dir}/before_after.png", REMEDY):
+                before_after(pictures, self.sampling.pictures).save(output_dir / "before_after.png")
             write_page(output_dir)
             print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
 
 
 def write_report(report: Mapping[str, Any], output_dir: Path) -> None:
-    with writing(f"{output_dir}/report.json", REMEDY):
-        (output_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    """As a whole or not at all: it tells a grid of runs that one is finished."""
+    write_json(output_dir / "report.json", report)
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from diffpo.diffusion.sampling import generate
+from diffpo.files import sparing
 from diffpo.fit import Preview
 from diffpo.refusal import Refusal
 
@@ -65,12 +66,13 @@ class PictureGrid(Preview):
         self.pipeline.unet.train()
         if not accelerator.is_main_process:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         row = make_image_grid(made, rows=1, cols=len(made))
-        first = self.folder / "step-000000.png"
-        if step and first.exists():
-            row = make_image_grid([Image.open(first), row], rows=2, cols=1)
-        row.save(self.folder / f"step-{step:06d}.png")
+        with sparing(f"The preview of step {step}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            first = self.folder / "step-000000.png"
+            if step and first.exists():
+                row = make_image_grid([Image.open(first), row], rows=2, cols=1)
+            row.save(self.folder / f"step-{step:06d}.png")
         for tracker in accelerator.trackers:
             if tracker.name in PICTURES:
                 PICTURES[tracker.name](tracker, row, step)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from diffpo.diffusion import drawing
 from diffpo.diffusion.drawing import Sampling
-from diffpo.diffusion.evaluation import SideBySide, diversity
+from diffpo.diffusion.evaluation import SideBySide, diversity, write_report
 from diffpo.evaluation import versions
 from diffpo.prompts import Prompts
 from diffpo.refusal import Refusal
@@ -163,6 +164,25 @@ def test_without_a_tuned_model_there_is_no_summary(tmp_path):
 def test_fewer_prompts_can_be_asked_for(tmp_path):
     assert evaluate(tmp_path, n_prompts=2, base=Noise(), tuned=Faithful())["n_prompts"] == 2
     assert len(shown(tmp_path, "base")) == 4
+
+
+@pytest.mark.parametrize("name", ["report.json", "before_after.png"])
+def test_what_cannot_be_written_is_told_in_a_line(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(Refusal, match=rf"{name} could not be written \(.*Is a directory"):
+        evaluate(tmp_path, base=Colorblind(), tuned=Faithful())
+
+
+def test_a_report_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A grid of runs takes one that has a report for finished."""
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_report({"seed": 0}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json.unfinished"]
+
+
+def die(*_):
+    raise KeyboardInterrupt
 
 
 def test_a_page_shows_the_pictures_of_both(tmp_path):

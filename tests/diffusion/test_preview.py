@@ -67,6 +67,12 @@ def test_a_lost_first_preview_is_not_missed(tmp_path):
     assert Image.open(tmp_path / "previews" / "step-000005.png").size == (64, 32)
 
 
+def test_a_preview_for_which_there_is_no_room_is_told_and_costs_no_run(tmp_path, caplog):
+    (tmp_path / "previews").write_text("in the way")
+    PictureGrid(CONFIG, pipeline(), tmp_path)(0, FakeAccelerator())
+    assert "The preview of step 0 could not be written ([Errno 17] File exists" in caplog.text
+
+
 def test_trackers_that_take_pictures_get_them(tmp_path):
     tensorboard, wandb, other = FakeTracker("tensorboard"), FakeTracker("wandb"), FakeTracker("mlflow")
     PictureGrid(CONFIG, pipeline(), tmp_path)(0, FakeAccelerator(tensorboard, wandb, other))
