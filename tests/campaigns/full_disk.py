@@ -54,7 +54,7 @@ def trial(work: Work, blow: Blow, wanted: dict[str, Any], count: Count) -> tuple
     said = [f"{blow} ended {hit.code}: {hit.said[-3000:]}"]
     if wrong := wrong_in(hit, work, wanted):
         return "silent", f"{wrong}: {said}"
-    count.lines += hit.code == 1
+    count.hit(hit.code)
     return outcome(Program(work, again=True).end(), work, without_lost(wanted, hit), said)
 
 

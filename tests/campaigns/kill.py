@@ -57,7 +57,7 @@ def trial(work: Work, whole: Ended, wanted: dict[str, Any], rng: random.Random, 
         said.append(f"{blow} ended {hit.code}: {hit.said[-1500:]}")
         if wrong := wrong_in(hit, blow) or (wrong_steps(hit, work) if work.trains and not again else ""):
             return "silent", f"{wrong}: {said}"
-        count.lines += hit.code > 0
+        count.hit(hit.code)
     return outcome(Program(work, again=True).end(), work, wanted, said)
 
 
