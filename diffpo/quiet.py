@@ -20,6 +20,8 @@ WARNED = (
     # Of peft, about adapters beside others: the negative half's beside those of the positive, on purpose.
     "Already found a `peft_config` attribute",
 )
+# Pillow's, about some picture of the data that it does not name: what cannot be read is a broken picture, and counted.
+MODULES = (r"PIL\.",)
 
 
 def leave_out_what_is_said_in_vain() -> None:
@@ -28,3 +30,5 @@ def leave_out_what_is_said_in_vain() -> None:
         logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())
     for begins in WARNED:
         warnings.filterwarnings("ignore", message=begins)
+    for module in MODULES:
+        warnings.filterwarnings("ignore", module=module)

@@ -46,7 +46,9 @@ def test_what_cannot_be_reached_is_one_line_with_cause_and_remedy(error):
 
 def test_a_local_path_that_holds_something_else_says_so(tmp_path):
     with (
-        pytest.raises(Refusal, match="does not hold a VAE that can be read: no config") as caught,
+        pytest.raises(
+            Refusal, match="does not hold a VAE that can be read: no config.*; fetch it again, or name another.$"
+        ) as caught,
         reaching(str(tmp_path), "a VAE"),
     ):
         raise OSError("no\nconfig")
@@ -55,7 +57,7 @@ def test_a_local_path_that_holds_something_else_says_so(tmp_path):
 
 
 def test_long_reasons_are_cut(tmp_path):
-    with pytest.raises(Refusal, match="x" * 300 + "$"), reaching(str(tmp_path), "a VAE"):
+    with pytest.raises(Refusal, match=": x{300}; fetch it again, or name another.$"), reaching(str(tmp_path), "a VAE"):
         raise OSError("x" * 10_000)
 
 

@@ -1,11 +1,14 @@
 import logging
 import warnings
+from io import BytesIO
 
 import pytest
 import torch
+from PIL import Image
 from tiny import pipeline, unet
 
 from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline
+from diffpo.pictures import read_image
 from diffpo.quiet import LOGGED, WARNED, leave_out_what_is_said_in_vain
 
 
@@ -43,3 +46,15 @@ def test_deprecations_that_only_libraries_can_mend_are_left_out_and_others_are_n
         for words in (*WARNED, "something else"):
             warnings.warn(words, FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["something else"]
+
+
+def test_what_pillow_says_of_damaged_pictures_without_naming_them_is_left_out():
+    held = BytesIO()
+    Image.new("RGB", (8, 8)).save(held, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")  # of five entries, none
+    for left_out in (False, True):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if left_out:
+                leave_out_what_is_said_in_vain()
+            read_image(held.getvalue())
+        assert bool(caught) is not left_out

@@ -1,12 +1,12 @@
 """The model card that is written beside the weights."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from PIL import Image
 
 from diffpo.card import closing, opening, paths
 from diffpo.core import Objective
@@ -15,7 +15,10 @@ from diffpo.diffusion.encoded import EncodedPairs
 from diffpo.diffusion.loading import StableDiffusion
 from diffpo.diffusion.single_files import is_single
 from diffpo.hub import LICENSES, is_hub_id
+from diffpo.pictures import BrokenImage, read_image
 from diffpo.sources import Source
+
+log = logging.getLogger(__name__)
 
 
 def write_card(
@@ -131,7 +134,11 @@ def gallery(folder: Path, prompts: Sequence[str]) -> list[dict[str, Any]]:
     newest = newest_preview(folder)
     if not prompts or not newest.exists():
         return []
-    grid = Image.open(newest)
+    try:
+        grid = read_image(newest)
+    except BrokenImage as error:
+        log.warning(f"{newest} is damaged ({error}); the card gets no gallery. Remove that file.")
+        return []
     side = grid.width // len(prompts)
     (folder / "images").mkdir(exist_ok=True)
     for i in range(len(prompts)):

@@ -1,5 +1,6 @@
 """What an evaluation compares: a base, a base with tuned parts, or a folder of finished pictures."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from diffpo.blending import Network, Part, shift
+from diffpo.checkpoint import CONFIG
 from diffpo.diffusion.bases import FAMILIES, load_base
 from diffpo.diffusion.blending import adapters, opened, require_known_range
 from diffpo.diffusion.drawing import digest
@@ -31,6 +33,8 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 # What an evaluation writes beside the folders of its models.
 TAKEN = ("config.yaml", "report.json", "report.html", "before_after.png", "geneval", "guidance")
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -211,10 +215,18 @@ def warnings(runs: Mapping[str, Sequence[str]], scorers: Sequence[Scorer]) -> li
 
 def labelers(run: Path) -> Iterator[dict[str, Any]]:
     """Identities of the scorers that labelled the pairs of a training run, as far as its folder says."""
-    if not (run / "config.yaml").exists():
+    if not (run / CONFIG).exists():
         return
-    data = yaml.safe_load((run / "config.yaml").read_text()).get("data", {})
-    if any("ScoreLabel" in str(row) for row in data.get("rows") or []):
+    try:
+        data = yaml.safe_load((run / CONFIG).read_text()).get("data") or {}
+        rows = data.get("rows") or []
+    except (ValueError, AttributeError, yaml.YAMLError):
+        log.warning(
+            f"{run / CONFIG} is damaged, so nothing tells whether a scorer labelled its pairs, which must "
+            "not judge it; copy it again, e.g. from a checkpoint there."
+        )
+        return
+    if any("ScoreLabel" in str(row) for row in rows):
         for path in named(data.get("source"), "path"):
             if (identity := scored_by(folder_of(path))) is not None:
                 yield identity

@@ -1,5 +1,6 @@
 """Fixed prompts and seeds drawn before and during a run, because no curve replaces looking."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from torch import nn
 from diffpo.diffusion.sampling import generate
 from diffpo.files import sparing
 from diffpo.fit import Preview
+from diffpo.pictures import BrokenImage, read_image
 from diffpo.refusal import Refusal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,23 @@ class PictureGrid(Preview):
         with sparing(f"The preview of step {step}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             first = self.folder / "step-000000.png"
-            if step and first.exists():
-                row = make_image_grid([Image.open(first), row], rows=2, cols=1)
+            if step and (base := before(first)):
+                row = make_image_grid([base, row], rows=2, cols=1)
             row.save(self.folder / f"step-{step:06d}.png")
         for tracker in accelerator.trackers:
             if tracker.name in PICTURES:
                 PICTURES[tracker.name](tracker, row, step)
+
+
+def before(first: Path) -> Image.Image | None:
+    """The first preview; None if there is none, or, which is told, if it cannot be read."""
+    if not first.exists():
+        return None
+    try:
+        return read_image(first)
+    except BrokenImage as error:
+        log.warning(f"{first} is damaged ({error}); this preview shows the tuned model alone. Remove that file.")
+        return None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from diffpo.adapters import Adapter
 from diffpo.diffusion.user_attention import FILE, USER, fresh, install, kin, load_user_attention, shapes, user_input
+from diffpo.files import settle
 from diffpo.refusal import Refusal
 from diffpo.sharding import whole_state
 
@@ -85,6 +86,7 @@ class UserBranch(Adapter):
             folder.mkdir(parents=True, exist_ok=True)
             told = {"tokens": str(self.tokens), "pipeline": type(pipeline).__name__, **kin(pipeline.unet)}
             save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / FILE, told)
+            settle(folder / FILE)
 
     def load(self, pipeline: Any, folder: Path) -> None:
         if self.lora is not None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from shards import png
 from single_file import save_single_file
 from tiny import drawn, pipeline, saved, saved_xl, trained
 
@@ -167,6 +168,13 @@ def test_the_newest_preview_is_shown_and_its_lower_row_becomes_the_gallery(tmp_p
     ]
     for i, color in enumerate([(255, 0, 0), (0, 0, 255)]):
         assert Image.open(tmp_path / "run" / "images" / f"{i}.png").getcolors() == [(64, color)]
+
+
+def test_a_damaged_preview_costs_the_gallery_and_not_the_card(tmp_path, caplog):
+    (tmp_path / "run" / "previews").mkdir(parents=True)
+    (tmp_path / "run" / "previews" / "step-000010.png").write_bytes(png()[:60])
+    assert "some/base" in card(tmp_path / "run", prompts=("a", "b"))
+    assert "step-000010.png is damaged" in caplog.text
 
 
 def test_a_preview_of_the_base_alone_is_not_shown_as_the_result(tmp_path):

@@ -261,6 +261,13 @@ def test_scores_that_no_label_came_from_and_other_scorers_do_not_matter(tmp_path
     assert warnings({"a": unlabeled.runs, "b": other.runs}, [Oracle()]) == []
 
 
+@pytest.mark.parametrize("text", ["", "data: [", "Not found", "data: 3", "data: {rows: [}", "\x00"])
+def test_a_damaged_config_of_a_run_is_told(tmp_path, text, caplog):
+    (tmp_path / "config.yaml").write_text(text)
+    assert warnings({"a": [str(tmp_path)]}, [Oracle()]) == []
+    assert f"{tmp_path}/config.yaml is damaged, so nothing tells whether a scorer labelled its pairs" in caplog.text
+
+
 def test_the_files_of_a_lora_are_found_by_their_run(tmp_path):
     trained_on(tmp_path, ["diffpo.labels.ScoreLabel"])
     (tmp_path / "pytorch_lora_weights.safetensors").touch()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from shards import png
 from tiny import moved, pipeline
 
 from diffpo.diffusion.preview import PictureGrid, PreviewConfig, on_device
@@ -71,6 +72,17 @@ def test_a_preview_for_which_there_is_no_room_is_told_and_costs_no_run(tmp_path,
     (tmp_path / "previews").write_text("in the way")
     PictureGrid(CONFIG, pipeline(), tmp_path)(0, FakeAccelerator())
     assert "The preview of step 0 could not be written ([Errno 17] File exists" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"text", png(size=(64, 32), seed=0)[:200]])
+def test_a_damaged_first_preview_is_told_and_costs_its_row_alone(tmp_path, content, caplog):
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews" / "step-000000.png").write_bytes(content)
+    PictureGrid(CONFIG, pipeline(), tmp_path)(5, FakeAccelerator())
+    assert Image.open(tmp_path / "previews" / "step-000005.png").size == (64, 32)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "step-000000.png is damaged" in told
+    assert "shows the tuned model alone. Remove that file." in told
 
 
 def test_trackers_that_take_pictures_get_them(tmp_path):

@@ -184,3 +184,11 @@ def test_sizes_below_one_are_refused_and_so_is_a_switch_without_a_branch():
         UserBranch(0, 6)
     with pytest.raises(Refusal, match="UNet2DConditionModel has no user attention; load it"), BRANCH.off(unet()):
         pass
+
+
+def test_the_same_branch_is_written_as_the_same_bytes(tmp_path):
+    pipe = pipeline()
+    BRANCH.attach(pipe.unet)
+    for number in range(8):  # the library orders metadata by chance
+        BRANCH.save(pipe, tmp_path / str(number))
+    assert len({file.read_bytes() for file in tmp_path.glob("*/user_attention.safetensors")}) == 1
