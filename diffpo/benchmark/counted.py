@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, no_type_check
+from typing import Any, Self, no_type_check
 from unittest.mock import patch
 
 import torch
@@ -107,12 +107,23 @@ def counted(way: str, case: Case, steps: int = 2) -> Counted:
     return Counted(readings[-2].kept, readings[-1].peak)
 
 
+class Numberless(FakeTensorMode):
+    """The mode that a tensor without numbers holds, and that copies of it share.
+
+    PyTorch would copy the mode with the tensor, and in it weak references to storages as bare addresses: each copy
+    gives them back once more, and the heap is corrupted.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
 @contextmanager
 def without_numbers() -> Iterator[None]:
     """Inside, tensors have shapes and sizes, and nothing is computed; norms are in fp32, as autocast has them on a GPU
     but not on a CPU; a number that is read is 1."""
     with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(Numberless(allow_non_fake_inputs=True))
         for name in ("group_norm", "layer_norm"):
             stack.enter_context(patch.object(functional, name, in_fp32(getattr(functional, name))))
         stack.enter_context(patch.object(Tensor, "item", lambda tensor: 1.0))

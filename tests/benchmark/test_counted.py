@@ -1,3 +1,6 @@
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -58,8 +61,12 @@ def test_norms_are_in_fp32_under_mixed_precision():
             assert norm.float()(x).dtype == torch.float32
 
 
-# Our loop without numbers corrupts the heap since 2026-11-29; the reason is not found. Last green: 2026-11-28.
-@pytest.mark.release
+def test_a_copied_network_stays_in_the_mode_of_the_first():
+    with without_numbers():
+        network: Any = nn.Linear(2, 2)
+        assert copy.deepcopy(network).weight.fake_mode is network.weight.fake_mode
+
+
 def test_between_steps_weights_moments_and_reference_are_kept():
     weights = 4 * sum(p.numel() for p in CASE.sizes.pipeline(torch.device("meta")).unet.parameters())
     kept, batch = counted(ENCODED, CASE).kept, 45_000  # bytes of latents, text states and other small things

@@ -21,8 +21,6 @@ def test_adapters_need_no_second_network():
     assert frozen_networks(options("tiny")["LoRA"]).reference == 0
 
 
-# Our loop without numbers corrupts the heap since 2026-11-29; the reason is not found. Last green: 2026-11-28.
-@pytest.mark.release
 def test_our_peak_is_the_published_one_without_what_was_removed(monkeypatch):
     case = replace(options("tiny")["full"], optimizer=FUSED)
     monkeypatch.setattr("diffpo.benchmark.memory.options", lambda shape: {"full": case})
