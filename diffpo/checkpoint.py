@@ -159,6 +159,8 @@ class Checkpoints:
             Refusal: what `chosen` refuses, if a file is not what was written, or the data have changed since.
         """
         folder = self.chosen(which)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.root / "partial", ignore_errors=True)  # after the last checkpoint no save would do it
         if folder is None:
             log.info(f"{self.root} holds no checkpoint yet; the run starts at step 0.")
             return 0

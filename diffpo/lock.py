@@ -17,6 +17,7 @@ from diffpo.files import writing
 from diffpo.refusal import Refusal
 
 LOCK = ".diffpo.lock"
+MOST = 2**12  # bytes that it holds
 OTHERWISE = "choose another output_dir"
 HARMLESS = (".*", "log.txt", "*.log", "*.out", "*.err", "overrides.json")  # what may lie there before a program starts
 
@@ -43,9 +44,10 @@ class Lock:
     _file: int | None = None
 
     def __init__(self, folder: Path, wait: bool = False):
-        with writing(f"The folder {folder}", f"Mend that, or {OTHERWISE}."):
+        with writing(f"The folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        self.folder = folder
         living.add(self)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -62,9 +64,14 @@ class Lock:
         """
         assert self._file is not None
         about = {"kind": kind, "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
-        with writing("The lock of the folder", f"Mend that, or {OTHERWISE}."):
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, f"{json.dumps(about)}\n".encode(), 0)
+        with writing(f"{self.folder / LOCK}", "the same command then goes on"):
+            # In place, and blank to the end: a full disk or a kill never leaves less than what stood there.
+            before = os.pread(self._file, MOST, 0)
+            text = json.dumps(about).encode().ljust(len(before))
+            if os.pwrite(self._file, text, 0) < len(text):
+                os.pwrite(self._file, before, 0)
+                os.ftruncate(self._file, len(before))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def release(self) -> None:
         """Let others in."""

@@ -139,7 +139,7 @@ class Run:
             Refusal: if it cannot be written.
         """
         if self.accelerator.is_main_process:
-            with writing(str(self.output_dir / CONFIG), "Make room there, or choose another output_dir."):
+            with writing(str(self.output_dir / CONFIG), "the same command then goes on"):
                 (self.output_dir / CONFIG).write_text(self.settings)
 
     def log(self, metrics: dict[str, float], step: int, is_last: bool = False) -> None:

@@ -154,6 +154,12 @@ def test_length_intervals_batches_and_places_may_change(run_folder):
     fit_points(run_folder, resume="latest", settings=settings)
 
 
+def test_what_a_kill_left_of_a_dropped_checkpoint_goes_when_the_finished_run_is_resumed(run_folder):
+    (run_folder / "checkpoint-000001").rename(run_folder / "partial")
+    fit_points(run_folder, resume="latest", save_every=1)
+    assert names(run_folder) == ["checkpoint-000002", "checkpoint-000003", "checkpoint-000004", "config.yaml"]
+
+
 def test_a_longer_run_goes_on_where_a_shorter_one_ended(run_folder, tmp_path):
     straight = fit_points(tmp_path / "straight", steps=6)
     assert torch.equal(weights(fit_points(run_folder, resume="latest", steps=6)), weights(straight))

@@ -3,6 +3,7 @@ import fcntl
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -141,6 +142,28 @@ def test_a_damaged_lock_tells_nothing_and_locks_all_the_same(tmp_path, damage):
     mine = take(tmp_path, "training", lambda names: True)
     assert "is in use by" in elsewhere(lambda: take(tmp_path, "training"))
     mine.release()
+
+
+@pytest.mark.parametrize("room", [0, 18])
+def test_a_full_disk_leaves_nobody_in_doubt_who_began_a_folder(tmp_path, room):
+    """Neither the first time, when nothing is there yet, nor when the work goes on."""
+    for kind in ("", "training"):
+        said = elsewhere(lambda: take_with_little_room(tmp_path, room))
+        assert said.endswith("Make room there (or choose another folder); the same command then goes on.")
+        assert f"{LOCK} could not be written ([Errno " in said
+        assert begun_by(tmp_path) == (kind or None)
+        take(tmp_path, "training").release()
+    (tmp_path / "config.yaml").touch()
+    take(tmp_path, "training").release()
+
+
+def take_with_little_room(folder, room: int) -> None:
+    """Of what is to be written only the first bytes find room; what is overwritten needs none."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    there = (folder / LOCK).stat().st_size if (folder / LOCK).exists() else 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (there + room, resource.RLIM_INFINITY))
+    time.strftime = lambda shape: "a time that takes much more room than those before"
+    take(folder, "training")
 
 
 def test_what_the_lock_says_may_be_nonsense(tmp_path):

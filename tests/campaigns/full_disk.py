@@ -11,15 +11,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from campaigns.counts import Count, table
-from campaigns.kill import outcome, undisturbed
+from campaigns.kill import TWICE, outcome, undisturbed
 from campaigns.programs import Blow, Ended, Program, begin_anew
 from campaigns.worlds import ALL, Work, differing, left_in, works
 
+STILL = Blow("full", touch=1)  # somebody tries again and has made no room
+BRIEF = 20  # touches of a folder, at most, in which others fill a disk that then has room again
 SPARED = {  # what finished training does not end by: it is told, and is not there
     r"The metrics of step \d+ could not be written": "metrics.jsonl",
     r"The model card of \S+ could not be written": "README.md",
@@ -37,7 +39,8 @@ def filled(root: Path, trials: Mapping[str, int], seed: int) -> dict[str, Count]
         whole, wanted = undisturbed(work)
         largest = max(file.stat().st_size for file in work.folder.rglob("*"))
         for _ in range(some):
-            count.add(*trial(work, chosen(whole, largest, rng), wanted, count))
+            blows = [chosen(whole, largest, rng), *([STILL] if rng.random() < TWICE else [])]
+            count.add(*trial(work, blows, wanted, count))
         counts[name] = count
     return counts
 
@@ -45,17 +48,21 @@ def filled(root: Path, trials: Mapping[str, int], seed: int) -> dict[str, Count]
 def chosen(whole: Ended, largest: int, rng: random.Random) -> Blow:
     if (what := rng.choice(("full", "full", "crowded", ""))) == "":
         return Blow(room=round(largest ** rng.uniform(0, 1)))
-    return Blow(what, touch=rng.randint(1, whole.touches))
+    touch = rng.randint(1, whole.touches)
+    return Blow(what, touch, until=rng.choice((0, 0, touch + rng.randint(1, BRIEF))))
 
 
-def trial(work: Work, blow: Blow, wanted: dict[str, Any], count: Count) -> tuple[str, str]:
+def trial(work: Work, blows: Sequence[Blow], wanted: dict[str, Any], count: Count) -> tuple[str, str]:
     shutil.rmtree(work.folder, ignore_errors=True)
-    hit = Program(work, blow=blow).end()
-    said = [f"{blow} ended {hit.code}: {hit.said[-3000:]}"]
-    if wrong := wrong_in(hit, work, wanted):
-        return "silent", f"{wrong}: {said}"
-    count.hit(hit.code)
-    return outcome(Program(work, again=True).end(), work, without_lost(wanted, hit), said)
+    said = []
+    for number, blow in enumerate(blows):
+        hit = Program(work, again=number > 0, blow=blow).end()
+        said.append(f"{blow} ended {hit.code}: {hit.said[-3000:]}")
+        if wrong := wrong_in(hit, work, wanted):
+            return "silent", f"{wrong}: {said}"
+        count.hit(hit.code)
+        wanted = without_lost(wanted, hit)
+    return outcome(Program(work, again=True).end(), work, wanted, said)
 
 
 def wrong_in(hit: Ended, work: Work, wanted: dict[str, Any]) -> str:

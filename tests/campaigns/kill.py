@@ -20,7 +20,7 @@ from campaigns.counts import Count, table
 from campaigns.programs import Blow, Ended, Program, begin_anew
 from campaigns.worlds import ALL, Work, differing, left_in, works
 
-BLOWS = ("kill", "kill", "SIGTERM", "SIGINT", "SIGUSR1")
+BLOWS = ("kill", "kill", "kill", "SIGTERM", "SIGINT", "SIGUSR1")
 TWICE = 1 / 3  # of the trials are hit again when they go on
 EARLY = 1 / 3  # of the time of a program, at most, after which another one is started
 

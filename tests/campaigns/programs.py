@@ -34,12 +34,14 @@ class Blow:
     Attributes:
         what: "kill", the name of a signal, "full" (from then on no file grows), "crowded" (from then on none is made).
         touch: it happens before the program touches its folder for the n-th time; 0 is at a time instead.
+        until: what was full has room again before this touch; 0 is never.
         seconds: after the start.
         room: bytes that no file can outgrow, from the start; 0 is no limit.
     """
 
     what: str = ""
     touch: int = 0
+    until: int = 0
     seconds: float = 0.0
     room: int = 0
 
@@ -156,7 +158,9 @@ def watching(folder: Path, blow: Blow, touched: Any) -> Callable[[str, Any], Non
         touched[2] = touched[2] or touched[3]
         if touched[0] == blow.touch:
             strike(blow.what)
-        is_struck = blow.touch and touched[0] >= blow.touch
+        if touched[0] == blow.until:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        is_struck = blow.touch and blow.touch <= touched[0] and not 0 < blow.until <= touched[0]
         if is_struck and blow.what == "crowded" and makes(event, arguments):
             raise OSError(ENOSPC, os.strerror(ENOSPC), str(arguments[0]))
 

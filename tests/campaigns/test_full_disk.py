@@ -4,7 +4,7 @@ from campaigns.full_disk import filled
 from campaigns.worlds import ALL
 
 SHORT = {"LoRA training": 4, "encode_pairs": 3, "score_pairs": 2, "evaluate": 2}
-LONG = dict.fromkeys(ALL, 10)
+LONG = dict.fromkeys(ALL, 12)
 
 
 @pytest.mark.parametrize("trials", [SHORT, pytest.param(LONG, marks=pytest.mark.release)], ids=["short", "long"])

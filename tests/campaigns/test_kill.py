@@ -4,7 +4,7 @@ from campaigns.kill import killed
 from campaigns.worlds import ALL
 
 SHORT = {"LoRA training": 3, "encode_pairs": 3, "score_pairs": 2, "evaluate": 1}
-LONG = dict.fromkeys(ALL, 10)
+LONG = dict.fromkeys(ALL, 15)
 
 
 @pytest.mark.parametrize("trials", [SHORT, pytest.param(LONG, marks=pytest.mark.release)], ids=["short", "long"])
