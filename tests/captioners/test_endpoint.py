@@ -96,7 +96,7 @@ def test_neither_key_nor_password_is_told(server, monkeypatch, secret, echoed):
     host = server.url.removeprefix("http://")
     monkeypatch.setenv("OPENAI_API_KEY", f"sk-{secret}-1")
     captioner = Endpoint("m", f"http://ann:{written}@{host}?token={written}", tries=1)
-    assert captioner.place == f"m at {server.url}/"
+    assert captioner.place.rstrip("/") == f"m at {server.url}"  # older clients end no address that has a query
     for kind in (secret, written, f"sk-{secret}-1", json.dumps(secret)[1:-1], basic(f"ann:{secret}")):
         told = captioner.said(ValueError(echoed.format(kind)))
         assert kind not in told.replace(echoed.format("***"), "")
