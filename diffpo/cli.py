@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_sett
 from tqdm import tqdm
 
 from diffpo.config_files import require_readable
+from diffpo.given import require_given
 from diffpo.overrides import settle, split_options, tell_drops
 from diffpo.refusal import Refusal
 from diffpo.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
@@ -99,6 +100,7 @@ class CommandLine:
     """
 
     def __init__(self, main: Callable[..., None], args: list[str]):
+        self.main = main
         self.parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
         self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
         self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
@@ -112,7 +114,12 @@ class CommandLine:
         self.dropped = tell_drops(drops, yaml.safe_load(self.settings))
 
     def arguments(self) -> dict[str, Any]:
-        """What was chosen, as objects."""
+        """What was chosen, as objects.
+
+        Raises:
+            Refusal: if null stands where a value has to be given, or a class refuses its arguments.
+        """
+        require_given(self.main, self.chosen)
         return vars(self.parser.instantiate(self.chosen))
 
     def so_far(self, args: list[str]) -> dict[str, Any]:

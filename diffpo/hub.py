@@ -78,10 +78,8 @@ def reaching(path: str, what: str) -> Iterator[None]:
     except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split())
         if Path(path).exists():
-            raise Refusal(
-                f"{path} does not hold {what} that can be read: {reason[:300].rstrip('. ')}; fetch it again, or name "
-                "another."
-            ) from error
+            told = reason if reason == BROKEN else f"{reason[:300].rstrip('. ')}; fetch it again, or name another."
+            raise Refusal(f"{path} does not hold {what} that can be read: {told}") from error
         raise Refusal(
             f"Cannot load {what} from {path!r}: there is no such local path, and the hub does not give it "
             f"({reason[:200]}). Check the spelling and the network, run `hf auth login` for a gated "
