@@ -16,7 +16,7 @@ from torch import Tensor
 from diffpo.draws import Draws
 from diffpo.needs import PAIR, Candidates, Need
 from diffpo.references import SCORES
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +84,19 @@ class PairLoss(ABC):
         needs_errors: True if they must be minus half the mean squared errors of a denoiser (MaPO): those of texts are
             not, so text objectives refuse such a loss.
         beta: what turns a log-ratio into the reward that is logged.
+
+    Raises:
+        Refusal: if `beta` is not positive.
     """
 
     needs_reference: ClassVar[bool] = True
     needs_probability: ClassVar[bool] = False
     needs_errors: ClassVar[bool] = False
     beta: float = 1.0
+
+    def __post_init__(self):
+        """With a beta of 0 a loss would teach nothing, and with less to prefer the rejected side."""
+        require_positive(self, beta=self.beta)
 
     @property
     def needs_candidates(self) -> Candidates:

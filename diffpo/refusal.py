@@ -1,5 +1,7 @@
 """The one error that is the user's to mend."""
 
+import math
+
 
 class Refusal(ValueError):
     """An input, a file or a machine that a run cannot work with: one line that names the cause, then the remedy.
@@ -20,3 +22,10 @@ def require_at_least(least: int, **numbers: float | int | None) -> None:
     for name, number in numbers.items():
         if number is not None and not number >= least:
             raise Refusal(f"{name} must be at least {least}, got {number}.")
+
+
+def require_positive(asker: object, **numbers: float | int) -> None:
+    """Raise a Refusal if one of some numbers, by name, is not positive and finite."""
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise Refusal(f"{type(asker).__name__} needs a positive {name}, got {number}; raise it, or leave it out.")

@@ -136,7 +136,7 @@ class BreakTies(RowMap):
 
 @dataclass(frozen=True)
 class DropPromptless(RowMap):
-    """Drop rows whose prompt is null. An empty string is a prompt."""
+    """Drop rows whose prompt is null or NaN. An empty string is a prompt."""
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         return None if None in row.prompts else row

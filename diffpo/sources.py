@@ -148,8 +148,8 @@ class Columns(Stored):
     Args:
         prompt_chosen: column with the chosen side's own caption, if it has one.
         prompt_rejected: the same for the rejected side.
-        prob: column with P(chosen wins), 0.5 being a tie; without such a column, or with null, chosen sides win for
-            sure.
+        prob: column with P(chosen wins), 0.5 being a tie; null is none. Without such a column chosen sides win for
+            sure. A row where it is null has no label: `diffpo.rows.DropUnlabeled` drops it.
 
     Raises:
         Refusal: if such a number is not in [0.5, 1].
@@ -172,7 +172,7 @@ class Columns(Stored):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         sure = Field(index, self.prob or "", record.get(self.prob, 1.0) if self.prob else 1.0)
-        if not 0.5 <= sure.reading <= 1:
+        if not (math.isnan(sure.reading) or 0.5 <= sure.reading <= 1):
             raise Refusal(
                 f"{sure}, but P(chosen wins) is a number in [0.5, 1]; if the column says something else, set prob of "
                 "the source to null or to another column."

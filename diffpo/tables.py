@@ -1,8 +1,10 @@
 """Whatever holds records, as a memory-mapped table or as a stream of it."""
 
+import csv
 import glob
 import logging
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -19,6 +21,7 @@ from pyarrow.parquet import ParquetFile
 
 from diffpo.digests import FILES as DIGESTS
 from diffpo.digests import named_in, require_written
+from diffpo.files import in_one_line
 from diffpo.hub import reaching
 from diffpo.refusal import Refusal
 from diffpo.tars import Tars
@@ -79,15 +82,17 @@ def opened(path: str, split: str, revision: str | None, streaming: bool) -> Data
         return loaded(FILES[".tar"], "train", streaming, data_files=shards)
     if local.is_file() or glob.has_magic(path):
         if local.suffix not in FILES:
-            raise Refusal(f"files are {', '.join(FILES)}")
+            raise Refusal(f"its name ends in none of {', '.join(FILES)}; save it as one of these")
         if not (files := sorted(glob.glob(path)) if glob.has_magic(path) else [path]):
-            raise Refusal("no file has such a name")
+            raise Refusal("no file has such a name; mend the pattern")
         if local.suffix in TEXTS:
             require_utf8(files)
+        require_headed(files)
         options = PARQUET if local.suffix == ".parquet" else {}
         return loaded(FILES[local.suffix], "train", streaming, data_files=files, **options)
     if (local / "chosen").is_dir() and (local / "rejected").is_dir():
         raise Refusal("it is a folder of pairs (chosen/, rejected/), which diffpo.sources.PairFolder reads")
+    require_headed(local_files(path))
     options = PARQUET if next(chain(local.glob("*.parquet"), local.glob("*/*.parquet")), None) else {}
     return loaded(partial(datasets.load_dataset_builder, path), split, streaming, revision=revision, **options)
 
@@ -108,13 +113,15 @@ def loaded(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, 
         built = builder(**options)
         if not streaming:
             built.download_and_prepare()
+            if split in (splits := built.info.splits or {}) and not splits[split].num_examples:
+                raise Refusal("it holds no rows; fill it, or name another one")
             return built.as_dataset(split=split)
         files: Any = built.config.data_files
         if isinstance(built.config, ParquetConfig) and split in files:
             return IterableDataset.from_generator(parquet_rows, gen_kwargs={"files": list(files[split])})
         return built.as_streaming_dataset(split=split)
     except StopIteration as error:
-        raise Refusal("it is empty") from error
+        raise Refusal("it is empty; fill it, or name another one") from error
     except tarfile.TarError as error:
         raise Refusal(damaged(named, error)) from error
     except DatasetGenerationError as error:
@@ -122,13 +129,25 @@ def loaded(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, 
             raise Refusal(damaged(named, error.__cause__)) from error
         if isinstance(error.__cause__, UnicodeDecodeError) and (told := first_undecodable(named)):
             raise Refusal(told) from error
-        raise Refusal(str(error.__cause__)) from error
+        raise Refusal(f"{in_one_line(error.__cause__ or error)}; mend that line, or save the table anew") from error
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
         raise Refusal(
             "it has a script of the folder's own name, which `datasets` no longer runs: remove that"
         ) from error
+
+
+def require_headed(files: Sequence[str | Path]) -> None:
+    """Raise a Refusal if a file of texts is empty, or a csv file names two columns alike: one would be renamed."""
+    for file in map(Path, files):
+        if file.suffix in TEXTS and not file.stat().st_size:
+            raise Refusal(f"{file} is empty; fill it, or leave it out")
+        if file.suffix == ".csv":
+            with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+                names = Counter(next(csv.reader(lines), []))
+            if twice := [name for name, times in names.items() if name and times > 1]:
+                raise Refusal(f"{file} has more than one column {twice[0]!r}; rename or remove all but one of them")
 
 
 def parquet_rows(files: list[str]) -> Iterator[dict[str, Any]]:
@@ -147,7 +166,7 @@ def parquet_rows(files: list[str]) -> Iterator[dict[str, Any]]:
                 for batch in reader.iter_batches(batch_size=16, use_threads=False):
                     yield from batch.to_pylist()
         except (OSError, ArrowInvalid) as error:
-            raise Refusal(f"{file} cannot be read: {error}") from error
+            raise Refusal(f"{file} cannot be read: {error}; fetch it again, or leave it out") from error
 
 
 def require_as_written(folder: Path) -> None:

@@ -51,7 +51,7 @@ def captions(prompt: Any) -> Sequence[Any]:
 def texts_of(value: Any) -> Captions | None:
     """The texts that a value is, without byte-order marks: one, several or (if it is null) none; None if it is none of
     this."""
-    values = [value] if isinstance(value, str) else [] if value is None else value
+    values = [value] if isinstance(value, str) else [] if is_null(value) else value
     if not isinstance(values, list | tuple) or not all(isinstance(text, str) for text in values):
         return None
     return Captions(text.removeprefix(MARK) for text in values)
@@ -129,7 +129,7 @@ class Field(NamedTuple):
     @property
     def is_marked(self) -> bool:
         """Whether a text in it has a byte-order mark."""
-        texts = [self.value] if isinstance(self.value, str) else self.value or ()
+        texts = self.value if isinstance(self.value, list | tuple) else [self.value]
         return any(isinstance(text, str) and text.startswith(MARK) for text in texts)
 
 

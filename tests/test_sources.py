@@ -1,4 +1,5 @@
 import json
+import math
 
 import datasets
 import pytest
@@ -7,10 +8,10 @@ from shards import pickapic_shards, png
 from tiny import pair_folder, picture
 
 from diffpo.draws import Draws
-from diffpo.pairs import PairTable
+from diffpo.pairs import PairTable, lacked
 from diffpo.pictures import BrokenImage, read_image
 from diffpo.refusal import Refusal
-from diffpo.rows import AtLeast, DropTies
+from diffpo.rows import AtLeast, DropTies, DropUnlabeled
 from diffpo.sources import Columns, HPDv3, PairFolder, PickAPic, PickAPicShards
 
 
@@ -24,6 +25,9 @@ def pickapic(path, labels=(1.0, 0.0, 0.5), **columns):
     }
     datasets.Dataset.from_dict(table | columns).to_parquet(path)
     return PickAPic(str(path))
+
+
+DRAWS = Draws(0, (0,), (0,))
 
 
 def rows(source, maps=()):
@@ -80,12 +84,20 @@ def test_binarized_set_that_says_how_sure_it_is(tmp_path):
     assert [row.prob for row in rows(Columns(str(tmp_path / "a.jsonl"), prob=None))] == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("prob", [0.25, 1.5, None, "sure"])
+@pytest.mark.parametrize("prob", [0.25, 1.5, "sure"])
 def test_binarized_set_never_guesses_a_probability(tmp_path, prob):
     lines = [{"prompt": "a", "chosen": "w.png", "rejected": "l.png", "prob": prob}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(Refusal, match=rf"Row 0 has prob = {prob!r}, but P\(chosen wins\) is a number in \[0.5, 1\]"):
         rows(Columns(str(tmp_path / "a.jsonl")))
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, ""])
+def test_a_row_without_a_probability_has_no_label(nothing):
+    record = {"prompt": "a", "prob": nothing}
+    row = Columns("nowhere").row(0, record, str)
+    assert lacked(row) == "label"
+    assert DropUnlabeled()(row, DRAWS) is None
 
 
 def test_captions_per_side(tmp_path):
@@ -175,7 +187,9 @@ def test_unreachable_hub_is_one_line():
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "pairs.xlsx").write_text("")
-    with pytest.raises(Refusal, match="does not hold a table of pairs that can be read: files are .parquet"):
+    with pytest.raises(
+        Refusal, match="does not hold a table of pairs that can be read: its name ends in none of .parquet"
+    ):
         Columns(str(tmp_path / "pairs.xlsx")).open()
 
 
@@ -202,7 +216,8 @@ def test_a_row_map_sees_its_own_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("", "it is empty"), ('{"prompt": \n{{', "(JSON parse error|Expected object)")]
+    ("text", "reason"),
+    [("", ".*pairs.jsonl is empty; fill it"), ('{"prompt": \n{{', "(JSON parse error|Expected object)")],
 )
 def test_a_file_that_cannot_be_parsed_says_why(tmp_path, text, reason):
     (tmp_path / "pairs.jsonl").write_text(text)
@@ -219,7 +234,7 @@ UNREADABLE = "does not hold a table of pairs that can be read: "
     ("name", "content", "reason"),
     [
         ("a.csv", (HEAD + CELLS).replace(",", ";"), "needs columns .*the table has 'prompt;chosen;rejected'"),
-        ("a.tsv", (HEAD + CELLS).replace(",", "\t"), f"{UNREADABLE}files are"),
+        ("a.tsv", (HEAD + CELLS).replace(",", "\t"), f"{UNREADABLE}its name ends in none of"),
         ("a.csv", HEAD + "a,a.png,b.png,c.png\n" + CELLS + "a,b,c,d,e\n", UNREADABLE),
         ("a.csv", "", UNREADABLE),
         ("a.csv", (HEAD + "\u00e9,a.png,b.png\n").encode("cp1252"), "no text in utf-8"),

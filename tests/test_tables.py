@@ -123,3 +123,30 @@ def test_the_copy_of_parquet_has_large_batches(tmp_path):
     parquet(tmp_path / "train.parquet", 250)
     for path in (tmp_path, tmp_path / "train.parquet", f"{tmp_path}/*.parquet"):
         assert open_table(str(path), "train", None).data.column("prompt").num_chunks == 1
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("how", ["a.csv", "*.csv", ""])
+def test_a_csv_that_names_a_column_twice_is_refused(tmp_path, how, mark):
+    (tmp_path / "a.csv").write_text(f"{mark}prompt,,,chosen,prompt\na,,,b,c\n")
+    for read in (open_table, open_stream):
+        with pytest.raises(Refusal, match="a.csv has more than one column 'prompt'; rename or remove all but one"):
+            read(f"{tmp_path}/{how}", "train", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.tsv", "prompt\tchosen\n", r"its name ends in none of .*\.csv, \.tar; save it as one of these"),
+        ("a.csv", "", "a.csv is empty; fill it, or leave it out"),
+        ("a.json", "", "a.json is empty; fill it, or leave it out"),
+        ("a.csv", "prompt,chosen\n", "it holds no rows; fill it, or name another one"),
+        ("a.json", "[]", "it holds no rows; fill it, or name another one"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", "Expected 2 fields in line 3, saw 3; mend that line, or save the table anew"),
+        ("a.json", '{"a": 1', "JSON parse error: .*; mend that line, or save the table anew"),
+    ],
+)
+def test_what_is_no_table_is_told_with_a_remedy(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(Refusal, match=rf"\A\S+ does not hold a table of pairs that can be read: .*{said}\Z"):
+        open_table(str(tmp_path / name), "train", None)

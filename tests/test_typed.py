@@ -21,7 +21,7 @@ FORMS = {
 }
 NOTHING = [None, math.nan, np.float32("nan"), Decimal("nan"), "", " \n", "nan", "NaN"]
 NO_NUMBERS = ["good", "1-2", "50%", "0,5", math.inf, "-inf", 10**400, Decimal("inf"), [1], [], {"a": 1}, b"\xff", {1}]
-NO_PROMPTS = [7, 7.5, math.nan, True, b"a red circle", {"en": "a"}, [1, 2], ["a", None], [["a"]], [{"en": "a"}], {"a"}]
+NO_PROMPTS = [7, 7.5, math.inf, True, b"a red circle", {"en": "a"}, [1, 2], ["a", None], [["a"]], [{"en": "a"}], {"a"}]
 
 
 def field(value):
@@ -86,6 +86,7 @@ def test_a_chat_is_a_prompt_of_texts_but_no_caption():
         (["a"], Captions(["a"])),
         ([], None),
         (None, None),
+        (math.nan, None),
         (["a", MARK + "b"], Captions(["a", "b"])),
         (("a", "b"), Captions(["a", "b"])),
     ],

@@ -64,11 +64,12 @@ KINDS = {
     "Unpaired": Kind(Unpaired(""), {"prompt": "a", "label": 1}, ("prompt",)),
     "PromptsOnly": Kind(PromptsOnly(""), {"prompt": "a"}, ("prompt",)),
 }
-NO_PROMPTS = [3, 2.5, math.nan, True, b"a red circle", {"en": "a"}, [1, 2], ["a", None], [["a"]], [{"en": "a"}]]
+NO_PROMPTS = [3, 2.5, True, b"a red circle", {"en": "a"}, [1, 2], ["a", None], [["a"]], [{"en": "a"}]]
 PROMPTS = {
     "text": ("a red dot", "a red dot", ()),
     "empty": ("", "", ()),
     "null": (None, None, ()),
+    "NaN": (math.nan, None, ()),
     "marked": (MARK + "a", "a", (MARKED,)),
     "captions": (["a", "b"], Captions(["a", "b"]), (SEVERAL,)),
     "one caption": (["a"], Captions(["a"]), ()),
@@ -157,7 +158,9 @@ def test_labels_of_single_pictures_in_every_type():
 def test_probabilities_in_every_type(name):
     for value in (0.75, "0.75", " 0.75\n", "7.5e-1"):
         assert read(KINDS[name], prob=value).prob == 0.75
-    for value in (*NULL, 0.3, "0.3", 1.5, 75, "75%", "sure", [0.75], math.inf):
+    for value in NULL:
+        assert math.isnan(read(KINDS[name], prob=value).prob)
+    for value in (0.3, "0.3", 1.5, 75, "75%", "sure", [0.75], math.inf):
         with pytest.raises(Refusal, match=r"^Row 7 has prob = .*, but P\(chosen wins\) is a number in \[0.5, 1\]"):
             read(KINDS[name], prob=value)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, no_type_check
+from typing import Any, no_type_check
 from unittest.mock import patch
 
 import torch
@@ -114,7 +114,7 @@ class Numberless(FakeTensorMode):
     gives them back once more, and the heap is corrupted.
     """
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Numberless":
         return self
 
 

@@ -15,7 +15,7 @@ from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
 from diffpo.needs import Candidates, Need
 from diffpo.references import NOISE, SCORES, Reference
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_positive
 
 QUARTERS = 4
 
@@ -38,7 +38,8 @@ class DenoisingPreference(Objective):
         weighting: scales the log-likelihoods by time; None is the constant of Diffusion-DPO.
 
     Raises:
-        Refusal: if the loss needs true probabilities, or plain errors where they are scaled or weighted.
+        Refusal: if the loss needs true probabilities, or plain errors where they are scaled or weighted, or if `scale`
+            is not positive.
     """
 
     loss: PairLoss = field(default_factory=lambda: Sigmoid(beta=5000.0))
@@ -48,6 +49,7 @@ class DenoisingPreference(Objective):
     weighting: TimeWeighting | None = None
 
     def __post_init__(self):
+        require_positive(self, scale=self.scale)
         if self.loss.needs_probability:
             raise Refusal(
                 f"{type(self.loss).__name__} needs true probabilities, the denoising surrogate is none; choose a loss "

@@ -11,7 +11,7 @@ from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.two_sided import BCO
 from diffpo.needs import Candidates, Need, any_uncertain
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_positive
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,16 @@ class Confidence(Wrapper):
     """Margins scaled by gamma (2 prob - 1), then taken as hard labels (SmPO, arXiv:2506.02698).
 
     It needs labels that are not all certain: of certain ones gamma makes nothing but another beta, ten times as large.
+
+    Raises:
+        Refusal: if `gamma` is not positive.
     """
 
     gamma: float = 10.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_positive(self, gamma=self.gamma)
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
 from diffpo.losses.logistic import Sigmoid
-from diffpo.refusal import Refusal
 
 HELLINGER_KNEE = -0.5
 
@@ -105,17 +104,10 @@ class ImplicitReward(PairLoss):
 
     Args:
         phi: the divergence; TotalVariation is plain SFT.
-
-    Raises:
-        Refusal: if `beta` is not positive.
     """
 
     beta: float = 0.1
     phi: Phi = field(default_factory=Pearson)
-
-    def __post_init__(self):
-        if self.beta <= 0:
-            raise Refusal(f"ImplicitReward needs a positive beta, got {self.beta}; 0.1 is a start.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         return -self.phi(self.beta * pair.log_ratio[0]) / self.beta

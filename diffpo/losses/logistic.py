@@ -39,6 +39,7 @@ class Robust(PairLoss):
     flip_rate: float = 0.1
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.flip_rate < 0.5:
             raise Refusal(f"Robust needs a flip_rate in [0, 0.5), got {self.flip_rate}; 0.1 is the usual choice.")
 
@@ -66,6 +67,7 @@ class EXO(PairLoss):
     smoothing: float = 1e-3
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.smoothing < 0.5:
             raise Refusal(f"EXO needs a smoothing in (0, 0.5), got {self.smoothing}; the paper takes 0.001.")
 
@@ -91,6 +93,7 @@ class DiscoPOP(PairLoss):
     tau: float = 0.05
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.tau <= 1:
             raise Refusal(f"DiscoPOP needs a tau in (0, 1], got {self.tau}; the paper takes 0.05.")
 
@@ -119,7 +122,8 @@ class FlexDPO(PairLoss):
     beta_rejected: float = 0.08
 
     def __post_init__(self):
-        if self.beta_rejected < 0:
+        super().__post_init__()
+        if not self.beta_rejected >= 0:
             raise Refusal(f"FlexDPO needs a beta_rejected of 0 or more, got {self.beta_rejected}; try 0.08.")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -26,16 +25,9 @@ class IPO(PairLoss):
     """Squared distance to a finite margin (arXiv:2310.12036, eq. 17): (margin - 1 / (2 beta))^2 for a hard label.
 
     On sums of tokens, as in the paper's equation. TRL divides each side by its length first: LengthNormalised(IPO()).
-
-    Raises:
-        Refusal: if `beta` is not positive.
     """
 
     beta: float = 0.1
-
-    def __post_init__(self):
-        if self.beta <= 0:
-            raise Refusal(f"IPO needs a positive beta, got {self.beta}: it asks for a margin of 1 / (2 beta).")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         return (pair.margin - (label.prob - 0.5) / self.beta) ** 2

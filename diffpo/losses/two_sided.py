@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -101,16 +100,9 @@ class SPPO(PairLoss):
 
     P is `label.prob`: SPPO-hard for hard labels. beta is the paper's 1 / eta, eta = 1000. The authors' code
     (github.com/uclaml/SPPO) takes half of the sum, TRL and we the sum.
-
-    Raises:
-        Refusal: if `beta` is not positive.
     """
 
     beta: float = 0.001
-
-    def __post_init__(self):
-        if self.beta <= 0:
-            raise Refusal(f"SPPO needs a positive beta, got {self.beta}: it asks for log-ratios of 1 / (2 beta).")
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         chosen, rejected = pair.log_ratio

@@ -32,6 +32,7 @@ class DMPO(PairLoss):
     alpha: float = 0.01
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.alpha < 1:
             raise Refusal(f"DMPO needs an alpha in (0, 1), got {self.alpha}; 0.01 is the published one.")
 

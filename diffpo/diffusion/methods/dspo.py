@@ -12,6 +12,7 @@ from diffpo.diffusion.noising import ForwardNoise, Noising
 from diffpo.diffusion.objective import Residual, asked, by_timestep, mean_square, squared_errors
 from diffpo.draws import Draws
 from diffpo.references import Reference
+from diffpo.refusal import require_at_least
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,18 @@ class DSPO(Objective):
     else (1 - sigmoid(z))^2, neither of which contains the true noise but for z.
 
     Args:
-        beta: 0.001, 0.01 or 0.05 in the code's notes.
+        beta: 0.001, 0.01 or 0.05 in the code's notes; 0 is SFT.
         noising: which noisy latents the two sides are compared at.
+
+    Raises:
+        Refusal: if `beta` is negative.
     """
 
     beta: float = 0.001
     noising: Noising = field(default_factory=ForwardNoise)
+
+    def __post_init__(self):
+        require_at_least(0, **{"DSPO.beta": self.beta})
 
     @property
     def asks(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from diffpo.diffusion.objective import Residual, asked, by_timestep, mean_over_p
 from diffpo.draws import Draws
 from diffpo.needs import Candidates
 from diffpo.references import Reference
+from diffpo.refusal import require_positive
 
 ABOUT_PAIRS = {"rewards/margins", "rewards/accuracies"}
 
@@ -31,12 +32,18 @@ class KTO(Objective):
         desirable: weight of liked pictures. Drawing 80 % likes, as the code does, is 1.6 and 0.4 on pairs.
         undesirable: weight of the others.
         noising: which noisy latents the pictures are judged at.
+
+    Raises:
+        Refusal: if `beta` is not positive.
     """
 
     beta: float = 1000.0
     desirable: float = 1.0
     undesirable: float = 1.0
     noising: Noising = field(default_factory=ForwardNoise)
+
+    def __post_init__(self):
+        require_positive(self, beta=self.beta)
 
     @property
     def needs_candidates(self) -> Candidates:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.refusal import require_positive
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class MaPO(PairLoss):
             64 for style, 1024 for personalization) belong to its own formula, which divides by beta.
         snr: s, how fast phi falls from 1.
         timesteps: T, the length of the noise schedule.
+
+    Raises:
+        Refusal: if one of these is not positive.
     """
 
     needs_reference: ClassVar[bool] = False
@@ -31,6 +35,10 @@ class MaPO(PairLoss):
     beta: float = 0.1
     snr: float = 0.5
     timesteps: int = 1000
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_positive(self, snr=self.snr, timesteps=self.timesteps)
 
     def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
         chosen, rejected = -2 * pair.policy

@@ -13,7 +13,7 @@ from diffpo.draws import Draws
 from diffpo.losses.logistic import Sigmoid
 from diffpo.needs import Candidates, Need
 from diffpo.references import Reference
-from diffpo.refusal import Refusal
+from diffpo.refusal import Refusal, require_positive
 from diffpo.rows import PairRow
 from diffpo.text.pictures import Seen
 from diffpo.text.sequences import TokenBatch, token_logps
@@ -41,13 +41,16 @@ class MDPO(Objective):
         delta: the reward that the anchor asks for.
 
     Raises:
-        Refusal: if the batch holds no pictures.
+        Refusal: if `beta` is not positive, or the batch holds no pictures.
     """
 
     beta: float = 0.1
     conditional: float = 1.0
     anchor: float = 1.0
     delta: float = 0.0
+
+    def __post_init__(self):
+        require_positive(self, beta=self.beta)
 
     @property
     def needs_candidates(self) -> Candidates:

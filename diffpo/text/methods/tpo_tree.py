@@ -12,6 +12,7 @@ from diffpo.core import Objective, Step, rewards
 from diffpo.draws import Draws
 from diffpo.needs import Candidates, Need, all_within_one
 from diffpo.references import Reference
+from diffpo.refusal import require_positive
 from diffpo.text.sequences import TokenBatch, token_logps
 from diffpo.text.steps import SimilarSteps, Steps, StepWeight
 
@@ -61,11 +62,17 @@ class TPO(Objective):
         beta: 0.5 in the paper.
         pairs: weight of each two answers.
         steps: weight of each step of theirs.
+
+    Raises:
+        Refusal: if `beta` is not positive.
     """
 
     beta: float = 0.5
     pairs: PairWeight = field(default_factory=LambdaRank)
     steps: StepWeight = field(default_factory=SimilarSteps)
+
+    def __post_init__(self):
+        require_positive(self, beta=self.beta)
 
     @property
     def needs_candidates(self) -> Candidates:
