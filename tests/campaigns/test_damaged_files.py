@@ -1,0 +1,20 @@
+"""Damaged files of work are told, or made anew; the campaign itself is `damaged_files.py`."""
+
+import pytest
+from campaigns.damaged_files import campaign
+from campaigns.work import WORKS
+
+QUICK = ("text", "remembered", "encoded", "encoded, half", "scored, half", "captions, half", "judged", "judged, half")
+
+
+def test_no_damage_passes_in_silence(tmp_path):
+    outcomes = campaign(tmp_path, 0.0, 1, works=[work for work in WORKS if work.name in QUICK])
+    assert outcomes.tried > 30
+    assert outcomes.worst == []
+
+
+@pytest.mark.release
+def test_no_damage_to_any_folder_passes_in_silence(tmp_path):
+    outcomes = campaign(tmp_path, 1.0, 2)
+    print(outcomes)
+    assert outcomes.worst == []
