@@ -129,9 +129,11 @@ class Objective(ABC):
 
     Attributes:
         needs_unconditional: whether batches have to tell what the network sees without a prompt.
+        learns_from: "pictures" or "texts"; empty if from either.
     """
 
     needs_unconditional: ClassVar[bool] = False
+    learns_from: ClassVar[str] = ""
 
     @property
     def needs_candidates(self) -> Candidates:

@@ -55,6 +55,21 @@ class RowPairs(Pairs):
         """Rows from all over the data, with their candidates unread."""
 
 
+OF_TRACK = {
+    "pictures": ("diffpo.diffusion.objective.DenoisingPreference", "scripts/train_diffusion_dpo.py"),
+    "texts": ("diffpo.text.objective.SequencePreference", "scripts/train_text_dpo.py"),
+}
+
+
+def require_track(objective: Objective, track: str) -> None:
+    """Raise a Refusal if an objective learns from the other one of pictures and texts."""
+    if (wanted := objective.learns_from) not in ("", track):
+        raise Refusal(
+            f"{type(objective).__module__}.{type(objective).__name__} learns from {wanted}, here are {track}; choose "
+            f"another objective, e.g. {OF_TRACK[track][0]}, or run {OF_TRACK[wanted][1]}."
+        )
+
+
 def require_suits(objective: Objective, pairs: RowPairs) -> None:
     """Refuse rows that an objective cannot learn from, before anything is loaded.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -35,7 +35,13 @@ class Source(ABC):
 
 
 class Layout(Source):
-    """One table of pairs. New layouts of data subclass this."""
+    """One table of pairs. New layouts of data subclass this.
+
+    Attributes:
+        names_pictures: whether its candidates are pictures by its very form; a path would be no text to learn from.
+    """
+
+    names_pictures: ClassVar[bool] = False
 
     @property
     def layouts(self) -> "tuple[Layout, ...]":
@@ -188,6 +194,7 @@ class HPDv3(Columns):
     Its authors train on pairs of `confidence` 0.95 and more: the row map diffpo.rows.AtLeast.
     """
 
+    names_pictures: ClassVar[bool] = True
     chosen: str = "path1"
     rejected: str = "path2"
 
@@ -207,6 +214,7 @@ class PickAPic(Stored):
         Refusal: if a label is none of the three values, or a mark neither true nor false.
     """
 
+    names_pictures: ClassVar[bool] = True
     first: str = "jpg_0"
     second: str = "jpg_1"
     label: str = "label_0"
@@ -261,6 +269,7 @@ class PairFolder(Layout):
         most_pixels: of a picture; a larger one counts as broken before it is decoded.
     """
 
+    names_pictures: ClassVar[bool] = True
     path: str
     images: str | None = field(default=None, kw_only=True, repr=False)
     most_pixels: int = field(default=MOST_PIXELS, kw_only=True, repr=False)

@@ -27,7 +27,7 @@ from diffpo.diffusion.remembering import remembered
 from diffpo.diffusion.validation import HeldOut
 from diffpo.evaluation import Evaluation
 from diffpo.files import sparing
-from diffpo.pairs import require_suits
+from diffpo.pairs import require_suits, require_track
 from diffpo.publish import Publish
 from diffpo.references import Reference
 from diffpo.remembered import require_still
@@ -76,6 +76,7 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    require_track(objective, "pictures")
     run = open_run(fit, output_dir, seed, resume, settings)
     accelerator, folder = run.accelerator, run.output_dir
     if publish and accelerator.is_main_process:

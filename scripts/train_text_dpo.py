@@ -18,7 +18,7 @@ from diffpo.cli import launch
 from diffpo.core import Objective
 from diffpo.evaluation import Evaluation
 from diffpo.files import sparing
-from diffpo.pairs import require_suits
+from diffpo.pairs import require_suits, require_track
 from diffpo.references import Reference
 from diffpo.remembered import require_still
 from diffpo.run import FitConfig, open_run
@@ -66,6 +66,7 @@ def main(
         settings: the resolved config.
     """
     transformers.utils.logging.disable_progress_bar()
+    require_track(objective, "texts")
     run = open_run(fit, output_dir, seed, resume, settings)
     accelerator, folder = run.accelerator, run.output_dir
     tokenizing = base.tokenizing()

@@ -1,6 +1,7 @@
 """Pairwise denoising: Diffusion-DPO and its descendants are settings of these fields."""
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +43,7 @@ class DenoisingPreference(Objective):
             is not positive.
     """
 
+    learns_from: ClassVar[str] = "pictures"
     loss: PairLoss = field(default_factory=lambda: Sigmoid(beta=5000.0))
     noising: Noising = field(default_factory=ForwardNoise)
     guard: Guard | None = None

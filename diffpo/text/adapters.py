@@ -219,5 +219,13 @@ def low_rank_alone(config: PeftConfig, path: str) -> LoraConfig:
             f"The LoRA in {path} began as {config.init_lora_weights}, which changes the base's own weights; merge it "
             "into its base (PeftModel.merge_and_unload) and name the result as base.path."
         )
+    numbers = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+    numbers |= {f"rank_pattern of {layer}": rank for layer, rank in (config.rank_pattern or {}).items()}
+    numbers |= {f"alpha_pattern of {layer}": alpha for layer, alpha in (config.alpha_pattern or {}).items()}
+    if wrong := [name for name, number in numbers.items() if not isinstance(number, int | float)]:
+        raise Refusal(
+            f"The LoRA in {path} has {wrong[0]} = {numbers[wrong[0]]!r}, which is no number; write it as one in its "
+            "adapter_config.json."
+        )
     config.inference_mode = False
     return config

@@ -53,7 +53,7 @@ class TextData:
             training process.
 
     Raises:
-        Refusal: if a number is out of its range, or row maps stand in a wrong order.
+        Refusal: if a number is out of its range, row maps stand in a wrong order, or the source is of pictures.
     """
 
     source: Source
@@ -76,6 +76,11 @@ class TextData:
         if self.together < 1:
             raise Refusal(f"data.together must be at least 1, got {self.together}.")
         require_order(self.rows)
+        if pictures := [layout for layout in self.source.layouts if layout.names_pictures]:
+            raise Refusal(
+                f"{type(pictures[0]).__name__} reads pictures, a language model would learn paths; name a source "
+                "of texts, e.g. diffpo.sources.Columns, or run scripts/train_diffusion_dpo.py."
+            )
 
     def open(self, seed: int, tokenizing: Tokenizing) -> "TextPairs":
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]

@@ -1,6 +1,7 @@
 """The pairwise objective of the text track: DPO and its descendants are settings of its two fields."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class SequencePreference(Objective):
         Refusal: if the loss needs the errors of a denoiser.
     """
 
+    learns_from: ClassVar[str] = "texts"
     loss: PairLoss = field(default_factory=Sigmoid)
     reduce: Reduce = field(default_factory=SumTokens)
 

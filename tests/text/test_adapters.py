@@ -153,6 +153,21 @@ def config_of(folder: Path, **changed) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"r": "2"}, "r = '2'"),
+        ({"lora_alpha": "16"}, "lora_alpha = '16'"),
+        ({"lora_dropout": None}, "lora_dropout = None"),
+        ({"rank_pattern": {"q_proj": "4"}}, "rank_pattern of q_proj = '4'"),
+    ],
+)
+def test_a_number_of_a_config_that_is_none_is_told(tmp_path, changed, said):
+    started(tmp_path)
+    with pytest.raises(Refusal, match=rf"has {said}, which is no number; write it as one in its adapter_config.json"):
+        warm(tmp_path / "base", config_of(tmp_path / "lora", **changed))
+
+
 BLOCK = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 OTHERS = ["embed_tokens", "lm_head", "layers.0.mlp.up_proj", "layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"]
 

@@ -119,7 +119,6 @@ def test_candidates_that_are_cut_to_the_same_are_counted(tmp_path):
 ODD = {
     "int": [7, 8],
     "float": [0.5, 1.5],
-    "nan": [math.nan, math.nan],
     "bool": [True, False],
     "struct": [{"en": "a"}, {"en": "b"}],
     "texts": [["a"], ["b"]],
@@ -135,6 +134,16 @@ def test_cells_of_another_type_are_refused_in_one_line_that_names_the_row(tmp_pa
     columns = {"prompt": ["is", "it"], "chosen": ["yes", "yeses"], "rejected": ["no", "noes"]} | {column: odd}
     Dataset.from_dict(columns).to_parquet(str(tmp_path / "rows.parquet"))
     with pytest.raises(Refusal, match="^Row 0[ :].*$"):
+        TextData(Columns(str(tmp_path / "rows.parquet"))).open(0, TOKENIZING)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"), [("prompt", "2 rows .* no prompt.*DropPromptless"), ("chosen", "^Row 0[ :].*$")]
+)
+def test_nan_is_no_prompt_and_no_answer(tmp_path, column, said):
+    columns = {"prompt": ["is", "it"], "chosen": ["yes", "yeses"], "rejected": ["no", "noes"]}
+    Dataset.from_dict(columns | {column: [math.nan] * 2}).to_parquet(str(tmp_path / "rows.parquet"))
+    with pytest.raises(Refusal, match=said):
         TextData(Columns(str(tmp_path / "rows.parquet"))).open(0, TOKENIZING)
 
 

@@ -1,6 +1,7 @@
 """DSPO: direct score preference optimization."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,7 @@ class DSPO(Objective):
         Refusal: if `beta` is negative.
     """
 
+    learns_from: ClassVar[str] = "pictures"
     beta: float = 0.001
     noising: Noising = field(default_factory=ForwardNoise)
 

@@ -1,6 +1,7 @@
 """Diffusion-KTO: likes and dislikes of single pictures."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,7 @@ class KTO(Objective):
         Refusal: if `beta` is not positive.
     """
 
+    learns_from: ClassVar[str] = "pictures"
     beta: float = 1000.0
     desirable: float = 1.0
     undesirable: float = 1.0

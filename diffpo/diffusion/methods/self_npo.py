@@ -45,6 +45,7 @@ class SelfNPO(Objective):
         Refusal: if `huber` is not positive.
     """
 
+    learns_from: ClassVar[str] = "pictures"
     needs_unconditional: ClassVar[bool] = True
     trajectories: Trajectories = field(default_factory=FromPictures)
     huber: float = 1e-3

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on winners: the baseline every preference method has to beat."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from diffpo.core import Objective, Step
 from diffpo.diffusion.denoiser import Denoiser, ImageBatch
@@ -15,6 +16,7 @@ from diffpo.references import Reference
 class SFT(Objective):
     """Mean squared denoising error of the chosen side (arXiv:2006.11239, eq. 14); the rejected one is not computed."""
 
+    learns_from: ClassVar[str] = "pictures"
     noising: Noising = field(default_factory=ForwardNoise)
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -44,6 +45,7 @@ class MDPO(Objective):
         Refusal: if `beta` is not positive, or the batch holds no pictures.
     """
 
+    learns_from: ClassVar[str] = "texts"
     beta: float = 0.1
     conditional: float = 1.0
     anchor: float = 1.0

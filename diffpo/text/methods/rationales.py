@@ -1,6 +1,7 @@
 """Rationales: the model also learns to say why the chosen answer is better (RDPO and RORPO, arXiv:2407.14477)."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ class RationalePreference(Objective):
         rationale: of a rationale's log-likelihood; ChosenTotalNLL is the paper's sum over tokens.
     """
 
+    learns_from: ClassVar[str] = "texts"
     base: SequencePreference = field(default_factory=SequencePreference)
     gamma: float = 2.0
     rationale: PairLoss = field(default_factory=ChosenNLL)

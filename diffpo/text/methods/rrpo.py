@@ -1,6 +1,7 @@
 """RRPO: only the phrases that differ are compared, and the chosen answer stays near the reference."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class RRPO(Objective):
         Refusal: if the loss needs the errors of a denoiser.
     """
 
+    learns_from: ClassVar[str] = "texts"
     loss: PairLoss = field(default_factory=Sigmoid)
     alpha: float = 0.01
     reduce: Reduce = field(default_factory=MarkedTokens)

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on winners: the baseline every preference method has to beat."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ class SFT(Objective):
 
     Each row counts alike, however long its completion is; rows can be single completions.
     """
+
+    learns_from: ClassVar[str] = "texts"
 
     @property
     def needs_candidates(self) -> Candidates:

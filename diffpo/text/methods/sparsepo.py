@@ -1,6 +1,7 @@
 """SparsePO: masks say at which tokens the policy is compared and may leave the reference."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import nn
 
@@ -35,6 +36,7 @@ class SparsePO(Objective):
         Refusal: if the loss needs true probabilities, or the errors of a denoiser.
     """
 
+    learns_from: ClassVar[str] = "texts"
     loss: PairLoss = field(default_factory=Sigmoid)
     mask: TokenMask = field(default_factory=LearnedMasks)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -77,6 +77,7 @@ class SelfSupervised(Objective):
         head_lr: learning rate of the head.
     """
 
+    learns_from: ClassVar[str] = "texts"
     base: SequencePreference = field(default_factory=SequencePreference)
     gamma: float = 0.1
     levels: int = 3

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -67,6 +68,7 @@ class TPO(Objective):
         Refusal: if `beta` is not positive.
     """
 
+    learns_from: ClassVar[str] = "texts"
     beta: float = 0.5
     pairs: PairWeight = field(default_factory=LambdaRank)
     steps: StepWeight = field(default_factory=SimilarSteps)
