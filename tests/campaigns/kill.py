@@ -7,6 +7,7 @@ same work leaves undisturbed. Other trials start the same work twice at one time
 """
 
 import random
+import re
 import shutil
 import signal
 import sys
@@ -23,6 +24,9 @@ from campaigns.worlds import ALL, Work, differing, left_in, works
 BLOWS = ("kill", "kill", "kill", "SIGTERM", "SIGINT", "SIGUSR1")
 TWICE = 1 / 3  # of the trials are hit again when they go on
 EARLY = 1 / 3  # of the time of a program, at most, after which another one is started
+
+# A training that is not to resume looks for checkpoints before it looks for who is at work.
+REFUSED = re.compile(r"is in use by process|already holds \S+; continue that run with --resume latest")
 
 
 def killed(root: Path, trials: Mapping[str, int], seed: int) -> dict[str, Count]:
@@ -111,7 +115,7 @@ def twins(work: Work, whole: Ended, wanted: dict[str, Any], rng: random.Random) 
         return "silent", str(said)
     if second.code == 0 and second.first < first.last and "was finished already" not in second.said:
         return "silent", f"both went on: {said}"
-    if second.code and not (second.is_told and "is in use by process" in second.errors[0]):
+    if second.code and not (second.is_told and REFUSED.search(second.errors[0])):
         return "silent", f"no word of the other: {said}"
     differs = differing(wanted, left_in(work.folder))
     return ("silent", f"{differs} differ: {said}") if differs else ("survived", "")

@@ -3,7 +3,7 @@ from campaigns.counts import require_none_silent, table
 from campaigns.full_disk import filled
 from campaigns.worlds import ALL
 
-SHORT = {"LoRA training": 4, "encode_pairs": 3, "score_pairs": 2, "evaluate": 2}
+SHORT = {"LoRA training": 3, "encode_pairs": 3, "score_pairs": 2, "evaluate": 2}
 LONG = dict.fromkeys(ALL, 12)
 
 
