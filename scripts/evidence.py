@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from diffpo.cli import CommandLine, launch
+from diffpo.digests import read_json
 from diffpo.evidence import (
     ASPECTS,
     CONTEST,
@@ -31,6 +32,7 @@ from diffpo.evidence import (
     table,
 )
 from diffpo.files import require_name
+from diffpo.refusal import Refusal
 from diffpo.tinyworld import user_evidence
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
@@ -217,14 +219,19 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
     (folder / OVERRIDES).write_text(json.dumps(overrides))
     with (folder / "log.txt").open("a") as log:
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=one_thread)
+        try:
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=one_thread)
+        except subprocess.CalledProcessError as error:
+            raise Refusal(
+                f"{folder.name} ended with {error.returncode}; mend what {folder}/log.txt says, and run this again."
+            ) from error
     print(f"{folder.name} is done", flush=True)
 
 
 def require_same(overrides: list[str], folder: Path) -> None:
     """Raise a SystemExit if a run was started by something else than the grid now says, e.g. before it was changed."""
     started = folder / OVERRIDES
-    if started.exists() and json.loads(started.read_text()) != overrides:
+    if started.exists() and read_json(started) != overrides:
         sys.exit(f"error: {folder} was started with other overrides than the grid has now; delete it to run it anew.")
 
 
