@@ -220,7 +220,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--works", nargs="*", default=[work.name for work in WORKS])
+    parser.add_argument("--works", nargs="*", default=[work.name for work in WORKS], help="in order; some read others")
     chosen = parser.parse_args()
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler(sys.stdout))
