@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,21 @@ def read_json(file: Path) -> Any:
     if entry and entry != entry_of(content):
         raise Refusal(damaged(file, "it is not what was written"))
     return found
+
+
+@contextmanager
+def naming_damage(file: Path) -> Iterator[None]:
+    """Inside, a file that programs of ours wrote is read; what cannot be made of it is damage to it.
+
+    Raises:
+        Refusal: if it cannot be read, or does not hold what it should.
+    """
+    try:
+        yield
+    except Refusal:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise Refusal(damaged(file, f"{type(error).__name__}: {error}")) from error
 
 
 def entry_of(content: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffpo.digests import naming_damage, read_json
 from diffpo.evaluation import win_rate
 from diffpo.overrides import flatten_config, read_option, shorten
 from diffpo.refusal import Refusal
@@ -116,7 +117,9 @@ def measured(plan: dict[str, Any], output_dir: Path, chosen: dict[str, list[str]
         if chosen:
             rows[method]["tuned"] = " ".join(map(spoken, chosen.get(method, [])))
     rows[baseline]["over_baseline"] = None
-    used = json.loads((output_dir / f"{methods[0]}-{seeds[0]}" / "report.json").read_text())["versions"]
+    report = output_dir / f"{methods[0]}-{seeds[0]}" / "report.json"
+    with naming_damage(report):
+        used = read_json(report)["versions"]
     judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
     return {
         "baseline": baseline,
@@ -131,7 +134,7 @@ def measured(plan: dict[str, Any], output_dir: Path, chosen: dict[str, list[str]
 
 def contested(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
     """The numbers of the second table; the base is the first model, the baseline of the first table stays that."""
-    report = json.loads((output_dir / CONTEST / "report.json").read_text())
+    report = read_json(output_dir / CONTEST / "report.json")
 
     def utilities(name: str) -> list[np.ndarray]:
         listings = [output_dir / CONTEST / entrant / "prompts.jsonl" for entrant in entrants(plan, name)]
@@ -171,8 +174,11 @@ def spoken(override: str) -> str:
 
 def oracle(listing: Path, prompts: int) -> np.ndarray:
     """Its utilities (prompts x pictures) of a model's pictures."""
-    lines = listing.read_text().splitlines()
-    return np.array([json.loads(line)["scores"]["oracle"] for line in lines], dtype=float).reshape(prompts, -1)
+    with naming_damage(listing):
+        lines = listing.read_text().splitlines()
+        if not lines:
+            raise ValueError("it is empty")
+        return np.array([json.loads(line)["scores"]["oracle"] for line in lines], dtype=float).reshape(prompts, -1)
 
 
 def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:
@@ -180,9 +186,11 @@ def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple
     utilities, rows = [], []
     for seed in seeds:
         folder = output_dir / f"{method}-{seed}"
-        report = json.loads((folder / "report.json").read_text())
-        utilities.append(oracle(folder / "evaluation" / model / "prompts.jsonl", report["n_prompts"]))
-        rows.append(report["models"][model] | {"utility": float(utilities[-1].mean())})
+        with naming_damage(folder / "report.json"):
+            report = read_json(folder / "report.json")
+            prompts, entry = int(report["n_prompts"]), dict(report["models"][model])
+        utilities.append(oracle(folder / "evaluation" / model / "prompts.jsonl", prompts))
+        rows.append(entry | {"utility": float(utilities[-1].mean())})
     return utilities, rows
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from diffpo.children import Children
 from diffpo.cli import CommandLine, launch
+from diffpo.digests import read_json
 from diffpo.evidence import (
     ASPECTS,
     CONTEST,
@@ -230,8 +231,8 @@ def run(plan: dict[str, Any], method: str, seed: int, output_dir: Path, shared: 
 def require_same(overrides: list[str], folder: Path) -> None:
     """Raise a SystemExit if a run was started by something else than the grid now says, e.g. before it was changed."""
     started = folder / OVERRIDES
-    said = started.read_text() if started.exists() else ""  # so is a file that a kill kept from being written
-    if said and json.loads(said) != overrides:
+    emptied = started.exists() and not started.stat().st_size  # a kill kept it from being written
+    if started.exists() and not emptied and read_json(started) != overrides:
         sys.exit(f"error: {folder} was started with other overrides than the grid has now; delete it to run it anew.")
 
 

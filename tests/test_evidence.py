@@ -56,6 +56,18 @@ def test_a_grid_names_the_columns_that_are_tabulated(tmp_path):
     assert sft == "| sft | 75.0 % [50.0, 100.0] | 75.0 |  | 50.0 % | 8.0 |"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"n_prompts": 2}', '{"scores": {}}', "Not found", "\x00"])
+@pytest.mark.parametrize("name", ["report.json", "evaluation/base/prompts.jsonl"])
+def test_damaged_results_of_a_run_are_named(tmp_path, name, content):
+    listed(tmp_path / "sft-0" / "evaluation" / "base", [0.0, 1.0])
+    listed(tmp_path / "sft-0" / "evaluation" / "tuned", [1.0, 1.0])
+    report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY}, "versions": {}}
+    (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
+    (tmp_path / "sft-0" / name).write_text(content)
+    with pytest.raises(Refusal, match=rf"^{tmp_path}/sft-0/{name} is damaged \(.*\); copy it again"):
+        measured({"methods": {"sft": []}, "baseline": "sft", "seeds": [0]}, tmp_path)
+
+
 def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
     """Two prompts; dpo wins one and ties one against sft, whose rival it is."""
     for name, tuned in (("sft", [1.0, 1.0]), ("dpo", [2.0, 1.0])):

@@ -1,6 +1,5 @@
 """What several training runs say together of models that draw for users, for the tables of scripts/evidence.py."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffpo.diffusion.personal import win_rate_by_users
+from diffpo.digests import read_json
 from diffpo.evidence import shown
 
 OVER = ("base", "sft", "dpo")  # what win rates are over, where a table has it
@@ -20,11 +20,8 @@ def pooled(folders: Sequence[Path]) -> dict[str, Any]:
     Args:
         folders: what scripts/evaluate_users.py wrote, one for each training run, with the same rows.
     """
-    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
-    worth = [
-        {row: np.array(u) for row, u in json.loads((folder / "utilities.json").read_text()).items()}
-        for folder in folders
-    ]
+    reports = [read_json(folder / "report.json") for folder in folders]
+    worth = [{row: np.array(u) for row, u in read_json(folder / "utilities.json").items()} for folder in folders]
     rows: dict[str, Any] = {}
     for row in worth[0]:
         ours = np.concatenate([run[row] for run in worth], axis=2)

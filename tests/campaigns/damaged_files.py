@@ -26,9 +26,14 @@ from campaigns.outcomes import Heard, Outcomes
 from campaigns.work import FAR, WORKS, Reading, Work, stopped_after, world
 from damage import emptied, flipped, removed, text
 
+from diffpo.digests import FILES
+from diffpo.ledger import IDENTITY
+
 log = logging.getLogger(__name__)
 
-ROWS = ("survived", "told", "silent")
+# Taken as it is: a file whole of its kind that no list of digests, and no checksum, vouches for, such as the weights
+# that a run exports, after a bit flip or an exchange. It then gives another result, as if somebody had meant it.
+ROWS = ("survived", "told", "taken as it is", "silent")
 PASSING = {"seconds", "versions"}  # of a report: not what was found
 PASSING_LINES = re.compile(rb"\| (pairs_per_second|\w*memory\w*) \|.*\n")  # of a model card
 
@@ -42,6 +47,7 @@ WAYS: dict[str, Callable[[Path, int], None]] = {
     function.__name__: function for function in (emptied, halved, flipped, text, removed)
 }
 EXCHANGED = "exchanged"  # for a file of the same kind of another run
+UNSEEN = {flipped.__name__, EXCHANGED}
 
 
 def kinds(folder: Path) -> dict[str, list[str]]:
@@ -154,7 +160,19 @@ class Bench:
             return "survived", ""
         folder = (self.root / one.work.name / one.file).parent
         names = (Path(one.file).name, str(folder), folder.name, str(self.root / one.work.name))
-        return ("told" if heard.tells(*names) else "silent"), "; ".join(heard.lines) or "another result"
+        if heard.tells(*names):
+            return "told", "; ".join(heard.lines)
+        row = "silent" if heard.code or one.way not in UNSEEN or self.vouched(one) else "taken as it is"
+        return row, "; ".join(heard.lines) or "another result"
+
+    def vouched(self, one: Try) -> bool:
+        """Whether something tells what a file has to hold: it is named with its digest, or is of a ledger."""
+        whole = self.kept / one.work.name / one.file
+        lists = [folder / FILES for folder in whole.parents if folder.is_relative_to(self.kept)]
+        named = [json.loads(file.read_bytes())["files"] for file in lists if file.exists()]
+        hidden = any(part.startswith(".") for part in Path(one.file).parts)
+        is_named = any(name.endswith(whole.name) for some in named for name in some)
+        return is_named or hidden or whole.name in (FILES, IDENTITY) or whole.name.startswith("part-")
 
 
 def tries(bench: Bench, work: Work, share: float, seeds: int, rng: np.random.Generator) -> Iterator[Try]:
@@ -202,7 +220,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--works", nargs="*", default=[work.name for work in WORKS])
+    parser.add_argument("--works", nargs="*", default=[work.name for work in WORKS], help="in order; some read others")
     chosen = parser.parse_args()
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler(sys.stdout))

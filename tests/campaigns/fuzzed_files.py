@@ -82,7 +82,7 @@ def moved_line(content: bytes, rng: Rng, others: list[bytes]) -> bytes:
 def other_header(content: bytes, rng: Rng, others: list[bytes]) -> bytes:
     """The header of a safetensors file is mutated as a text and stays as long as the file says."""
     size = int.from_bytes(content[:8], "little")
-    if size > len(content):
+    if not 0 < size <= len(content) - 8:
         return content
     change = (odd_value, *MUTATIONS)[rng.integers(1 + len(MUTATIONS))]
     header = change(content[8 : 8 + size], rng, [content[8 : 8 + size]])
@@ -106,7 +106,7 @@ def other_tensor(content: bytes, rng: Rng, others: list[bytes]) -> bytes:
         lambda: {name: tensor.long()},
         lambda: {name: tensor.new_full(tensor.shape, float("nan"))},
         lambda: {name: tensor.half(), f"{name}.alpha": tensor},
-        lambda: {name.upper(): tensor, "x": tensor[..., :1].contiguous()},
+        lambda: {name.upper(): tensor, "x": tensor[..., :1].clone()},
     )
     return save({**tensors, **{key: some.contiguous() for key, some in ways[rng.integers(len(ways))]().items()}})
 

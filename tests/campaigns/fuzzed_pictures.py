@@ -114,7 +114,7 @@ def repeated(content: bytes, rng: Rng, others: list[bytes]) -> bytes:
 def spliced(content: bytes, rng: Rng, others: list[bytes]) -> bytes:
     """The front of one picture and the end of another."""
     other = others[rng.integers(len(others))]
-    return content[: rng.integers(1, len(content))] + other[rng.integers(len(other)) :]
+    return content[: rng.integers(len(content))] + other[rng.integers(len(other)) :]
 
 
 def resized(content: bytes, rng: Rng, others: list[bytes]) -> bytes:
