@@ -28,7 +28,7 @@ def test_null_prompts_are_an_early_error_with_a_remedy(tmp_path):
 
 
 def test_an_empty_table_is_refused(tmp_path):
-    with pytest.raises(Refusal, match="does not hold a table of pairs that can be read: .* no data"):
+    with pytest.raises(Refusal, match="does not hold a table of pairs that can be read: it holds no rows; fill it"):
         PairTable(table_of(tmp_path, []), [], seed=0)
 
 
