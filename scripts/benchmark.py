@@ -17,16 +17,17 @@ from typing import Literal
 import diffusers
 import torch
 
-from diffpo.benchmark import guard, report
-from diffpo.benchmark.alone import WAYS
-from diffpo.benchmark.arithmetic import counted_flops, matrix_rate
-from diffpo.benchmark.case import launched
-from diffpo.benchmark.changes import measured_changes
-from diffpo.benchmark.comparison import compare, encoded_against_bare
-from diffpo.benchmark.memory import rows
-from diffpo.benchmark.resident import measured_peak
-from diffpo.benchmark.turns import clock_of
-from diffpo.cli import launch
+from diffpo.cli.command import launch
+from diffpo.lab.benchmark.cost import guard
+from diffpo.lab.benchmark.cost.arithmetic import counted_flops, matrix_rate
+from diffpo.lab.benchmark.cost.memory import rows
+from diffpo.lab.benchmark.cost.resident import measured_peak
+from diffpo.lab.benchmark.studies import report
+from diffpo.lab.benchmark.studies.changes import measured_changes
+from diffpo.lab.benchmark.studies.comparison import compare, encoded_against_bare
+from diffpo.lab.benchmark.ways.alone import WAYS
+from diffpo.lab.benchmark.ways.case import launched
+from diffpo.lab.benchmark.ways.turns import clock_of
 
 Shape = Literal["tiny", "quarter", "sd15", "sdxl"]
 Section = Literal["speed", "changes", "memory"]

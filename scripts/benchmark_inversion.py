@@ -18,12 +18,12 @@ from typing import Literal
 import diffusers
 import torch
 
-from diffpo.benchmark.case import launched
-from diffpo.benchmark.inversion import Found, measure
-from diffpo.benchmark.inversion_ways import DPO, WAYS
-from diffpo.benchmark.report import Table, Value, place, told
-from diffpo.benchmark.turns import clock_of
-from diffpo.cli import launch
+from diffpo.cli.command import launch
+from diffpo.lab.benchmark.studies.inversion import Found, measure
+from diffpo.lab.benchmark.studies.inversion_ways import DPO, WAYS
+from diffpo.lab.benchmark.studies.report import Table, Value, place, told
+from diffpo.lab.benchmark.ways.case import launched
+from diffpo.lab.benchmark.ways.turns import clock_of
 
 
 def main(

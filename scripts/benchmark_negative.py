@@ -23,12 +23,12 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import get_peft_model_state_dict
 
-from diffpo.adapters import LoRA
-from diffpo.benchmark.report import Table, Value, place
-from diffpo.benchmark.shapes import SHAPES
-from diffpo.benchmark.turns import Clock, clock_of, in_turn
-from diffpo.cli import launch
-from diffpo.diffusion.pipelines import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
+from diffpo.cli.command import launch
+from diffpo.diffusion.model.lora import LoRA
+from diffpo.diffusion.pipelines.negative import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
+from diffpo.lab.benchmark.studies.report import Table, Value, place
+from diffpo.lab.benchmark.ways.shapes import SHAPES
+from diffpo.lab.benchmark.ways.turns import Clock, clock_of, in_turn
 
 STOCK, SECOND, SHARED = "stock guidance", "second network", "shared network, LoRA switched"
 

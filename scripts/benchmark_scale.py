@@ -29,18 +29,18 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from diffpo.cli import launch
-from diffpo.diffusion.data import PairData
-from diffpo.diffusion.guard import Guard
-from diffpo.diffusion.images import Framing
-from diffpo.diffusion.loading import StableDiffusion
-from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.fit import Preview, fit
+from diffpo.cli.command import launch
+from diffpo.data.layouts import PickAPic
+from diffpo.data.sampler import Share
+from diffpo.data.streams import Stream
+from diffpo.diffusion.data.framing import Framing
+from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.model.loading import StableDiffusion
+from diffpo.diffusion.objective.guard import Guard
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
-from diffpo.order import Share
-from diffpo.run import METRICS, FitConfig, open_run
-from diffpo.sources import PickAPic
-from diffpo.streams import Stream
+from diffpo.train.fit import Preview, fit
+from diffpo.train.run import METRICS, FitConfig, open_run
 
 BATCH = 32
 WAYS = {"table": None, "stream": Stream()}

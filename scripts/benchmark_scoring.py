@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from diffpo.cli import launch
-from diffpo.diffusion.judging import Question, judged
-from diffpo.pictures import read_image
+from diffpo.cli.command import launch
+from diffpo.data.files.pictures import read_image
+from diffpo.diffusion.annotate.read_ahead import Question, judged
 from diffpo.scorers.pickscore import PickScore
 
 SHAPES = {

@@ -2,7 +2,7 @@
 
 python scripts/benchmark_text.py --shapes [tiny,100M] --output runs/benchmark_text.json
 
-Both loops are the whole ones, `diffpo.fit.fit` and `DPOTrainer.train`, with the same weights, texts and optimizer,
+Both loops are the whole ones, `diffpo.fit` and `DPOTrainer.train`, with the same weights, texts and optimizer,
 logging equally often; what either computes for its own curves is part of its step. Each waits for its turn before
 every step, so that a noisy machine is noisy for both. On a CPU, time is that of the process alone. Peak memory is that
 of a process of its own. Weights are random, nothing is downloaded. Needs `pip install trl`.
@@ -23,13 +23,13 @@ import transformers
 import trl
 from datasets import logging as datasets_logging
 
-from diffpo.benchmark.loops import Loop
-from diffpo.benchmark.ours import any_precision, silence
-from diffpo.benchmark.report import Table, Value, place
-from diffpo.benchmark.resident import GIB, sampled
-from diffpo.benchmark.texts import THEIRS, WAYS, Case, Shape
-from diffpo.benchmark.turns import Clock, clock_of, in_turn
-from diffpo.cli import launch
+from diffpo.cli.command import launch
+from diffpo.lab.benchmark.cost.resident import GIB, sampled
+from diffpo.lab.benchmark.studies.report import Table, Value, place
+from diffpo.lab.benchmark.ways.loops import Loop
+from diffpo.lab.benchmark.ways.ours import any_precision, silence
+from diffpo.lab.benchmark.ways.texts import THEIRS, WAYS, Case, Shape
+from diffpo.lab.benchmark.ways.turns import Clock, clock_of, in_turn
 
 
 def seconds_of(case: Case, device: torch.device, warmup: int, rounds: int, clock: Clock) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ def seconds_of(case: Case, device: torch.device, warmup: int, rounds: int, clock
 
 
 def measured_peak(name: str, case: Case, device: str, steps: int = 3) -> float:
-    """GiB that a step takes at most, in a fresh process; see `diffpo.benchmark.resident`."""
+    """GiB that a step takes at most, in a fresh process; see `diffpo.lab.benchmark.cost.resident`."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(peak_here, (name, case, device, steps))
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from diffpo.core import PairLabels
-from diffpo.text.sequences import TokenBatch, token_logits, token_logps
+from diffpo.core.pair import PairLabels
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.model.likelihoods import token_logits, token_logps
 
 
 def at_once(model: nn.Module, batch: TokenBatch) -> Tensor:

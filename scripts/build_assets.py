@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from diffpo.cli import launch
-from diffpo.tinyworld.build import build_tokenizer, save_pipeline, train_base, train_vae
-from diffpo.tinyworld.preferences import sample_pairs, split_scenes, write_prompts
+from diffpo.cli.command import launch
+from diffpo.lab.shapes.build import build_tokenizer, save_pipeline, train_base, train_vae
+from diffpo.lab.shapes.preferences import sample_pairs, split_scenes, write_prompts
 
 
 def main(

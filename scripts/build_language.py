@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from diffpo.cli import launch
-from diffpo.tinyworld.language.build import build_tokenizer, train_language_model
-from diffpo.tinyworld.language.lists import sample_lists
-from diffpo.tinyworld.language.preferences import sample_pairs, write_prompts
-from diffpo.tinyworld.language.requests import requests, split_requests
-from diffpo.tinyworld.language.turns import sample_conversations
+from diffpo.cli.command import launch
+from diffpo.lab.rewrites.build import build_tokenizer, train_language_model
+from diffpo.lab.rewrites.lists import sample_lists
+from diffpo.lab.rewrites.preferences import sample_pairs, write_prompts
+from diffpo.lab.rewrites.requests import requests, split_requests
+from diffpo.lab.rewrites.turns import sample_conversations
 
 
 def main(

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffpo.cli import launch
+from diffpo.cli.command import launch
+from diffpo.lab.shapes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES
+from diffpo.lab.shapes.judges import agreement, faithfulness, save_judge, train_clip, train_pickscore
+from diffpo.lab.shapes.judging_pairs import HABITS, QUICKSTART, Comparisons, against_vivid, imagined, joined, sampled
+from diffpo.lab.shapes.preferences import Split, split_scenes
+from diffpo.lab.shapes.scenes import random_scene, render
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.pickscore import PickScore
-from diffpo.tinyworld.captions import EVALUATION_FAMILY, TRAINING_FAMILIES
-from diffpo.tinyworld.judges import agreement, faithfulness, save_judge, train_clip, train_pickscore
-from diffpo.tinyworld.judging_pairs import HABITS, QUICKSTART, Comparisons, against_vivid, imagined, joined, sampled
-from diffpo.tinyworld.preferences import Split, split_scenes
-from diffpo.tinyworld.scenes import random_scene, render
 
 SEED_OF_SAMPLES = 1_000_000  # tiny-pairs has those below 6,000, evaluations begin at 10,000,000
 SEED_OF_TESTS = 20_000_000

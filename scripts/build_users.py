@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffpo.cli import launch
-from diffpo.ledger import require_same, write_json
-from diffpo.tinyworld.preferences import write_prompts
-from diffpo.tinyworld.users import judged_pairs, population, split_requests
+from diffpo.cli.command import launch
+from diffpo.lab.shapes.preferences import write_prompts
+from diffpo.lab.users.tastes import judged_pairs, population, split_requests
+from diffpo.storage.ledger import require_same, write_json
 
 BUILT = "built.json"
 
@@ -44,7 +44,7 @@ def main(
         viewers: seen users who judge the same two pictures.
         held_out: users whose tastes no seen user has.
         support: pairs that every held-out user judges.
-        tie: threshold below which a user notices no difference; see diffpo.tinyworld.users.judged_pairs.
+        tie: threshold below which a user notices no difference; see diffpo.lab.users.tastes.judged_pairs.
         steps: denoising steps.
         seed: of everything random.
         settings: the resolved config.

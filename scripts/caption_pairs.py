@@ -9,15 +9,15 @@ from typing import Any
 import transformers
 from accelerate import PartialState
 
-from diffpo.captioning import SUMMARY, Captioner, Perturber, Strategy, Strength
-from diffpo.cli import launch
-from diffpo.diffusion.caption_summary import bars
-from diffpo.diffusion.caption_texts import Plan
-from diffpo.diffusion.captioning_pairs import CLIP, caption_pairs
-from diffpo.rows import RowMap
-from diffpo.scoring import Scorer
-from diffpo.sources import Source
-from diffpo.workfolder import tell
+from diffpo.annotators.captioners.roles import SUMMARY, Captioner, Perturber, Strategy, Strength
+from diffpo.cli.command import launch
+from diffpo.data.rows import RowMap
+from diffpo.data.source import Source
+from diffpo.diffusion.annotate.caption import CLIP, caption_pairs
+from diffpo.diffusion.annotate.caption_summary import bars
+from diffpo.diffusion.annotate.caption_texts import Plan
+from diffpo.evaluation.scorer import Scorer
+from diffpo.storage.job_folder import tell
 
 
 def main(
@@ -39,15 +39,15 @@ def main(
     """Give every pair of a dataset two captions: one for each picture (DCPO).
 
     Args:
-        source: the pairs, e.g. diffpo.sources.PickAPic; or diffpo.sources.Columns for what this script wrote.
-        output_dir: gets parquet shards that diffpo.sources.Columns reads, and captions.json. After a kill, the same
+        source: the pairs, e.g. diffpo.data.PickAPic; or diffpo.data.Columns for what this script wrote.
+        output_dir: gets parquet shards that diffpo.data.Columns reads, and captions.json. After a kill, the same
             command goes on where it stopped.
         strategy: caption both pictures; perturb the prompt for the rejected side; hybrid: caption both and perturb
             the rejected side's caption; hybrid_of_winner: caption the chosen one, and perturb that caption for the
             rejected side.
         strength: how far a perturbed text goes from the original.
-        captioner: who sees picture and prompt, e.g. diffpo.captioners.chat.ChatCaptioner.
-        perturber: who says a text in other words, e.g. diffpo.captioners.dipper.Dipper.
+        captioner: who sees picture and prompt, e.g. diffpo.annotators.ChatCaptioner.
+        perturber: who says a text in other words, e.g. diffpo.annotators.Dipper.
         columns: of captions that were written before and are now to be perturbed, for the chosen and the rejected
             side, e.g. [caption_chosen, caption_rejected]; null is the prompts.
         rows: what drops pairs before they are captioned; null keeps all.
@@ -57,7 +57,7 @@ def main(
         tokenizer: hub id or path of the text encoder's tokenizer, which counts tokens for the summary; null counts
             none.
         scorer: who judges how near pictures and captions are, for the summary, e.g.
-            diffpo.scorers.clip_score.CLIPScore; null judges nothing.
+            diffpo.scorers.CLIPScore; null judges nothing.
         settings: the resolved config.
     """
     transformers.utils.logging.disable_progress_bar()
@@ -79,7 +79,7 @@ def told(found: dict[str, Any], output_dir: Path) -> str:
         f"on average for chosen and {words['rejected']} for rejected pictures{cut}; {found['equal']:.1%} of the pairs "
         f"have equal ones. {found['retried']} answers were asked for again, {found['empty']} stayed empty; "
         f"{found['fallback']} pairs lack a caption and fall back to their prompt.{notes} They are in {output_dir}: "
-        f"diffpo.sources.Columns reads them."
+        f"diffpo.data.Columns reads them."
     )
     if not found.get("gap", {"pairs": 0})["pairs"]:
         return sentences

@@ -9,15 +9,15 @@ from typing import Any
 import transformers
 from accelerate import PartialState
 
-from diffpo.cli import launch
-from diffpo.diffusion.embedding_users import embed_users
-from diffpo.diffusion.user_chunks import Cut
-from diffpo.embedders.embedder import UserEmbedder
-from diffpo.rows import RowMap
-from diffpo.sources import Source
-from diffpo.user_classifier import recognized
-from diffpo.users import SUMMARY, Precision, UserEmbeddings
-from diffpo.workfolder import tell
+from diffpo.annotators.embedders.embedder import UserEmbedder
+from diffpo.cli.command import launch
+from diffpo.data.rows import RowMap
+from diffpo.data.source import Source
+from diffpo.diffusion.users.chunks import Cut
+from diffpo.diffusion.users.embed import embed_users
+from diffpo.diffusion.users.embeddings import SUMMARY, Precision, UserEmbeddings
+from diffpo.diffusion.users.separability import recognized
+from diffpo.storage.job_folder import tell
 
 
 def main(
@@ -37,10 +37,10 @@ def main(
     """Embed the users of a dataset: each by some pairs that they compared (PPD).
 
     Args:
-        embedder: who looks at a user's pairs: diffpo.embedders.chat.ChatEmbedder or
-            diffpo.embedders.pooled.PooledDifference.
-        source: the pairs, e.g. diffpo.sources.PickAPic.
-        output_dir: gets embeddings that diffpo.users.UserEmbeddings reads. After a kill, the same command goes on
+        embedder: who looks at a user's pairs: diffpo.annotators.ChatEmbedder or
+            diffpo.annotators.PooledDifference.
+        source: the pairs, e.g. diffpo.data.PickAPic.
+        output_dir: gets embeddings that diffpo.diffusion.UserEmbeddings reads. After a kill, the same command goes on
             where it stopped.
         user: column with the id of who compared.
         shots: pairs that make one embedding; users with fewer are left out.
@@ -70,7 +70,7 @@ def told(found: dict[str, Any], output_dir: Path) -> str:
         f"tokens of width {found['width']} by {found['embedder']} ({found['model_id']}), {found['bytes'] / 2**20:.1f} "
         f"MiB in {found['dtype']}. {found['users_with_too_few']} users have too few pairs, {found['ties']} pairs are "
         f"ties, {found['pairs_without_user']} have no user, {found['unreadable']} embeddings lack a picture. They are "
-        f"in {output_dir}: diffpo.users.UserEmbeddings reads them."
+        f"in {output_dir}: diffpo.diffusion.UserEmbeddings reads them."
     )
 
 

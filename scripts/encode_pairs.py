@@ -9,12 +9,12 @@ from typing import Any
 import diffusers
 import transformers
 
-from diffpo.cli import launch
-from diffpo.diffusion.data import PairData
-from diffpo.diffusion.encoded import SUMMARY
-from diffpo.diffusion.encoding import Precision, encode_pairs
-from diffpo.diffusion.loading import StableDiffusion
-from diffpo.workfolder import joined, tell
+from diffpo.cli.command import launch
+from diffpo.diffusion.data.encoded import SUMMARY
+from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.encode.encode import Precision, encode_pairs
+from diffpo.diffusion.model.loading import StableDiffusion
+from diffpo.storage.job_folder import joined, tell
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
         base: whose VAE and text encoders encode.
         data: the pairs: source, row maps (what they drop is not encoded), framing (with flip, each picture is encoded
             twice) and workers are read.
-        output_dir: gets arrow shards that diffpo.diffusion.encoded.EncodedPairs reads, and encoding.json. After a
+        output_dir: gets arrow shards that diffpo.diffusion.EncodedPairs reads, and encoding.json. After a
             kill, the same command goes on where it stopped.
         dtype: of text states. float32 also keeps latents as the VAE gives them, the others round them to float16.
         batch_size: pictures, and prompts, that are encoded at a time.
@@ -55,7 +55,7 @@ def told(found: dict[str, Any], output_dir: Path) -> str:
         f"{found['pairs']} pairs and {found['prompts']} prompts encoded, {found['bytes'] / 2**30:.2f} GiB; "
         f"{found['unreadable']} pairs have a picture that could not be read; {found['truncated']} prompts were longer "
         f"than {found['longest']} tokens and cut. To train on them: "
-        f"--data.source=diffpo.diffusion.encoded.EncodedPairs --data.source.path={output_dir}"
+        f"--data.source=diffpo.diffusion.EncodedPairs --data.source.path={output_dir}"
     )
 
 

@@ -11,23 +11,23 @@ from pathlib import Path
 import diffusers
 import transformers
 
-from diffpo.checkpoint import CONFIG
-from diffpo.cli import launch
-from diffpo.diffusion.contestants import Model, require_distinct, stamped, warnings
-from diffpo.diffusion.drawing import Sampling, draw
-from diffpo.diffusion.evaluation import contest, headline, write_report
-from diffpo.diffusion.geneval import write_geneval
-from diffpo.diffusion.guidance import GuidanceSweep
-from diffpo.diffusion.judges import Judges, Pictures
-from diffpo.diffusion.page import write_page
-from diffpo.evaluation import cut_short, table
-from diffpo.everyone import on_main
-from diffpo.files import writing
-from diffpo.ledger import REMEDY
-from diffpo.lock import take
-from diffpo.prompts import Prompts
-from diffpo.scoring import Scorer
-from diffpo.workfolder import joined
+from diffpo.cli.command import launch
+from diffpo.diffusion.evaluation.compare import contest, headline, write_report
+from diffpo.diffusion.evaluation.drawing import Sampling, draw
+from diffpo.diffusion.evaluation.geneval import write_geneval
+from diffpo.diffusion.evaluation.guidance import GuidanceSweep
+from diffpo.diffusion.evaluation.model import Model, require_distinct, stamped, warnings
+from diffpo.diffusion.evaluation.page import write_page
+from diffpo.diffusion.evaluation.scores import Judges, Pictures
+from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.scorer import Scorer
+from diffpo.evaluation.win_rates import cut_short, table
+from diffpo.processes.everyone import on_main
+from diffpo.storage.files import writing
+from diffpo.storage.job_folder import joined
+from diffpo.storage.ledger import REMEDY
+from diffpo.storage.lock import take
+from diffpo.train.state.checkpoint import CONFIG
 
 
 def main(

@@ -15,24 +15,24 @@ import transformers
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from diffpo.checkpoint import CONFIG
-from diffpo.cli import launch
-from diffpo.diffusion.drawing import Sampling
-from diffpo.diffusion.personal import Files, Support, UserModel, drawn_for, drawn_for_users
-from diffpo.diffusion.user_pipelines import mixed
-from diffpo.embedders.embedder import UserEmbedder
-from diffpo.evaluation import shown, versions
-from diffpo.everyone import on_main
-from diffpo.files import require_name, writing
-from diffpo.ledger import REMEDY, write_json
-from diffpo.lock import take
-from diffpo.pictures import read_image
-from diffpo.prompts import Prompts
-from diffpo.refusal import Refusal
-from diffpo.sources import Source
-from diffpo.tinyworld.user_comparison import compared, judged, utilities
-from diffpo.tinyworld.users import Population, Taste
-from diffpo.workfolder import joined
+from diffpo.annotators.embedders.embedder import UserEmbedder
+from diffpo.cli.command import launch
+from diffpo.core.refusal import Refusal
+from diffpo.data.files.pictures import read_image
+from diffpo.data.source import Source
+from diffpo.diffusion.evaluation.drawing import Sampling
+from diffpo.diffusion.users.drawing import Files, Support, UserModel, drawn_for, drawn_for_users
+from diffpo.diffusion.users.pipelines import mixed
+from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.win_rates import shown, versions
+from diffpo.lab.users.comparison import compared, judged, utilities
+from diffpo.lab.users.tastes import Population, Taste
+from diffpo.processes.everyone import on_main
+from diffpo.storage.files import require_name, writing
+from diffpo.storage.job_folder import joined
+from diffpo.storage.ledger import REMEDY, write_json
+from diffpo.storage.lock import take
+from diffpo.train.state.checkpoint import CONFIG
 
 INTERVAL = "percentile bootstrap, 95 %, users and prompts resampled independently"
 SIDE = 96  # of a picture on a sheet

@@ -15,10 +15,9 @@ from typing import Any
 
 import yaml
 
-from diffpo.children import Children
-from diffpo.cli import CommandLine, launch
-from diffpo.digests import read_json
-from diffpo.evidence import (
+from diffpo.cli.command import CommandLine, launch
+from diffpo.lab.evidence import users as user_evidence
+from diffpo.lab.evidence.tables import (
     ASPECTS,
     CONTEST,
     TUNING,
@@ -31,8 +30,9 @@ from diffpo.evidence import (
     swept,
     table,
 )
-from diffpo.files import require_name
-from diffpo.tinyworld import user_evidence
+from diffpo.processes.children import Children
+from diffpo.storage.digests import read_json
+from diffpo.storage.files import require_name
 
 SCRIPT, SCORE, ENCODE = "scripts/train_diffusion_dpo.py", "scripts/score_pairs.py", "scripts/encode_pairs.py"
 EVALUATE, EVALUATE_USERS = "scripts/evaluate.py", "scripts/evaluate_users.py"
@@ -66,10 +66,10 @@ def main(
             further overrides of these runs, by which development prompts judge them, and `values`: method: argument:
             list of values) each value of that argument is tried with that seed first, and all seeds of the method
             take the one with the best utility. With `compare` (`config`, one of scripts/evaluate.py, and `models`:
-            name: fields of diffpo.diffusion.contestants.Model, the first one being the base) these are evaluated
+            name: fields of diffpo.diffusion.Model, the first one being the base) these are evaluated
             after the runs, and a second table tells of them; where a field names `{seed}`, there is one model for
             each seed. With `users` (`config`, one of scripts/evaluate_users.py, and `groups`: name: `models` as
-            above, of diffpo.diffusion.personal.UserModel, and `overrides`), users judge the runs of each seed instead
+            above, of diffpo.diffusion.UserModel, and `overrides`), users judge the runs of each seed instead
             of the oracle, and there is a table for each group. `script` is what runs, train_diffusion_dpo.py where
             nothing is said; `also`, overrides of every run, stands for what that script's runs get otherwise; and
             `aspects` maps numbers of a model in a report to formats of the table's columns, utility being the
@@ -152,8 +152,8 @@ def tuning(plan: dict[str, Any]) -> dict[str, list[str]]:
 def reads(plan: dict[str, Any]) -> list[str]:
     """What makes runs read the pairs that are scored or encoded first."""
     if "encode" in plan:
-        return reading("diffpo.diffusion.encoded.EncodedPairs", "{output}/encoded")
-    return reading("diffpo.sources.Columns", "{output}/scored") if "score" in plan else []
+        return reading("diffpo.diffusion.EncodedPairs", "{output}/encoded")
+    return reading("diffpo.data.Columns", "{output}/scored") if "score" in plan else []
 
 
 def reading(reader: str, folder: str) -> list[str]:
@@ -167,7 +167,7 @@ def prepare(plan: dict[str, Any], output_dir: Path) -> None:
     scored, encoded, source = output_dir / "scored", output_dir / "encoded", []
     if "score" in plan:
         make(SCORE, plan["score"], [], scored)
-        source = reading("diffpo.sources.Columns", str(scored))
+        source = reading("diffpo.data.Columns", str(scored))
     if "encode" in plan:
         make(ENCODE, plan["encode"], source, encoded)
 

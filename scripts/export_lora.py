@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from diffpo.cli import launch
-from diffpo.diffusion.kohya import export_kohya
+from diffpo.cli.command import launch
+from diffpo.diffusion.model.kohya import export_kohya
 
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

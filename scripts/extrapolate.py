@@ -16,8 +16,8 @@ from typing import Literal
 
 import torch
 
-from diffpo.cli import launch
-from diffpo.extrapolation import extrapolate
+from diffpo.cli.command import launch
+from diffpo.train.extrapolation import extrapolate
 
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -12,8 +12,8 @@ import numpy as np
 from panels import COLORS, HEIGHT, LEFT, TWICE, WIDTH, Linear, Log, Panel, reduced
 from PIL import Image, ImageDraw
 
-from diffpo.cli import launch
-from diffpo.refusal import Refusal
+from diffpo.cli.command import launch
+from diffpo.core.refusal import Refusal
 
 SEED = re.compile(r"-\d+$")
 LINE = 16  # of the legend

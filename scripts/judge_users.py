@@ -9,13 +9,13 @@ from typing import Any
 import transformers
 from accelerate import PartialState
 
-from diffpo.cli import launch
-from diffpo.diffusion.judging_users import REPORT, VERDICTS, judge_users
-from diffpo.diffusion.user_panel import Panel
-from diffpo.rows import RowMap
-from diffpo.sources import Source
-from diffpo.user_judging import UserJudge, table
-from diffpo.workfolder import tell
+from diffpo.annotators.user_judges.roles import UserJudge, table
+from diffpo.cli.command import launch
+from diffpo.data.rows import RowMap
+from diffpo.data.source import Source
+from diffpo.diffusion.users.judge import REPORT, VERDICTS, judge_users
+from diffpo.diffusion.users.panel import Panel
+from diffpo.storage.job_folder import tell
 
 TITLES = {"known": "labeled pairs", "compared": "models"}
 
@@ -37,9 +37,9 @@ def main(
     """Have a judge say, for each of many users, which of two models draws what the user would prefer (PPD).
 
     Args:
-        judge: who judges: diffpo.user_judges.chat.ChatUserJudge, diffpo.user_judges.endpoint.EndpointUserJudge, or on
-            the tiny world diffpo.user_judges.oracle.UserOracle.
-        source: pairs of the users, e.g. diffpo.sources.PickAPic.
+        judge: who judges: diffpo.annotators.ChatUserJudge, diffpo.annotators.EndpointUserJudge, or on
+            the tiny world diffpo.lab.UserOracle.
+        source: pairs of the users, e.g. diffpo.data.PickAPic.
         output_dir: gets `report.json` and `verdicts.jsonl`. After a kill, or when an endpoint stopped answering, the
             same command goes on where it stopped.
         models: two folders of pictures, ours first; each has a folder for each user with pictures 00000.png and so on

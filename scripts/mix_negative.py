@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 
-from diffpo.cli import launch
-from diffpo.diffusion.negative_weights import mix_negative
+from diffpo.cli.command import launch
+from diffpo.diffusion.pipelines.negative_mixing import mix_negative
 
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

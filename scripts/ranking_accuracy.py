@@ -1,6 +1,6 @@
 """Say how often a tuned language model ranks pairs right, its reference, and an exact minimizer of DPO.
 
-python scripts/ranking_accuracy.py --base.path assets/tiny-lm --tuned runs/text --data.source diffpo.sources.Columns \
+python scripts/ranking_accuracy.py --base.path assets/tiny-lm --tuned runs/text --data.source diffpo.data.Columns \
     --data.source.path assets/tiny-rewrites/train.parquet --data.max_length 64 --output accuracies.json
 """
 
@@ -12,11 +12,10 @@ import transformers
 from accelerate import PartialState
 from jsonargparse import set_parsing_settings
 
-from diffpo.cli import launch
-from diffpo.text.data import TextData
-from diffpo.text.likelihoods import of_pairs
-from diffpo.text.loading import CausalLM, load_base, load_tuned
-from diffpo.text.ranking_accuracy import accuracies
+from diffpo.cli.command import launch
+from diffpo.text.data.pairs import TextData
+from diffpo.text.evaluation.ranking_accuracy import accuracies, of_pairs
+from diffpo.text.model.loading import CausalLM, load_base, load_tuned
 
 set_parsing_settings(subclasses_enabled=[CausalLM])  # a base may be of another kind, e.g. VisionLM
 

@@ -2,8 +2,8 @@
 
 python scripts/reconstruction.py --output_dir runs/reconstruction
 
-Pictures are encoded, walked to the noisiest time (diffpo.diffusion.inversion), and led back by deterministic DDIM on
-the same grid. Few steps miss more; ReNoise (arXiv:2403.14602) predicts again where a step has led to.
+Pictures are encoded, walked to the noisiest time (diffpo.diffusion.objective.inversion), and led back by deterministic
+DDIM on the same grid. Few steps miss more; ReNoise (arXiv:2403.14602) predicts again where a step has led to.
 """
 
 import json
@@ -18,15 +18,17 @@ from jaxtyping import Float, Int
 from reconstruction_plot import plot
 from torch import Tensor
 
-from diffpo.cli import launch
-from diffpo.diffusion.data import PairData
-from diffpo.diffusion.denoiser import Denoiser, ImageBatch
-from diffpo.diffusion.images import Framing
-from diffpo.diffusion.inversion import Inversion, PolicyInversion
-from diffpo.diffusion.loading import StableDiffusion
-from diffpo.draws import Draws
-from diffpo.evaluation import interval
-from diffpo.sources import PickAPic, Source
+from diffpo.cli.command import launch
+from diffpo.core.draws import Draws
+from diffpo.data.layouts import PickAPic
+from diffpo.data.source import Source
+from diffpo.diffusion.data.batches import ImageBatch
+from diffpo.diffusion.data.framing import Framing
+from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.model.loading import StableDiffusion
+from diffpo.diffusion.objective.inversion import Inversion, PolicyInversion
+from diffpo.evaluation.win_rates import interval
 
 WAYS = {
     "plain DDIM inversion": PolicyInversion(jitter=False),

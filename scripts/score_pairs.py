@@ -9,12 +9,13 @@ from typing import Any
 import transformers
 from accelerate import PartialState
 
-from diffpo.cli import launch
-from diffpo.diffusion.scoring_pairs import score_pairs
-from diffpo.rows import RowMap
-from diffpo.scoring import SUMMARY, Scorer
-from diffpo.sources import Source
-from diffpo.workfolder import tell
+from diffpo.cli.command import launch
+from diffpo.data.row_maps import SUMMARY
+from diffpo.data.rows import RowMap
+from diffpo.data.source import Source
+from diffpo.diffusion.annotate.score import score_pairs
+from diffpo.evaluation.scorer import Scorer
+from diffpo.storage.job_folder import tell
 
 
 def main(
@@ -29,9 +30,9 @@ def main(
     """Score both pictures of every pair of a dataset.
 
     Args:
-        scorer: who scores, e.g. diffpo.scorers.pickscore.PickScore.
-        source: the pairs, e.g. diffpo.sources.PickAPic or diffpo.mixing.Mixed.
-        output_dir: gets parquet shards that diffpo.sources.Columns reads, and scores.json. After a kill, the same
+        scorer: who scores, e.g. diffpo.scorers.PickScore.
+        source: the pairs, e.g. diffpo.data.PickAPic or diffpo.data.Mixed.
+        output_dir: gets parquet shards that diffpo.data.Columns reads, and scores.json. After a kill, the same
             command goes on where it stopped.
         rows: what drops pairs before they are scored; null keeps all.
         seed: of the row maps.
@@ -56,7 +57,7 @@ def told(found: dict[str, Any], output_dir: Path) -> str:
     return (
         f"{found['pairs']} pairs scored by {found['scorer']} ({found['model_id']}) from {found['min']:.4g} to "
         f"{found['max']:.4g}; {confirmed}; {found['unreadable']} pictures could not be read{cut}{noted}. To train on "
-        f"them: --data.source=diffpo.sources.Columns --data.source.path={output_dir}"
+        f"them: --data.source=diffpo.data.Columns --data.source.path={output_dir}"
     )
 
 

@@ -1,6 +1,6 @@
 """Add to pairs of texts how far each answer has drifted from its prompt, for Sem-DPO (arXiv:2507.20133).
 
-python scripts/semantic_distance.py --encoder diffpo.text.semantic.CLIPText --source diffpo.sources.Columns \
+python scripts/semantic_distance.py --encoder diffpo.text.CLIPText --source diffpo.data.Columns \
     --source.path pairs.parquet --output_dir pairs-with-distances
 """
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import transformers
 
-from diffpo.cli import launch
-from diffpo.sources import Columns
-from diffpo.text.semantic import COLUMNS, TextEncoder, add_distances
+from diffpo.cli.command import launch
+from diffpo.data.layouts import Columns
+from diffpo.text.evaluation.semantic import COLUMNS, TextEncoder, add_distances
 
 
 def main(encoder: TextEncoder, source: Columns, output_dir: Path, batch_size: int = 64, settings: str = "") -> None:
     """Add to pairs of texts how far each answer has drifted from its prompt.
 
     Args:
-        encoder: diffpo.text.semantic.CLIPText, or SentenceEncoder for texts of more than 77 tokens.
+        encoder: diffpo.text.CLIPText, or SentenceEncoder for texts of more than 77 tokens.
         source: the pairs.
         output_dir: gets train.parquet, with all columns and two more, and semantic.json; does not exist or is empty.
         batch_size: texts that are encoded at a time.
@@ -32,7 +32,7 @@ def main(encoder: TextEncoder, source: Columns, output_dir: Path, batch_size: in
     print(
         f"{about['pairs']} pairs by {about['model_id']}: {', '.join(means)}; {about['cut']} answers were longer than "
         f"it reads. To train on them: --data.source.path={output_dir}/train.parquet "
-        "--data.rows+=diffpo.text.methods.sem_dpo.SemanticWeight"
+        "--data.rows+=diffpo.text.methods.SemanticWeight"
     )
 
 

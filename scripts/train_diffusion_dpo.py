@@ -13,25 +13,24 @@ import transformers
 from torch import nn
 from torch.optim import Optimizer
 
-from diffpo import fit as loop
-from diffpo.cli import launch
-from diffpo.core import Objective
-from diffpo.diffusion.card import write_card
-from diffpo.diffusion.checks import require_prediction, require_users, silent_times
-from diffpo.diffusion.data import PairData
-from diffpo.diffusion.encoding import Encoding
-from diffpo.diffusion.fingerprint import require_encoded_for
-from diffpo.diffusion.loading import StableDiffusion, load_pipeline, load_tuned
-from diffpo.diffusion.preview import PictureGrid, PreviewConfig
-from diffpo.diffusion.remembering import remembered
-from diffpo.diffusion.validation import HeldOut
-from diffpo.evaluation import Evaluation
-from diffpo.files import sparing
-from diffpo.pairs import require_suits, require_track
-from diffpo.publish import Publish
-from diffpo.references import Reference
-from diffpo.remembered import require_still
-from diffpo.run import FitConfig, open_run
+from diffpo.cli.command import launch
+from diffpo.core.objective import Objective
+from diffpo.core.references import Reference
+from diffpo.data.pairs import require_suits, require_track
+from diffpo.diffusion.data.pairs import HeldOut, PairData
+from diffpo.diffusion.encode.encode import Encoding
+from diffpo.diffusion.encode.fingerprint import require_encoded_for
+from diffpo.diffusion.evaluation.preview import PictureGrid, PreviewConfig
+from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
+from diffpo.diffusion.model.model_card import write_card
+from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
+from diffpo.diffusion.objective.reference_cache import remembered
+from diffpo.evaluation.win_rates import Evaluation
+from diffpo.storage.files import sparing
+from diffpo.train import fit as loop
+from diffpo.train.publish import Publish
+from diffpo.train.reference_cache import require_still
+from diffpo.train.run import FitConfig, open_run
 
 
 def main(
@@ -55,7 +54,7 @@ def main(
     """Align a text-to-image diffusion model with image preferences.
 
     Args:
-        objective: what is minimised, e.g. diffpo.diffusion.objective.DenoisingPreference.
+        objective: what is minimised, e.g. diffpo.diffusion.DenoisingPreference.
         base: the model to tune.
         data: the pairs.
         optimizer: any torch optimiser by class path.

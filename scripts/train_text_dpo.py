@@ -13,20 +13,19 @@ from jsonargparse import set_parsing_settings
 from torch import nn
 from torch.optim import Optimizer
 
-from diffpo import fit as loop
-from diffpo.cli import launch
-from diffpo.core import Objective
-from diffpo.evaluation import Evaluation
-from diffpo.files import sparing
-from diffpo.pairs import require_suits, require_track
-from diffpo.references import Reference
-from diffpo.remembered import require_still
-from diffpo.run import FitConfig, open_run
-from diffpo.text.card import write_card
-from diffpo.text.data import TextData
-from diffpo.text.loading import CausalLM, load_base, load_tuned
-from diffpo.text.remembering import remembered
-from diffpo.text.validation import HeldOutTexts
+from diffpo.cli.command import launch
+from diffpo.core.objective import Objective
+from diffpo.core.references import Reference
+from diffpo.data.pairs import require_suits, require_track
+from diffpo.evaluation.win_rates import Evaluation
+from diffpo.storage.files import sparing
+from diffpo.text.data.pairs import HeldOutTexts, TextData
+from diffpo.text.model.loading import CausalLM, load_base, load_tuned
+from diffpo.text.model.model_card import write_card
+from diffpo.text.objective.reference_cache import remembered
+from diffpo.train import fit as loop
+from diffpo.train.reference_cache import require_still
+from diffpo.train.run import FitConfig, open_run
 
 set_parsing_settings(subclasses_enabled=[CausalLM])  # a base may be of another kind, e.g. VisionLM
 
@@ -49,7 +48,7 @@ def main(
     """Align a language model with preferences over texts.
 
     Args:
-        objective: what is minimised, e.g. diffpo.text.objective.SequencePreference.
+        objective: what is minimised, e.g. diffpo.text.SequencePreference.
         base: the model to tune.
         data: the pairs.
         optimizer: any torch optimiser by class path.
@@ -58,7 +57,7 @@ def main(
         reference: null is the untuned base: adapters switched off, or a frozen copy.
         validation: pairs kept from training and judged during it.
         evaluation: what is measured at the end; it is given {"base": ..., "tuned": ...} as
-            diffpo.text.loading.LoadedCausalLM, on the CPU.
+            diffpo.text.LoadedCausalLM, on the CPU.
         seed: of every random draw of the run.
         resume: "latest" or a checkpoint folder.
         remember: folder of the reference's log-likelihoods, which are computed once, for this run and for others that

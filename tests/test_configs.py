@@ -10,10 +10,10 @@ import train_diffusion_dpo
 import train_text_dpo
 import yaml
 
-from diffpo.checkpoint import flat
-from diffpo.cli import CommandLine, parse
-from diffpo.evidence import compare_resolved
-from diffpo.hub import GONE
+from diffpo.cli.command import CommandLine, parse
+from diffpo.lab.evidence.tables import compare_resolved
+from diffpo.storage.hub import GONE
+from diffpo.train.state.checkpoint import flat
 
 RECIPES = sorted(
     [*Path("configs").glob("[dt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/ppd_tiny.yaml")]

@@ -17,22 +17,22 @@ from datasets import Dataset
 from planted import Planted, saved_by_torch
 from tiny import pair_folder, pipeline
 
-from diffpo.adapters import WarmLoRA
-from diffpo.cli import parse
-from diffpo.diffusion.bases import load_base
-from diffpo.diffusion.contestants import Model
-from diffpo.diffusion.encoded import EncodedPairs
-from diffpo.diffusion.kohya import export_kohya
-from diffpo.pairs import PairTable
-from diffpo.prompts import Prompts
-from diffpo.refusal import Refusal
-from diffpo.remembered import Remembered
+from diffpo.cli.command import parse
+from diffpo.core.refusal import Refusal
+from diffpo.data.layouts import Columns, PairFolder, PickAPicShards
+from diffpo.data.pairs import PairTable
+from diffpo.data.streams import PairStream
+from diffpo.diffusion.data.encoded import EncodedPairs
+from diffpo.diffusion.evaluation.model import Model
+from diffpo.diffusion.model.kohya import export_kohya
+from diffpo.diffusion.model.lora import WarmLoRA
+from diffpo.diffusion.model.pipeline import load_base
+from diffpo.diffusion.users.embeddings import UserEmbeddings
+from diffpo.evaluation.prompts import Prompts
 from diffpo.scorers.image_reward import ImageReward
 from diffpo.scorers.pickscore import PickScore
-from diffpo.sources import Columns, PairFolder, PickAPicShards
-from diffpo.streams import PairStream
-from diffpo.text.loading import CausalLM
-from diffpo.users import UserEmbeddings
+from diffpo.text.model.loading import CausalLM
+from diffpo.train.reference_cache import Remembered
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,18 @@ import train_diffusion_dpo
 from tiny import pair_folder
 from tiny_text_runs import SLOW, run_text, text_files
 
-from diffpo.core import Objective
-from diffpo.diffusion.data import PairData
-from diffpo.diffusion.loading import StableDiffusion
+from diffpo.core.objective import Objective
+from diffpo.core.refusal import Refusal
+from diffpo.data.layouts import Columns, HPDv3, PairFolder, PickAPic
+from diffpo.data.pairs import require_track
+from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.methods.sft import SFT as PictureSFT
-from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.pairs import require_track
-from diffpo.refusal import Refusal
-from diffpo.run import FitConfig
-from diffpo.sources import Columns, HPDv3, PairFolder, PickAPic
-from diffpo.text.data import TextData
+from diffpo.diffusion.model.loading import StableDiffusion
+from diffpo.diffusion.objective.preference import DenoisingPreference
+from diffpo.text.data.pairs import TextData
 from diffpo.text.methods.tpo_tree import TPO
-from diffpo.text.objective import SequencePreference
+from diffpo.text.objective.preference import SequencePreference
+from diffpo.train.run import FitConfig
 
 for package in ("diffusion.methods", "text.methods"):
     folder = import_module(f"diffpo.{package}")

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.core.needs import Candidates, Need, any_uncertain
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
+from diffpo.core.refusal import Refusal, require_positive
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.two_sided import BCO
-from diffpo.needs import Candidates, Need, any_uncertain
-from diffpo.refusal import Refusal, require_positive
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Confidence(Wrapper):
             "Confidence",
             f"labels that are uncertain, and no row has one: gamma {self.gamma:g} would do nothing but multiply beta",
             any_uncertain,
-            "end data.rows with diffpo.labels.ScoreLabel, or let data.source read a column of probabilities",
+            "end data.rows with diffpo.data.ScoreLabel, or let data.source read a column of probabilities",
         )
         return (uncertain, needs_comparison(self), *self.inner.needs)
 
@@ -176,7 +176,7 @@ def needs_comparison(wrapper: Wrapper) -> Need:
         type(wrapper).__name__,
         f"a loss that compares likelihoods, as it changes them, and {type(inner).__name__} reads more off them",
         lambda _: not (inner.needs_probability or inner.needs_errors),
-        "wrap another loss, e.g. diffpo.losses.logistic.Sigmoid",
+        "wrap another loss, e.g. diffpo.losses.Sigmoid",
     )
 
 
@@ -187,7 +187,7 @@ def needs_margins(wrapper: Wrapper) -> Need:
         type(wrapper).__name__,
         f"a loss of the margin, and {type(inner).__name__} sees more of a pair",
         lambda _: sees_margins_alone(inner),
-        "wrap another loss, e.g. diffpo.losses.logistic.Sigmoid",
+        "wrap another loss, e.g. diffpo.losses.Sigmoid",
     )
 
 

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.core.needs import Need
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
+from diffpo.core.refusal import Refusal
 from diffpo.losses.combined import Wrapper, needs_margins
 from diffpo.losses.logistic import Sigmoid
-from diffpo.needs import Need
-from diffpo.refusal import Refusal
 
 LARGEST_EXPONENT = 80.0  # exp of more is no fp32 number
 

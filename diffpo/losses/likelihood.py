@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.losses.logistic import Sigmoid
 
 HELLINGER_KNEE = -0.5

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.needs import Need
-from diffpo.refusal import Refusal
+from diffpo.core.needs import Need
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
+from diffpo.core.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class LogRatio(Gap):
             "LogRatio",
             "positive scores",
             lambda rows: all(score > 0 for row in rows for score in row.scores),
-            "use diffpo.losses.logistic.LogDifference",
+            "use diffpo.losses.LogDifference",
         )
         return (positive,)
 

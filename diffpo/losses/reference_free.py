@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.losses.likelihood import ChosenNLL, ChosenTotalNLL
 
 NEARLY_CERTAIN = -1e-6  # largest mean log-likelihood whose odds are finite in fp32

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from diffpo.scorers.checkpoints import saved
+from diffpo.scorers.clip_parts import LinearStack, pixels
 from diffpo.scorers.dual import normalized
 from diffpo.scorers.learned import Learned, stacked
-from diffpo.scorers.parts import LinearStack, pixels
-from diffpo.scorers.weights import saved
-from diffpo.whole import fill, load_whole
+from diffpo.storage.whole import fill, load_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from diffpo.hub import SAFE, reaching
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
 from diffpo.scorers.learned import Learned, count_longer, stacked
-from diffpo.whole import load_whole
+from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.whole import load_whole
 
 REMEMBERED = 2**14  # prompts; 64 MiB at 1024 numbers each
 

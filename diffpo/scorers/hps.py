@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
+from diffpo.scorers.checkpoints import saved
+from diffpo.scorers.clip_parts import MEAN, STD
 from diffpo.scorers.dual import DualEncoder, normalized
 from diffpo.scorers.learned import stacked
-from diffpo.scorers.parts import MEAN, STD
-from diffpo.scorers.weights import saved
-from diffpo.whole import fill
+from diffpo.storage.whole import fill
 
 SIDE = 224
 

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLConfig, Qwen2VLModel
 
-from diffpo.hub import SAFE, reaching
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
+from diffpo.scorers.checkpoints import saved
 from diffpo.scorers.learned import Learned
-from diffpo.scorers.weights import saved
-from diffpo.whole import fill
+from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.whole import fill
 
 FILE = "HPSv3.safetensors"
 PIXELS = 256 * 28 * 28

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from diffpo.hub import reaching
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
+from diffpo.scorers.checkpoints import saved
+from diffpo.scorers.clip_parts import LinearStack, pixels
 from diffpo.scorers.learned import Learned, count_longer, stacked
-from diffpo.scorers.parts import LinearStack, pixels
-from diffpo.scorers.weights import located, saved
-from diffpo.whole import fill
+from diffpo.storage.hub import located, reaching
+from diffpo.storage.whole import fill
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 TOKENS = 35

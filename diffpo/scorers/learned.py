@@ -13,9 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from diffpo.devices import device_of
-from diffpo.refusal import require_at_least
-from diffpo.scoring import Scorer, require_as_many
+from diffpo.core.refusal import require_at_least
+from diffpo.evaluation.scorer import Scorer, require_as_many
+from diffpo.processes.devices import device_of
 
 Kind = TypeVar("Kind", bound="Learned")
 CHUNK = 1000  # prompts that are counted at a time

@@ -26,8 +26,8 @@ from campaigns.outcomes import Heard, Outcomes
 from campaigns.work import FAR, WORKS, Reading, Work, stopped_after, world
 from damage import emptied, flipped, removed, text
 
-from diffpo.digests import FILES
-from diffpo.ledger import IDENTITY
+from diffpo.storage.digests import FILES
+from diffpo.storage.ledger import IDENTITY
 
 log = logging.getLogger(__name__)
 

@@ -30,14 +30,14 @@ from safetensors.torch import load, save, save_file
 from shards import png, shard
 from tiny_loras import DIFFUSERS, PEFT, layers_of, written
 
-from diffpo.adapters import WarmLoRA
-from diffpo.cli import parse
-from diffpo.pairs import PairTable
-from diffpo.pictures import BrokenImage, read_image
-from diffpo.prompts import Prompts
-from diffpo.refusal import Refusal
-from diffpo.sources import Columns, PickAPicShards
-from diffpo.streams import PairStream
+from diffpo.cli.command import parse
+from diffpo.core.refusal import Refusal
+from diffpo.data.files.pictures import BrokenImage, read_image
+from diffpo.data.layouts import Columns, PickAPicShards
+from diffpo.data.pairs import PairTable
+from diffpo.data.streams import PairStream
+from diffpo.diffusion.model.lora import WarmLoRA
+from diffpo.evaluation.prompts import Prompts
 
 ROWS = ("read", "refused", "silent")  # silent is a traceback, or an error of several lines
 ODD = (

@@ -23,8 +23,8 @@ import numpy as np
 from campaigns.outcomes import Outcomes
 from PIL import Image
 
-from diffpo.pictures import FORMATS, BrokenImage, formats, image_size, read_image
-from diffpo.quiet import leave_out_what_is_said_in_vain
+from diffpo.data.files.pictures import FORMATS, BrokenImage, formats, image_size, read_image
+from diffpo.processes.quiet import leave_out_what_is_said_in_vain
 
 # Silent is any other error, something that is no RGB picture, and what is said beside: the user could do nothing about
 # it, and does not learn of which picture it is. Libtiff writes lines to stderr that Python cannot keep from there.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
-from diffpo.cli import launch
-from diffpo.refusal import Refusal
+from diffpo.cli.command import launch
+from diffpo.core.refusal import Refusal
 
 REMEDIED = re.compile(
     r"anew|again|aside|without it|as (it is|they are)|\b(choose|copy|delete|download|draw|encode|fetch|free|mend|move|"

@@ -37,24 +37,24 @@ from campaigns.work import WORKS, Work
 from tiny_embedders import onevision
 from tiny_text import saved_language_model
 
-from diffpo.captioners.blip import Blip
-from diffpo.captioners.chat import ChatCaptioner, ChatPerturber
-from diffpo.captioners.dipper import Dipper
-from diffpo.diffusion.bases import load_base
-from diffpo.diffusion.contestants import Model
-from diffpo.embedders.chat import ChatEmbedder
-from diffpo.pairs import PairTable
-from diffpo.pictures import read_image
-from diffpo.refusal import Refusal
+from diffpo.annotators.captioners.blip import Blip
+from diffpo.annotators.captioners.chat import ChatCaptioner, ChatPerturber
+from diffpo.annotators.captioners.dipper import Dipper
+from diffpo.annotators.embedders.chat import ChatEmbedder
+from diffpo.core.refusal import Refusal
+from diffpo.data.files.pictures import read_image
+from diffpo.data.layouts import Columns, PairFolder, PickAPicShards
+from diffpo.data.pairs import PairTable
+from diffpo.data.streams import PairStream
+from diffpo.diffusion.evaluation.model import Model
+from diffpo.diffusion.model.pipeline import load_base
 from diffpo.scorers.aesthetic import Aesthetic
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.hps import HPSv2, HPSv21
 from diffpo.scorers.hpsv3 import HPSv3
 from diffpo.scorers.image_reward import ImageReward
 from diffpo.scorers.pickscore import PickScore
-from diffpo.sources import Columns, PairFolder, PickAPicShards
-from diffpo.streams import PairStream
-from diffpo.text.loading import CausalLM
+from diffpo.text.model.loading import CausalLM
 
 SCORERS = "scorers"  # whose published weights are too large: there are files of their names
 ROWS = ("harmless", "refused", "ran")
@@ -259,7 +259,7 @@ def class_paths(root: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Configs that name what Python itself brings, at every place that takes a class."""
     import train_diffusion_dpo
 
-    from diffpo.cli import parse
+    from diffpo.cli.command import parse
 
     command = f"touch {root / 'ran'}"
     evils = {
@@ -270,7 +270,7 @@ def class_paths(root: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         "pathlib.Path.touch": {"self": str(root / "ran")},
         "runpy.run_path": {"path_name": str(root / "evil.py")},
         "code.interact": {},
-        "diffpo.cli.os.system": {"command": command},
+        "diffpo.cli.command.os.system": {"command": command},
         "torch.serialization.os.system": {"command": command},
         "numpy.f2py.diagnose.os.system": {"command": command},
     }

@@ -20,7 +20,7 @@ from started import as_program
 from tiny_runs import as_if_started_by_hand
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from diffpo import arrow
+from diffpo.storage import arrow
 
 FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "shutil.copyfile"}
 LIBRARIES = ["campaigns.libraries"]

@@ -15,7 +15,7 @@ RUNS = ("sft-0", "guarded-0")
 def grid(root: Path) -> Work:
     """Two runs at a time of the full training."""
     own = [word for word in works(root)["full training"].arguments if not word.startswith("--config=")]
-    methods = {"sft": ["--objective=diffpo.diffusion.methods.sft.SFT"], "guarded": []}
+    methods = {"sft": ["--objective=diffpo.diffusion.methods.SFT"], "guarded": []}
     plan = {"config": "configs/quickstart.yaml", "also": own, "methods": methods, "seeds": [0], "baseline": "sft"}
     (root / "grid.yaml").write_text(yaml.safe_dump(plan))
     return Work("grid", "evidence.py", (f"--grid={root / 'grid.yaml'}", "--record=null"), root / "grid")

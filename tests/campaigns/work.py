@@ -21,10 +21,10 @@ from captioning_until import TOKENIZER
 from tiny_embedders import compared
 from tiny_text_runs import text_files
 
-from diffpo import arrow
-from diffpo.diffusion import pair_shards
-from diffpo.ledger import Ledger
-from diffpo.tinyworld.users import Population, Taste
+from diffpo.diffusion.annotate import shards as pair_shards
+from diffpo.lab.users.tastes import Population, Taste
+from diffpo.storage import arrow
+from diffpo.storage.ledger import Ledger
 
 PROMPTS = ("a red circle on the left", "a blue cross")
 FAR = 10**9
@@ -130,7 +130,7 @@ def grid(root: Path) -> dict[str, Any]:
     """Of scripts/evidence.py: two methods, one seed."""
     return {
         "config": "configs/quickstart.yaml",
-        "methods": {"sft": ["--objective=diffpo.diffusion.methods.sft.SFT"], "guarded": []},
+        "methods": {"sft": ["--objective=diffpo.diffusion.methods.SFT"], "guarded": []},
         "seeds": [0],
         "baseline": "sft",
         "also": [
@@ -155,8 +155,8 @@ def world(root: Path) -> None:
 
 
 SMALL = ("--fit.steps=2", "--fit.batch_size=2", "--fit.per_device_batch_size=2", "--fit.save_every=1")
-PAIRS = ("--data.source=diffpo.sources.PairFolder", "--data.source.path={root}/pairs")
-LORA = ("--base.adapter=diffpo.adapters.LoRA", "--base.adapter.rank=2")
+PAIRS = ("--data.source=diffpo.data.PairFolder", "--data.source.path={root}/pairs")
+LORA = ("--base.adapter=diffpo.diffusion.LoRA", "--base.adapter.rank=2")
 BARE = ("--preview=null", "--evaluation=null")
 TRAIN = Program(
     "train_diffusion_dpo",
@@ -196,7 +196,7 @@ def beside_base(**tuned: str) -> Reading:
 EVALUATE = Program(
     "evaluate",
     (
-        *("--prompts.path={root}/prompts.jsonl", "--output_dir={out}", "--scorers=[diffpo.scorers.oracle.Oracle]"),
+        *("--prompts.path={root}/prompts.jsonl", "--output_dir={out}", "--scorers=[diffpo.lab.Oracle]"),
         *("--sampling.steps=1", "--sampling.pictures=1", "--sampling.batch_size=1"),
     ),
 )
@@ -204,24 +204,29 @@ SWEEP = ("--sweep.prompts.path={root}/development.txt", "--sweep.scales=[1.0, 3.
 RUN = TRAIN.but("--output_dir={work}", *LORA)
 WHOLE = TRAIN.but("--output_dir={work}", "--evaluation=null", "--fit.ema=0.5")
 HEARING = TRAIN.but(
-    *("--output_dir={work}", *BARE, "--data.source=diffpo.sources.Columns", "--data.source.path={root}/users.parquet"),
-    rows("diffpo.rows.DropTies", ("diffpo.user_rows.ForUser", "embeddings", "{root}/embedded")),
-    *("--base.adapter=diffpo.diffusion.user_branch.UserBranch", "--base.adapter.tokens=2", "--base.adapter.width=3"),
+    *(
+        "--output_dir={work}",
+        *BARE,
+        "--data.source=diffpo.data.Columns",
+        "--data.source.path={root}/users.parquet",
+    ),
+    rows("diffpo.data.DropTies", ("diffpo.diffusion.ForUser", "embeddings", "{root}/embedded")),
+    *("--base.adapter=diffpo.diffusion.UserBranch", "--base.adapter.tokens=2", "--base.adapter.width=3"),
 )
 TEXT = Program(
     "train_text_dpo",
     (
         *("--config=configs/text/quickstart.yaml", "--base.path={root}/texts/base", "--evaluation=null", *SMALL),
-        *("--data.source.path={root}/texts/pairs.parquet", "--base.adapter=diffpo.text.adapters.TextLoRA"),
+        *("--data.source.path={root}/texts/pairs.parquet", "--base.adapter=diffpo.text.TextLoRA"),
         *("--base.adapter.rank=2", "--output_dir={work}"),
     ),
 )
 ACCURACIES = Program(
     "ranking_accuracy",
     (
-        *("--base.path={root}/texts/base", "--tuned={work}", "--data.source=diffpo.sources.Columns"),
+        *("--base.path={root}/texts/base", "--tuned={work}", "--data.source=diffpo.data.Columns"),
         *("--data.source.path={root}/texts/pairs.parquet", "--data.max_length=64", "--data.workers=0"),
-        *("--base.adapter=diffpo.text.adapters.TextLoRA", "--output={out}.json"),
+        *("--base.adapter=diffpo.text.TextLoRA", "--output={out}.json"),
     ),
 )
 ENCODE = Program(
@@ -234,14 +239,14 @@ ENCODE = Program(
 SCORE = Program(
     "score_pairs",
     (
-        *("--scorer=brightness.Brightness", "--source=diffpo.sources.PairFolder", "--source.path={root}/pairs"),
+        *("--scorer=brightness.Brightness", "--source=diffpo.data.PairFolder", "--source.path={root}/pairs"),
         *("--output_dir={work}", "--batch_size=2"),
     ),
 )
 CAPTION = Program(
     "caption_pairs",
     (
-        *("--source=diffpo.sources.PairFolder", "--source.path={root}/pairs", "--strategy=caption"),
+        *("--source=diffpo.data.PairFolder", "--source.path={root}/pairs", "--strategy=caption"),
         *("--captioner=captioning_until.Logged", "--captioner.log={root}/captions.log", f"--tokenizer={TOKENIZER}"),
         *("--output_dir={work}", "--batch_size=2"),
     ),
@@ -249,7 +254,11 @@ CAPTION = Program(
 EMBED = Program(
     "embed_users",
     (
-        *("--embedder=tiny_embedders.Means", "--source=diffpo.sources.Columns", "--source.path={root}/users.parquet"),
+        *(
+            "--embedder=tiny_embedders.Means",
+            "--source=diffpo.data.Columns",
+            "--source.path={root}/users.parquet",
+        ),
         *("--output_dir={work}", "--shots=1"),
     ),
 )
@@ -257,8 +266,8 @@ MODELS = beside_base(lora="{root}/lora").program.but(*SWEEP, "--output_dir={work
 JUDGE = Program(
     "judge_users",
     (
-        *("--judge=diffpo.user_judges.oracle.UserOracle", "--judge.tastes={root}/tastes.json", "--shots=2"),
-        *("--source=diffpo.sources.Columns", "--source.path={root}/users.parquet", "--output_dir={work}"),
+        *("--judge=diffpo.lab.UserOracle", "--judge.tastes={root}/tastes.json", "--shots=2"),
+        *("--source=diffpo.data.Columns", "--source.path={root}/users.parquet", "--output_dir={work}"),
         "--batch_size=1",
     ),
 )
@@ -267,7 +276,11 @@ ALONE = Program(
     (
         "--models=[{name: base, base: '{root}/base'}, "
         "{name: ppd, base: '{root}/base', user_attention: '{root}/hearing', shots: [1]}]",
-        *("--tastes={root}/tastes.json", "--support=diffpo.sources.Columns", "--support.path={root}/users.parquet"),
+        *(
+            "--tastes={root}/tastes.json",
+            "--support=diffpo.data.Columns",
+            "--support.path={root}/users.parquet",
+        ),
         *("--embedder=tiny_embedders.Means", "--prompts.path={root}/prompts.jsonl", "--output_dir={work}"),
         *("--sampling.steps=1", "--sampling.pictures=1", "--sampling.batch_size=1"),
     ),
@@ -276,7 +289,7 @@ REMEMBERING = TRAIN.but(*TO_OUT, "--data.cycle=2", "--remember={work}")
 EVIDENCE = Grid("evidence", ("--grid={root}/grid.yaml", "--output_dir={work}", "--record={out}", "--jobs=1"))
 
 TRAINED = f"out/{LORA_FILE}"
-DATA = ("diffpo.sources.Columns", "diffpo.diffusion.encoded.EncodedPairs")
+DATA = ("diffpo.data.Columns", "diffpo.diffusion.EncodedPairs")
 
 
 def training_on(source: str, *more: str) -> Reading:
@@ -286,13 +299,11 @@ def training_on(source: str, *more: str) -> Reading:
 OTHER, LATER = ("--seed=1",), ("--fit.steps=3", "--resume=latest")
 READING_ENCODED = {"train": training_on(DATA[1]), "encode": again(ENCODE, "work/*.arrow", "work/encoding.json")}
 READING_SCORED = {
-    "train": training_on(DATA[0], rows("diffpo.labels.ScoreLabel")),
+    "train": training_on(DATA[0], rows("diffpo.data.ScoreLabel")),
     "score": again(SCORE, "work/*.parquet", "work/scores.json"),
 }
 READING_CAPTIONS = {
-    "train": training_on(
-        DATA[0], "--objective=diffpo.diffusion.methods.dcpo.DCPO", rows("diffpo.captions.DualCaptions")
-    ),
+    "train": training_on(DATA[0], "--objective=diffpo.diffusion.methods.DCPO", rows("diffpo.data.DualCaptions")),
     "caption": again(CAPTION, "work/*.parquet", "work/captions.json"),
 }
 READING_USERS = {
@@ -309,7 +320,8 @@ WORKS = (
             "resume": again(RUN.but(*LATER), f"work/{LORA_FILE}", "work/report.json", "work/README.md"),
             "evaluate": beside_base(lora="{work}"),
             "go on": Reading(
-                TRAIN.but(*TO_OUT, "--base.adapter=diffpo.adapters.WarmLoRA", "--base.adapter.path={work}"), (TRAINED,)
+                TRAIN.but(*TO_OUT, "--base.adapter=diffpo.diffusion.WarmLoRA", "--base.adapter.path={work}"),
+                (TRAINED,),
             ),
             "export": Reading(
                 Program("export_lora", ("--lora={work}", "--output={out}.safetensors")), ("out.safetensors",)
@@ -334,7 +346,7 @@ WORKS = (
             "accuracies": Reading(ACCURACIES, ("out.json",)),
             "go on": Reading(
                 TEXT.but(
-                    *("--output_dir={out}", "--base.adapter=diffpo.text.adapters.TextWarmLoRA"),
+                    *("--output_dir={out}", "--base.adapter=diffpo.text.TextWarmLoRA"),
                     "--base.adapter.path={work}",
                 ),
                 (f"out/{TEXT_FILE}",),

@@ -57,7 +57,12 @@ def works(root: Path) -> dict[str, Work]:
     judged = [f"--evaluation.prompts.path={root / 'prompts.jsonl'}", "--evaluation.sampling.steps=1"]
     judged += ["--evaluation.sampling.batch_size=1", f"--preview.prompts={json.dumps(PROMPTS[:1])}"]
     judged += ["--preview.steps=1", "--preview.every=3"]
-    lora = ["--base.adapter=diffpo.adapters.LoRA", "--base.adapter.rank=2", "--preview=null", "--evaluation=null"]
+    lora = [
+        "--base.adapter=diffpo.diffusion.LoRA",
+        "--base.adapter.rank=2",
+        "--preview=null",
+        "--evaluation=null",
+    ]
     words = ["--config=configs/text/quickstart.yaml", f"--data.source.path={root / 'texts.parquet'}", *SHORT]
     scored = ["--config=configs/score_pairs.yaml", f"--source.path={root / 'pairs'}", "--batch_size=4"]
     encoded = ["--config=configs/encode/tiny.yaml", source, "--batch_size=4"]
@@ -94,10 +99,8 @@ def contestants(root: Path) -> Path:
     unet.save_pretrained(root / "quieter" / "unet")
     models = [{"name": "base", "base": "assets/tiny-sd"}]
     models.append({"name": "quieter", "base": "assets/tiny-sd", "unet": str(root / "quieter" / "unet")})
-    scorers: list[dict[str, Any]] = [{"class_path": "diffpo.scorers.oracle.Oracle"}]
-    scorers.append(
-        {"class_path": "diffpo.scorers.pickscore.PickScore", "init_args": {"path": "assets/tiny-pickscore"}}
-    )
+    scorers: list[dict[str, Any]] = [{"class_path": "diffpo.lab.Oracle"}]
+    scorers.append({"class_path": "diffpo.scorers.PickScore", "init_args": {"path": "assets/tiny-pickscore"}})
     sampling = {"pictures": 2, "steps": 1, "guidance": 2.5, "first_seed": 7, "batch_size": 1}
     config = {
         "models": models,

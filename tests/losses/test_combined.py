@@ -7,7 +7,8 @@ from tiny import pair_logps
 from tiny_losses import MARGIN, PROBABILITY, SURROGATE, TWO_SIDED, at, labels, likely, pulls, sides
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import PairLabels, PairLogps
+from diffpo.core.pair import PairLabels, PairLogps
+from diffpo.core.refusal import Refusal
 from diffpo.losses.combined import AOT, Centered, Confidence, LengthNormalised, Sum
 from diffpo.losses.divergence import AlphaDivergence, JensenShannon
 from diffpo.losses.likelihood import ChosenNLL
@@ -15,7 +16,6 @@ from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
 from diffpo.losses.reference_free import ORPO, SimPO
 from diffpo.losses.two_sided import BCO
-from diffpo.refusal import Refusal
 
 WRAPPERS = [LengthNormalised, Confidence, Centered, AOT, AlphaDivergence, JensenShannon]
 

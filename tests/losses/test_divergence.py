@@ -5,10 +5,10 @@ import torch
 from tiny import pair_logps
 from tiny_losses import at, labels, pulls, sides
 
+from diffpo.core.refusal import Refusal
 from diffpo.losses.divergence import AlphaDivergence, JensenShannon
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
-from diffpo.refusal import Refusal
 
 LOG2, LOG3 = math.log(2), math.log(3)
 DIVERGENCES = [AlphaDivergence, JensenShannon]

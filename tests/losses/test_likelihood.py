@@ -5,6 +5,7 @@ import torch
 from tiny import pair_logps
 from tiny_losses import CHOSEN, labels, pulls, sides
 
+from diffpo.core.refusal import Refusal
 from diffpo.losses.combined import LengthNormalised, Sum
 from diffpo.losses.likelihood import (
     RPO,
@@ -17,7 +18,6 @@ from diffpo.losses.likelihood import (
     TotalVariation,
 )
 from diffpo.losses.logistic import Sigmoid
-from diffpo.refusal import Refusal
 
 LOG2 = math.log(2)
 PHIS = [TotalVariation(), Pearson(), Hellinger(), KullbackLeibler()]

@@ -7,9 +7,9 @@ from tiny import pair_logps
 from tiny_losses import MARGIN, at, labels, pulls, sides
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import PairLabels
+from diffpo.core.pair import PairLabels
+from diffpo.core.refusal import Refusal
 from diffpo.losses.logistic import EXO, ODPO, Difference, DiscoPOP, FlexDPO, LogDifference, LogRatio, Robust, Sigmoid
-from diffpo.refusal import Refusal
 
 LOG2 = math.log(2)
 

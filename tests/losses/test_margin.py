@@ -2,8 +2,8 @@ import pytest
 import torch
 from tiny_losses import at, labels, pulls
 
+from diffpo.core.refusal import Refusal
 from diffpo.losses.margin import IPO, Hinge
-from diffpo.refusal import Refusal
 
 
 @pytest.mark.parametrize(("loss", "value"), [(Hinge(), 1.0), (IPO(0.1), 25.0)])

@@ -7,12 +7,12 @@ import torch
 from tiny import denoiser, draws, image_batch, unet
 from tiny_losses import MARGIN, PROBABILITY, SURROGATE, TWO_SIDED, at, labels
 
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.core.references import FrozenCopy
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.combined import AOT, Centered, Confidence, LengthNormalised
 from diffpo.losses.divergence import AlphaDivergence, JensenShannon
 from diffpo.losses.likelihood import ImplicitReward
-from diffpo.references import FrozenCopy
-from diffpo.refusal import Refusal
 
 SCALE = 5e4  # text betas of 0.1 become image betas of 5000
 RELATIVE = [*MARGIN, *TWO_SIDED, ImplicitReward(), AOT(), Centered(), AlphaDivergence(), JensenShannon()]

@@ -7,7 +7,7 @@ from tiny import pair_logps
 from tiny_losses import PROBABILITY, REFERENCE_FREE, at, labels, likely, pulls, sides
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import PairLogps
+from diffpo.core.pair import PairLogps
 from diffpo.losses.likelihood import ChosenNLL
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import Hinge

@@ -8,13 +8,14 @@ from pkgutil import walk_packages
 import pytest
 
 import diffpo
-from diffpo.core import Objective, PairLoss
+from diffpo.core.objective import Objective
+from diffpo.core.pair import PairLoss
+from diffpo.core.refusal import Refusal
 from diffpo.diffusion.methods.dspo import DSPO
 from diffpo.diffusion.methods.mapo import MaPO
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
-from diffpo.refusal import Refusal
 
 for package in ("losses", "diffusion.methods", "text.methods", "text"):
     folder = import_module(f"diffpo.{package}")

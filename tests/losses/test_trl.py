@@ -16,7 +16,8 @@ from tiny_text import VOCABULARY, language_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from diffpo.core import PairLabels, PairLogps, PairLoss, pair_step
+from diffpo.core.objective import pair_step
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.losses.combined import AOT, LengthNormalised, Sum
 from diffpo.losses.divergence import AlphaDivergence, JensenShannon
 from diffpo.losses.likelihood import ChosenNLL
@@ -24,7 +25,8 @@ from diffpo.losses.logistic import EXO, DiscoPOP, Robust, Sigmoid
 from diffpo.losses.margin import IPO, Hinge
 from diffpo.losses.reference_free import CPO, ORPO, SimPO
 from diffpo.losses.two_sided import BCO, NCA, SPPO, APODown, APOZero
-from diffpo.text.sequences import TokenBatch, token_logps
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.model.likelihoods import token_logps
 
 trl = pytest.importorskip("trl")
 cpo, orpo = pytest.importorskip("trl.experimental.cpo"), pytest.importorskip("trl.experimental.orpo")

@@ -5,8 +5,8 @@ import torch
 from tiny import pair_logps
 from tiny_losses import TWO_SIDED, at, labels, pulls, sides, swapped
 
+from diffpo.core.refusal import Refusal
 from diffpo.losses.two_sided import BCO, KTO, NCA, SPPO, APODown, APOZero
-from diffpo.refusal import Refusal
 
 LOG2, LOG3 = math.log(2), math.log(3)
 BY_HAND = sides([LOG3], [-LOG2])  # sigmoids: 3/4 of the chosen reward, 1/3 of the rejected, 6/7 of their difference

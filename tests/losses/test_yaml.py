@@ -2,8 +2,8 @@ import pytest
 import yaml
 from tiny_losses import PROBABILITY, SURROGATE
 
-from diffpo.cli import parse
-from diffpo.core import PairLoss
+from diffpo.cli.command import parse
+from diffpo.core.pair import PairLoss
 from diffpo.losses.likelihood import Hellinger, ImplicitReward
 from diffpo.losses.logistic import ODPO, Difference
 from diffpo.losses.two_sided import BCO
@@ -19,7 +19,7 @@ def parsed(*args: str) -> tuple[PairLoss, str]:
 
 @pytest.mark.parametrize("kind", sorted({type(loss) for loss in [*SURROGATE, *PROBABILITY]}, key=lambda k: k.__name__))
 def test_a_loss_is_named_by_its_path_and_survives_its_own_settings(kind, tmp_path):
-    sum_of_one = {"terms": [{"class_path": "diffpo.losses.logistic.Sigmoid"}], "coefs": [2.0]}
+    sum_of_one = {"terms": [{"class_path": "diffpo.losses.Sigmoid"}], "coefs": [2.0]}
     init = {"Sum": sum_of_one, "Confidence": {"inner": sum_of_one["terms"][0]}}.get(kind.__name__, {})
     inner = {"inner": sum_of_one["terms"][0]} if kind.__name__ == "LengthNormalised" else init
     spec = {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": inner}
@@ -33,10 +33,10 @@ def test_a_loss_is_named_by_its_path_and_survives_its_own_settings(kind, tmp_pat
 @pytest.mark.parametrize(
     ("args", "want"),
     [
-        (["diffpo.losses.two_sided.BCO", "--loss.beta=0.3"], BCO(0.3)),
-        (["diffpo.losses.logistic.ODPO", "--loss.gap=diffpo.losses.logistic.Difference"], ODPO(gap=Difference())),
+        (["diffpo.losses.BCO", "--loss.beta=0.3"], BCO(0.3)),
+        (["diffpo.losses.ODPO", "--loss.gap=diffpo.losses.Difference"], ODPO(gap=Difference())),
         (
-            ["diffpo.losses.likelihood.ImplicitReward", "--loss.phi=diffpo.losses.likelihood.Hellinger"],
+            ["diffpo.losses.ImplicitReward", "--loss.phi=diffpo.losses.Hellinger"],
             ImplicitReward(phi=Hellinger()),
         ),
     ],

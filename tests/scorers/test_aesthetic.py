@@ -8,11 +8,11 @@ from golden.published import recorded
 from golden.seeded import picture
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
 from diffpo.scorers.aesthetic import Aesthetic
-from diffpo.scorers.parts import LinearStack
+from diffpo.scorers.clip_parts import LinearStack
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden/aesthetic/golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/aesthetic/golden.json").read_text())
 SHAPES = {
     part: {name: tuple(map(int, shape.split())) for name, shape in GOLDEN[part].items()} for part in ("tower", "head")
 }

@@ -9,7 +9,7 @@ from golden.pickscore.files import VIT_L_14, write_model, write_processor
 from PIL import Image
 from torch import nn
 
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
 from diffpo.scorers import dual
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.dual import DualEncoder, normalized

@@ -10,7 +10,7 @@ from golden.hps import make
 from golden.published import recorded
 from golden.seeded import picture, weights
 
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
 from diffpo.scorers import hps
 from diffpo.scorers.hps import HPSv2, HPSv21
 

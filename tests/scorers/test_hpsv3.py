@@ -8,7 +8,7 @@ from golden.published import recorded
 from golden.seeded import picture
 from safetensors.torch import save_file
 
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
 from diffpo.scorers.hpsv3 import HPSv3
 
 GOLDEN = json.loads(Path(files.__file__).with_name("golden.json").read_text())

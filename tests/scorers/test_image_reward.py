@@ -7,11 +7,11 @@ from golden.image_reward.make import CASES, TEXT, VISION, VOCABULARY, digest, dr
 from golden.published import recorded
 from golden.seeded import picture
 
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
 from diffpo.scorers import image_reward
 from diffpo.scorers.image_reward import UNUSED, Blip, ImageReward, published_name
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden/image_reward/golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/image_reward/golden.json").read_text())
 SHAPES = {name: tuple(map(int, shape.split())) for name, shape in GOLDEN["shapes"].items()}
 PROMPTS = [case[0] for case in CASES]
 PICTURES = [shown(*case[1:]) for case in CASES]

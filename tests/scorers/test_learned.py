@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from diffpo.refusal import Refusal
+from diffpo.core.refusal import Refusal
 from diffpo.scorers import learned
 from diffpo.scorers.learned import Learned, stacked
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.draws import Draws
-from diffpo.needs import Need, all_within_one, any_scored
-from diffpo.refusal import Refusal
-from diffpo.rows import LastMap, PairRow
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Need, all_within_one, any_scored
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import LastMap, PairRow
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class CaPO(PairLoss):
             "CaPO",
             "calibrated scores, which are win rates in [0, 1] and not all 0",
             lambda rows: any_scored(rows) and all_within_one(rows),
-            "end data.rows with diffpo.diffusion.methods.capo.Calibrated, or read columns of win rates with "
-            "diffpo.labels.ScoreLabel",
+            "end data.rows with diffpo.diffusion.methods.Calibrated, or read columns of win rates with "
+            "diffpo.data.ScoreLabel",
         )
         return (calibrated,)
 
@@ -44,7 +44,7 @@ class CaPO(PairLoss):
         if not label.score.any():
             raise Refusal(
                 "CaPO needs calibrated scores and all scores of this batch are 0; end data.rows with "
-                "diffpo.diffusion.methods.capo.Calibrated, or read columns of win rates with diffpo.labels.ScoreLabel."
+                "diffpo.diffusion.methods.Calibrated, or read columns of win rates with diffpo.data.ScoreLabel."
             )
         chosen, rejected = label.score
         return (chosen - rejected - self.beta * pair.margin) ** 2

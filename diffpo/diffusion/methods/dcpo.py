@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from diffpo.core import Step
-from diffpo.diffusion.denoiser import Denoiser, ImageBatch
-from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.draws import Draws
-from diffpo.needs import Need, any_told_apart
-from diffpo.references import Reference
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Need, any_told_apart
+from diffpo.core.objective import Step
+from diffpo.core.references import Reference
+from diffpo.diffusion.data.batches import ImageBatch
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.objective.preference import DenoisingPreference
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class DCPO(DenoisingPreference):
 
     -log sigmoid(-beta/2 [(m_w - m_l) - (r_w - r_l)]) as in `DenoisingPreference`, where m_s and r_s, of policy and
     reference alike, are conditioned on the caption z_s of their picture; the captions are the rows' prompts, which
-    `diffpo.captions.DualCaptions` sets. With equal captions it is Diffusion-DPO to the bit. With two, the derivation
+    `diffpo.data.DualCaptions` sets. With equal captions it is Diffusion-DPO to the bit. With two, the derivation
     from Bradley and Terry no longer holds: partition functions of z_w and z_l do not cancel.
 
     On held-out pairs the margin is computed once more with captions exchanged and pictures kept, as
@@ -35,7 +36,7 @@ class DCPO(DenoisingPreference):
             "DCPO",
             "a caption for each picture, and no pair has two (it would be Diffusion-DPO)",
             any_told_apart,
-            "add diffpo.captions.DualCaptions to data.rows, or let data.source name prompt_chosen and prompt_rejected",
+            "add diffpo.data.DualCaptions to data.rows, or let data.source name prompt_chosen and prompt_rejected",
         )
         return (*super().needs, captions)
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.refusal import Refusal
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
+from diffpo.core.refusal import Refusal
 
 
 @dataclass(frozen=True)

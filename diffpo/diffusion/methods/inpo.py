@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from diffpo.core import PairLoss
-from diffpo.diffusion.inversion import PolicyInversion
-from diffpo.diffusion.noising import Noising
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.core.pair import PairLoss
+from diffpo.diffusion.objective.inversion import PolicyInversion
+from diffpo.diffusion.objective.noising import Noising
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
 
 

@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffpo.core import Objective, Step, rewards
-from diffpo.diffusion.denoiser import Denoiser, ImageBatch
-from diffpo.diffusion.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective import Residual, asked, by_timestep, mean_over_processes, squared_errors
-from diffpo.draws import Draws
-from diffpo.needs import Candidates
-from diffpo.references import Reference
-from diffpo.refusal import require_positive
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates
+from diffpo.core.objective import Objective, Step, rewards
+from diffpo.core.references import Reference
+from diffpo.core.refusal import require_positive
+from diffpo.diffusion.data.batches import ImageBatch
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.objective.noising import ForwardNoise, Noising
+from diffpo.diffusion.objective.preference import Residual, asked, by_timestep, mean_over_processes, squared_errors
 
 ABOUT_PAIRS = {"rewards/margins", "rewards/accuracies"}
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import PairLabels, PairLogps, PairLoss
-from diffpo.refusal import require_positive
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
+from diffpo.core.refusal import require_positive
 
 
 @dataclass(frozen=True)

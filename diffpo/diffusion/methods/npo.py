@@ -6,13 +6,13 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffpo.core import PairLoss
-from diffpo.diffusion.denoiser import Denoiser
-from diffpo.diffusion.noising import Noised
-from diffpo.diffusion.objective import DenoisingPreference, Residual
+from diffpo.core.pair import PairLoss
+from diffpo.core.references import NOISE, SCORES, Reference
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.objective.noising import Noised
+from diffpo.diffusion.objective.preference import DenoisingPreference, Residual
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import NOISE, SCORES, Reference
-from diffpo.refusal import Refusal
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffpo.diffusion.objective import mean_over_processes
-from diffpo.references import SCORES, FrozenCopy, Score
-from diffpo.refusal import Refusal
+from diffpo.core.references import SCORES, FrozenCopy, Score
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.objective.preference import mean_over_processes
 
 
 class BoundedUpdates(FrozenCopy):
@@ -48,7 +48,7 @@ class BoundedUpdates(FrozenCopy):
             if errors.ndim != 2:
                 raise Refusal(
                     f"BoundedUpdates needs errors of shape (k, b), this objective asks for {tuple(errors.shape)}; use "
-                    "it with diffpo.diffusion.objective.DenoisingPreference or diffpo.diffusion.methods.kto.KTO."
+                    "it with diffpo.diffusion.DenoisingPreference or diffpo.diffusion.methods.KTO."
                 )
             if training and self.unmeasured:
                 self.drifts.append((errors[0] - score(self.base)[0]).mean())

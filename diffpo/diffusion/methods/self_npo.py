@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffpo.core import Objective, Step
-from diffpo.diffusion.denoiser import Denoiser, ImageBatch
-from diffpo.diffusion.objective import by_timestep
-from diffpo.diffusion.trajectories import FromPictures, Trajectories
-from diffpo.draws import Draws
-from diffpo.needs import Candidates
-from diffpo.references import NOISE, Reference
-from diffpo.refusal import Refusal
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates
+from diffpo.core.objective import Objective, Step
+from diffpo.core.references import NOISE, Reference
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.data.batches import ImageBatch
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.objective.preference import by_timestep
+from diffpo.diffusion.objective.trajectories import FromPictures, Trajectories
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class SelfNPO(Objective):
     step. Equations are those of the code (github.com/G-U-N/Diffusion-NPO, folder Self-NPO), which knows epsilon and
     the whole UNet alone; here any prediction, on the straight path of rectified flow too, and LoRA. As there, s is
     uniform over the times after t, the loss pseudo-Huber in x_0 space, and the teacher follows the student: name
-    diffpo.references.Ema with decay 0.999 as `reference`; the default is the untuned base.
+    diffpo.core.Ema with decay 0.999 as `reference`; the default is the untuned base.
 
     The paper calls the method data-free, its code noises real pictures. Both are here:
 
-    - `FromPictures` (pairs, of which the chosen side is read, or diffpo.unpaired.Captioned): where trajectories begin
+    - `FromPictures` (pairs, of which the chosen side is read, or diffpo.data.Captioned): where trajectories begin
       are all times of the grid, and K = 5 of 25 steps reach t = 799 at the noisiest, 0 from the last five.
-    - `FromNoise` (diffpo.unpaired.PromptsOnly): prompts alone. K steps from pure noise would only ever reach t = 799,
+    - `FromNoise` (diffpo.data.PromptsOnly): prompts alone. K steps from pure noise would only ever reach t = 799,
       and the student would learn about s > 799 alone; so the model itself first denoises to where a trajectory
       begins, and the same times are met as with pictures.
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from diffpo.core import Objective, Step
-from diffpo.diffusion.denoiser import Denoiser, ImageBatch
-from diffpo.diffusion.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective import Residual, asked, by_timestep
-from diffpo.draws import Draws
-from diffpo.needs import Candidates
-from diffpo.references import Reference
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates
+from diffpo.core.objective import Objective, Step
+from diffpo.core.references import Reference
+from diffpo.diffusion.data.batches import ImageBatch
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.objective.noising import ForwardNoise, Noising
+from diffpo.diffusion.objective.preference import Residual, asked, by_timestep
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from diffpo.core import PairLoss
-from diffpo.diffusion.inversion import PolicyInversion
-from diffpo.diffusion.noising import Noising
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.core.pair import PairLoss
+from diffpo.diffusion.objective.inversion import PolicyInversion
+from diffpo.diffusion.objective.noising import Noising
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
 
@@ -15,7 +15,7 @@ class SmPO(DenoisingPreference):
     """Diffusion-DPO whose margins are scaled by gamma (2p - 1), at inverted latents (arXiv:2506.02698).
 
     p = sigmoid(r'_w - r'_l) of the two pictures' normalized scores is the label's probability, so end data.rows with
-    `diffpo.labels.ScoreLabel`; a certain label (p = 1) would weigh gamma. Equal scores give no gradient, p = 0.55
+    `diffpo.data.ScoreLabel`; a certain label (p = 1) would weigh gamma. Equal scores give no gradient, p = 0.55
     gives plain Diffusion-DPO at gamma 10.
 
     From the authors' code (github.com/JaydenLyh/SmPO): gamma 10, beta 2000 (SD1.5, from an SFT model) or 5000 (SDXL),

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffpo.refusal import Refusal
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import Reduce, TokenBatch
+from diffpo.core.refusal import Refusal
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.objective.preference import Reduce, SequencePreference
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffpo.core import Step
-from diffpo.draws import Draws
-from diffpo.needs import Need, any_scored
-from diffpo.references import Reference
-from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import TokenBatch
-from diffpo.text.states import at, attach, before_completion, looking, own_rate, part_of
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Need, any_scored
+from diffpo.core.objective import Step
+from diffpo.core.references import Reference
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import PairRow, RowMap
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.model.states import at, attach, before_completion, looking, own_rate, part_of
+from diffpo.text.objective.preference import SequencePreference
 
 HEAD = "value"
 
@@ -95,7 +95,7 @@ class HPO(SequencePreference):
             "HPO",
             "rewards, which are not all 0",
             any_scored,
-            "add diffpo.text.methods.hpo.Rewards to data.rows, or another map that reads scores",
+            "add diffpo.text.methods.Rewards to data.rows, or another map that reads scores",
         )
         return (rewards, *super().needs)
 

@@ -9,17 +9,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import Objective, PairLogps, Step, pair_step, rewards
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates, Need
+from diffpo.core.objective import Objective, Step, pair_step, rewards
+from diffpo.core.pair import PairLogps
+from diffpo.core.references import Reference
+from diffpo.core.refusal import Refusal, require_positive
+from diffpo.data.rows import PairRow
 from diffpo.losses.logistic import Sigmoid
-from diffpo.needs import Candidates, Need
-from diffpo.references import Reference
-from diffpo.refusal import Refusal, require_positive
-from diffpo.rows import PairRow
-from diffpo.text.pictures import Seen
-from diffpo.text.sequences import TokenBatch, token_logps
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.data.pictures import Seen
+from diffpo.text.model.likelihoods import token_logps
 
-CORRUPTED = "diffpo.text.pictures.CorruptedPicture"
+CORRUPTED = "diffpo.text.CorruptedPicture"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class MDPO(Objective):
     """mDPO (arXiv:2406.11839, github.com/luka-group/mDPO): DPO, a preference between pictures, and an anchor.
 
     Rows have three candidates: the chosen answer, the rejected one, and the chosen one about a corrupted picture
-    (`diffpo.text.pictures.CorruptedPicture`). With h_w, h_l, h_c their log-ratios to the reference, sums over tokens,
+    (`diffpo.text.CorruptedPicture`). With h_w, h_l, h_c their log-ratios to the reference, sums over tokens,
 
         loss = -log sigmoid(beta (h_w - h_l)) - conditional log sigmoid(beta (h_w - h_c))
                - anchor log sigmoid(beta h_w - delta).
@@ -69,7 +71,7 @@ class MDPO(Objective):
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         if not batch.inputs:
-            raise Refusal("MDPO compares answers about pictures, the batch has none; use diffpo.text.vision.VisionLM.")
+            raise Refusal("MDPO compares answers about pictures, the batch has none; use diffpo.text.VisionLM.")
 
         def logp(model: nn.Module) -> Float[Tensor, "k b"]:
             return token_logps(model, batch).sum(-1)

@@ -6,14 +6,16 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from diffpo.core import Objective, PairLogps, PairLoss, Step
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates, Need
+from diffpo.core.objective import Objective, Step
+from diffpo.core.pair import PairLogps, PairLoss
+from diffpo.core.references import Reference
 from diffpo.losses.likelihood import ChosenNLL
-from diffpo.needs import Candidates, Need
-from diffpo.references import Reference
-from diffpo.text.objective import SequencePreference
-from diffpo.text.selecting import between
-from diffpo.text.sequences import TokenBatch, token_logps
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.model.likelihoods import token_logps
+from diffpo.text.objective.preference import SequencePreference
+from diffpo.text.objective.selecting import between
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class RationalePreference(Objective):
 
     @property
     def needs_candidates(self) -> Candidates:
-        return Candidates(3, 3, "end data.rows with diffpo.text.reasons.WithRationale")
+        return Candidates(3, 3, "end data.rows with diffpo.text.WithRationale")
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -6,14 +6,15 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates, Need
+from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.pair import PairLogps, PairLoss
+from diffpo.core.references import Reference
 from diffpo.losses.logistic import Sigmoid
-from diffpo.needs import Candidates, Need
-from diffpo.references import Reference
-from diffpo.text.divergence import compared
-from diffpo.text.objective import require_of_texts
-from diffpo.text.sequences import Reduce, TokenBatch
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.objective.divergence import compared
+from diffpo.text.objective.preference import Reduce, require_of_texts
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class RRPO(Objective):
     authors' code (github.com/pritamqu/RRPO), for three video models: beta 0.1, 0.5, 0.9; alpha 0.01, 0.05, 0.01.
     As there, the divergence is added; printed inside the negated bracket, it would reward moving away.
 
-    Spans come from the row maps of `diffpo.text.spans`; an unmarked text counts whole, so that with alpha 0 this is
-    DPO. Both models give their distribution over the vocabulary at each scored token.
+    Spans come from the row maps of `diffpo.text.data.row_maps`; an unmarked text counts whole, so that with alpha 0
+    this is DPO. Both models give their distribution over the vocabulary at each scored token.
 
     Args:
         loss: of the marked tokens' log-likelihoods.

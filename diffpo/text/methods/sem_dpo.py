@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import ClassVar
 
-from diffpo.draws import Draws
-from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, RowMap
+from diffpo.core.draws import Draws
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import PairRow, RowMap
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from diffpo.core import Objective, PairLogps, Step
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates
+from diffpo.core.objective import Objective, Step
+from diffpo.core.pair import PairLogps
+from diffpo.core.references import Reference
 from diffpo.losses.likelihood import ChosenNLL
-from diffpo.needs import Candidates
-from diffpo.references import Reference
-from diffpo.text.sequences import SumTokens, TokenBatch, token_logps
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.model.likelihoods import token_logps
+from diffpo.text.objective.preference import SumTokens
 
 
 @dataclass(frozen=True)

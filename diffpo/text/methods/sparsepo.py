@@ -5,16 +5,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from diffpo.core import Objective, PairLogps, PairLoss, Step, pair_step
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates, Need
+from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.pair import PairLogps, PairLoss
+from diffpo.core.references import Reference
+from diffpo.core.refusal import Refusal
 from diffpo.losses.logistic import Sigmoid
-from diffpo.needs import Candidates, Need
-from diffpo.references import Reference
-from diffpo.refusal import Refusal
-from diffpo.text.divergence import compared
-from diffpo.text.masks import LearnedMasks, TokenMask
-from diffpo.text.objective import require_of_texts
-from diffpo.text.sequences import TokenBatch
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.objective.divergence import compared
+from diffpo.text.objective.masks import LearnedMasks, TokenMask
+from diffpo.text.objective.preference import require_of_texts
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SparsePO(Objective):
         if self.loss.needs_probability:
             raise Refusal(
                 f"{type(self.loss).__name__} needs true probabilities, masked sums are none; choose a loss of "
-                "margins, e.g. diffpo.losses.logistic.Sigmoid."
+                "margins, e.g. diffpo.losses.Sigmoid."
             )
 
     @property

@@ -8,18 +8,18 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from diffpo.core import Objective, Step
-from diffpo.draws import Draws
-from diffpo.needs import Candidates, Need
-from diffpo.references import Reference
-from diffpo.refusal import Refusal
-from diffpo.rows import LastMap, PairRow
-from diffpo.text.keywords import phrases, ranked, without
-from diffpo.text.objective import SequencePreference
-from diffpo.text.rows import one_text
-from diffpo.text.selecting import between, taken
-from diffpo.text.sequences import TokenBatch
-from diffpo.text.states import at, attach, last, own_rate, part_of, seen
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates, Need
+from diffpo.core.objective import Objective, Step
+from diffpo.core.references import Reference
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import LastMap, PairRow
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.data.keywords import phrases, ranked, without
+from diffpo.text.data.rows import one_text
+from diffpo.text.model.states import at, attach, last, own_rate, part_of, seen
+from diffpo.text.objective.preference import SequencePreference
+from diffpo.text.objective.selecting import between, taken
 
 HEAD = "preference_degree"
 
@@ -85,7 +85,7 @@ class SelfSupervised(Objective):
 
     @property
     def needs_candidates(self) -> Candidates:
-        degrade = f"end data.rows with diffpo.text.methods.spo_self_supervised.Degrade of {self.levels} levels"
+        degrade = f"end data.rows with diffpo.text.methods.Degrade of {self.levels} levels"
         return Candidates(2 * self.levels, 2 * self.levels, degrade)
 
     @property

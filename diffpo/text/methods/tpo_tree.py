@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from diffpo.core import Objective, Step, rewards
-from diffpo.draws import Draws
-from diffpo.needs import Candidates, Need, all_within_one
-from diffpo.references import Reference
-from diffpo.refusal import require_positive
-from diffpo.text.sequences import TokenBatch, token_logps
-from diffpo.text.steps import SimilarSteps, Steps, StepWeight
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates, Need, all_within_one
+from diffpo.core.objective import Objective, Step, rewards
+from diffpo.core.references import Reference
+from diffpo.core.refusal import require_positive
+from diffpo.text.data.batches import TokenBatch
+from diffpo.text.model.likelihoods import token_logps
+from diffpo.text.objective.steps import SimilarSteps, Steps, StepWeight
 
 
 class PairWeight(ABC):
@@ -56,8 +57,8 @@ class TPO(Objective):
     authors' code (github.com/MrBlankness/TPO) is not followed: it does not shift labels, passes the loss once more
     through -log sigmoid, which turns its sign, has no lambda, and lets equal scores add log 2.
 
-    Rows are lists, best first, with scores in [0, 1] (`diffpo.text.lists.Lists`); steps are the parts of a
-    `Completion` (`diffpo.text.spans.SplitSteps`), a plain text is one step.
+    Rows are lists, best first, with scores in [0, 1] (`diffpo.text.Lists`); steps are the parts of a
+    `Completion` (`diffpo.text.SplitSteps`), a plain text is one step.
 
     Args:
         beta: 0.5 in the paper.
@@ -86,7 +87,7 @@ class TPO(Objective):
             "TPO",
             "scores in [0, 1] that differ within a row",
             lambda rows: all_within_one(rows) and any(len(set(row.scores)) > 1 for row in rows),
-            "read the data with diffpo.text.lists.Lists, and set its low and high to the range of the scorer",
+            "read the data with diffpo.text.Lists, and set its low and high to the range of the scorer",
         )
         return (scores,)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny import draws, pair_logps
 
-from diffpo.core import PairLabels, PairLogps
+from diffpo.core.pair import PairLabels, PairLogps
+from diffpo.core.refusal import Refusal
+from diffpo.data.row_maps import ScoreLabel
+from diffpo.data.rows import PairRow
 from diffpo.diffusion.methods.capo import Calibrated, CaPO
-from diffpo.labels import ScoreLabel
 from diffpo.losses.margin import IPO
-from diffpo.refusal import Refusal
-from diffpo.rows import PairRow
 
 PAIR = PairRow(0, ("a", "a"), (None, None), extra={"score_chosen": 3.0, "score_rejected": 1.0})
 

@@ -5,16 +5,17 @@ import pytest
 import torch
 from tiny import denoiser, draws, image_batch, moved, unet
 
-from diffpo.core import PairLabels
-from diffpo.diffusion.denoiser import Conditioning, Velocity
-from diffpo.diffusion.inversion import PolicyInversion
+from diffpo.core.pair import PairLabels
+from diffpo.core.references import FrozenCopy
+from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.methods.dcpo import DCPO
-from diffpo.diffusion.noising import ForwardNoise
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.model.denoiser import Velocity
+from diffpo.diffusion.objective.inversion import PolicyInversion
+from diffpo.diffusion.objective.noising import ForwardNoise
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
-from diffpo.references import FrozenCopy
 
 SIGMOID = Sigmoid(500.0)
 

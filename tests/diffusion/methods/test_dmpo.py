@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from diffpo.core import PairLabels, PairLogps
+from diffpo.core.pair import PairLabels, PairLogps
+from diffpo.core.refusal import Refusal
 from diffpo.diffusion.methods.dmpo import DMPO
 from diffpo.losses.logistic import Sigmoid
-from diffpo.refusal import Refusal
 
 
 def margins(*values: float) -> PairLogps:

@@ -3,13 +3,13 @@ from dataclasses import replace
 import torch
 from tiny import alike, denoiser, draws, image_batch, moved, unet
 
-from diffpo.core import PairLabels
+from diffpo.core.pair import PairLabels
+from diffpo.core.references import FrozenCopy
 from diffpo.diffusion.methods.dspo import DSPO
 from diffpo.diffusion.methods.sft import SFT
-from diffpo.diffusion.noising import ForwardNoise
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.objective.noising import ForwardNoise
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import FrozenCopy
 
 
 def policy_and_reference(by: float = 0.02):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny import denoiser, draws, image_batch, moved, unet
 
-from diffpo.diffusion.inversion import PolicyInversion
+from diffpo.core.references import FrozenCopy
 from diffpo.diffusion.methods.inpo import InPO
-from diffpo.diffusion.noising import ForwardNoise
-from diffpo.diffusion.objective import DenoisingPreference, Residual
+from diffpo.diffusion.objective.inversion import PolicyInversion
+from diffpo.diffusion.objective.noising import ForwardNoise
+from diffpo.diffusion.objective.preference import DenoisingPreference, Residual
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import FrozenCopy
 
 
 def apart(seed: int = 0):

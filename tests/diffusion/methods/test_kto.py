@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny import denoiser, draws, image_batch, moved, unet
 
-from diffpo.core import PairLabels
-from diffpo.diffusion.denoiser import ImageBatch
+from diffpo.core.pair import PairLabels
+from diffpo.core.references import FrozenCopy, Reference
+from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.methods.kto import KTO
-from diffpo.references import FrozenCopy, Reference
 
 
 def single(*liked: float) -> ImageBatch:

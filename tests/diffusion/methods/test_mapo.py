@@ -3,9 +3,9 @@ import math
 import torch
 from tiny import denoiser, draws, image_batch, pair_logps
 
-from diffpo.core import PairLabels, PairLogps
+from diffpo.core.pair import PairLabels, PairLogps
 from diffpo.diffusion.methods.mapo import MaPO
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.objective.preference import DenoisingPreference
 
 
 def pair(chosen: float, rejected: float) -> PairLogps:

@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny import WIDTH, denoiser, draws, image_batch, moved
 
-from diffpo.diffusion.denoiser import Conditioning
+from diffpo.core.references import FrozenCopy
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import PairRow, Reverse
+from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.methods.npo import GuidedResidual, JointGuidance
-from diffpo.diffusion.noising import ForwardNoise
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.objective.noising import ForwardNoise
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import FrozenCopy
-from diffpo.refusal import Refusal
-from diffpo.rows import PairRow, Reverse
 
 
 def batch_with_empty():

@@ -6,14 +6,14 @@ from tiny import denoiser, draws, image_batch, moved, unet
 from tiny_runs import fit_points, scorer, stored, weights
 from torch import nn
 
-from diffpo.core import PairLabels
-from diffpo.diffusion.inversion import ReferenceInversion
+from diffpo.core.pair import PairLabels
+from diffpo.core.references import FrozenCopy
+from diffpo.core.refusal import Refusal
 from diffpo.diffusion.methods.dspo import DSPO
 from diffpo.diffusion.methods.inpo import InPO
 from diffpo.diffusion.methods.rethinking import BoundedUpdates
-from diffpo.diffusion.objective import DenoisingPreference
-from diffpo.references import FrozenCopy
-from diffpo.refusal import Refusal
+from diffpo.diffusion.objective.inversion import ReferenceInversion
+from diffpo.diffusion.objective.preference import DenoisingPreference
 
 
 def number(value: float) -> nn.Module:

@@ -4,13 +4,14 @@ import pytest
 import torch
 from tiny import WIDTH, denoiser, draws, image_batch
 
-from diffpo.diffusion.denoiser import Conditioning, Denoiser, Epsilon, Flow, Velocity
+from diffpo.core.draws import Draws
+from diffpo.core.needs import Candidates
+from diffpo.core.references import Ema, FrozenCopy
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.methods.self_npo import SelfNPO, later, noised_from
-from diffpo.diffusion.trajectories import FromNoise, FromPictures
-from diffpo.draws import Draws
-from diffpo.needs import Candidates
-from diffpo.references import Ema, FrozenCopy
-from diffpo.refusal import Refusal
+from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Flow, Velocity
+from diffpo.diffusion.objective.trajectories import FromNoise, FromPictures
 
 T = torch.tensor([0, 400, 700])
 S = torch.tensor([1, 450, 998])

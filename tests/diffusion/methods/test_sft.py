@@ -1,9 +1,9 @@
 import torch
 from tiny import denoiser, draws, image_batch
 
-from diffpo.core import PairLabels
+from diffpo.core.pair import PairLabels
 from diffpo.diffusion.methods.sft import SFT
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.likelihood import ChosenNLL
 
 

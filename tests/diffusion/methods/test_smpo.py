@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny import denoiser, draws, image_batch, moved, unet
 
-from diffpo.core import PairLabels
-from diffpo.diffusion.denoiser import Denoiser
+from diffpo.core.pair import PairLabels
+from diffpo.core.references import FrozenCopy, Reference
 from diffpo.diffusion.methods.smpo import SmPO
-from diffpo.diffusion.objective import DenoisingPreference
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import FrozenCopy, Reference
 
 
 def labeled(*prob: float):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny_text import language_model, token_batch
 
-from diffpo.draws import Draws
-from diffpo.references import FrozenCopy
-from diffpo.refusal import Refusal
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy
+from diffpo.core.refusal import Refusal
 from diffpo.text.methods.dmpo import DMPO, TurnDiscount
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import SumTokens, token_logps
+from diffpo.text.model.likelihoods import token_logps
+from diffpo.text.objective.preference import SequencePreference, SumTokens
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 

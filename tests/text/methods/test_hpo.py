@@ -5,14 +5,14 @@ import pytest
 import torch
 from tiny_text import language_model, token_batch
 
-from diffpo.draws import Draws
-from diffpo.references import FrozenCopy
-from diffpo.refusal import Refusal
-from diffpo.rows import PairRow
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import PairRow
 from diffpo.text.methods.hpo import HEAD, HPO, Rewards
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import token_logps
-from diffpo.text.states import part_of
+from diffpo.text.model.likelihoods import token_logps
+from diffpo.text.model.states import part_of
+from diffpo.text.objective.preference import SequencePreference
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 BATCH = token_batch()

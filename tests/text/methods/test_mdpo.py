@@ -8,13 +8,13 @@ from tiny_eyes import answers_about_pictures, seeing_model
 from tiny_text import language_model, token_batch
 from torch import Tensor
 
-from diffpo.core import PairLabels, PairLogps
-from diffpo.references import FrozenCopy, Reference
-from diffpo.refusal import Refusal
+from diffpo.core.pair import PairLabels, PairLogps
+from diffpo.core.references import FrozenCopy, Reference
+from diffpo.core.refusal import Refusal
+from diffpo.text.data.batches import TokenBatch
 from diffpo.text.methods import mdpo
 from diffpo.text.methods.mdpo import MDPO, among
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import TokenBatch
+from diffpo.text.objective.preference import SequencePreference
 
 
 class Zeros(Reference):
@@ -129,6 +129,6 @@ def test_texts_without_pictures_are_refused():
     model = language_model()
     with pytest.raises(
         Refusal,
-        match="MDPO compares answers about pictures, the batch has none; use diffpo.text.vision.VisionLM",
+        match="MDPO compares answers about pictures, the batch has none; use diffpo.text.VisionLM",
     ):
         MDPO()(model, FrozenCopy(model), token_batch(k=3), draws())

@@ -5,14 +5,14 @@ import pytest
 import torch
 from tiny_text import language_model, token_batch
 
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy
 from diffpo.losses.likelihood import ChosenTotalNLL
 from diffpo.losses.reference_free import ORPO
-from diffpo.references import FrozenCopy
 from diffpo.text.methods.rationales import RationalePreference
-from diffpo.text.objective import SequencePreference
-from diffpo.text.selecting import between
-from diffpo.text.sequences import token_logps
+from diffpo.text.model.likelihoods import token_logps
+from diffpo.text.objective.preference import SequencePreference
+from diffpo.text.objective.selecting import between
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 BATCH = token_batch(k=3)

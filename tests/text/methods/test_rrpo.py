@@ -4,12 +4,12 @@ from math import log
 import torch
 from tiny_text import language_model, token_batch
 
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import FrozenCopy
 from diffpo.text.methods.rrpo import RRPO, MarkedTokens
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import token_logits, token_logps
+from diffpo.text.model.likelihoods import token_logits, token_logps
+from diffpo.text.objective.preference import SequencePreference
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from tiny_text import language_model, token_batch
 
-from diffpo.core import PairLabels
-from diffpo.draws import Draws
-from diffpo.references import FrozenCopy
-from diffpo.refusal import Refusal
-from diffpo.rows import PairRow
+from diffpo.core.draws import Draws
+from diffpo.core.pair import PairLabels
+from diffpo.core.references import FrozenCopy
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import PairRow
 from diffpo.text.methods.sem_dpo import SemanticWeight
-from diffpo.text.objective import SequencePreference
+from diffpo.text.objective.preference import SequencePreference
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 

@@ -4,9 +4,9 @@ import torch
 from tiny import draws
 from tiny_text import language_model, token_batch
 
-from diffpo.needs import Candidates
+from diffpo.core.needs import Candidates
 from diffpo.text.methods.sft import SFT
-from diffpo.text.sequences import token_logps
+from diffpo.text.model.likelihoods import token_logps
 
 
 def test_the_loss_is_the_mean_over_tokens_of_the_chosen_side():

@@ -5,13 +5,13 @@ import torch
 from tiny_text import language_model, token_batch
 from torch.nn.functional import logsigmoid
 
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import FrozenCopy
-from diffpo.text.masks import ActivationMask, EveryToken, LearnedMasks, Masks, TokenMask
 from diffpo.text.methods.sparsepo import SparsePO
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import token_logits, token_logps
+from diffpo.text.model.likelihoods import token_logits, token_logps
+from diffpo.text.objective.masks import ActivationMask, EveryToken, LearnedMasks, Masks, TokenMask
+from diffpo.text.objective.preference import SequencePreference
 
 BATCH = token_batch()
 SCORED = BATCH.scored[..., 1:]

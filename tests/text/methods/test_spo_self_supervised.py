@@ -4,15 +4,15 @@ import pytest
 import torch
 from tiny_text import language_model, token_batch
 
-from diffpo.draws import Draws
-from diffpo.references import FrozenCopy
-from diffpo.refusal import Refusal
-from diffpo.rows import PairRow
-from diffpo.text.keywords import phrases
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import PairRow
+from diffpo.text.data.keywords import phrases
 from diffpo.text.methods.spo_self_supervised import HEAD, Degrade, SelfSupervised
-from diffpo.text.objective import SequencePreference
-from diffpo.text.selecting import between
-from diffpo.text.states import part_of
+from diffpo.text.model.states import part_of
+from diffpo.text.objective.preference import SequencePreference
+from diffpo.text.objective.selecting import between
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 BATCH = token_batch(k=6)

@@ -6,13 +6,13 @@ import torch
 from tiny_text import language_model, token_batch
 from torch.nn.functional import logsigmoid
 
-from diffpo.draws import Draws
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy
 from diffpo.losses.logistic import Sigmoid
-from diffpo.references import FrozenCopy
 from diffpo.text.methods.tpo_tree import TPO, Alike, LambdaRank
-from diffpo.text.objective import SequencePreference
-from diffpo.text.sequences import token_logps
-from diffpo.text.steps import EqualSteps, SimilarSteps, Steps, StepWeight
+from diffpo.text.model.likelihoods import token_logps
+from diffpo.text.objective.preference import SequencePreference
+from diffpo.text.objective.steps import EqualSteps, SimilarSteps, Steps, StepWeight
 
 DRAWS = Draws(0, (0, 0), (0, 1))
 SCORES = torch.tensor([[1.0, 0.9], [0.5, 0.9], [0.25, 0.1]])

@@ -1,0 +1,165 @@
+"""Command lines from signatures: YAML files, overrides at any level, and errors of one line."""
+
+import inspect
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
+from tqdm import tqdm
+
+from diffpo.cli.config_files import require_readable
+from diffpo.cli.given import require_given
+from diffpo.cli.overrides import settle, split_options, tell_drops
+from diffpo.core.refusal import Refusal
+from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
+from diffpo.processes.workers import lost
+
+
+def launch(main: Callable[..., None]) -> None:
+    """Parse the command line by `main`'s signature and call it, with the resolved config as `settings`.
+
+    A refusal is printed as one line; any other error is a fault of the program and keeps its traceback. After a signal
+    (Ctrl-C; SIGTERM, SIGUSR1 and SIGUSR2 of schedulers) a line says how the work goes on; the exit code is then 128 +
+    signal.
+    """
+    try:
+        with hearing(end_at_once):
+            line = CommandLine(main, sys.argv[1:])
+            if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+                for told in line.dropped:
+                    print(told, file=sys.stderr)
+            main(**line.arguments(), settings=line.settings)
+    except Stopped as stopped:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # whoever insists now ends it without a word
+        tell(
+            " ".join(
+                part for part in (f"Stopped by {stopped.name}.", str(stopped), f"To go on: {again(main)}") if part
+            )
+        )
+        sys.exit(128 + stopped.number)
+    except Exception as error:
+        refusal = refusal_in(error) or lost(error)
+        if refusal is None:
+            raise
+        end_bars()
+        print(f"error: {refusal}", file=sys.stderr)
+        sys.exit(1)
+
+
+def end_bars() -> None:
+    """Progress bars that an error left open end their line: it is told on one of its own."""
+    bars: Any = tqdm
+    for bar in list(bars._instances):
+        bar.close()
+
+
+def again(main: Callable[..., None]) -> str:
+    """The command line that goes on with what this one has begun."""
+    arguments, resume = list(sys.argv), "--resume=latest"
+    if "resume" in inspect.signature(main).parameters and resume not in arguments:
+        arguments.append(resume)
+    return f"accelerate launch {shlex.join(arguments)}"
+
+
+def refusal_in(error: BaseException | None) -> Refusal | None:
+    """The error itself, or the one it was caused by: where null is allowed, jsonargparse wraps what it catches."""
+    while error is not None:
+        if isinstance(error, Refusal):
+            return error
+        error = error.__cause__
+    return None
+
+
+def parse(main: Callable[..., None], args: list[str] | None = None) -> tuple[dict[str, Any], str]:
+    """Arguments of `main` as objects, and everything that was chosen, defaults included, as YAML.
+
+    Args:
+        args: command line without the program's name; None reads sys.argv.
+    """
+    line = CommandLine(main, sys.argv[1:] if args is None else args)
+    return line.arguments(), line.settings
+
+
+class CommandLine:
+    """A command line, read by the signature of `main`; nothing is built of it yet.
+
+    Attributes:
+        settings: everything that was chosen, defaults included, as YAML.
+        dropped: lines about what files and earlier arguments say and what no longer holds, see `settle`.
+
+    Args:
+        args: without the program's name.
+    """
+
+    def __init__(self, main: Callable[..., None], args: list[str]):
+        self.main = main
+        self.parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
+        self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
+        self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
+        self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
+        for path in configs(args):
+            require_readable(path)
+        settled, drops = settle(args, self.so_far)
+        self.chosen = self.parser.parse_args(settled)
+        self.chosen.pop("config")
+        self.settings = self.parser.dump(self.chosen, skip_unset=False)
+        self.dropped = tell_drops(drops, yaml.safe_load(self.settings))
+
+    def arguments(self) -> dict[str, Any]:
+        """What was chosen, as objects.
+
+        Raises:
+            Refusal: if null stands where a value has to be given, or a class refuses its arguments.
+        """
+        require_given(self.main, self.chosen)
+        return vars(self.parser.instantiate(self.chosen))
+
+    def so_far(self, args: list[str]) -> dict[str, Any]:
+        """The resolved config of a command line that may lack arguments."""
+        chosen = self.parser.parse_args(args, _skip_validation=True)
+        chosen.pop("config")
+        return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
+
+
+def configs(args: list[str]) -> Iterator[str]:
+    """The files that a command line names."""
+    for step in split_options(args):
+        name, equals, value = step[0].partition("=")
+        if name == "--config":
+            yield value if equals else " ".join(step[1:])
+
+
+def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Defaults that are lists of objects, as YAML would say them; jsonargparse does so for single objects only."""
+    return {
+        key: [
+            {"class_path": f"{type(item).__module__}.{type(item).__qualname__}", "init_args": asdict(item)}
+            for item in value
+        ]
+        for key, value in defaults.items()
+        if isinstance(value, list) and value and all(is_dataclass(item) for item in value)
+    }
+
+
+def forget_init_args(action: Any, previous: Namespace | dict | None, value: Namespace | dict) -> None:
+    """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
+
+    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW. What two
+    classes mean alike, `settle` says again.
+    """
+    if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
+        previous["init_args"] = type(previous["init_args"])()
+
+
+_typehints.discard_init_args_on_class_path_change = forget_init_args
+# A config may name classes, whose modules are then imported: never ours to run are those of Python itself. Where any
+# value may stand, a mapping with a class_path is one, and builds nothing.
+set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names), instantiate_subclass_spec_in_any=False)

@@ -1,0 +1,132 @@
+"""One network of a pipeline, from a folder or hub id, with all of its weights."""
+
+import logging
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.files import loaded_files
+from diffpo.storage.hub import parsing
+from diffpo.storage.whole import load_whole, unwrapped
+
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_|pytorch_)?model(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+)
+ADAPTERS = (".base_layer.", ".lora_")
+
+log = logging.getLogger(__name__)
+
+
+def from_folder(
+    kind: Any,
+    path: str,
+    places: tuple[str, ...],
+    what: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    spare: tuple[str, ...] = (),
+) -> Any:
+    """A network in fp32.
+
+    Args:
+        kind: class of diffusers or transformers.
+        path: hub id or folder.
+        places: subfolders of it, "" being the top: the network is in the first of them that is there.
+        what: it is, for messages.
+        variant: of the weight files; if there are none of it, the others are taken, which is told.
+        spare: weights that the files may have besides.
+
+    Raises:
+        Refusal: if there is none, or weights are absent, too many, or of other shapes.
+    """
+    load = partial(local if Path(path).is_dir() else remote, kind, path, places, revision, variant)
+    network = load_whole(load, path, what, spare)
+    if quantized := [name for name, parameter in network.named_parameters() if not parameter.is_floating_point()]:
+        raise Refusal(
+            f"{path} holds {what} in few bits ({quantized[0]}, say); name one whose weights are not quantized."
+        )
+    return network
+
+
+def local(
+    kind: Any, path: str, places: tuple[str, ...], revision: str | None, variant: str | None, **asked: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The network of a folder, and what its library says of the weights."""
+    folder = next(filter(Path.is_dir, (Path(path, place) for place in places)), Path(path, places[0]))
+    have = {found[1] for file in folder.glob("*") if (found := WEIGHTS.fullmatch(file.name))}
+    if have and not have & {variant, None}:
+        raise OSError(f"its weights are of variant {min(filter(None, have))}; name it in --base.variant")
+    if variant and variant not in have:
+        log.warning(f"{folder} has no weights of variant {variant}; those without a variant are taken.")
+    return read(kind, str(folder), "", None, variant if variant in have else None, **asked)
+
+
+def remote(
+    kind: Any, path: str, places: tuple[str, ...], revision: str | None, variant: str | None, **asked: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The network of a hub id, and what its library says of the weights."""
+    errors = []
+    for place in places:
+        for choice in dict.fromkeys((variant, None)):
+            try:
+                found = read(kind, path, place, revision, choice, **asked)
+            except OSError as error:
+                errors.append(error)
+                continue
+            if choice != variant:
+                log.warning(f"{path}/{place} gives no weights of variant {variant}; those without are taken.")
+            return found
+    raise errors[0]
+
+
+def read(
+    kind: Any, path: str, place: str, revision: str | None, variant: str | None, key_mapping: Any = None, **asked: Any
+) -> tuple[Any, dict[str, Any]]:
+    """A network, and what its library says of the weights.
+
+    Args:
+        key_mapping: as of transformers; diffusers has no such thing.
+
+    Raises:
+        OSError: if something cannot be found, or the network carries adapters.
+    """
+    where = {"subfolder": place, "revision": revision, "variant": variant, "dtype": torch.float32}
+    mapping = {"key_mapping": key_mapping} if key_mapping and not issubclass(kind, ModelMixin) else {}
+    with parsing():
+        loaded: Any = kind.from_pretrained(path, **where, **asked, **mapping)
+    network, report = loaded
+    if adapters := sorted(n for n in report["unexpected_keys"] if any(mark in n for mark in ADAPTERS)):
+        raise OSError(
+            f"it was saved with adapters, the first is {adapters[0]}; merge them into it (pipe.fuse_lora(), "
+            "pipe.unload_lora_weights()) and save it again"
+        )
+    if key_mapping and not mapping:
+        if not Path(path).exists():
+            path = snapshot_download(path, revision=revision, allow_patterns=[f"{place}/config.json"])
+        report = unwrap(network, Path(path, place), variant)
+    return network, report
+
+
+def unwrap(network: Any, folder: Path, variant: str | None) -> dict[str, Any]:
+    """Give a network what is in its files under other names, and say what did not fit."""
+    found: dict[str, torch.Tensor] = {}
+    for file in loaded_files(folder, variant):
+        tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+        found |= {unwrapped(name): tensor for name, tensor in tensors.items()}
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    fitting = {name: tensor for name, tensor in found.items() if own.get(name) == tuple(tensor.shape)}
+    network.load_state_dict(fitting, strict=False, assign=True)
+    network.float()
+    misshapen = sorted((found.keys() & own.keys()) - fitting.keys())
+    return {
+        "missing_keys": own.keys() - found.keys(),
+        "unexpected_keys": found.keys() - own.keys(),
+        "mismatched_keys": [(name, tuple(found[name].shape), own[name]) for name in misshapen],
+    }

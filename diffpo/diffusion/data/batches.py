@@ -1,0 +1,263 @@
+"""What an image network is given: batches of pixels, of posteriors or of prompts, and what conditions them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from diffpo.core.draws import Draws
+from diffpo.core.pair import PairLabels
+from diffpo.core.refusal import Refusal
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the network sees besides (x_t, t), for both sides of each pair.
+
+    Attributes:
+        prompt: text states; the rows differ only if the data have one caption per image.
+        pooled: one state per prompt (SDXL), else None.
+        time_ids: original size, crop corner and target size of each picture (SDXL), else None.
+        user: tokens of whom the picture is for, zeros for nobody; None of a network that hears no users.
+    """
+
+    prompt: Float[Tensor, "k b l d"]
+    pooled: Float[Tensor, "k b p"] | None = None
+    time_ids: Float[Tensor, "k b 6"] | None = None
+    user: Float[Tensor, "k b u e"] | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """The same conditioning with each tensor changed."""
+        present = {name: value for name, value in vars(self).items() if value is not None}
+        return Conditioning(**{name: change(value) for name, value in present.items()})
+
+    def exchanged(self) -> "Conditioning":
+        """Each side told the text of the other; what SDXL is told of its picture stays, and so does the user."""
+        return replace(self, prompt=self.prompt.flip(0), pooled=None if self.pooled is None else self.pooled.flip(0))
+
+    def saying(self, other: "Conditioning") -> "Conditioning":
+        """The same pictures and users with the text of another conditioning of one prompt, k = b = 1."""
+        pooled = None if self.pooled is None or other.pooled is None else other.pooled.expand_as(self.pooled)
+        return replace(self, prompt=other.prompt.expand_as(self.prompt), pooled=pooled)
+
+    def kwargs(self) -> dict[str, Any]:
+        """Arguments of the network, the candidates of all pairs in one batch."""
+        states: dict[str, Any] = {"encoder_hidden_states": self.prompt.flatten(0, 1)}
+        if self.user is not None:
+            states["cross_attention_kwargs"] = {"user_embeds": self.user.flatten(0, 1)}
+        if self.pooled is None or self.time_ids is None:
+            return states
+        added = {"text_embeds": self.pooled.flatten(0, 1), "time_ids": self.time_ids.flatten(0, 1)}
+        return states | {"added_cond_kwargs": added}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """One encoded batch.
+
+    Attributes:
+        latents: scaled as the network expects them: (c, h, w) of a picture, (frames, c, h, w) of a video; zeros if
+            there are prompts alone.
+        row: ids of the rows.
+        empty: the empty prompt, k = b = 1, for objectives that need it.
+    """
+
+    latents: Float[Tensor, "k b *picture"]
+    cond: Conditioning
+    label: PairLabels
+    row: tuple[int, ...]
+    empty: Conditioning | None = None
+
+    @property
+    def unconditional(self) -> Conditioning:
+        """What the network sees in the unconditional half of classifier-free guidance.
+
+        Raises:
+            Refusal: if the batch came without the empty prompt.
+        """
+        if self.empty is None:
+            raise Refusal("The batch lacks the empty prompt; load the base with unconditional=True.")
+        return self.cond.saying(self.empty)
+
+    def best(self) -> "ImageBatch":
+        """The chosen side alone, k = 1."""
+        return replace(self, latents=self.latents[:1], cond=self.cond.map(lambda x: x[:1]))
+
+    def repeated(self, n: int) -> "ImageBatch":
+        """All pairs n times, the whole batch again and again."""
+        if n == 1:
+            return self
+        again: Callable[[Tensor], Tensor] = lambda x: torch.cat([x] * n, dim=1)  # noqa: E731
+        label = self.label.map(lambda x: torch.cat([x] * n, dim=-1))
+        return ImageBatch(again(self.latents), self.cond.map(again), label, self.row * n, self.empty)
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What text encoders make of b prompts.
+
+    Attributes:
+        pooled: one state per prompt (SDXL), else None.
+    """
+
+    prompt: Float[Tensor, "b l d"]
+    pooled: Float[Tensor, "b p"] | None = None
+
+
+def sides(prompts: Sequence[list[str]]) -> list[list[str]]:
+    """Prompts to encode: of one side if all sides share them."""
+    return [prompts[0]] if all(side == prompts[0] for side in prompts) else list(prompts)
+
+
+def joined(
+    told: Sequence[States], time_ids: Float[Tensor, "k b 6"], user: Float[Tensor, "b u e"] | None = None
+) -> Conditioning:
+    """Conditioning of k sides from the states of each, or of the one that they share; SDXL alone is told time ids."""
+    k, pooled = len(time_ids), [states.pooled for states in told if states.pooled is not None]
+    return Conditioning(
+        prompt=torch.stack([states.prompt for states in told]).expand(k, -1, -1, -1),
+        pooled=torch.stack(pooled).expand(k, -1, -1) if pooled else None,
+        time_ids=time_ids if pooled else None,
+        user=None if user is None else user.expand(k, -1, -1, -1),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBatch:
+    """Collated pairs (or rows of k candidates) before they are encoded.
+
+    Attributes:
+        pixels: 0 to 255.
+        time_ids: what SDXL is told of each picture, see `Framed`.
+        prompts: one list per candidate.
+        epoch, row: keys of the batch's random draws.
+        broken: epochs and ids of pairs passed over because a picture could not be read.
+        identical: the same of pairs whose sides are the same picture.
+        user: tokens of whom each pair was judged by; None if the network hears no users.
+    """
+
+    pixels: UInt8[Tensor, "k b 3 h w"]
+    time_ids: Float[Tensor, "k b 6"]
+    prompts: tuple[list[str], ...]
+    label: PairLabels
+    epoch: tuple[int, ...]
+    row: tuple[int, ...]
+    broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
+    user: Float[Tensor, "b u e"] | None = None
+
+    @property
+    def pictures(self) -> int:
+        return self.time_ids[..., 0].numel()
+
+    @property
+    def enlarged(self) -> int:
+        return count_enlarged(self.time_ids)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PixelBatch":
+        user = None if self.user is None else change(self.user)
+        pixels, time_ids = change(self.pixels), change(self.time_ids)
+        return replace(self, pixels=pixels, time_ids=time_ids, label=self.label.map(change), user=user)
+
+    def pin_memory(self) -> "PixelBatch":
+        return self.map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "PixelBatch":
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+def count_enlarged(time_ids: Float[Tensor, "k b 6"]) -> int:
+    """How many pictures are smaller than what they were cropped to, in height or in width."""
+    return int((time_ids[..., :2] < time_ids[..., 4:]).any(-1).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """Pairs as posteriors of the VAE and text states: all that training needs of pictures and prompts.
+
+    Attributes:
+        mean, std: of the posterior, in any type; sampling computes in fp32.
+        scaling: what latents are multiplied by (`scaling_factor` of the VAE).
+        epoch, row: keys of the batch's random draws.
+        broken: epochs and ids of pairs passed over because a picture could not be read.
+        identical: the same of pairs whose sides are the same picture.
+        enlarged: how many pictures had to be enlarged, as far as is known.
+    """
+
+    mean: Float[Tensor, "k b c h w"]
+    std: Float[Tensor, "k b c h w"]
+    scaling: float
+    cond: Conditioning
+    label: PairLabels
+    epoch: tuple[int, ...]
+    row: tuple[int, ...]
+    broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
+    enlarged: int = 0
+
+    @property
+    def pictures(self) -> int:
+        return self.mean.shape[0] * self.mean.shape[1]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "EncodedBatch":
+        return replace(
+            self,
+            mean=change(self.mean),
+            std=change(self.std),
+            cond=self.cond.map(change),
+            label=self.label.map(change),
+        )
+
+    def pin_memory(self) -> "EncodedBatch":
+        return self.map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "EncodedBatch":
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def told_in(self, dtype: torch.dtype) -> "EncodedBatch":
+        """The same with text states in the type that the text encoders of a run would give them in."""
+        cond = self.cond
+        pooled = None if cond.pooled is None else cond.pooled.to(dtype)
+        return replace(self, cond=replace(cond, prompt=cond.prompt.to(dtype), pooled=pooled))
+
+    def sampled(self, draws: Draws) -> ImageBatch:
+        """Latents drawn from the posterior, with noise that the sides of a pair share."""
+        noise = draws.normal("vae", *self.mean.shape[2:])
+        latents = (self.mean.float() + self.std.float() * noise) * self.scaling
+        return ImageBatch(latents, self.cond, self.label, self.row)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """Collated prompts before they are encoded.
+
+    Attributes:
+        side: of the square pictures that are to come of them, in pixels.
+        time_ids: what SDXL is told of these.
+        prompts: one list, of the one candidate.
+        epoch, row: keys of the batch's random draws.
+    """
+
+    side: int
+    time_ids: Float[Tensor, "1 b 6"]
+    prompts: tuple[list[str], ...]
+    label: PairLabels
+    epoch: tuple[int, ...]
+    row: tuple[int, ...]
+    broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
+    user: None = None
+    pictures: int = 0
+    enlarged: int = 0
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PromptBatch":
+        return replace(self, time_ids=change(self.time_ids), label=self.label.map(change))
+
+    def pin_memory(self) -> "PromptBatch":
+        return self.map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "PromptBatch":
+        return self.map(lambda x: x.to(device, non_blocking=True))

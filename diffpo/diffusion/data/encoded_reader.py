@@ -1,0 +1,109 @@
+"""One visit of an encoded pair, and batches of visits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+
+from diffpo.core.draws import Draws
+from diffpo.core.refusal import Refusal
+from diffpo.data.rows import PairRow
+from diffpo.diffusion.data.batches import EncodedBatch, States, count_enlarged, joined, sides
+from diffpo.diffusion.data.encoded import EncodedPairs
+from diffpo.diffusion.data.framing import Framing
+from diffpo.diffusion.data.prompt_states import PromptStates
+from diffpo.diffusion.data.readers import Example, Reader, labels, prompts_by_side, users
+
+
+class EncodedView(NamedTuple):
+    """The candidates of one row as posteriors; `time_ids` as of `Framed`."""
+
+    mean: Shaped[np.ndarray, "k c h w"]
+    std: Shaped[np.ndarray, "k c h w"]
+    time_ids: Float[np.ndarray, "k 6"]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedReader(Reader):
+    """Reads what was encoded; the flip is drawn as from pixels and picks the variant.
+
+    Attributes:
+        prompts: of each source.
+        scaling: what latents are multiplied by.
+        told: a sentence about the prompts, see `report`.
+    """
+
+    prompts: tuple[PromptStates, ...]
+    scaling: float
+    told: str
+
+    @classmethod
+    def of(
+        cls, sources: Sequence[EncodedPairs], framing: Framing, caption_dropout: float, seed: int
+    ) -> "EncodedReader":
+        """A reader of these sources.
+
+        Raises:
+            Refusal: if one of them was encoded for another framing.
+        """
+        for source in sources:
+            source.require_framing(framing)
+        prompts = tuple(source.prompts() for source in sources)
+        about = [source.encoding for source in sources]
+        truncated, encoded = (sum(found[name] for found in about) for name in ("truncated", "prompts"))
+        told = (
+            f" {truncated} of {encoded} prompts were longer than {about[0]['longest']} tokens and cut when they were "
+            "encoded."
+        )
+        return cls(framing, caption_dropout, seed, prompts, about[0]["scaling"], told)
+
+    def look(self, row: PairRow, draws: Draws) -> EncodedView:
+        mirrored = self.framing.mirrors(draws)
+        pictures = [candidate.read(mirrored) for candidate in row.candidates]
+        mean, std, time_ids = map(np.stack, zip(*pictures, strict=True))
+        return EncodedView(mean, std, time_ids)
+
+    def is_one(self, view: EncodedView) -> bool:
+        return len(view.mean) > 1 and bool((view.mean == view.mean[:1]).all())
+
+    def collate(self, examples: list[Example]) -> EncodedBatch:
+        views: list[EncodedView] = [example.view for example in examples]
+        mean, std, time_ids = (torch.from_numpy(np.stack(part, axis=1)) for part in zip(*views, strict=True))
+        told = [self.states(side) for side in sides(prompts_by_side(examples))]
+        return EncodedBatch(
+            mean,
+            std,
+            self.scaling,
+            joined(told, time_ids, users(examples)),
+            labels(examples),
+            epoch=tuple(example.epoch for example in examples),
+            row=tuple(example.row.id for example in examples),
+            broken=tuple(row for example in examples for row in example.broken),
+            identical=tuple(row for example in examples for row in example.identical),
+            enlarged=count_enlarged(time_ids),
+        )
+
+    def states(self, prompts: list[str]) -> States:
+        """What was encoded of prompts.
+
+        Raises:
+            Refusal: if one of them was not.
+        """
+        found = [self.state(prompt) for prompt in prompts]
+        pooled = [states.pooled for states in found if states.pooled is not None]
+        return States(torch.cat([states.prompt for states in found]), torch.cat(pooled) if pooled else None)
+
+    def state(self, prompt: str) -> States:
+        for table in self.prompts:
+            if (found := table.find(prompt)) is not None:
+                return found
+        raise Refusal(
+            f"The prompt {prompt!r} was not encoded; data.rows of this run must not make other prompts than those of "
+            "the encoding: run scripts/encode_pairs.py with the data.rows of this run."
+        )
+
+    def report(self) -> str:
+        return self.told

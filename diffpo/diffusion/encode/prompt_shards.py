@@ -1,0 +1,68 @@
+"""Text states of prompts, written shard by shard."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffpo.diffusion.data.batches import States
+from diffpo.diffusion.data.prompt_states import COLUMNS, PROMPTS, key_of
+from diffpo.diffusion.model.conditioning import Conditioner
+from diffpo.storage import arrow
+from diffpo.storage.arrow import Shards
+
+
+def record(prompt: str, states: Tensor, pooled: Tensor | None, truncated: bool) -> dict[str, Any]:
+    """One line of the table."""
+    return {
+        "key": key_of(prompt),
+        "prompt": prompt,
+        "states": as_bytes(states),
+        "pooled": None if pooled is None else as_bytes(pooled),
+        "truncated": truncated,
+    }
+
+
+def as_bytes(x: Tensor) -> bytes:
+    return x.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class PromptShards(Shards):
+    """Prompts and their text states."""
+
+    prompts: list[str]
+    conditioner: Conditioner
+    batch_size: int
+    what = PROMPTS
+
+    @property
+    def rows(self) -> int:
+        return len(self.prompts)
+
+    @cached_property
+    def empty(self) -> States:
+        return self.conditioner.states([""])
+
+    @cached_property
+    def bytes_of_row(self) -> int:
+        return sum(x.numel() * x.element_size() for x in (self.empty.prompt, self.empty.pooled) if x is not None)
+
+    def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
+        for name in tqdm(names, desc="encoding", unit=f"files of {self.what}", disable=silent):
+            arrow.write(folder / name, COLUMNS, self.records(self.files[name]))
+            yield name
+
+    def records(self, rows: range) -> Iterator[dict[str, Any]]:
+        """Lines of the table; the last batch of prompts is filled up, see `EncodedShards.batched`."""
+        for begin in range(rows.start, rows.stop, self.batch_size):
+            prompts = self.prompts[begin : min(begin + self.batch_size, rows.stop)]
+            states = self.conditioner.states(prompts + prompts[-1:] * (self.batch_size - len(prompts)))
+            pooled = [None] * self.batch_size if states.pooled is None else list(states.pooled)
+            told = zip(prompts, states.prompt, pooled, self.conditioner.cut(prompts), strict=False)
+            yield from (record(*line) for line in told)

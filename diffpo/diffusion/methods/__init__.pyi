@@ -1,0 +1,13 @@
+from .capo import Calibrated as Calibrated
+from .capo import CaPO as CaPO
+from .dcpo import DCPO as DCPO
+from .dmpo import DMPO as DMPO
+from .dspo import DSPO as DSPO
+from .inpo import InPO as InPO
+from .kto import KTO as KTO
+from .mapo import MaPO as MaPO
+from .npo import JointGuidance as JointGuidance
+from .rethinking import BoundedUpdates as BoundedUpdates
+from .self_npo import SelfNPO as SelfNPO
+from .sft import SFT as SFT
+from .smpo import SmPO as SmPO

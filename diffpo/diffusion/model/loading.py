@@ -1,0 +1,235 @@
+"""A base model: from a hub id, folder or file to the parts that are trained, and back to files."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffpo.core.draws import Draws
+from diffpo.core.references import FrozenCopy, Reference, SwitchedOff, store_matrices
+from diffpo.core.refusal import Refusal
+from diffpo.core.sharding import is_sharded, whole_state
+from diffpo.diffusion.data.batches import Conditioning, EncodedBatch, ImageBatch, PixelBatch, PromptBatch
+from diffpo.diffusion.data.pairs import ImagePairs
+from diffpo.diffusion.data.stream import ImageStream
+from diffpo.diffusion.model.attention import ATTENTION
+from diffpo.diffusion.model.conditioning import Conditioner
+from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.model.encoder import Encoder
+from diffpo.diffusion.model.pipeline import load_base, require_width
+from diffpo.storage.files import writing
+from diffpo.train.adapters import Adapter
+
+Raw = PixelBatch | EncodedBatch | PromptBatch
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """Which base model to tune, and how: Stable Diffusion 1.x, 2.x or XL, recognised by its pipeline class.
+
+    Args:
+        path: hub id or folder of a diffusers pipeline, or a single .safetensors or .ckpt file.
+        config: for a single file: folder or hub id of a pipeline with the same architecture, whose configs and
+            tokenizers are taken; null fetches them from the hub. Of a `unet` or `vae` in a single file, too: null is
+            then the architecture of `path`.
+        unet: another UNet to start from, policy and reference alike (an SFT model, say): hub id or folder, with the
+            weights at its top or in `unet/`, or a single file.
+        vae: another VAE, found in the same way. SDXL's own overflows in fp16; diffpo encodes in fp32 in any case, and
+            pipelines that run the result in fp16 take madebyollin/sdxl-vae-fp16-fix.
+        scheduler: settings that replace those of the base's scheduler, e.g. {prediction_type: v_prediction} or
+            {rescale_betas_zero_snr: true} (zero terminal SNR, arXiv:2305.08891).
+        adapter: null tunes the whole UNet; diffpo.diffusion.LoRA or WarmLoRA tune adapters inside it,
+            diffpo.diffusion.UserBranch a part that hears users.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        attention: `native` lets torch choose the kernel, `flash` insists on its flash kernel, `xformers` needs that
+            package.
+        compile: compile the transformer blocks (torch.compile by block).
+        channels_last: keep the UNet's convolutions in channels-last layout, which tensor cores compute faster.
+        revision: of a hub id.
+        variant: of the weight files, e.g. fp16; of parts that have none, the others are taken, which is told.
+    """
+
+    path: str
+    config: str | None = None
+    unet: str | None = None
+    vae: str | None = None
+    scheduler: dict[str, Any] | None = None
+    adapter: Adapter | None = None
+    gradient_checkpointing: bool = False
+    attention: Literal["native", "flash", "xformers"] = "native"
+    compile: bool = False
+    channels_last: bool = False
+    revision: str | None = None
+    variant: str | None = None
+
+    def load(
+        self,
+        device: torch.device | str = "cpu",
+        storage: torch.dtype = torch.float32,
+        seed: int = 0,
+        encodes: bool = True,
+        draws: bool = True,
+        unconditional: bool = False,
+    ) -> "LoadedStableDiffusion":
+        """Load what a run needs onto a device, ready to train.
+
+        Args:
+            storage: type in which frozen weights are kept where that costs no accuracy; give the type of mixed
+                precision. Trainable weights and the VAE stay fp32.
+            seed: of adapters that start at random.
+            encodes: False if all pairs are encoded: VAE and text encoders then stay on the CPU.
+            draws: False if no pictures will be drawn either: they are then not loaded at all.
+            unconditional: True if batches have to tell what the network sees without a prompt.
+
+        Raises:
+            Refusal: if something cannot be found, or is not a text-to-image Stable Diffusion.
+        """
+        reads = encodes or draws or unconditional
+        parts = load_pipeline(self, reads)
+        encoder = Encoder.of(parts, storage) if reads else None
+        if encoder and encodes:
+            encoder.to(device)
+        unet = parts.unet.to(device, memory_format=torch.channels_last if self.channels_last else None)
+        unet.requires_grad_(self.adapter is None).train()
+        ATTENTION[self.attention](unet)
+        if self.adapter is not None:
+            self.adapter.attach(unet, seed)
+            if storage != torch.float32:
+                store_matrices(unet, storage)
+        if self.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if self.compile:
+            unet.compile_repeated_blocks()
+        denoiser = Denoiser.from_scheduler(unet, parts.scheduler).to(device)
+        empty = encoder.conditioner.empty().map(lambda x: x.to(device)) if encoder and unconditional else None
+        conditioner = encoder.conditioner if encoder and encodes else None
+        return LoadedStableDiffusion(self, parts, conditioner, denoiser, storage, empty)
+
+
+class LoadedStableDiffusion:
+    """The parts of a loaded base.
+
+    Attributes:
+        unet: the network that is trained.
+        exported: names of the weights that it was loaded with; what an objective attaches is not among them.
+        encoder: None if it was loaded for encoded pairs alone.
+        empty: the empty prompt, if it was asked for.
+
+    Args:
+        conditioner: None if it was loaded for encoded pairs alone.
+    """
+
+    def __init__(
+        self,
+        config: StableDiffusion,
+        parts: Any,
+        conditioner: Conditioner | None,
+        denoiser: Denoiser,
+        storage: torch.dtype,
+        empty: Conditioning | None = None,
+    ):
+        self.config, self.parts, self.empty = config, parts, empty
+        self.encoder = None if conditioner is None else Encoder(parts.vae, conditioner)
+        self.denoiser, self.storage = denoiser, storage
+        self.exported = tuple(denoiser.unet.state_dict())
+
+    @property
+    def unet(self) -> Any:
+        return self.denoiser.unet
+
+    def reference(self) -> Reference:
+        """The base as it is now: its own adapters switched off, or a frozen copy if all of it is trained."""
+        if self.config.adapter is not None:
+            return SwitchedOff(self.unet, self.config.adapter.off)
+        return FrozenCopy(self.unet, None if self.storage == torch.float32 else self.storage)
+
+    def prepare(self, model: nn.Module, raw: Raw, draws: Draws) -> tuple[Denoiser, ImageBatch]:
+        """What `fit` calls: the denoiser around `model`, and the batch as latents and text states."""
+        return replace(self.denoiser, unet=model), replace(self.encode(raw, draws), empty=self.empty)
+
+    def encode(self, raw: Raw, draws: Draws) -> ImageBatch:
+        """Latents, sampled from the VAE's posterior with noise shared by the pair, and text states.
+
+        Raises:
+            Refusal: if pixels are given to a model that was loaded without encoders.
+        """
+        batch = raw.to(draws.device)
+        if isinstance(batch, EncodedBatch):
+            return batch.told_in(self.storage).sampled(draws)
+        if self.encoder is None:
+            raise Refusal(f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels.")
+        return self.encoder.blank(batch) if isinstance(batch, PromptBatch) else self.encoder(batch).sampled(draws)
+
+    def first(self, pairs: ImagePairs | ImageStream, n: int = 4) -> tuple[ImageBatch, Draws]:
+        """The first pairs, encoded: what is checked before a run.
+
+        Raises:
+            Refusal: if they were encoded by text encoders of another width than the UNet takes.
+        """
+        raw = pairs.first(n)
+        if isinstance(raw, EncodedBatch):
+            require_width(self.unet, raw.cond.prompt.shape[-1], self.config.unet or self.config.path)
+        draws = Draws(pairs.seed, raw.epoch, raw.row, self.denoiser.a.device)
+        return self.encode(raw, draws), draws
+
+    def report(self) -> str:
+        """What became of the prompts, over all processes; every process has to call it."""
+        return self.encoder.conditioner.report() if self.encoder else ""
+
+    def pipeline(self) -> Any:
+        """A plain pipeline around the network as it is now, for previews; it shares all weights."""
+        return self.parts
+
+    def save(self, folder: Path, writes: bool = True) -> None:
+        """Write what was trained: `unet/`, or the adapter's files.
+
+        Args:
+            writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
+
+        Raises:
+            Refusal: if the disk is full.
+        """
+        then = "if there is a checkpoint of the last step, --resume latest then writes them"
+        with writing(f"The weights in {folder}", then):
+            if self.config.adapter is not None:
+                self.config.adapter.save(self.parts, folder, writes)
+                return
+            attached = len(self.unet.state_dict()) > len(self.exported)
+            state = whole_state(self.unet, self.exported, writes) if attached or is_sharded(self.unet) else None
+            if writes:
+                unet = self.unet if state is None else bare(self.unet, state)
+                unet.save_pretrained(folder / "unet")
+
+
+def bare(unet: Any, state: dict[str, Tensor]) -> Any:
+    """A network of the same configuration, outside of any mesh and without what an objective has attached."""
+    plain = type(unet).from_config(unet.config)
+    plain.load_state_dict(state)
+    return plain
+
+
+def load_pipeline(config: StableDiffusion, encodes: bool = True, denoises: bool = True) -> Any:
+    """The parts of a base as a plain pipeline in fp32, without safety checker; without VAE and text encoders, or
+    without the UNet, if so told."""
+    return load_base(
+        config.path,
+        config.unet,
+        config.vae,
+        config.config,
+        config.scheduler,
+        config.revision,
+        config.variant,
+        encodes,
+        denoises,
+    )
+
+
+def load_tuned(config: StableDiffusion, folder: Path) -> Any:
+    """The base with what `save` wrote to a folder, loaded as any user would."""
+    if config.adapter is None:
+        return load_pipeline(replace(config, unet=str(folder)))
+    pipeline = load_pipeline(config)
+    config.adapter.load(pipeline, folder)
+    return pipeline

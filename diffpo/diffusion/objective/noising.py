@@ -1,0 +1,161 @@
+"""Where the noisy latents come from."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffpo.core.draws import Draws
+from diffpo.core.references import Reference
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.data.batches import ImageBatch
+from diffpo.diffusion.model.denoiser import Denoiser
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """x_t = a(t) x_0 + s(t) eps holds for every Noising; methods differ in which eps.
+
+    Attributes:
+        batch: what was noised: the batch that was given, or each of its pairs several times.
+    """
+
+    x_t: Float[Tensor, "k b *picture"]
+    t: Int[Tensor, " b"]
+    eps: Float[Tensor, "k b *picture"]
+    batch: ImageBatch
+
+
+class Times(ABC):
+    """Which training timestep each pair is noised to."""
+
+    @abstractmethod
+    def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
+        """One time per row, out of a schedule of `timesteps`."""
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        """Every time that may be drawn."""
+        return torch.arange(timesteps)
+
+
+@dataclass(frozen=True)
+class Uniform(Times):
+    """Every time from `low` up to, not including, `high` is equally likely.
+
+    Args:
+        high: null is the end of the schedule.
+
+    Raises:
+        Refusal: if no time lies between the two, or some lie outside the schedule.
+    """
+
+    low: int = 0
+    high: int | None = None
+
+    def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
+        high = timesteps if self.high is None else self.high
+        if not 0 <= self.low < high <= timesteps:
+            raise Refusal(f"Uniform times need 0 <= low < high <= {timesteps}, got low {self.low}, high {high}.")
+        return self.low + draws.integers("timestep", high - self.low)
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        return torch.arange(timesteps)[self.low : self.high]
+
+
+@dataclass(frozen=True)
+class Among(Times):
+    """Only the listed times, equally likely: those that a few-step model knows.
+
+    SD-Turbo and SDXL-Turbo were distilled on 249, 499, 749 and 999 (arXiv:2311.17042); the authors' Diffusion-DPO code
+    restricts itself to the same four (github.com/SalesforceAIResearch/DiffusionDPO). At zero terminal SNR the last one
+    teaches nothing: both sides of a pair are the same noise there.
+
+    Raises:
+        Refusal: if the list is empty, or a time lies outside the schedule.
+    """
+
+    times: list[int]
+
+    def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
+        if not self.times or min(self.times) < 0 or max(self.times) >= timesteps:
+            raise Refusal(f"Among needs times from 0 to {timesteps - 1}, got {self.times}.")
+        return torch.tensor(self.times, device=draws.device)[draws.integers("timestep", len(self.times))]
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        return torch.tensor([t for t in sorted(set(self.times)) if 0 <= t < timesteps], dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Skewed(Times):
+    """Noisy times are drawn more often: each level of the schedule is `gamma` times as likely as the next noisier one.
+
+    "Rethinking DPO" (arXiv:2505.18736) draws t from a categorical distribution with weights gamma^t, gamma 0.9, and
+    does not say over how many levels t runs. Over a thousand, one draw in 40,000 would fall below t = 900, so `levels`
+    is 50 here, the sampling steps of the work that it takes the distribution from (arXiv:2402.08265). Inside a level
+    the decay goes on: with as many levels as the schedule has times, it is the formula to the letter.
+
+    Raises:
+        Refusal: if `gamma` is not in (0, 1) or `levels` is not positive.
+    """
+
+    gamma: float = 0.9
+    levels: int = 50
+
+    def __post_init__(self):
+        if not (0 < self.gamma < 1 and self.levels > 0):
+            raise Refusal(f"Skewed needs gamma in (0, 1) and levels > 0, got {self}; Uniform() is gamma 1.")
+
+    def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
+        # Inverse of the distribution function of an exponential that is cut off at the last level.
+        decay = math.log(self.gamma) * self.levels
+        steps_below_noisiest = timesteps * torch.log1p(draws.uniform("timestep") * math.expm1(decay)) / decay
+        return (timesteps - 1 - steps_below_noisiest.long()).clamp(min=0)
+
+
+class Noising(ABC):
+    """Picks one time per pair and the noisy latents of both sides at that time.
+
+    Attributes:
+        needs_reference: True if it asks the reference.
+    """
+
+    needs_reference: ClassVar[bool] = False
+
+    @property
+    def fixed(self) -> str | None:
+        """Its settings, if batch and draws alone decide what it makes; None if the policy does."""
+        return None
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        """Every time that a pair may be compared at, out of a schedule of `timesteps`."""
+        return torch.arange(timesteps)
+
+    @abstractmethod
+    def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised: ...
+
+
+@dataclass(frozen=True)
+class ForwardNoise(Noising):
+    """Gaussian eps and one time, both shared inside a pair (arXiv:2311.12908; sharing is the code's).
+
+    Args:
+        times: which times are drawn.
+    """
+
+    times: Times = field(default_factory=Uniform)
+
+    @property
+    def fixed(self) -> str:
+        return str(self)
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        return self.times.met(timesteps)
+
+    def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised:
+        t = self.times(len(policy.a), draws)
+        eps = draws.normal("noise", *batch.latents.shape[2:]).expand_as(batch.latents)
+        return Noised(policy.noised(batch.latents, eps, t), t, eps, batch)

@@ -1,0 +1,4 @@
+from .ip_adapters import NegativeIPAdapterMixin as NegativeIPAdapterMixin
+from .negative import NegativeGuidanceMixin as NegativeGuidanceMixin
+from .negative import StableDiffusionNegativePipeline as StableDiffusionNegativePipeline
+from .negative import StableDiffusionXLNegativePipeline as StableDiffusionXLNegativePipeline

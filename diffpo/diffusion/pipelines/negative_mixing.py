@@ -1,0 +1,125 @@
+"""A negative for guidance as files: mixed from a base, what was tuned on it, and a negative, a tensor at a time."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor
+
+from diffpo.core.refusal import Refusal
+from diffpo.core.weights import Blend
+from diffpo.diffusion.base.files import WEIGHTS, located, weight_files, write
+from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, opened, require_known_range, require_layout
+from diffpo.storage.files import writing
+from diffpo.storage.tensors import Stored, stored
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was written.
+
+    Attributes:
+        path: of the UNet or the difference.
+        tensors: how many.
+        relative: |theta_neg - theta| / |theta|, as written.
+    """
+
+    path: Path
+    tensors: int
+    relative: float
+
+
+def mix_negative(
+    base: str,
+    negative: str,
+    output_dir: Path,
+    positive: str | None = None,
+    alpha: float = 1.0,
+    mix: float = 1.0,
+    dtype: torch.dtype | None = None,
+    difference: bool = False,
+    shard_size: int = 10**9,
+) -> Mixed:
+    """Write theta + alpha (positive - theta) + mix (negative - theta) as `output_dir/unet`.
+
+    No more than one shard is in memory, and nothing is at `output_dir` until all is written.
+
+    Args:
+        base: theta: hub id, or folder of a UNet with its config, at the top or in `unet/`.
+        negative: see `diffpo.diffusion.pipelines.negative_parts.opened`.
+        output_dir: which does not exist or is empty.
+        positive: like `negative`; None adds nothing.
+        alpha: how much of the positive's offset is kept.
+        mix: how much of the negative's offset is added.
+        dtype: of the weights written; None is each weight's own in the base, and fp32 for a difference, as numbers
+            below 6e-8 are nothing in fp16.
+        difference: write the sum of both offsets alone, to be added to other tuned networks.
+        shard_size: in bytes.
+
+    Raises:
+        Refusal: if something cannot be read or does not fit the base, or there is something at output_dir.
+        Refusal: if the disk is full.
+    """
+    if positive == negative:
+        raise Refusal(f"{negative} is given as positive and as negative; name two, or only the negative.")
+    if output_dir.exists() and (output_dir.is_file() or any(output_dir.iterdir())):
+        raise Refusal(f"output_dir {output_dir} is not empty and is not overwritten; choose another one.")
+    require_known_range(alpha=alpha, mix=mix)
+    theta, config = opened_base(base)
+    parts = [] if positive is None else [(alpha, opened(positive, config))]
+    blend = Blend(theta, (*parts, (mix, opened(negative, config))))
+    names = blend.changed if difference else list(theta)
+    dtype = dtype or (torch.float32 if difference else None)
+    moved = 0.0
+
+    def tensor(name: str) -> Tensor:
+        nonlocal moved
+        before = theta[name]
+        after = blend.offset(name, before)
+        after = (after if difference else after.add_(before)).to(dtype or before.dtype)
+        moved += float((after.double() if difference else after.double() - before).square().sum())
+        return after
+
+    sizes = {name: theta[name].numel() * (dtype or theta[name].dtype).itemsize for name in names}
+    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
+    with writing(str(output_dir), "nothing was left there"):
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            folder = unfinished if difference else unfinished / "unet"
+            folder.mkdir(parents=True)
+            if difference:
+                write(tensor, sizes, folder, Path(DIFFERENCE).stem, shard_size, MARK)
+            else:
+                write(tensor, sizes, folder, WEIGHTS, shard_size, {})
+                (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            unfinished.rename(output_dir)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return Mixed(output_dir / (DIFFERENCE if difference else "unet"), len(names), (moved / squares(theta)) ** 0.5)
+
+
+def opened_base(path: str) -> tuple[Stored, FrozenDict]:
+    """The weights of a UNet, to be read later, and its config.
+
+    Raises:
+        Refusal: if there is none in safetensors, or no config beside it.
+    """
+    files = weight_files(located(path, WEIGHTS))
+    if not files or files[0].suffix != ".safetensors":
+        raise Refusal(
+            f"{path} has no UNet in safetensors ({WEIGHTS}.safetensors in unet/ or at the top); "
+            "load it with diffusers and save it again with save_pretrained(folder)."
+        )
+    weights = stored(files)
+    require_layout(path, weights)
+    if not (config := files[0].parent / "config.json").exists():
+        raise Refusal(f"{path} has no config.json beside its weights; copy the one of the UNet there.")
+    return weights, FrozenDict(json.loads(config.read_text()))
+
+
+def squares(weights: Mapping[str, Tensor]) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in weights.values())

@@ -1,0 +1,4 @@
+from .prompts import Prompts as Prompts
+from .scorer import Scorer as Scorer
+from .win_rates import Evaluation as Evaluation
+from .win_rates import WinRate as WinRate

@@ -1,0 +1,231 @@
+"""What the runs of a grid say together: win rates over base and baseline, and further numbers, as one table."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffpo.cli.overrides import flatten_config, read_option, shorten
+from diffpo.core.refusal import Refusal
+from diffpo.evaluation.win_rates import win_rate
+from diffpo.storage.digests import naming_damage, read_json
+
+CONTEST, TUNING = "contest", "tuning"
+ASPECTS = {"attributes": "{:.1%}", "style": "{:.3f}", "diversity": "{:.3f}"}
+
+
+def candidates(values: dict[str, dict[str, list]]) -> dict[str, dict[str, list[str]]]:
+    """For each method that is tuned, the runs that try a value: their names and overrides.
+
+    Raises:
+        SystemExit: if a method has more than one argument to tune, or none.
+    """
+    tries: dict[str, dict[str, list[str]]] = {}
+    for method, arguments in values.items():
+        if len(arguments) != 1:
+            sys.exit(f"error: {method} is tuned by {len(arguments)} arguments; the table states one, so choose one.")
+        [(argument, some)] = arguments.items()
+        tries[method] = {f"{method}-{value}": [f"--{argument}={value}"] for value in some}
+    return tries
+
+
+def swept(tries: dict[str, list[str]], folder: Path, seed: int) -> dict[str, float]:
+    """Mean utility of each run that tried a value."""
+    return {name: float(np.mean(scores(folder, name, [seed], "tuned")[0])) for name in tries}
+
+
+def compare_resolved(
+    common: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], overrides: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, Any]]:
+    """What each row of a grid has else than the part that all have in common, by name on a command line.
+
+    Args:
+        common: the resolved config of a run without overrides of its own.
+        rows: that of each row.
+        overrides: of each row.
+
+    Returns:
+        For each row `has`, the values that are others, and `lacks`, the names that its classes do not know.
+
+    Raises:
+        Refusal: if a row has another value, or lacks one, that none of its overrides names: a class that is chosen
+            brings its own defaults, and rows that were not meant to differ in them are no comparison.
+    """
+    ours, found = flatten_config(common), dict[str, dict[str, Any]]()
+    for row, resolved in rows.items():
+        theirs = flatten_config(resolved)
+        named = {name for override in overrides[row] for name in read_option([override])}
+        differs = sorted(key for key in ours.keys() | theirs.keys() if not same(key, ours, theirs))
+        odd = [key for key in differs if not explained(key, ours, theirs, named)]
+        if odd:
+            here, there = (one.get(odd[0], "absent") for one in (theirs, ours))
+            raise Refusal(
+                f"Row {row} of the grid differs from what its rows have in common in {len(odd)} values that it does "
+                f"not name, the first is {odd[0]}: {here}, in common {there}; name it in the row: --{odd[0]}=..."
+            )
+        has = {key: theirs[key] for key in differs if key in theirs}
+        found[row] = {"has": has, "lacks": [key for key in differs if key not in theirs]}
+    return found
+
+
+def same(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return key in one and key in other and one[key] == other[key]
+
+
+def explained(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], named: set[str]) -> bool:
+    """Whether a row names a key that differs or, where one of the two lacks it, what decides whether it is there."""
+    lacking = ours if key in theirs else theirs
+    if key in ours and key in theirs:
+        return key in named
+    if any(other.startswith(f"{key}.") for other in lacking):  # null, in place of the values below it
+        return True
+    while key not in named and key not in lacking and "." in key:
+        key = key.rpartition(".")[0]
+    switched_on = lacking.get(key) is None and any(name.startswith(f"{key}.") for name in named)
+    return key in named or switched_on
+
+
+def row_line(row: str, differs: Mapping[str, Any]) -> str:
+    """What makes a row, as `compare_resolved` has found."""
+    said = [f"{key} {shorten(value)}" for key, value in differs["has"].items()]
+    said += [f"no {key}" for key in differs["lacks"]]
+    return f"{row}: {', '.join(said) or 'nothing else than what all have in common'}"
+
+
+def measured(plan: dict[str, Any], output_dir: Path, chosen: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """All numbers of the table; intervals are bootstrapped over prompts, a prompt's pictures of all seeds together.
+
+    Args:
+        chosen: overrides of the methods that were tuned.
+    """
+    methods, baseline, seeds = list(plan["methods"]), plan["baseline"], plan["seeds"]
+    base, base_rows = scores(output_dir, methods[0], seeds, "base")
+    against, _ = scores(output_dir, baseline, seeds, "tuned")
+    rival = plan.get("rival")
+    third = scores(output_dir, rival, seeds, "tuned")[0] if rival else None
+    aspects = plan.get("aspects", ASPECTS)
+    rows: dict[str, Any] = {"base": means(base_rows, aspects)}
+    for method in methods:
+        ours, entries = scores(output_dir, method, seeds, "tuned")
+        rows[method] = rates(ours, base, against) | means(entries, aspects)
+        if third and method != rival:
+            rows[method]["over_rival"] = asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(third, axis=1)))
+        if chosen:
+            rows[method]["tuned"] = " ".join(map(spoken, chosen.get(method, [])))
+    rows[baseline]["over_baseline"] = None
+    report = output_dir / f"{methods[0]}-{seeds[0]}" / "report.json"
+    with naming_damage(report):
+        used = read_json(report)["versions"]
+    judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
+    return {
+        "baseline": baseline,
+        "rival": rival,
+        "seeds": seeds,
+        **judge,
+        "rows": rows,
+        "grid": plan,
+        "versions": used,
+    }
+
+
+def contested(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
+    """The numbers of the second table; the base is the first model, the baseline of the first table stays that."""
+    report = read_json(output_dir / CONTEST / "report.json")
+
+    def utilities(name: str) -> list[np.ndarray]:
+        listings = [output_dir / CONTEST / entrant / "prompts.jsonl" for entrant in entrants(plan, name)]
+        return [oracle(listing, report["n_prompts"]) for listing in listings]
+
+    base, *_ = names = list(plan["compare"]["models"])
+    rows: dict[str, Any] = {}
+    for name in names:
+        entries = [report["models"][entrant] for entrant in entrants(plan, name)]
+        compared = {} if name == base else rates(utilities(name), utilities(base), utilities(plan["baseline"]))
+        if name == plan["baseline"]:
+            compared["over_baseline"] = None
+        rows[name] = {**compared, "guidance": [entry["guidance"] for entry in entries], **means(entries, ASPECTS)}
+    return {"baseline": plan["baseline"], "rows": rows, "sweep": report["guidance_sweep"]}
+
+
+def entrants(plan: dict[str, Any], name: str) -> list[str]:
+    """Names under which the model of each seed is evaluated."""
+    seeded = "{seed}" in json.dumps(plan["compare"]["models"][name])
+    return [f"{name}-{seed}" if seeded else name for seed in plan["seeds"]]
+
+
+def rates(ours: list[np.ndarray], base: list[np.ndarray], against: list[np.ndarray]) -> dict[str, Any]:
+    """Win rates over base and baseline, all seeds together and one by one."""
+    return {
+        "over_base": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(base, axis=1))),
+        "over_base_by_seed": [win_rate(a, b).rate for a, b in zip(ours, base, strict=True)],
+        "over_baseline": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1))),
+    }
+
+
+def spoken(override: str) -> str:
+    """`--objective.loss.beta=0.1` as `beta 0.1`."""
+    argument, _, value = override.partition("=")
+    return f"{argument.rsplit('.', 1)[-1]} {value}"
+
+
+def oracle(listing: Path, prompts: int) -> np.ndarray:
+    """Its utilities (prompts x pictures) of a model's pictures."""
+    with naming_damage(listing):
+        lines = listing.read_text().splitlines()
+        if not lines:
+            raise ValueError("it is empty")
+        return np.array([json.loads(line)["scores"]["oracle"] for line in lines], dtype=float).reshape(prompts, -1)
+
+
+def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:
+    """The oracle's utilities (prompts x pictures) and the report's entry of a model, for each seed."""
+    utilities, rows = [], []
+    for seed in seeds:
+        folder = output_dir / f"{method}-{seed}"
+        with naming_damage(folder / "report.json"):
+            report = read_json(folder / "report.json")
+            prompts, entry = int(report["n_prompts"]), dict(report["models"][model])
+        utilities.append(oracle(folder / "evaluation" / model / "prompts.jsonl", prompts))
+        rows.append(entry | {"utility": float(utilities[-1].mean())})
+    return utilities, rows
+
+
+def means(rows: list[dict], aspects: dict[str, str]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in aspects}
+
+
+def table(found: dict[str, Any], aspects: dict[str, str]) -> str:
+    """One row per method; with the guidance of each seed and what was tuned, if they were chosen.
+
+    Args:
+        aspects: formats of further columns.
+    """
+    over = {"over_base": "base", "over_baseline": found["baseline"], "over_rival": found.get("rival")}
+    first, *others = [(key, f"win rate over {name}") for key, name in over.items() if name]
+    guided, tuned = (any(key in row for row in found["rows"].values()) for key in ("guidance", "tuned"))
+    rated = [first[1], "by seed", *(head for _, head in others)]
+    columns = ["model", *["tuned"] * tuned, *["guidance"] * guided, *rated, *aspects]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for name, row in found["rows"].items():
+        scales = sorted({f"{scale:g}" for scale in row.get("guidance", [])}, key=float)
+        by_seed = ", ".join(f"{100 * rate:.1f}" for rate in row.get("over_base_by_seed", []))
+        over_base, *over_others = [shown(row[key]) if row.get(key) else "" for key, _ in (first, *others)]
+        cells = [
+            name,
+            *[row.get("tuned", "")] * tuned,
+            *[", ".join(scales)] * guided,
+            over_base,
+            by_seed,
+            *over_others,
+        ]
+        cells += [shape.format(row[aspect]).replace("%", " %") for aspect, shape in aspects.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shown(rate: dict[str, float]) -> str:
+    return f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"

@@ -1,0 +1,16 @@
+from .dmpo import DMPO as DMPO
+from .dmpo import TurnDiscount as TurnDiscount
+from .hpo import HPO as HPO
+from .hpo import Rewards as Rewards
+from .mdpo import MDPO as MDPO
+from .rationales import RationalePreference as RationalePreference
+from .rrpo import RRPO as RRPO
+from .rrpo import MarkedTokens as MarkedTokens
+from .sem_dpo import SemanticWeight as SemanticWeight
+from .sft import SFT as SFT
+from .sparsepo import SparsePO as SparsePO
+from .spo_self_supervised import Degrade as Degrade
+from .spo_self_supervised import SelfSupervised as SelfSupervised
+from .tpo_tree import TPO as TPO
+from .tpo_tree import Alike as Alike
+from .tpo_tree import LambdaRank as LambdaRank

