@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from diffpo.data.rows import PairRow
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,20 @@ class Candidates:
 PAIR = Candidates(2, 2)
 
 
+@runtime_checkable
+class Row(Protocol):
+    """What of a row of data needs look at."""
+
+    @property
+    def prompts(self) -> tuple[str | None, ...]: ...
+
+    @property
+    def prob(self) -> float: ...
+
+    @property
+    def scores(self) -> tuple[float, ...]: ...
+
+
 @dataclass(frozen=True)
 class Need:
     """Something that rows have to tell.
@@ -44,21 +57,21 @@ class Need:
 
     asker: str
     what: str
-    met: Callable[[Sequence[PairRow]], bool]
+    met: Callable[[Sequence[Row]], bool]
     remedy: str
 
 
-def any_uncertain(rows: Sequence[PairRow]) -> bool:
+def any_uncertain(rows: Sequence[Row]) -> bool:
     return any(0 < row.prob < 1 for row in rows)
 
 
-def any_scored(rows: Sequence[PairRow]) -> bool:
+def any_scored(rows: Sequence[Row]) -> bool:
     return any(any(row.scores) for row in rows)
 
 
-def all_within_one(rows: Sequence[PairRow]) -> bool:
+def all_within_one(rows: Sequence[Row]) -> bool:
     return all(0 <= score <= 1 for row in rows for score in row.scores)
 
 
-def any_told_apart(rows: Sequence[PairRow]) -> bool:
+def any_told_apart(rows: Sequence[Row]) -> bool:
     return any(len(set(row.prompts)) > 1 for row in rows)

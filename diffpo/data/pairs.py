@@ -15,12 +15,10 @@ from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Cell, records
 from diffpo.data.files.tables import heavy_columns, require_columns, require_texts
-from diffpo.data.row_maps import ScoreLabel, identity_in, scored_by
 from diffpo.data.rows import PairRow, RowMap, mapped
 from diffpo.data.sampler import Share
 from diffpo.data.source import Layout, Source
 from diffpo.data.typed import FIRST, SEVERAL
-from diffpo.diffusion.users.rows import ForUser
 
 
 class Pairs(ABC):
@@ -208,7 +206,7 @@ def open_tables(source: Source, maps: list[RowMap], seed: int, measure: Measure 
         Refusal: if one cannot be used (it is named), or if they differ in the number of candidates per row.
     """
     require_one_scorer(source, maps)
-    if len(source.layouts) > 1 and any(isinstance(row_map, ForUser) for row_map in maps):
+    if len(source.layouts) > 1 and any(row_map.needs_one_source for row_map in maps):
         raise Refusal("Embeddings of users belong to one source, and several are mixed; train on one of them.")
     tables: list[PairTable] = []
     for layout in source.layouts:
@@ -232,12 +230,8 @@ def named_if_mixed(layout: Layout, source: Source) -> Iterator[None]:
 
 def require_one_scorer(source: Source, maps: Sequence[RowMap]) -> None:
     """Raise a Refusal if labels are to be made of scores of several scorers, whose ranges differ."""
-    labels = [row_map for row_map in maps if isinstance(row_map, ScoreLabel)]
-    if not labels:
-        return
-    recorded = [identity_in(label.summary) for label in labels if label.summary is not None]
-    of_data = [scorer for layout in source.layouts if (scorer := scored_by(layout.folder)) is not None]
-    scorers = [*recorded, *of_data]
+    folders = [layout.folder for layout in source.layouts]
+    scorers = [scorer for row_map in maps for scorer in row_map.scorers_of(folders)]
     if other := [scorer for scorer in scorers if scorer != scorers[0]]:
         raise Refusal(
             f"ScoreLabel would compare scores of {scorers[0]} and {other[0]}, whose ranges differ; score all "

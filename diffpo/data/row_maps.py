@@ -72,6 +72,10 @@ class ScoreLabel(RowMap):
             raise Refusal(f"ScoreLabel finds no {file}; write it with scripts/score_pairs.py, or set low and high.")
         return read_json(file)
 
+    def scorers_of(self, folders: Sequence[Path]) -> list[dict[str, Any]]:
+        recorded = [] if self.summary is None else [identity_in(self.summary)]
+        return recorded + [scorer for folder in folders if (scorer := scored_by(folder)) is not None]
+
     @cached_property
     def range(self) -> tuple[float, float]:
         """Scores that are normalized to 0 and 1."""

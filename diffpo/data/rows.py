@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from diffpo.core.draws import Draws
@@ -77,15 +78,27 @@ class RowMap(ABC):
 
     Attributes:
         script: what writes the columns that it needs.
+        needs_one_source: whether what it looks up belongs to one source.
+        tells_users: whether it tells the network who judged a pair.
     """
 
     script: ClassVar[str] = "scripts/score_pairs.py"
+    needs_one_source: ClassVar[bool] = False
+    tells_users: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None: ...
 
     def require_place(self, before: "Sequence[RowMap]", after: "Sequence[RowMap]") -> None:
         """Raise a Refusal if a map comes before or after this one that may not; most maps do not mind."""
+
+    def scorers_of(self, folders: "Sequence[Path]") -> list[dict[str, Any]]:
+        """Who gave the scores that it compares, as far as that is recorded; most maps compare none.
+
+        Args:
+            folders: of the data.
+        """
+        return []
 
 
 class LastMap(RowMap):

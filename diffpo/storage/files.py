@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 from diffpo.core.refusal import Refusal
 
+CONFIG = "config.yaml"  # what was chosen for a run or a job, in its folder
+
 ROOM = "Make room there (or choose another folder)"
 ACCESS = "Get the right to write there (or choose another folder)"
 IN_THE_WAY = "Something of another kind is called so; move it away, or choose another name"

@@ -26,10 +26,9 @@ from diffpo.storage.digests import (
     written_in,
     wrong_file,
 )
-from diffpo.storage.files import writing
+from diffpo.storage.files import CONFIG, writing
 from diffpo.storage.ledger import IDENTITY, REMEDY, Ledger, as_json, replace_file, require_same, write_json
 from diffpo.storage.lock import Lock, require_ours, take
-from diffpo.train.state.checkpoint import CONFIG
 
 log = logging.getLogger(__name__)
 

@@ -3,18 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peft import get_peft_model_state_dict
+import torch
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.core.sharding import whole_state
-from diffpo.lora.files import FILES, read_lora
-from diffpo.lora.layers import require_put
-from diffpo.storage.files import settle
 
 TRAINED = "default"
 
@@ -29,13 +28,15 @@ class Adapter(ABC):
     Attributes:
         start: where its weights come from, if the reference has them too; None if the reference is the bare network.
         tags: of the model card.
+        hears_users: whether rows have to tell who judged them.
     """
 
     start: str | None = None
     tags: ClassVar[tuple[str, ...]] = ()
+    hears_users: ClassVar[bool] = False
 
     @abstractmethod
-    def attach(self, unet: Any, seed: int = 0) -> None:
+    def attach(self, network: Any, seed: int = 0) -> None:
         """Freeze the network and add trainable adapters in fp32.
 
         Args:
@@ -46,12 +47,12 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def off(self, unet: nn.Module) -> AbstractContextManager:
+    def off(self, network: nn.Module) -> AbstractContextManager:
         """Inside, the network is what it was when training started."""
 
     @abstractmethod
     def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
-        """Write what was trained in a pipeline's UNet.
+        """Write what was trained in a pipeline's network.
 
         Args:
             writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
@@ -70,46 +71,83 @@ class Adapter(ABC):
         """
 
 
+@dataclass(frozen=True)
 class LowRank(Adapter):
-    """Adapters of peft's, saved as plain diffusers loads them: `pytorch_lora_weights.safetensors`."""
+    """New adapters of peft's that start as zero (arXiv:2106.09685); the reference is the network without them.
 
-    tags: ClassVar[tuple[str, ...]] = ("lora", "template:diffusion-lora")
+    Args:
+        rank: of each update.
+        alpha: updates are scaled by alpha / rank; null is alpha = rank.
+        targets: names of the layers that get one.
+        dropout: on the input of the updates.
 
-    def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
-        """Write peft's names for all layers: of a file with some of diffusers' own names only those are loaded."""
-        unet = pipeline.unet
-        trained = whole_state(unet, [name for name, p in unet.named_parameters() if p.requires_grad])
-        if writes:
-            layers = get_peft_model_state_dict(unet, state_dict=trained, adapter_name=TRAINED)
-            adapter = unet.peft_config[TRAINED]
-            metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
-            type(pipeline).save_lora_weights(folder, layers, unet_lora_adapter_metadata=metadata)
-            settle(folder / FILES[0])
+    Raises:
+        Refusal: if rank or alpha are not positive, or there are no targets.
+    """
 
-    def load(self, pipeline: Any, folder: Path) -> None:
-        """As any user would, and see that every layer of the file is there.
+    rank: int = 8
+    alpha: float | None = None
+    targets: list[str] = field(default_factory=list)
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise Refusal(f"{type(self).__name__} needs a rank of at least 1, got {self.rank}.")
+        if self.alpha is not None and not self.alpha > 0:
+            raise Refusal(
+                f"{type(self).__name__} needs an alpha above 0 to add anything, got {self.alpha}; "
+                "null is alpha = rank."
+            )
+        if not self.targets:
+            raise Refusal(
+                f"{type(self).__name__} needs the names of layers in base.adapter.targets, got none; leave it out for "
+                "those of attention."
+            )
+
+    def attach(self, network: Any, seed: int = 0) -> None:
+        require_bare(network)
+        names = [name for name, _ in network.named_modules()]
+        for target in self.targets:
+            if not any(f".{name}".endswith(f".{target}") for name in names):
+                raise Refusal(
+                    f"{type(network).__name__} has no layer {target!r}; name others in base.adapter.targets, its "
+                    f"linear layers are {', '.join(linear_layers(network))}."
+                )
+        network.requires_grad_(False)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank if self.alpha is None else self.alpha,  # type: ignore[arg-type]
+            target_modules=self.targets,
+            lora_dropout=self.dropout,
+            init_lora_weights="gaussian",
+        )
+        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
+            torch.default_generator.manual_seed(seed)
+            self.inject(network, config)
+        cast_training_params(network, dtype=torch.float32)
+
+    @abstractmethod
+    def inject(self, network: Any, config: LoraConfig) -> None:
+        """Put the adapters into a network in place.
 
         Raises:
-            RuntimeError: if one is not.
+            Refusal: if peft has none for such layers.
         """
-        file = read_lora(str(folder), {"unet": pipeline.unet})
-        pipeline.load_lora_weights(str(folder), adapter_name=TRAINED)
-        require_put(pipeline.unet, file.layers, TRAINED)
 
-    def snippet(self, where: str) -> list[str]:
-        return [f'pipe.load_lora_weights("{where}")']
+    def off(self, network: nn.Module) -> AbstractContextManager:
+        return adapters_off(network)
 
 
 def linear_layers(network: nn.Module) -> list[str]:
     return sorted({n.rpartition(".")[2] for n, module in network.named_modules() if isinstance(module, nn.Linear)})
 
 
-def carries_adapters(unet: nn.Module) -> bool:
-    return any(isinstance(module, BaseTunerLayer) for module in unet.modules())
+def carries_adapters(network: nn.Module) -> bool:
+    return any(isinstance(module, BaseTunerLayer) for module in network.modules())
 
 
-def require_bare(unet: nn.Module) -> None:
-    if carries_adapters(unet):
+def require_bare(network: nn.Module) -> None:
+    if carries_adapters(network):
         raise Refusal(
             "The UNet already carries adapters; merge them into it first (pipe.fuse_lora()), or train them further "
             "with base.adapter diffpo.diffusion.WarmLoRA."

@@ -18,10 +18,10 @@ from accelerate.utils import GradientAccumulationPlugin
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.processes.everyone import on_main
 from diffpo.processes.launchers import precision, require_joined, suit_launcher
-from diffpo.storage.files import remedy_of, writing
+from diffpo.storage.files import CONFIG, remedy_of, writing
 from diffpo.storage.lock import Lock, take
 from diffpo.train.metrics import require_trackers
-from diffpo.train.state.checkpoint import CONFIG, Checkpoints, flat, folders
+from diffpo.train.state.checkpoint import Checkpoints, flat, folders
 
 log = logging.getLogger(__name__)
 

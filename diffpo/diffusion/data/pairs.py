@@ -29,7 +29,6 @@ from diffpo.diffusion.data.encoded_reader import EncodedReader
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.readers import Example, PixelReader, PromptReader, Reader, Seen, gathered
 from diffpo.diffusion.data.stream import PATIENCE, ImageStream
-from diffpo.diffusion.users.rows import ForUser
 from diffpo.processes.workers import at_most, bytes_of, from_workers
 from diffpo.train.validation import Split
 
@@ -78,7 +77,7 @@ class PairData:
                 raise Refusal(f"data.{name} must be at least 1, got {count}.")
         if self.stream is not None and self.cycle is not None:
             raise Refusal("Draws about the pairs of a stream never repeat; set data.cycle or data.stream to null.")
-        if self.per_user is not None and not any(isinstance(row_map, ForUser) for row_map in self.rows):
+        if self.per_user is not None and not any(row_map.tells_users for row_map in self.rows):
             raise Refusal("data.per_user needs to know users; add diffpo.diffusion.ForUser to data.rows.")
         if self.per_user is not None and self.stream is not None:
             raise Refusal(

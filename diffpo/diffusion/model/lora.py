@@ -2,79 +2,71 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.lora.files import read_lora
-from diffpo.lora.layers import put
+from diffpo.core.sharding import whole_state
+from diffpo.lora.files import FILES, read_lora
+from diffpo.lora.layers import put, require_put
+from diffpo.storage.files import settle
 from diffpo.train.adapters import (
     START,
     TRAINED,
+    Adapter,
     LowRank,
     adapter_layers,
     adapter_only,
-    adapters_off,
     linear_layers,
     only_trainable,
     require_bare,
 )
 
 
+class PipelineAdapter(Adapter):
+    """Adapters of peft's, saved as plain diffusers loads them: `pytorch_lora_weights.safetensors`."""
+
+    tags: ClassVar[tuple[str, ...]] = ("lora", "template:diffusion-lora")
+
+    def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
+        """Write peft's names for all layers: of a file with some of diffusers' own names only those are loaded."""
+        unet = pipeline.unet
+        trained = whole_state(unet, [name for name, p in unet.named_parameters() if p.requires_grad])
+        if writes:
+            layers = get_peft_model_state_dict(unet, state_dict=trained, adapter_name=TRAINED)
+            adapter = unet.peft_config[TRAINED]
+            metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
+            type(pipeline).save_lora_weights(folder, layers, unet_lora_adapter_metadata=metadata)
+            settle(folder / FILES[0])
+
+    def load(self, pipeline: Any, folder: Path) -> None:
+        """As any user would, and see that every layer of the file is there.
+
+        Raises:
+            RuntimeError: if one is not.
+        """
+        file = read_lora(str(folder), {"unet": pipeline.unet})
+        pipeline.load_lora_weights(str(folder), adapter_name=TRAINED)
+        require_put(pipeline.unet, file.layers, TRAINED)
+
+    def snippet(self, where: str) -> list[str]:
+        return [f'pipe.load_lora_weights("{where}")']
+
+
 @dataclass(frozen=True)
-class LoRA(LowRank):
+class LoRA(PipelineAdapter, LowRank):
     """New adapters that start as zero (arXiv:2106.09685); the reference is the network without them.
 
     Args:
-        rank: of each update.
-        alpha: updates are scaled by alpha / rank; null is alpha = rank.
         targets: names of the layers that get one; the default is the attention of diffusers' own DPO scripts.
-        dropout: on the input of the updates.
-
-    Raises:
-        Refusal: if rank or alpha are not positive, or there are no targets.
     """
 
-    rank: int = 8
-    alpha: float | None = None
     targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
-    dropout: float = 0.0
-
-    def __post_init__(self):
-        if self.rank < 1:
-            raise Refusal(f"LoRA needs a rank of at least 1, got {self.rank}.")
-        if self.alpha is not None and not self.alpha > 0:
-            raise Refusal(f"LoRA needs an alpha above 0 to add anything, got {self.alpha}; null is alpha = rank.")
-        if not self.targets:
-            raise Refusal(
-                "LoRA needs the names of layers in base.adapter.targets, got none; leave it out for attention."
-            )
-
-    def attach(self, unet: Any, seed: int = 0) -> None:
-        require_bare(unet)
-        names = [name for name, _ in unet.named_modules()]
-        for target in self.targets:
-            if not any(f".{name}".endswith(f".{target}") for name in names):
-                raise Refusal(
-                    f"{type(unet).__name__} has no layer {target!r}; name others in base.adapter.targets, its linear "
-                    f"layers are {', '.join(linear_layers(unet))}."
-                )
-        unet.requires_grad_(False)
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.rank if self.alpha is None else self.alpha,  # type: ignore[arg-type]
-            target_modules=self.targets,
-            lora_dropout=self.dropout,
-            init_lora_weights="gaussian",
-        )
-        with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
-            torch.default_generator.manual_seed(seed)
-            self.inject(unet, config)
-        cast_training_params(unet, dtype=torch.float32)
 
     def inject(self, network: Any, config: LoraConfig) -> None:
         """By diffusers' own hook, so that its other ones (`disable_adapters`) know of the adapters."""
@@ -87,12 +79,9 @@ class LoRA(LowRank):
                 f"{', '.join(linear_layers(network))}."
             ) from error
 
-    def off(self, unet: nn.Module) -> AbstractContextManager:
-        return adapters_off(unet)
-
 
 @dataclass(frozen=True)
-class WarmLoRA(LowRank):
+class WarmLoRA(PipelineAdapter):
     """Train an existing LoRA further; the reference is a frozen second copy of it, "ref", in the same network.
 
     Args:
@@ -106,21 +95,23 @@ class WarmLoRA(LowRank):
     def start(self) -> str:
         return self.path
 
-    def attach(self, unet: Any, seed: int = 0) -> None:
-        require_bare(unet)
-        file = read_lora(self.path, {"unet": unet})
+    def attach(self, network: Any, seed: int = 0) -> None:
+        require_bare(network)
+        file = read_lora(self.path, {"unet": network})
         if file.others:
             raise Refusal(
                 f"{file.beside}; only a UNet is trained. Merge it all into the base and train a new LoRA there "
                 "(pipe.load_lora_weights, fuse_lora, unload_lora_weights, save_pretrained), or save the UNet's part "
                 "alone with save_lora_weights(folder, unet_lora_layers=...)."
             )
-        unet.requires_grad_(False)
-        put(unet, file.layers, START)
-        put(unet, file.layers, TRAINED, file.dropout)
-        unet.set_adapter(TRAINED)
-        only_trainable(adapter_layers(unet), [p for name, p in unet.named_parameters() if f".{TRAINED}." in name])
-        cast_training_params(unet, dtype=torch.float32)
+        network.requires_grad_(False)
+        put(network, file.layers, START)
+        put(network, file.layers, TRAINED, file.dropout)
+        network.set_adapter(TRAINED)
+        only_trainable(
+            adapter_layers(network), [p for name, p in network.named_parameters() if f".{TRAINED}." in name]
+        )
+        cast_training_params(network, dtype=torch.float32)
 
-    def off(self, unet: nn.Module) -> AbstractContextManager:
-        return adapter_only(START)(unet)
+    def off(self, network: nn.Module) -> AbstractContextManager:
+        return adapter_only(START)(network)

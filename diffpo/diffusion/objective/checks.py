@@ -12,8 +12,6 @@ from diffpo.data.rows import RowMap
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Prediction, Velocity
 from diffpo.diffusion.objective.noising import Noising
-from diffpo.diffusion.users.branch import UserBranch
-from diffpo.diffusion.users.rows import ForUser
 from diffpo.train.adapters import Adapter
 
 TIMES = (0.4, 0.6, 0.8)
@@ -22,11 +20,11 @@ SILENT = 1e-4  # signal coefficient below which a picture is gone: a signal-to-n
 
 def require_users(adapter: Adapter | None, rows: Sequence[RowMap]) -> None:
     """Raise a Refusal if a base that hears users is not told of any, or one that hears none is told."""
-    hears, told = isinstance(adapter, UserBranch), any(isinstance(row_map, ForUser) for row_map in rows)
+    hears, told = adapter is not None and adapter.hears_users, any(row_map.tells_users for row_map in rows)
     if hears and not told:
         raise Refusal(
-            "UserBranch learns from pairs of which it is told who judged them, and is told of nobody; add "
-            "diffpo.diffusion.ForUser to data.rows."
+            f"{type(adapter).__name__} learns from pairs of which it is told who judged them, and is told of nobody; "
+            "add diffpo.diffusion.ForUser to data.rows."
         )
     if told and not hears:
         raise Refusal(

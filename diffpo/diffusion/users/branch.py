@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors.torch import save_file
 
@@ -40,6 +40,7 @@ class UserBranch(Adapter):
         Refusal: if tokens, width or rank are not positive.
     """
 
+    hears_users: ClassVar[bool] = True
     tokens: int
     width: int
     rank: int = 32
@@ -60,17 +61,17 @@ class UserBranch(Adapter):
     def tags(self) -> tuple[str, ...]:
         return ("personalization", *(() if self.lora is None else self.lora.tags))
 
-    def attach(self, unet: Any, seed: int = 0) -> None:
+    def attach(self, network: Any, seed: int = 0) -> None:
         if self.lora is None:
-            unet.requires_grad_(False)
+            network.requires_grad_(False)
         else:
-            self.lora.attach(unet, seed)
-        install(unet, self.tokens, fresh(shapes(unet, self.width, self.rank), seed))
+            self.lora.attach(network, seed)
+        install(network, self.tokens, fresh(shapes(network, self.width, self.rank), seed))
 
     @contextmanager
-    def off(self, unet: Any) -> Iterator[None]:
-        branch = user_input(unet)
-        with nullcontext() if self.lora is None else self.lora.off(unet):
+    def off(self, network: Any) -> Iterator[None]:
+        branch = user_input(network)
+        with nullcontext() if self.lora is None else self.lora.off(network):
             branch.on = False
             try:
                 yield

@@ -84,6 +84,8 @@ class ForUser(RowMap):
     """
 
     script: ClassVar[str] = "scripts/embed_users.py"
+    needs_one_source: ClassVar[bool] = True
+    tells_users: ClassVar[bool] = True
     embeddings: str
     column: str = "user_id"
     dropout: float = 0.1

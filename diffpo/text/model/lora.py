@@ -24,10 +24,18 @@ from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
-from diffpo.diffusion.model.lora import LoRA
 from diffpo.storage.hub import reaching
 from diffpo.storage.whole import match_weights, require_finite, tell_unwrapped, unwrapped
-from diffpo.train.adapters import START, TRAINED, Adapter, adapter_layers, adapter_only, only_trainable, require_bare
+from diffpo.train.adapters import (
+    START,
+    TRAINED,
+    Adapter,
+    LowRank,
+    adapter_layers,
+    adapter_only,
+    only_trainable,
+    require_bare,
+)
 
 OUTER = "base_model.model."  # of names in peft's files: where a network stands in a PeftModel
 INITS = (True, False, "gaussian", "eva", "orthogonal")  # ways to begin that leave the base as it is
@@ -61,7 +69,7 @@ class TextAdapter(Adapter):
 
 
 @dataclass(frozen=True)
-class TextLoRA(TextAdapter, LoRA):
+class TextLoRA(TextAdapter, LowRank):
     """New adapters that start as zero (arXiv:2106.09685); the reference is the network without them.
 
     Args:
@@ -93,17 +101,17 @@ class TextWarmLoRA(TextAdapter):
     def start(self) -> str:
         return self.path
 
-    def attach(self, unet: Any, seed: int = 0) -> None:
-        require_bare(unet)
-        unet.requires_grad_(False)
-        inject_saved(unet, self.path, START, TRAINED)
-        for layer in adapter_layers(unet):
+    def attach(self, network: Any, seed: int = 0) -> None:
+        require_bare(network)
+        network.requires_grad_(False)
+        inject_saved(network, self.path, START, TRAINED)
+        for layer in adapter_layers(network):
             layer.set_adapter(TRAINED)
-        only_trainable(adapter_layers(unet), [p for _, p in trained_in(unet)])
-        cast_training_params(unet)
+        only_trainable(adapter_layers(network), [p for _, p in trained_in(network)])
+        cast_training_params(network)
 
-    def off(self, unet: nn.Module) -> AbstractContextManager:
-        return adapter_only(START)(unet)
+    def off(self, network: nn.Module) -> AbstractContextManager:
+        return adapter_only(START)(network)
 
 
 # Not by the methods that transformers gives its networks (`load_adapter`, ...): they ask for versions of peft that are

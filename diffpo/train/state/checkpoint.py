@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
 from diffpo.storage.digests import FILES, digests, flush, found_in, name_files, named_in, wrong_file, wrong_size
-from diffpo.storage.files import in_one_line, remedy_of
+from diffpo.storage.files import CONFIG, in_one_line, remedy_of
 from diffpo.train.state.training_state import TrainingState
 
-CONFIG = "config.yaml"
 DATA = "data.json"
 TOLD = 8  # differences that one line tells
 NAME = re.compile(r"checkpoint-(\d{6}|[1-9]\d{6,})")
