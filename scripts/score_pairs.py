@@ -3,63 +3,8 @@
 accelerate launch scripts/score_pairs.py --config configs/score_pairs.yaml --output_dir scored
 """
 
-from pathlib import Path
-from typing import Any
-
-import transformers
-from accelerate import PartialState
-
 from diffpo.cli.command import launch
-from diffpo.data.row_maps import SUMMARY
-from diffpo.data.rows import RowMap
-from diffpo.data.source import Source
-from diffpo.diffusion.annotate.score import score_pairs
-from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import tell
-
-
-def main(
-    scorer: Scorer,
-    source: Source,
-    output_dir: Path,
-    rows: list[RowMap] | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    settings: str = "",
-) -> None:
-    """Score both pictures of every pair of a dataset.
-
-    Args:
-        scorer: who scores, e.g. diffpo.scorers.PickScore.
-        source: the pairs, e.g. diffpo.data.PickAPic or diffpo.data.Mixed.
-        output_dir: gets parquet shards that diffpo.data.Columns reads, and scores.json. After a kill, the same
-            command goes on where it stopped.
-        rows: what drops pairs before they are scored; null keeps all.
-        seed: of the row maps.
-        batch_size: pictures that are read at a time; a scorer may divide them further.
-        settings: the resolved config.
-    """
-    transformers.utils.logging.disable_progress_bar()
-    is_finished = (output_dir / SUMMARY).exists()
-    found = score_pairs(scorer, source, output_dir, rows or [], seed, batch_size)
-    if PartialState().is_main_process:
-        tell(output_dir, is_finished, settings, "scored", "" if is_finished else told(found, output_dir))
-    PartialState().destroy_process_group()
-
-
-def told(found: dict[str, Any], output_dir: Path) -> str:
-    """The summary in a sentence."""
-    agreement = found["agreement"]
-    confirmed = "no pair has a winner" if agreement is None else f"the chosen side scores higher in {agreement:.1%}"
-    noted = "".join(f"; {count} pairs {note}" for note, count in found["notes"].items())
-    longer = f"; {found['cut']} of {found['prompts']} prompts are longer than it reads and were cut"
-    cut = longer if found["cut"] else ""
-    return (
-        f"{found['pairs']} pairs scored by {found['scorer']} ({found['model_id']}) from {found['min']:.4g} to "
-        f"{found['max']:.4g}; {confirmed}; {found['unreadable']} pictures could not be read{cut}{noted}. To train on "
-        f"them: --data.source=diffpo.data.Columns --data.source.path={output_dir}"
-    )
-
+from diffpo.commands.score import main
 
 if __name__ == "__main__":
     launch(main)

@@ -3,20 +3,19 @@ import re
 from functools import cache
 from pathlib import Path
 
-import evaluate
-import evidence
 import pytest
-import train_diffusion_dpo
-import train_text_dpo
 import yaml
 
 from diffpo.cli.command import CommandLine, parse
+from diffpo.commands import evaluate, evaluate_users, evidence
+from diffpo.commands import train as train_diffusion_dpo
+from diffpo.commands import train_text as train_text_dpo
 from diffpo.lab.evidence.tables import compare_resolved
 from diffpo.storage.hub import GONE
 from diffpo.train.state.checkpoint import flat
 
 RECIPES = sorted(
-    [*Path("configs").glob("[dt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/ppd_tiny.yaml")]
+    [*Path("configs").glob("[dt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/diffusion/ppd_tiny.yaml")]
 )
 SCRIPTS = {"text": train_text_dpo.main, "diffusion": train_diffusion_dpo.main}
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -97,6 +96,7 @@ def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tm
 
 @pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_evaluation_parses_and_its_resolved_form_is_itself(config, tmp_path):
-    _, settings = parse(evaluate.main, [f"--config={config}", "--output_dir=out"])
+    main = evaluate_users.main if config.stem == "tiny_users" else evaluate.main
+    _, settings = parse(main, [f"--config={config}", "--output_dir=out"])
     (tmp_path / "config.yaml").write_text(settings)
-    assert parse(evaluate.main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings
+    assert parse(main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings

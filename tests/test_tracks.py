@@ -4,10 +4,10 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 import pytest
-import train_diffusion_dpo
 from tiny import pair_folder
 from tiny_text_runs import SLOW, run_text, text_files
 
+from diffpo.commands import train as train_diffusion_dpo
 from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns, HPDv3, PairFolder, PickAPic

@@ -8,7 +8,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
@@ -16,24 +17,31 @@ from tqdm import tqdm
 
 from diffpo.cli.config_files import require_readable
 from diffpo.cli.given import require_given
+from diffpo.cli.moved import find_moved
+from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, track_of
 from diffpo.cli.overrides import settle, split_options, tell_drops
 from diffpo.core.refusal import Refusal
 from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
 from diffpo.processes.workers import lost
+from diffpo.storage.shipped import find_recipe, replace_shipped
 
 
-def launch(main: Callable[..., None]) -> None:
+def launch(main: Callable[..., None], args: list[str] | None = None, program: str | None = None) -> None:
     """Parse the command line by `main`'s signature and call it, with the resolved config as `settings`.
 
     A refusal is printed as one line; any other error is a fault of the program and keeps its traceback. After a signal
     (Ctrl-C; SIGTERM, SIGUSR1 and SIGUSR2 of schedulers) a line says how the work goes on; the exit code is then 128 +
     signal.
+
+    Args:
+        args: command line without the program's name; None reads sys.argv.
+        program: its name, for messages; None reads sys.argv, too.
     """
     try:
         with hearing(end_at_once):
-            line = CommandLine(main, sys.argv[1:])
+            line = CommandLine(main, sys.argv[1:] if args is None else args, program)
             if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
-                for told in line.dropped:
+                for told in [*line.taken, *line.dropped]:
                     print(told, file=sys.stderr)
             main(**line.arguments(), settings=line.settings)
     except Stopped as stopped:
@@ -93,15 +101,28 @@ class CommandLine:
 
     Attributes:
         settings: everything that was chosen, defaults included, as YAML.
+        taken: lines about paths that only the package has.
         dropped: lines about what files and earlier arguments say and what no longer holds, see `settle`.
 
     Args:
         args: without the program's name.
+        program: its name; None reads sys.argv.
+
+    Raises:
+        Refusal: if a file cannot be read, or names something that has moved.
     """
 
-    def __init__(self, main: Callable[..., None], args: list[str]):
-        self.main = main
-        self.parser = ArgumentParser(description=(main.__doc__ or "").split("\n")[0])
+    def __init__(self, main: Callable[..., None], args: list[str], program: str | None = None):
+        self.main, track = main, track_of(inspect.signature(main))
+        missing = list(import_all(track)) if asks_for_help(args) else []
+        args = find_configs(args)
+        said = [*args, *(Path(path).read_text(errors="replace") for path in configs(args) if os.path.isfile(path))]
+        require_current(said)
+        import_names("\n".join(said), track)
+        self.parser = Parser(prog=program, description=(main.__doc__ or "").split("\n")[0], allow_abbrev=False)
+        self.parser.track = track
+        if missing:
+            self.parser.epilog = f"Not listed, as a package is missing: {'; '.join(missing)}."
         self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
         self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
         self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
@@ -110,6 +131,7 @@ class CommandLine:
         settled, drops = settle(args, self.so_far)
         self.chosen = self.parser.parse_args(settled)
         self.chosen.pop("config")
+        self.taken = self._take_shipped()
         self.settings = self.parser.dump(self.chosen, skip_unset=False)
         self.dropped = tell_drops(drops, yaml.safe_load(self.settings))
 
@@ -122,11 +144,70 @@ class CommandLine:
         require_given(self.main, self.chosen)
         return vars(self.parser.instantiate(self.chosen))
 
+    def _take_shipped(self) -> list[str]:
+        """Let paths that this folder lacks and the package has be the package's; a line tells of each."""
+        taken: dict[str, str] = {}
+        tree = json.loads(self.parser.dump(self.chosen, format="json", skip_unset=False, skip_validation=True))
+        tree = replace_shipped(tree, taken)
+        if taken:
+            self.chosen = self.parser.parse_object(tree)
+            self.chosen.pop("config", None)
+        return [f"{name} is not in this folder; what came along is taken: {path}" for name, path in taken.items()]
+
     def so_far(self, args: list[str]) -> dict[str, Any]:
         """The resolved config of a command line that may lack arguments."""
         chosen = self.parser.parse_args(args, _skip_validation=True)
         chosen.pop("config")
         return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
+
+
+def find_configs(args: list[str]) -> list[str]:
+    """The same command line, in which a recipe's name is the path of its file."""
+    found = list[str]()
+    for step in split_options(args):
+        name, equals, value = step[0].partition("=")
+        if name == "--config" and (value if equals else step[1:2]) and not is_config(value or step[1]):
+            path, rest = str(find_recipe(value or step[1])), step[1:] if equals else step[2:]
+            found += [f"--config={path}", *rest]
+        else:
+            found += step
+    return found
+
+
+def is_config(said: str) -> bool:
+    """Whether it is a file, or YAML itself, as the parser also takes it."""
+    return os.path.isfile(said) or "\n" in said or ":" in said or "{" in said
+
+
+class Parser(ArgumentParser):
+    """One whose errors are the error and a hint, without the usage of all options.
+
+    Attributes:
+        track: whose names are hinted at, see `diffpo.cli.names`.
+    """
+
+    track: str | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # jsonargparse's own parsers of parts
+            super().error(message, ex)
+        close = suggest_names(message, self.track)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"{self.prog} --help lists all options."
+        print(f"error: {message.rstrip()}\nhint: {hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def asks_for_help(args: list[str]) -> bool:
+    names = [arg.partition("=")[0] for arg in args]
+    return any(name in ("-h", "--help") or (name.startswith("--") and name.endswith(".help")) for name in names)
+
+
+def require_current(said: list[str]) -> None:
+    """Raise a Refusal if arguments or files name classes as earlier versions did."""
+    if moved := find_moved("\n".join(said)):
+        old, new = moved[0]
+        more = f" ({len(moved) - 1} more have moved, too)" if len(moved) > 1 else ""
+        raise Refusal(f"{old} is {new} now{more}; name it so.")
 
 
 def configs(args: list[str]) -> Iterator[str]:
@@ -140,10 +221,7 @@ def configs(args: list[str]) -> Iterator[str]:
 def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
     """Defaults that are lists of objects, as YAML would say them; jsonargparse does so for single objects only."""
     return {
-        key: [
-            {"class_path": f"{type(item).__module__}.{type(item).__qualname__}", "init_args": asdict(item)}
-            for item in value
-        ]
+        key: [{"class_path": find_public_path(type(item)), "init_args": asdict(item)} for item in value]
         for key, value in defaults.items()
         if isinstance(value, list) and value and all(is_dataclass(item) for item in value)
     }

@@ -57,7 +57,7 @@ class Need:
 
     asker: str
     what: str
-    met: Callable[[Sequence[Row]], bool]
+    met: Callable[..., bool]
     remedy: str
 
 

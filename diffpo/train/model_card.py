@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo import __version__
+from diffpo.cli.names import find_public_path
 from diffpo.core.objective import Objective
 from diffpo.evaluation.win_rates import versions
 from diffpo.storage.digests import read_json
@@ -27,7 +28,7 @@ def opening(name: str, base: str, data: str, objective: Objective, ema: float | 
         data: on what.
         ema: decay of the moving average that the weights are, or None.
     """
-    method = f"{type(objective).__module__}.{type(objective).__qualname__}"
+    method = find_public_path(type(objective))
     averaged = f"the moving average of the run (decay {ema})" if ema else "the last of the run"
     tuned = f"`{base}` tuned on {data} by diffpo {__version__} (`{method}`)."
     return [f"# {name}", tuned, f"The weights are {averaged}."]

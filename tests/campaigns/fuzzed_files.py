@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tiny
-import train_diffusion_dpo
 from campaigns.fuzzed_pictures import MUTATIONS, Rng
 from campaigns.outcomes import Outcomes, listen
 from safetensors.torch import load, save, save_file
@@ -31,6 +30,7 @@ from shards import png, shard
 from tiny_loras import DIFFUSERS, PEFT, layers_of, written
 
 from diffpo.cli.command import parse
+from diffpo.commands import train as train_diffusion_dpo
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.data.layouts import Columns, PickAPicShards

@@ -257,9 +257,8 @@ def shown_to(root: Path, source) -> None:
 
 def class_paths(root: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Configs that name what Python itself brings, at every place that takes a class."""
-    import train_diffusion_dpo
-
     from diffpo.cli.command import parse
+    from diffpo.commands import train as train_diffusion_dpo
 
     command = f"touch {root / 'ran'}"
     evils = {

@@ -12,7 +12,6 @@ from typing import Any
 from unittest.mock import patch
 
 import datasets
-import evidence
 import tiny
 import yaml
 from brightness import SHARD
@@ -21,6 +20,7 @@ from captioning_until import TOKENIZER
 from tiny_embedders import compared
 from tiny_text_runs import text_files
 
+from diffpo.commands import evidence
 from diffpo.diffusion.annotate import shards as pair_shards
 from diffpo.lab.users.tastes import Population, Taste
 from diffpo.storage import arrow

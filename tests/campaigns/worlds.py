@@ -64,7 +64,7 @@ def works(root: Path) -> dict[str, Work]:
         "--evaluation=null",
     ]
     words = ["--config=configs/text/quickstart.yaml", f"--data.source.path={root / 'texts.parquet'}", *SHORT]
-    scored = ["--config=configs/score_pairs.yaml", f"--source.path={root / 'pairs'}", "--batch_size=4"]
+    scored = ["--config=configs/annotate/score.yaml", f"--source.path={root / 'pairs'}", "--batch_size=4"]
     encoded = ["--config=configs/encode/tiny.yaml", source, "--batch_size=4"]
     chosen = {
         "full training": ("train_diffusion_dpo.py", (*diffusion, *judged), True),

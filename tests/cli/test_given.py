@@ -2,13 +2,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pytest
-import train_diffusion_dpo
 from jsonargparse import Namespace
 from torch import nn
 from torch.optim import Optimizer
 
 from diffpo.cli.command import parse
 from diffpo.cli.given import require_given
+from diffpo.commands import train as train_diffusion_dpo
 from diffpo.core.refusal import Refusal
 
 

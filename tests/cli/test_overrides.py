@@ -111,7 +111,7 @@ def test_an_option_that_loses_to_a_file_after_it_is_told(config):
     objective, dropped = chosen(*args, config)
     assert (objective.loss, objective.scale) == (Sigmoid(500.0), 2.0)
     assert dropped == [
-        f"dropped by {config}: objective {path_of(DCPO)} -> {path_of(DenoisingPreference)}, "
+        f"dropped by {config}: objective {path_of(DCPO)} -> diffpo.diffusion.DenoisingPreference, "
         "objective.loss.beta 7.0 -> 500.0"
     ]
     assert chosen(*args, config, *args)[1] == []

@@ -120,7 +120,12 @@ CALIBRATED = r"CaPO needs calibrated scores, which are win rates in \[0, 1\] .*C
             "LogRatio needs positive scores; use ",
         ),
         (SequencePreference(ODPO(gap=LogRatio())), scored(1.0, 0.0), RAW, "LogRatio needs positive scores"),
-        (HPO(), listed(), scored(0.5, 0.25), "HPO needs rewards, which are not all 0; add .*hpo.Rewards to data.rows"),
+        (
+            HPO(),
+            listed(),
+            scored(0.5, 0.25),
+            "HPO needs rewards, which are not all 0; add .*methods.Rewards to data.rows",
+        ),
         (TPO(), listed(4), scored(1.0, 0.5, 0.5, 0.0), r"TPO needs scores in \[0, 1\] that differ .*Lists"),
         (TPO(), RAW, scored(1.0, 0.0), r"TPO needs scores in \[0, 1\]"),
         (MDPO(), listed(3), seen(), "MDPO needs answers about pictures; end data.rows with .*CorruptedPicture"),

@@ -50,8 +50,7 @@ class Brightness(Scorer):
 
 
 if __name__ == "__main__":
-    import score_pairs
-
+    from diffpo.commands import score as score_pairs
     from diffpo.data.layouts import PairFolder
 
     torch.set_num_threads(1)

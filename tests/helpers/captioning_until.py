@@ -43,9 +43,9 @@ class Logged(Captioner):
 
 
 if __name__ == "__main__":
-    import caption_pairs
     import torch
 
+    from diffpo.commands import caption as caption_pairs
     from diffpo.data.layouts import PairFolder
 
     torch.set_num_threads(1)

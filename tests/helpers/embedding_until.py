@@ -32,9 +32,9 @@ class Logged(Means):
 
 
 if __name__ == "__main__":
-    import embed_users
     import torch
 
+    from diffpo.commands import embed_users
     from diffpo.data.layouts import Columns
 
     torch.set_num_threads(1)

@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-import encode_pairs
 import torch
 from tiny_encoded import base, pixels
 
+from diffpo.commands import encode as encode_pairs
 from diffpo.storage import arrow
 
 write = arrow.write

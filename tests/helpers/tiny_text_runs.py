@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import train_text_dpo
 from safetensors.torch import load_file
 from tiny_runs import SHORT
 from tiny_text import saved_language_model, saved_pairs
 
+from diffpo.commands import train_text as train_text_dpo
 from diffpo.data.layouts import Columns
 from diffpo.text.data.pairs import TextData
 from diffpo.text.model.loading import CausalLM

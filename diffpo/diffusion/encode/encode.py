@@ -16,6 +16,7 @@ from tqdm import tqdm
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.layouts import PromptsOnly
 from diffpo.data.pairs import PairTable, open_tables
+from diffpo.data.row_maps import SUMMARY as SCORES
 from diffpo.data.source import Layout
 from diffpo.data.typed import captions
 from diffpo.diffusion.base.schedules import require_ddpm
@@ -30,7 +31,6 @@ from diffpo.diffusion.encode.prompt_shards import PromptShards
 from diffpo.diffusion.model.encoder import Encoder
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.model.model_card import sources
-from diffpo.evaluation import scorer as scoring
 from diffpo.processes.stopping import orderly
 from diffpo.storage import arrow
 from diffpo.storage.arrow import Shards
@@ -229,9 +229,9 @@ def summary(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> dict[s
 
 def copy_scores(source: Path, folder: Path) -> list[str]:
     """What says who scored the pairs goes with them; its name, if there is such a file."""
-    if not (source / scoring.SUMMARY).exists():
+    if not (source / SCORES).exists():
         return []
-    read_json(source / scoring.SUMMARY)
-    with writing(str(folder / scoring.SUMMARY), REMEDY):
-        shutil.copy(source / scoring.SUMMARY, folder)
-    return [scoring.SUMMARY]
+    read_json(source / SCORES)
+    with writing(str(folder / SCORES), REMEDY):
+        shutil.copy(source / SCORES, folder)
+    return [SCORES]

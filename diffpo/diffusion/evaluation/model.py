@@ -48,8 +48,8 @@ class Model:
         unet: a UNet that replaces the base's: hub id, folder (what `train_diffusion_dpo.py` wrote), or file.
         lora: adapters on top, of the UNet, text encoders or both: hub id, folder or file of any trainer's layout.
         negative: what guidance leads away from (arXiv:2505.11245), tuned from the base on reversed preference: hub id,
-            folder or file of a UNet, a LoRA or a difference (`scripts/mix_negative.py`). The network in the negative
-            half is base + alpha (unet and lora - base) + mix (negative - base).
+            folder or file of a UNet, a LoRA or a difference (`scripts/convert_weights.py mix-negative`). The network
+            in the negative half is base + alpha (unet and lora - base) + mix (negative - base).
         alpha: how much of unet and lora is in the negative half.
         mix: how much of the negative is.
         vae: a VAE that replaces the base's.

@@ -92,8 +92,8 @@ class NegativeGuidanceMixin:
 
         Args:
             path: hub id, folder or file of a whole network or a LoRA; folder or file of a weight difference, as
-                `scripts/mix_negative.py` writes it. LoRA and difference are added to the network as it is now, with
-                the adapters that are active now.
+                `scripts/convert_weights.py mix-negative` writes it. LoRA and difference are added to the network as it
+                is now, with the adapters that are active now.
             mix: how much of a LoRA or a difference is added; the published range is [0, 1].
             shared: keep one network and switch its adapters between the halves, instead of making a second one. Takes
                 less memory and more time; for LoRAs.
@@ -111,7 +111,7 @@ class NegativeGuidanceMixin:
         if full is not None and mix != 1:
             raise Refusal(
                 f"{path} holds a whole network, which mix={mix:g} does not apply to; mix it with a base by "
-                "scripts/mix_negative.py and load the result."
+                "scripts/convert_weights.py mix-negative and load the result."
             )
         if difference:
             full = merged_copy(network)

@@ -31,7 +31,8 @@ Scales = Mapping[str, float | None]
 
 
 def read_difference(path: str) -> Difference | None:
-    """The weight difference that a local file or folder holds (`scripts/mix_negative.py`); None for anything else.
+    """The weight difference that a local file or folder holds (`scripts/convert_weights.py mix-negative`); None for
+    anything else.
 
     Raises:
         Refusal: if the file is broken.

@@ -29,7 +29,9 @@ MARK = {"diffpo": "difference"}
 
 @dataclass(frozen=True, eq=False)
 class Difference(Part):
-    """Offsets themselves, of some or all weights, as `scripts/mix_negative.py --difference true` writes them."""
+    """Offsets themselves, of some or all weights, as `scripts/convert_weights.py mix-negative --difference true`
+    writes them.
+    """
 
     source: str
     offsets: Mapping[str, Tensor]

@@ -21,7 +21,7 @@ class UserOracle(UserJudge):
     """Users of the tiny world themselves, without noise; they look at no support. Equal pictures get no verdict.
 
     Args:
-        tastes: file that scripts/build_users.py wrote, users.json.
+        tastes: file that scripts/build_assets.py users wrote, users.json.
     """
 
     tastes: str

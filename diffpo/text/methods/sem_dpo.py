@@ -14,8 +14,9 @@ class SemanticWeight(RowMap):
     """Multiply the weight of a pair by exp(-alpha d), d = 1 - cos(e(prompt), e(winner)), which lies in [0, 2].
 
     With `SequencePreference` the loss is mean(w loss), not divided by the sum of weights: pairs that have all drifted
-    are all learned less. The loser's drift does not count. d is in columns that scripts/semantic_distance.py adds, so
-    alpha changes without encoding anew. Mind that weights below 1 act like a lower learning rate.
+    are all learned less. The loser's drift does not count. d is in columns that scripts/measure_texts.py
+    semantic-distance adds, so alpha changes without encoding anew. Mind that weights below 1 act like a lower learning
+    rate.
 
     Args:
         alpha: how fast the weight falls; 0 is DPO. The paper's was not at hand; 3 makes of usual distances of 0.1 to
@@ -26,7 +27,7 @@ class SemanticWeight(RowMap):
         Refusal: if alpha is negative, or a distance is not in [0, 2].
     """
 
-    script: ClassVar[str] = "scripts/semantic_distance.py"
+    script: ClassVar[str] = "scripts/measure_texts.py semantic-distance"
 
     alpha: float = 3.0
     columns: tuple[str, str] = ("sem_distance", "sem_distance_rejected")

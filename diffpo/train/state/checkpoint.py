@@ -15,6 +15,7 @@ import yaml
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from diffpo.cli.moved import rename_moved
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
 from diffpo.storage.digests import FILES, digests, flush, found_in, name_files, named_in, wrong_file, wrong_size
@@ -307,7 +308,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def shaping(config: str) -> dict[str, Any]:
     """Settings that shape a run, flat."""
-    found = flat(yaml.safe_load(config))
+    found = flat(rename_moved(yaml.safe_load(config)))
     free = tuple(f"{name}." for name in MAY_DIFFER)
     return {key: value for key, value in found.items() if not f"{key}.".startswith(free)}
 

@@ -4,6 +4,7 @@ from tiny import pipeline, pipeline_xl
 
 from diffpo.diffusion.data import prompt_states
 from diffpo.diffusion.data.prompt_states import PROMPTS, PromptStates
+from diffpo.diffusion.encode import prompt_shards
 from diffpo.diffusion.encode.prompt_shards import PromptShards
 from diffpo.diffusion.model.conditioning import OneEncoder, TwoEncoders
 
@@ -42,7 +43,8 @@ def test_what_was_not_encoded_is_not_found(tmp_path):
 
 
 def test_prompts_whose_hashes_collide_are_told_apart_by_their_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(prompt_states, "key_of", lambda prompt: 7)
+    for module in (prompt_states, prompt_shards):
+        monkeypatch.setattr(module, "key_of", lambda prompt: 7)
     conditioner = OneEncoder(pipeline())
     table = stored(tmp_path, conditioner)
     torch.testing.assert_close(table.find(TEXTS[2]).prompt, conditioner.states([TEXTS[2]]).prompt)

@@ -1,6 +1,5 @@
 import sys
 
-import export_lora
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from tiny import drawn, pipeline, pipeline_xl, trained, unet, unet_xl
 from tiny_loras import layers_of, saved_layers
 
 from diffpo.cli.command import launch
+from diffpo.commands import export_lora
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.model.kohya import describe, export_kohya, one_alpha, read_layers
 from diffpo.diffusion.model.lora import WarmLoRA

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import image_batch, moved, pipeline, trained, unet
 from tiny_loras import layers_of, saved_layers
 
-import diffpo.train.adapters
+import diffpo.diffusion.model.lora
 from diffpo.core.references import SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.model.lora import LoRA, WarmLoRA
@@ -200,8 +200,8 @@ def test_what_was_saved_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch):
     LoRA(rank=2).attach(pipe.unet)
     LoRA().save(pipe, tmp_path)
     LoRA().load(pipeline(), tmp_path)
-    read = diffpo.train.adapters.read_lora
-    monkeypatch.setattr(diffpo.train.adapters, "read_lora", lambda path, networks: more(read(path, networks)))
+    read = diffpo.diffusion.model.lora.read_lora
+    monkeypatch.setattr(diffpo.diffusion.model.lora, "read_lora", lambda path, networks: more(read(path, networks)))
     with pytest.raises(RuntimeError, match="32 of 33 layers of a LoRA were loaded; conv_in is the first odd"):
         LoRA().load(pipeline(), tmp_path)
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-import train_diffusion_dpo
 from tiny import saved
 from tiny_embedders import Means, compared
 
 from diffpo.cli.command import parse
+from diffpo.commands import train as train_diffusion_dpo
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
@@ -100,7 +100,7 @@ def test_users_count_alike_if_asked(world):
 
 
 def test_equal_counts_need_users(world):
-    with pytest.raises(Refusal, match=r"data\.per_user needs to know users; add diffpo\.user_rows\.ForUser"):
+    with pytest.raises(Refusal, match=r"data\.per_user needs to know users; add diffpo\.diffusion\.ForUser"):
         PairData(Columns(str(world / "pairs.parquet")), per_user=3)
 
 

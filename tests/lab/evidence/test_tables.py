@@ -2,12 +2,12 @@ import json
 import shutil
 import signal
 
-import evidence
 import numpy as np
 import pytest
 import yaml
 from signals import PROGRAM, send_once
 
+from diffpo.commands import evidence
 from diffpo.core.refusal import Refusal
 from diffpo.lab.evidence.tables import (
     candidates,
@@ -191,7 +191,7 @@ SFT = ["--objective=diffpo.text.methods.SFT"]
 def text_grid(root, **methods) -> dict:
     plan = {"script": "scripts/train_text_dpo.py", "config": "configs/text/quickstart.yaml", "also": ["--fit.steps=1"]}
     plan |= {"methods": {"sft": SFT} | methods, "seeds": [0], "baseline": "sft"}
-    (root / "grid.yaml").write_text(yaml.safe_dump(plan | {"prepare": ["scripts/build_language.py"]}))
+    (root / "grid.yaml").write_text(yaml.safe_dump(plan | {"prepare": ["scripts/build_assets.py rewrites"]}))
     return plan
 
 
@@ -228,7 +228,7 @@ def test_a_record_keeps_the_resolved_config_of_each_run(tmp_path, monkeypatch, c
     assert resolved["common"]["fit"]["steps"] == 1
     assert resolved["common"]["output_dir"] == "{output}"
     assert "dpo: objective.loss.beta 0.25\n" in capsys.readouterr().out
-    assert [command[1] for command in ran] == ["scripts/build_language.py", *["scripts/train_text_dpo.py"] * 2]
+    assert [command[1] for command in ran] == ["scripts/build_assets.py", *["scripts/train_text_dpo.py"] * 2]
 
 
 def test_a_signal_to_a_grid_reaches_its_runs_which_end_in_order(tmp_path, monkeypatch):

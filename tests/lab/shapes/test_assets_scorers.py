@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import build_scorers
 import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
@@ -13,6 +12,7 @@ from diffpo.lab.shapes.judges import agreement, faithfulness
 from diffpo.lab.shapes.judging_pairs import against_vivid, imagined
 from diffpo.lab.shapes.preferences import split_scenes
 from diffpo.lab.shapes.scenes import random_scene, render
+from diffpo.lab.worlds import scorers as build_scorers
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.pickscore import PickScore
 

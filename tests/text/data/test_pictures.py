@@ -63,7 +63,7 @@ def test_equal_answers_are_dropped():
 def test_what_cannot_be_is_refused_in_one_line():
     with pytest.raises(Refusal, match="0 < low <= high <= 1, got 0.0 and 0.2"):
         CorruptedPicture(low=0.0)
-    with pytest.raises(Refusal, match="needs column 'image'.*add it with the source diffpo.text.data.pictures"):
+    with pytest.raises(Refusal, match="needs column 'image'.*add it with the source diffpo.text.PictureColumns"):
         CorruptedPicture()(replace(row(), extra={}), draws(1))
     with pytest.raises(Refusal, match="Row 7 answers with a list of messages"):
         CorruptedPicture()(replace(row(), candidates=([{"role": "assistant", "content": "red"}], "blue")), draws(1))

@@ -63,19 +63,19 @@ def test_the_loss_is_the_plain_mean_of_weighted_pairs():
 
 def test_a_distance_that_is_nan_is_none():
     with pytest.raises(
-        Refusal, match="needs column 'sem_distance', row 7 has no value there .* with scripts/semantic_d"
+        Refusal, match="needs column 'sem_distance', row 7 has no value there .* with scripts/measure_t"
     ):
         weight(1.0, math.nan)
 
 
 @pytest.mark.parametrize("distance", [-0.1, 2.1])
 def test_what_is_no_cosine_distance_is_refused(distance):
-    with pytest.raises(Refusal, match=r"Row 7 has sem_distance .* lies in \[0, 2\]; add it with scripts/semantic_d"):
+    with pytest.raises(Refusal, match=r"Row 7 has sem_distance .* lies in \[0, 2\]; add it with scripts/measure_t"):
         weight(1.0, distance)
 
 
 def test_a_missing_column_names_the_script_and_a_negative_alpha_is_refused():
-    with pytest.raises(Refusal, match="add it with scripts/semantic_distance.py"):
+    with pytest.raises(Refusal, match="add it with scripts/measure_texts.py semantic-distance"):
         SemanticWeight()(PairRow(0, ("p", "p"), ("a", "b")), DRAWS)
     with pytest.raises(Refusal, match="alpha of at least 0, got -1"):
         SemanticWeight(-1.0)

@@ -1,0 +1,66 @@
+"""Commands of several verbs: the first word chooses, and only what it names is imported."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a word starts.
+
+    Attributes:
+        module: whose `main` it is.
+        help: what it does, in a line.
+        takes_words: whether that takes the words of the command line; else its signature says what they mean.
+    """
+
+    module: str
+    help: str
+    takes_words: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """A word that a second one follows.
+
+    Attributes:
+        verbs: by the second word.
+        help: what they do, in a line.
+    """
+
+    verbs: Mapping[str, Verb]
+    help: str
+
+
+def launch_verb(program: str, verbs: Mapping[str, Verb | Group], words: list[str] | None = None) -> None:
+    """Call what the command line names, or say what there is.
+
+    Args:
+        program: its name, for messages.
+        words: the command line after it; None reads sys.argv.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(list_verbs(program, verbs))
+        sys.exit(0 if words else 2)
+    verb = verbs.get(words[0])
+    if verb is None:
+        close = get_close_matches(words[0], verbs, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(verbs)}."
+        print(f"error: {program} knows no {words[0]!r}; {hint}", file=sys.stderr)
+        sys.exit(2)
+    if isinstance(verb, Group):
+        return launch_verb(f"{program} {words[0]}", verb.verbs, words[1:])
+    if verb.takes_words:
+        return import_module(verb.module).main(words[1:])
+    launch = import_module("diffpo.cli.command").launch
+    return launch(import_module(verb.module).main, words[1:], f"{program} {words[0]}")
+
+
+def list_verbs(program: str, verbs: Mapping[str, Verb | Group]) -> str:
+    width = max(map(len, verbs))
+    lines = [f"  {word:{width}}  {verb.help}" for word, verb in verbs.items()]
+    return "\n".join([f"usage: {program} <command> ...", "", *lines, "", f"{program} <command> --help says more."])

@@ -1,0 +1,103 @@
+"""Compare any number of text-to-image models, or folders of their pictures, by any scorers.
+
+accelerate launch scripts/evaluate.py --config configs/evaluate/tiny.yaml --output_dir runs/evaluation
+"""
+
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import diffusers
+import transformers
+
+from diffpo.diffusion.evaluation.compare import contest, headline, write_report
+from diffpo.diffusion.evaluation.drawing import Sampling, draw
+from diffpo.diffusion.evaluation.geneval import write_geneval
+from diffpo.diffusion.evaluation.guidance import GuidanceSweep
+from diffpo.diffusion.evaluation.model import Model, require_distinct, stamped, warnings
+from diffpo.diffusion.evaluation.page import write_page
+from diffpo.diffusion.evaluation.scores import Judges, Pictures
+from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.scorer import Scorer
+from diffpo.evaluation.win_rates import cut_short, table
+from diffpo.processes.everyone import on_main
+from diffpo.storage.files import writing
+from diffpo.storage.job_folder import joined
+from diffpo.storage.ledger import REMEDY
+from diffpo.storage.lock import take
+from diffpo.train.state.checkpoint import CONFIG
+
+
+def main(
+    models: list[Model],
+    prompts: Prompts,
+    scorers: list[Scorer],
+    output_dir: Path,
+    sampling: Sampling,
+    sweep: GuidanceSweep | None = None,
+    geneval: bool = False,
+    settings: str = "",
+) -> None:
+    """Compare any number of text-to-image models, or folders of their pictures, by any scorers.
+
+    Args:
+        models: what is compared; win rates are over the first one in the terminal, of all pairs in the report.
+        prompts: what they draw.
+        scorers: who judges.
+        output_dir: gets `report.json`, `report.html` and one folder of pictures per model. The same command again goes
+            on where a stopped one was.
+        sampling: how they draw.
+        sweep: choose each model's guidance scale on other prompts; null takes sampling.guidance for all.
+        geneval: also write the pictures in the folder layout of GenEval.
+        settings: the resolved config.
+    """
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    state = joined()
+    lock = on_main(lambda: take(output_dir, "evaluation"))
+    began, judges = time.perf_counter(), Judges(scorers)
+    require_distinct(models, output_dir)
+    records = prompts.read()
+    asked = [record["prompt"] for record in records]
+    development = sweep.asked(asked, judges) if sweep else []
+    finished = {model.name: model.files(asked, sampling.pictures) for model in models if model.pictures}
+    for scorer in scorers:
+        scorer.check([*asked, *development])
+    with writing(f"output_dir {output_dir}", REMEDY):
+        if state.is_main_process:
+            (output_dir / CONFIG).write_text(settings)
+    pictures, about, curves = {}, {}, {}
+    for model in models:
+        folder, drawn, at, load = output_dir / model.name, not model.pictures, sampling, cache(model.load)
+        if sweep and drawn:
+            curves[model.name] = sweep(model, load, development, judges, sampling, output_dir / "guidance")
+            at = replace(sampling, guidance=sweep.best(curves[model.name]))
+        if drawn:
+            files, identity = draw(load, asked, at, folder, model.identity, model.name), model.identity
+        else:
+            files = finished[model.name]
+            identity = {**model.identity, "files": stamped(files)}
+        pictures[model.name] = Pictures(files, folder, identity)
+        about[model.name] = {
+            "source": model.source,
+            "folder": model.name if drawn else str(files[0].parent.resolve()),
+            "listing": f"{model.name}/prompts.jsonl",
+            "drawn": drawn,
+            "guidance": at.guidance if drawn else None,
+        }
+        if geneval and state.is_main_process:
+            write_geneval(files, records, output_dir / "geneval" / model.name)
+    found = contest(pictures, asked, judges, sampling, about)
+    if state.is_main_process:
+        listed = warnings({model.name: model.runs for model in models}, scorers)
+        warned = [*found["warnings"], *listed, *cut_short(found)]
+        report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
+        swept = sweep.report(curves, development, judges) if sweep else None
+        report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)
+        write_report(report, output_dir)
+        print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
+        print(f"{write_page(output_dir)} shows the pictures.")
+    if lock:
+        lock.release()
+    state.end_training()

@@ -1,0 +1,142 @@
+"""Align a text-to-image diffusion model with image preferences.
+
+accelerate launch scripts/train_diffusion_dpo.py --config configs/diffusion/diffusion_dpo_sd15.yaml --output_dir runs/a
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import transformers
+from torch import nn
+from torch.optim import Optimizer
+
+from diffpo.core.objective import Objective
+from diffpo.core.references import Reference
+from diffpo.data.pairs import require_suits, require_track
+from diffpo.diffusion.data.pairs import HeldOut, PairData
+from diffpo.diffusion.encode.encode import Encoding
+from diffpo.diffusion.encode.fingerprint import require_encoded_for
+from diffpo.diffusion.evaluation.preview import PictureGrid, PreviewConfig
+from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
+from diffpo.diffusion.model.model_card import write_card
+from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
+from diffpo.diffusion.objective.reference_cache import remembered
+from diffpo.evaluation.win_rates import Evaluation
+from diffpo.storage.files import sparing
+from diffpo.train import fit as loop
+from diffpo.train.publish import Publish
+from diffpo.train.reference_cache import require_still
+from diffpo.train.run import FitConfig, open_run
+
+
+def main(
+    objective: Objective,
+    base: StableDiffusion,
+    data: PairData,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    output_dir: Path,
+    fit: FitConfig,
+    reference: Callable[[nn.Module], Reference] | None = None,
+    preview: PreviewConfig | None = None,
+    validation: HeldOut | None = None,
+    evaluation: Evaluation | None = None,
+    publish: Publish | None = None,
+    seed: int = 0,
+    resume: str | None = None,
+    encoding: Encoding | None = None,
+    remember: Path | None = None,
+    settings: str = "",
+) -> None:
+    """Align a text-to-image diffusion model with image preferences.
+
+    Args:
+        objective: what is minimised, e.g. diffpo.diffusion.DenoisingPreference.
+        base: the model to tune.
+        data: the pairs.
+        optimizer: any torch optimiser by class path.
+        output_dir: gets checkpoints, previews, config, model card and the tuned weights.
+        fit: length, batch, precision, bookkeeping.
+        reference: null is the untuned base: adapters switched off, or a frozen copy.
+        preview: pictures during the run.
+        validation: pairs kept from training and judged during it.
+        evaluation: what is measured at the end.
+        publish: where on the hub the result goes.
+        seed: of every random draw of the run.
+        resume: "latest" or a checkpoint folder.
+        encoding: encode the pairs before the first step and train on what was encoded; null reads pictures, or pairs
+            that scripts/encode_pairs.py has encoded.
+        remember: folder of the reference's answers that are computed once, for this run and for others that differ in
+            loss, beta or learning rate; needs `data.cycle` and the default reference.
+        settings: the resolved config.
+    """
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    require_track(objective, "pictures")
+    run = open_run(fit, output_dir, seed, resume, settings)
+    accelerator, folder = run.accelerator, run.output_dir
+    if publish and accelerator.is_main_process:
+        publish.check()
+    if encoding:
+        data = encoding(base, data, seed)
+    read = [data, validation.held_out(data)] if validation else [data]
+    for some in read:
+        require_encoded_for(base, some)
+    require_users(base.adapter, data.rows)
+    pairs: Any
+    with accelerator.main_process_first():
+        pairs, held_out = validation.split(data, seed) if validation else (data.open(seed), None)
+    for some in [pairs, *([held_out.pairs] if held_out else [])]:
+        require_suits(objective, some)
+    fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
+    encodes = not all(some.is_encoded for some in read)
+    shown, unconditional = preview is not None, objective.needs_unconditional
+    model = base.load(accelerator.device, run.storage, seed, encodes, shown, unconditional)
+    first, draws = model.first(pairs)
+    require_prediction(model.denoiser, first, draws)
+    if silent := silent_times(objective, model.denoiser):
+        accelerator.print(silent)
+    make = partial(reference, model.unet) if reference else model.reference
+    if remember:
+        require_still(reference)
+        about = objective, base, data, pairs, first.latents.shape[2:], seed, run.storage, bool(held_out)
+        make = partial(remembered, remember, make, *about)
+    frozen = make() if objective.needs_reference else None
+    objective.attach(model.unet, seed)
+    pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
+    loop.fit(objective, model.unet, frozen, pairs, model.prepare, optimizer, run, pictures, held_out)
+    report = f"{pairs.report()} {model.report()}".strip()
+    accelerator.print(report)
+    model.save(folder, writes=accelerator.is_main_process)
+    card = partial(
+        write_card,
+        folder,
+        base,
+        data,
+        objective,
+        report,
+        settings,
+        pipeline=type(model.pipeline()).__name__,
+        ema=fit.ema,
+        prompts=preview.prompts if preview else (),
+        command=sys.argv,
+        repo=publish.repo if publish and not publish.dry_run else None,
+    )
+    if accelerator.is_main_process:
+        with sparing(f"The model card of {folder}"):
+            card()
+    if evaluation:
+        accelerator.wait_for_everyone()  # until what was trained is written
+        del frozen, pictures
+        accelerator.free_memory()  # of the optimizer: two more pipelines are coming
+        evaluation({"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, folder, seed)
+    if accelerator.is_main_process:
+        if evaluation:
+            with sparing(f"The model card of {folder}"):
+                card()  # now with what was measured
+        if publish:
+            publish(folder)
+    accelerator.end_training()
