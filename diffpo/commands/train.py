@@ -22,7 +22,7 @@ from diffpo.diffusion.evaluation.preview import PictureGrid, PreviewConfig
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.model_card import write_card
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
-from diffpo.diffusion.objective.reference_cache import remembered
+from diffpo.diffusion.objective.reference_cache import cache_reference
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.train.align import align, finish, open_pairs
 from diffpo.train.publish import Publish
@@ -44,7 +44,7 @@ def main(
     seed: int = 0,
     resume: str | None = None,
     encoding: Encoding | None = None,
-    remember: Path | None = None,
+    reference_cache: Path | None = None,
     settings: str = "",
 ) -> None:
     """Align a text-to-image diffusion model with image preferences.
@@ -65,8 +65,8 @@ def main(
         resume: "latest" or a checkpoint folder.
         encoding: encode the pairs before the first step and train on what was encoded; null reads pictures, or pairs
             that scripts/encode_pairs.py has encoded.
-        remember: folder of the reference's answers that are computed once, for this run and for others that differ in
-            loss, beta or learning rate; needs `data.cycle` and the default reference.
+        reference_cache: folder of the reference's answers that are computed once, for this run and for others that
+            differ in loss, beta or learning rate; needs `data.cycle` and the default reference.
         settings: the resolved config.
     """
     diffusers.utils.logging.disable_progress_bar()
@@ -92,8 +92,8 @@ def main(
     if silent := silent_times(objective, model.denoiser):
         accelerator.print(silent)
     cached = partial(
-        remembered,
-        remember,
+        cache_reference,
+        reference_cache,
         objective=objective,
         base=base,
         data=data,
@@ -105,7 +105,7 @@ def main(
     )
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
     report = align(
-        objective, model, pairs, optimizer, run, reference, cached if remember else None, pictures, held_out
+        objective, model, pairs, optimizer, run, reference, cached if reference_cache else None, pictures, held_out
     )
     card = partial(
         write_card,

@@ -19,7 +19,7 @@ from diffpo.evaluation.win_rates import Evaluation
 from diffpo.text.data.pairs import HeldOutTexts, TextData
 from diffpo.text.model.loading import CausalLM, load_base, load_tuned
 from diffpo.text.model.model_card import write_card
-from diffpo.text.objective.reference_cache import remembered
+from diffpo.text.objective.reference_cache import cache_text_reference
 from diffpo.train.align import align, finish, open_pairs
 from diffpo.train.run import FitConfig, open_run
 
@@ -38,7 +38,7 @@ def main(
     evaluation: Evaluation | None = None,
     seed: int = 0,
     resume: str | None = None,
-    remember: Path | None = None,
+    reference_cache: Path | None = None,
     settings: str = "",
 ) -> None:
     """Align a language model with preferences over texts.
@@ -56,8 +56,8 @@ def main(
             diffpo.text.LoadedCausalLM, on the CPU.
         seed: of every random draw of the run.
         resume: "latest" or a checkpoint folder.
-        remember: folder of the reference's log-likelihoods, which are computed once, for this run and for others that
-            differ in loss, beta or learning rate; needs the default reference.
+        reference_cache: folder of the reference's log-likelihoods, which are computed once, for this run and for
+            others that differ in loss, beta or learning rate; needs the default reference.
         settings: the resolved config.
     """
     transformers.utils.logging.disable_progress_bar()
@@ -68,8 +68,8 @@ def main(
     model = base.load(run.accelerator.device, run.storage, seed)
     model.require_fits(first, data.max_length)
     cached = partial(
-        remembered,
-        remember,
+        cache_text_reference,
+        reference_cache,
         objective=objective,
         base=base,
         data=data,
@@ -78,7 +78,9 @@ def main(
         storage=run.storage,
         judges=held_out is not None,
     )
-    report = align(objective, model, pairs, optimizer, run, reference, cached if remember else None, held_out=held_out)
+    report = align(
+        objective, model, pairs, optimizer, run, reference, cached if reference_cache else None, held_out=held_out
+    )
     del model
     card = partial(write_card, run.output_dir, base, data, objective, report, settings, ema=fit.ema)
     finish(run, card, evaluation, lambda: {"base": load_base(base), "tuned": load_tuned(base, run.output_dir)})

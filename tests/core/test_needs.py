@@ -12,7 +12,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Held
 from diffpo.data.pairs import RowPairs, require_suits
 from diffpo.data.rows import PairRow
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.methods.capo import CaPO
 from diffpo.diffusion.methods.dcpo import DCPO
 from diffpo.diffusion.methods.dmpo import DMPO
@@ -65,7 +65,7 @@ class Listed(RowPairs):
     def report(self) -> str:
         return f"{len(self.rows)} rows."
 
-    def batches(self, share: Share):
+    def batches(self, share: ProcessShare):
         raise AssertionError("a batch was read")
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
-from diffpo.storage.files import writing
+from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY
 
 PARTS = Path(__file__).parent / "page_files"
@@ -57,7 +57,7 @@ def write_page(output_dir: Path, rows: int = 500, side: int = 320) -> Path:
         pictures = list(pool.map(lambda file: embedded(file, side), files))
     numbers = figures(report, aligned, len(shown))
     path = output_dir / "report.html"
-    with writing(str(path), REMEDY):
+    with name_failed_writes(str(path), REMEDY):
         path.write_text(render(report, numbers, pictures, seeds(lines)), "utf-8")
     return path
 

@@ -14,7 +14,7 @@ from diffpo.core.refusal import require_at_least
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective.preference import Residual, asked, by_timestep, mean_square, squared_errors
+from diffpo.diffusion.objective.preference import Residual, by_timestep, list_answers, mean_square, squared_errors
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DSPO(Objective):
 
     @property
     def asks(self) -> tuple[str, ...]:
-        return asked(self.noising)
+        return list_answers(self.noising)
 
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)

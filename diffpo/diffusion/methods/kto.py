@@ -15,7 +15,13 @@ from diffpo.core.refusal import require_positive
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective.preference import Residual, asked, by_timestep, mean_over_processes, squared_errors
+from diffpo.diffusion.objective.preference import (
+    Residual,
+    by_timestep,
+    list_answers,
+    mean_over_processes,
+    squared_errors,
+)
 
 ABOUT_PAIRS = {"rewards/margins", "rewards/accuracies"}
 
@@ -58,7 +64,7 @@ class KTO(Objective):
 
     @property
     def asks(self) -> tuple[str, ...]:
-        return asked(self.noising)
+        return list_answers(self.noising)
 
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)

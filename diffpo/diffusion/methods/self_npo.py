@@ -66,7 +66,7 @@ class SelfNPO(Objective):
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         cut = self.trajectories(policy, reference, batch.best(), draws)
         visits, shape = range(len(cut.t) // len(draws.row)), cut.x_t.shape[2:]
-        s = later(cut.t, len(policy.a), torch.cat([draws.uniform(f"later {visit}") for visit in visits]))
+        s = draw_later(cut.t, len(policy.a), torch.cat([draws.uniform(f"later {visit}") for visit in visits]))
         noise = torch.cat([draws.normal(f"fresh {visit}", *shape) for visit in visits])
         x_s = noised_from(policy, cut.x_t, cut.t, s, noise[None])
         seen = policy.prediction.x_0(policy.out(x_s, s, cut.batch.cond), x_s, policy.signal(s), policy.noise(s))
@@ -76,7 +76,7 @@ class SelfNPO(Objective):
         return Step((cut.batch.label.weight * loss).mean(), curves | by_timestep(curves, s, len(policy.a)))
 
 
-def later(t: Int[Tensor, " n"], timesteps: int, share: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+def draw_later(t: Int[Tensor, " n"], timesteps: int, share: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Times after t, up to the last one, where `share` in [0, 1) is uniform."""
     return t + 1 + (share * (timesteps - 1 - t)).long().clamp(max=timesteps - 2 - t)
 

@@ -10,7 +10,7 @@ from diffpo.core.references import Reference
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective.preference import Residual, asked, by_timestep
+from diffpo.diffusion.objective.preference import Residual, by_timestep, list_answers
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SFT(Objective):
 
     @property
     def asks(self) -> tuple[str, ...]:
-        return asked(self.noising, scores=False)
+        return list_answers(self.noising, scores=False)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch.best(), draws)

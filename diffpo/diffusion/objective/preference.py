@@ -79,7 +79,7 @@ class DenoisingPreference(Objective):
 
     @property
     def asks(self) -> tuple[str, ...]:
-        return asked(self.noising, self.loss.needs_reference)
+        return list_answers(self.noising, self.loss.needs_reference)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         return self.at(policy, reference, self.noising(policy, reference, batch, draws))
@@ -107,7 +107,7 @@ class DenoisingPreference(Objective):
         return Residual(policy, noised)
 
 
-def asked(noising: Noising, scores: bool = True) -> tuple[str, ...]:
+def list_answers(noising: Noising, scores: bool = True) -> tuple[str, ...]:
     """What a reference is asked for: noise, if pictures are inverted by it, and then scores."""
     return (NOISE,) * noising.needs_reference + (SCORES,) * scores
 

@@ -20,18 +20,18 @@ from diffpo.diffusion.pipelines.ip_adapters import NegativeIPAdapterMixin
 from diffpo.diffusion.pipelines.negative_networks import (
     NEGATIVE,
     Scales,
-    adapted,
     add_difference,
-    attach,
+    attach_negative,
+    list_adapted,
     merged_copy,
     read_adapters,
     read_difference,
     read_full,
     require_same_architecture,
-    switched,
+    switch_adapters,
 )
 from diffpo.diffusion.pipelines.negative_parts import require_known_range
-from diffpo.diffusion.pipelines.routing import arguments_of, plain, routed
+from diffpo.diffusion.pipelines.routing import arguments_of, route_calls, uncompiled_network
 
 
 class NegativeGuidanceMixin:
@@ -120,7 +120,7 @@ class NegativeGuidanceMixin:
             lora = read_adapters(self, path, self.guided_part)
             if shared:
                 self.unload_negative()
-                self.negative_adapters = attach(plain(network), lora, mix)
+                self.negative_adapters = attach_negative(uncompiled_network(network), lora, mix)
                 return
             full = merged_copy(network, lora, mix)
         self.unload_negative()
@@ -137,17 +137,17 @@ class NegativeGuidanceMixin:
         """
         names = [names] if isinstance(names, str) else names
         scales = weights if isinstance(weights, list) else [weights] * len(names)
-        have = sorted({name for layer in adapted(vars(self)[self.guided_part]) for name in layer.scaling})
+        have = sorted({name for layer in list_adapted(vars(self)[self.guided_part]) for name in layer.scaling})
         if unknown := [name for name in names if name not in have]:
             raise Refusal(f"There is no adapter {unknown[0]!r}; loaded are {', '.join(have) or 'none'}.")
         self.negative_adapters = dict(zip(names, scales, strict=True))
 
     def unload_negative(self: Any) -> None:
         """Become the stock pipeline."""
-        network = plain(vars(self)[self.guided_part])
-        if any(NEGATIVE in layer.scaling for layer in adapted(network)):
+        network = uncompiled_network(vars(self)[self.guided_part])
+        if any(NEGATIVE in layer.scaling for layer in list_adapted(network)):
             network.delete_adapters(NEGATIVE)
-            if not any(layer.scaling for layer in adapted(network)):
+            if not any(layer.scaling for layer in list_adapted(network)):
                 network.unload_lora()
         self.negative_adapters = {}
         self.register_modules(**{self.negative_part: None})
@@ -177,14 +177,14 @@ class NegativeGuidanceMixin:
         require_unconditional_half(network.config, arguments)
         guided = arguments.get("guidance_scale", 1.0) > 1
         if negative is None:
-            layers = adapted(plain(network))
+            layers = list_adapted(uncompiled_network(network))
             require_adapters(layers, self.negative_adapters)
-            return routed(network, network, guided, partial(switched, layers, self.negative_adapters))
+            return route_calls(network, network, guided, partial(switch_adapters, layers, self.negative_adapters))
         # Loading an IP-adapter sets the attribute of the config, not the item.
         kinds = {vars(part.config).get("encoder_hid_dim_type") for part in (network, negative)}
         if len(kinds) > 1:
             raise Refusal("One of the two networks has an IP-adapter; load it after the negative, for both.")
-        return routed(network, negative, guided)
+        return route_calls(network, negative, guided)
 
 
 def require_unconditional_half(config: Any, arguments: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow, RowMap
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.model.states import at, attach, before_completion, looking, own_rate, part_of
+from diffpo.text.model.states import attach_part, before_completion, own_rate, part_of, take_at, watch_states
 from diffpo.text.objective.preference import SequencePreference
 
 HEAD = "value"
@@ -100,7 +100,7 @@ class HPO(SequencePreference):
         return (rewards, *super().needs)
 
     def attach(self, policy: Any, seed: int) -> None:
-        attach(policy, HEAD, ValueHead(policy.config.get_text_config().hidden_size, seed))
+        attach_part(policy, HEAD, ValueHead(policy.config.get_text_config().hidden_size, seed))
 
     def trained(self, policy: Any) -> list[Any]:
         return own_rate(policy, HEAD, self.head_lr)
@@ -110,7 +110,7 @@ class HPO(SequencePreference):
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
         head, position = part_of(policy, HEAD), before_completion(batch)
-        with looking(policy, lambda states: head(at(states, position).detach())) as found:
+        with watch_states(policy, lambda states: head(take_at(states, position).detach())) as found:
             pair = self.pair(policy, reference, batch)
         step, value = self.judged(pair, batch), found[-1]  # a reference on the same network was asked before
         gap = batch.label.score - value

@@ -78,7 +78,7 @@ class MDPO(Objective):
 
         frozen = reference(logp)  # first: it keeps no activations, so it adds nothing to the policy's peak memory
         candidates = PairLogps(logp(policy), frozen, length=batch.scored[..., 1:].sum(-1).float())
-        answers, pictures = among(candidates, 0, 1), among(candidates, 0, 2)
+        answers, pictures = pick_two(candidates, 0, 1), pick_two(candidates, 0, 2)
         label, certain = replace(batch.label, score=batch.label.score[:2]), torch.ones_like(batch.label.prob)
         loss = Sigmoid(self.beta)
         step = pair_step(loss, answers, label)
@@ -98,7 +98,7 @@ def all_seen(rows: Sequence[PairRow]) -> bool:
     return all(isinstance(candidate, Seen) for row in rows for candidate in row.candidates)
 
 
-def among(candidates: PairLogps, better: int, worse: int) -> PairLogps:
+def pick_two(candidates: PairLogps, better: int, worse: int) -> PairLogps:
     """Two of the candidates as a pair."""
     two = [better, worse]
     return PairLogps(candidates.policy[two], candidates.reference[two], candidates.length[two])

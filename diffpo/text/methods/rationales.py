@@ -15,7 +15,7 @@ from diffpo.losses.likelihood import ChosenNLL
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.model.likelihoods import token_logps
 from diffpo.text.objective.preference import SequencePreference
-from diffpo.text.objective.selecting import between
+from diffpo.text.objective.selecting import take_between
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class RationalePreference(Objective):
         return self.base.asks
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
-        preferred = self.base(policy, reference, between(batch, 0, 2), draws)
-        reasons = between(batch, 2, 3)
+        preferred = self.base(policy, reference, take_between(batch, 0, 2), draws)
+        reasons = take_between(batch, 2, 3)
         said = token_logps(policy, reasons).sum(-1)
         pair = PairLogps(said, torch.zeros_like(said), length=reasons.scored[..., 1:].sum(-1).float())
         error = self.rationale(pair, reasons.label)

@@ -13,7 +13,7 @@ from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import Reference
 from diffpo.losses.logistic import Sigmoid
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.objective.divergence import compared
+from diffpo.text.objective.divergence import compare_tokens
 from diffpo.text.objective.preference import Reduce, require_of_texts
 
 
@@ -65,7 +65,7 @@ class RRPO(Objective):
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         weights, chosen = self.reduce.weights(batch), batch.scored[..., 1:].clone()
         chosen[1:] = False
-        both = compared(policy, reference, batch, where=chosen)
+        both = compare_tokens(policy, reference, batch, where=chosen)
         sums = ((weights * logps).sum(-1) for logps in (both.policy, both.reference))
         step = pair_step(self.loss, PairLogps(*sums, length=weights.sum(-1)), batch.label)
         divergence = both.divergence[0].sum(-1)

@@ -13,7 +13,7 @@ from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.losses.logistic import Sigmoid
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.objective.divergence import compared
+from diffpo.text.objective.divergence import compare_tokens
 from diffpo.text.objective.masks import LearnedMasks, TokenMask
 from diffpo.text.objective.preference import require_of_texts
 
@@ -63,7 +63,7 @@ class SparsePO(Objective):
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         scored = batch.scored[..., 1:]
         masks = self.mask(policy, reference, batch)
-        both = compared(policy, reference, batch, where=scored)
+        both = compare_tokens(policy, reference, batch, where=scored)
         divergence = masks.divergence * both.divergence
         pair = PairLogps(
             policy=(masks.ratio * both.policy + divergence).sum(-1),
