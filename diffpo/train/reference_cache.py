@@ -29,7 +29,7 @@ class CachedReference(Reference):
 
     Draws that repeat after `cycle` epochs (`PairData.cycle`) leave each pair `cycle` times and noises, so a sweep over
     losses, betas and learning rates pays for the reference once. It is not the published algorithm, which never draws
-    the same noise again; README, "Encode once", says what few draws cost.
+    the same noise again; docs/data.md, "Encode once", says what few draws cost.
 
     Answers of one kind (scores, or the noise of inverted pictures) lie in one file of cycle x ids x candidates x ...
     numbers in fp32, NaN where nothing is known yet, which all processes of a machine (or, on a shared disk, of
