@@ -85,28 +85,30 @@ def main(
     pairs, held_out = open_pairs(objective, data, validation, run)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)
-    shown, unconditional = preview is not None, objective.needs_unconditional
+    shown, unconditional = preview is not None, objective.requires.unconditional
     model = base.load(accelerator.device, run.storage, seed, encodes, shown, unconditional)
     first, draws = model.first(pairs)
     require_prediction(model.denoiser, first, draws)
     if silent := silent_times(objective, model.denoiser):
         accelerator.print(silent)
-    cached = partial(
-        cache_reference,
-        reference_cache,
-        objective=objective,
-        base=base,
-        data=data,
-        pairs=pairs,
-        latents=first.latents.shape[2:],
-        seed=seed,
-        storage=run.storage,
-        judges=held_out is not None,
+    cached = (
+        partial(
+            cache_reference,
+            reference_cache,
+            objective=objective,
+            base=base,
+            data=data,
+            pairs=pairs,
+            latents=first.latents.shape[2:],
+            seed=seed,
+            storage=run.storage,
+            judges=held_out is not None,
+        )
+        if reference_cache
+        else None
     )
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
-    report = align(
-        objective, model, pairs, optimizer, run, reference, cached if reference_cache else None, pictures, held_out
-    )
+    report = align(objective, model, pairs, optimizer, run, reference, cached, pictures, held_out)
     card = partial(
         write_card,
         *(folder, base, data, objective, report, settings),

@@ -67,20 +67,22 @@ def main(
     first = pairs.first(4)
     model = base.load(run.accelerator.device, run.storage, seed)
     model.require_fits(first, data.max_length)
-    cached = partial(
-        cache_text_reference,
-        reference_cache,
-        objective=objective,
-        base=base,
-        data=data,
-        pairs=pairs,
-        seed=seed,
-        storage=run.storage,
-        judges=held_out is not None,
+    cached = (
+        partial(
+            cache_text_reference,
+            reference_cache,
+            objective=objective,
+            base=base,
+            data=data,
+            pairs=pairs,
+            seed=seed,
+            storage=run.storage,
+            judges=held_out is not None,
+        )
+        if reference_cache
+        else None
     )
-    report = align(
-        objective, model, pairs, optimizer, run, reference, cached if reference_cache else None, held_out=held_out
-    )
+    report = align(objective, model, pairs, optimizer, run, reference, cached, held_out=held_out)
     del model
     card = partial(write_card, run.output_dir, base, data, objective, report, settings, ema=fit.ema)
     finish(run, card, evaluation, lambda: {"base": load_base(base), "tuned": load_tuned(base, run.output_dir)})

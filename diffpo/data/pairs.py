@@ -76,7 +76,8 @@ def require_suits(objective: Objective, pairs: RowPairs) -> None:
     Raises:
         Refusal: if rows have other numbers of candidates than the objective takes, or if they lack what it needs.
     """
-    takes, name = objective.needs_candidates, type(objective).__name__
+    required, name = objective.requires, type(objective).__name__
+    takes = required.candidates
     if odd := [k for k in sorted(pairs.sizes) if not takes.allow(k)]:
         raise Refusal(f"{name} takes {takes} candidates per row, rows have {odd[0]}; {takes.remedy}.")
     if len(pairs.sizes) > 1:
@@ -84,8 +85,8 @@ def require_suits(objective: Objective, pairs: RowPairs) -> None:
             f"Rows have {' or '.join(map(str, sorted(pairs.sizes)))} candidates, a batch needs equally many; let the "
             "row map diffpo.text.ListOf come first."
         )
-    rows = pairs.sample() if objective.needs else []
-    for need in objective.needs:
+    rows = pairs.sample() if required.of_rows else []
+    for need in required.of_rows:
         if not need.met(rows):
             raise Refusal(f"{need.asker} needs {need.what}; {need.remedy}.")
 

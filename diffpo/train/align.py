@@ -90,7 +90,7 @@ def align(
     if remembered:
         require_still(reference)
         make = partial(remembered, make)
-    frozen = make() if objective.needs_reference else None
+    frozen = make() if objective.requires.reference else None
     objective.attach(model.network, run.seed)
     fit(objective, model.network, frozen, pairs, model.prepare, optimizer, run, preview, held_out)
     report = f"{pairs.report()} {model.report()}".strip()

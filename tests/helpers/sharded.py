@@ -102,7 +102,7 @@ def step(kind: Kind, split: bool, rank: int | None, steps: int = 2) -> dict[str,
     optimizer, seen = torch.optim.SGD(parameters, lr=1e-3), []
     for _ in range(steps):
         optimizer.zero_grad()
-        asked = reference if kind.objective.needs_reference else None
+        asked = reference if kind.objective.requires.reference else None
         result = kind.objective(denoiser(network), asked, *part(rank))
         result.loss.backward()
         optimizer.step()

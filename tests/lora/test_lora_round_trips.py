@@ -11,8 +11,9 @@ from diffpo.core.weights import shift_weights
 from diffpo.diffusion.evaluation.model import add_lora
 from diffpo.diffusion.model.kohya import export_kohya
 from diffpo.diffusion.model.lora import LoRA, WarmLoRA
-from diffpo.diffusion.pipelines.negative_networks import attach_negative, list_adapted, read_adapters
+from diffpo.diffusion.pipelines.negative_networks import attach_negative, read_adapters
 from diffpo.diffusion.pipelines.negative_parts import open_part
+from diffpo.lora.switch import adapted
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 OTHERS = ["proj_in", "proj_out", "conv_in", "conv_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj"]
@@ -113,6 +114,6 @@ def shared(network, path: str, pipe):
     """As a negative shares the network."""
     pipe.unet = network
     scales = attach_negative(network, read_adapters(pipe, path, "unet"), 1.0)
-    for layer in list_adapted(network):
+    for layer in adapted(network):
         layer.set_adapter(list(scales))
     return network

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates
-from diffpo.core.objective import Objective, Step
+from diffpo.core.objective import Objective, Requirements, Step
 from diffpo.core.references import NOISE, Reference
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import ImageBatch
@@ -47,7 +47,6 @@ class SelfNPO(Objective):
     """
 
     learns_from: ClassVar[str] = "pictures"
-    needs_unconditional: ClassVar[bool] = True
     trajectories: Trajectories = field(default_factory=FromPictures)
     huber: float = 1e-3
 
@@ -56,12 +55,9 @@ class SelfNPO(Objective):
             raise Refusal(f"SelfNPO needs a positive huber, got {self.huber}; 0.001 is the published one.")
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(int(self.trajectories.needs_pictures))
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return (NOISE,)
+    def requires(self) -> Requirements:
+        pictures = Candidates(int(self.trajectories.needs_pictures))
+        return Requirements(pictures, answers=(NOISE,), unconditional=True)
 
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         cut = self.trajectories(policy, reference, batch.best(), draws)

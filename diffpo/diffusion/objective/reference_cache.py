@@ -46,7 +46,7 @@ def cache_reference(
     """
     if data.cycle is None:
         raise Refusal("reference_cache needs draws that repeat; set data.cycle to their number, e.g. 8.")
-    if objective.reference_inputs is None:
+    if objective.requires.cacheable_by is None:
         raise Refusal(
             f"What {type(objective).__name__} asks its reference cannot be remembered; set reference_cache to null."
         )
@@ -55,14 +55,14 @@ def cache_reference(
         raise Refusal(
             "Under FSDP all processes must ask the reference together; set reference_cache to null, or use DDP."
         )
-    if NOISE in objective.asks and pairs.shapes is not None:
+    if NOISE in objective.requires.answers and pairs.shapes is not None:
         raise Refusal("Noise of inverted pictures is remembered in one shape; encode without bucket_step.")
     of_pair = data.cycle, sum(table.ids for table in pairs.tables), len(pairs.tables[0][0].candidates)
     room = {SCORES: of_pair, NOISE: (*of_pair, *latents)}
     asked = identify_answers(objective, base, data, seed, storage)
     with state.main_process_first():
         if state.is_main_process:
-            open_answers(folder, asked, {what: room[what] for what in objective.asks})
+            open_answers(folder, asked, {what: room[what] for what in objective.requires.answers})
     known = CachedReference(None, folder)
     state.wait_for_everyone()  # nobody adds before all have looked
     if judges or not known.is_complete(pairs.row_ids):
@@ -83,7 +83,7 @@ def identify_answers(
         "rows": [str(row_map) for row_map in data.rows],
         "framing": str(data.framing),
         "caption_dropout": data.caption_dropout,
-        "noising": objective.reference_inputs,
+        "noising": objective.requires.cacheable_by,
         "seed": seed,
         "precision": str(storage),
     }

@@ -19,19 +19,17 @@ from diffpo.core.refusal import Refusal
 from diffpo.diffusion.pipelines.ip_adapters import NegativeIPAdapterMixin
 from diffpo.diffusion.pipelines.negative_networks import (
     NEGATIVE,
-    Scales,
     add_difference,
     attach_negative,
-    list_adapted,
     merged_copy,
     read_adapters,
     read_difference,
     read_full,
     require_same_architecture,
-    switch_adapters,
 )
 from diffpo.diffusion.pipelines.negative_parts import require_known_range
 from diffpo.diffusion.pipelines.routing import arguments_of, route_calls, uncompiled_network
+from diffpo.lora.switch import Scales, adapted, switched
 
 
 class NegativeGuidanceMixin:
@@ -137,7 +135,7 @@ class NegativeGuidanceMixin:
         """
         names = [names] if isinstance(names, str) else names
         scales = weights if isinstance(weights, list) else [weights] * len(names)
-        have = sorted({name for layer in list_adapted(vars(self)[self.guided_part]) for name in layer.scaling})
+        have = sorted({name for layer in adapted(vars(self)[self.guided_part]) for name in layer.scaling})
         if unknown := [name for name in names if name not in have]:
             raise Refusal(f"There is no adapter {unknown[0]!r}; loaded are {', '.join(have) or 'none'}.")
         self.negative_adapters = dict(zip(names, scales, strict=True))
@@ -145,9 +143,9 @@ class NegativeGuidanceMixin:
     def unload_negative(self: Any) -> None:
         """Become the stock pipeline."""
         network = uncompiled_network(vars(self)[self.guided_part])
-        if any(NEGATIVE in layer.scaling for layer in list_adapted(network)):
+        if any(NEGATIVE in layer.scaling for layer in adapted(network)):
             network.delete_adapters(NEGATIVE)
-            if not any(layer.scaling for layer in list_adapted(network)):
+            if not any(layer.scaling for layer in adapted(network)):
                 network.unload_lora()
         self.negative_adapters = {}
         self.register_modules(**{self.negative_part: None})
@@ -177,9 +175,9 @@ class NegativeGuidanceMixin:
         require_unconditional_half(network.config, arguments)
         guided = arguments.get("guidance_scale", 1.0) > 1
         if negative is None:
-            layers = list_adapted(uncompiled_network(network))
+            layers = adapted(uncompiled_network(network))
             require_adapters(layers, self.negative_adapters)
-            return route_calls(network, network, guided, partial(switch_adapters, layers, self.negative_adapters))
+            return route_calls(network, network, guided, partial(switched, layers, self.negative_adapters))
         # Loading an IP-adapter sets the attribute of the config, not the item.
         kinds = {vars(part.config).get("encoder_hid_dim_type") for part in (network, negative)}
         if len(kinds) > 1:

@@ -1,8 +1,6 @@
 """What files of a negative preference hold, made a second network or adapters of the first."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import torch
 from accelerate.hooks import ModelHook, remove_hook_from_module
 from diffusers import UNet2DConditionModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
@@ -22,12 +19,12 @@ from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, Differen
 from diffpo.diffusion.pipelines.routing import uncompiled_network
 from diffpo.lora.files import LoraFile, parse_lora, read_lora
 from diffpo.lora.layers import put_layers
+from diffpo.lora.switch import Scales, active, adapted, switched
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.tensors import open_tensors, read_header
 from diffpo.storage.whole import load_whole
 
 NEGATIVE = "negative"
-Scales = Mapping[str, float | None]
 
 
 def read_difference(path: str) -> Difference | None:
@@ -116,18 +113,18 @@ def attach_negative(network: Any, lora: LoraFile, mix: float) -> Scales:
     Raises:
         Refusal: if they are a DoRA's, which rescales weights, and are not all that is added to the network.
     """
-    scales = list_active(network)
+    scales = active(network)
     if (scales or mix != 1) and any(layer.magnitude is not None for layer in lora.layers.values()):
         raise Refusal(
             f"{lora.path} is a DoRA, which is added whole (mix=1) and to a network without adapters; mix is "
             f"{mix:g}, adapters are {', '.join(scales) or 'none'}. Merge it into its base and load the result."
         )
-    before = {layer: (layer.active_adapters, layer.disable_adapters) for layer in list_adapted(network)}
+    before = {layer: (layer.active_adapters, layer.disable_adapters) for layer in adapted(network)}
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         put_layers(network, lora.layers, NEGATIVE)
     finally:
-        for layer in list_adapted(network):
+        for layer in adapted(network):
             layer._active_adapter, layer._disable_adapters = before.get(layer, ([], False))
         network.requires_grad_(False)
         for parameter in trainable:
@@ -139,43 +136,15 @@ def attach_negative(network: Any, lora: LoraFile, mix: float) -> Scales:
     return scales | {NEGATIVE: mix}
 
 
-def list_adapted(network: nn.Module) -> list[Any]:
-    """Modules that are BaseTunerLayers too, which no type can say."""
-    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
-
-
-def list_active(network: nn.Module) -> dict[str, float | None]:
-    """Adapters that are on, at their own scales."""
-    layers = [layer for layer in list_adapted(network) if not layer.disable_adapters]
-    return dict.fromkeys(name for layer in layers for name in layer.active_adapters)
-
-
-@contextmanager
-def switch_adapters(layers: list[Any], scales: Scales) -> Iterator[None]:
-    """Inside, the named adapters are active and no others; a scale of None is the one that they have."""
-    kept = [(layer._active_adapter, layer._disable_adapters, dict(layer.scaling)) for layer in layers]
-    for layer in layers:
-        layer._active_adapter, layer._disable_adapters = list(scales), False
-        for name, scale in scales.items():
-            if scale is not None:
-                layer.set_scale(name, scale)
-    try:
-        yield
-    finally:
-        for layer, (names, disabled, scaling) in zip(layers, kept, strict=True):
-            layer._active_adapter, layer._disable_adapters = names, disabled
-            layer.scaling.update(scaling)
-
-
 def merged_copy(network: Any, lora: LoraFile | None = None, mix: float = 1.0) -> Any:
     """A second network like this one; active adapters and, at scale `mix`, a LoRA are merged into its weights."""
     network = uncompiled_network(network)
     # The hook of an offloaded network leads to other networks, which are not to be copied.
     memo = {id(hook): ModelHook() for name, hook in vars(network).items() if name == "_hf_hook"}
     twin: Any = remove_hook_from_module(deepcopy(network, memo), recurse=True)
-    scales = list_active(twin) if lora is None else attach_negative(twin, lora, mix)
-    layers = list_adapted(twin)
-    with switch_adapters(layers, scales):
+    scales = active(twin) if lora is None else attach_negative(twin, lora, mix)
+    layers = adapted(twin)
+    with switched(layers, scales):
         for layer in layers:
             layer.merge()
     if layers:

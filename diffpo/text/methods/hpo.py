@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Need, any_scored
-from diffpo.core.objective import Step
+from diffpo.core.objective import Requirements, Step
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow, RowMap
@@ -90,14 +90,15 @@ class HPO(SequencePreference):
             raise Refusal(f"HPO needs a tau between 0 and 1, got {self.tau}; 0.5 expects the mean reward.")
 
     @property
-    def needs(self) -> tuple[Need, ...]:
+    def requires(self) -> Requirements:
         rewards = Need(
             "HPO",
             "rewards, which are not all 0",
             any_scored,
             "add diffpo.text.methods.Rewards to data.rows, or another map that reads scores",
         )
-        return (rewards, *super().needs)
+        required = super().requires
+        return replace(required, of_rows=(rewards, *required.of_rows))
 
     def attach(self, policy: Any, seed: int) -> None:
         attach_part(policy, HEAD, ValueHead(policy.config.get_text_config().hidden_size, seed))

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step, rewards
+from diffpo.core.objective import Objective, Requirements, Step, pair_step, rewards
 from diffpo.core.pair import PairLogps
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal, require_positive
@@ -57,17 +57,10 @@ class MDPO(Objective):
         require_positive(self, beta=self.beta)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(3, 3, f"end data.rows with {CORRUPTED}")
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
+    def requires(self) -> Requirements:
         pictures = Need("MDPO", "answers about pictures", all_seen, f"end data.rows with {CORRUPTED}")
-        return (pictures,)
-
-    @property
-    def reference_inputs(self) -> str | None:
-        return "sums of tokens"
+        three = Candidates(3, 3, f"end data.rows with {CORRUPTED}")
+        return Requirements(three, (pictures,), cacheable_by="sums of tokens")
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         if not batch.inputs:

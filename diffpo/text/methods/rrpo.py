@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.objective import Objective, Requirements, Step, pair_step
 from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import Reference
 from diffpo.losses.logistic import Sigmoid
@@ -55,12 +54,8 @@ class RRPO(Objective):
         require_of_texts(self.loss)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return self.loss.needs_candidates
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.loss.needs
+    def requires(self) -> Requirements:
+        return Requirements.of(self.loss)
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         weights, chosen = self.reduce.weights(batch), batch.scored[..., 1:].clone()

@@ -6,8 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.objective import Objective, Requirements, Step, pair_step
 from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
@@ -50,12 +49,8 @@ class SparsePO(Objective):
             )
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return self.loss.needs_candidates
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.loss.needs
+    def requires(self) -> Requirements:
+        return Requirements.of(self.loss)
 
     def attach(self, policy: nn.Module, seed: int) -> None:
         self.mask.attach(policy, seed)

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step
+from diffpo.core.needs import Candidates
+from diffpo.core.objective import Objective, Requirements, Step
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import LastMap, PairRow
@@ -84,17 +84,10 @@ class SelfSupervised(Objective):
     head_lr: float = 1e-4
 
     @property
-    def needs_candidates(self) -> Candidates:
+    def requires(self) -> Requirements:
         degrade = f"end data.rows with diffpo.text.methods.Degrade of {self.levels} levels"
-        return Candidates(2 * self.levels, 2 * self.levels, degrade)
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.base.needs
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return self.base.asks
+        levels = Candidates(2 * self.levels, 2 * self.levels, degrade)
+        return replace(self.base.requires, candidates=levels, cacheable_by=None)
 
     def attach(self, policy: Any, seed: int) -> None:
         head = nn.utils.skip_init(nn.Linear, policy.config.get_text_config().hidden_size, self.levels)

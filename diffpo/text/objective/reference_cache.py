@@ -50,7 +50,7 @@ def cache_text_reference(
         Refusal: if what the objective asks cannot be remembered, or the folder holds the answers of another run.
         Refusal: if the folder cannot be written.
     """
-    if objective.reference_inputs is None or set(objective.asks) != {SCORES}:
+    if objective.requires.cacheable_by is None or set(objective.requires.answers) != {SCORES}:
         raise Refusal(
             f"What {type(objective).__name__} asks its reference is not one number each; set reference_cache to null."
         )
@@ -82,7 +82,7 @@ def identify_likelihoods(
         "rows": [str(row_map) for row_map in data.rows],
         "cut": [data.max_length, data.max_prompt_length],
         "tools": data.tools,
-        "asked": objective.reference_inputs,
+        "asked": objective.requires.cacheable_by,
         "seed": seed,
         "precision": str(storage),
     }

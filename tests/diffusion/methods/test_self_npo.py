@@ -118,7 +118,7 @@ def test_prompts_are_enough_from_noise():
     one, two = (objective(policy, FrozenCopy(policy.unet), some, draws()) for some in (batch, others))
     torch.testing.assert_close(one.loss, two.loss, rtol=1e-4, atol=1e-5)
     assert len(one.metrics["huber/policy"]) == 6
-    assert (objective.needs_candidates, SelfNPO().needs_candidates) == (Candidates(0), Candidates(1))
+    assert (objective.requires.candidates, SelfNPO().requires.candidates) == (Candidates(0), Candidates(1))
 
 
 def test_a_row_does_not_see_its_batch():

@@ -15,16 +15,14 @@ from diffpo.diffusion.pipelines.negative_networks import (
     NEGATIVE,
     add_difference,
     attach_negative,
-    list_active,
-    list_adapted,
     merged_copy,
     read_adapters,
     read_difference,
     read_full,
-    switch_adapters,
 )
 from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE
 from diffpo.lora.layers import require_put
+from diffpo.lora.switch import active, adapted, switched
 
 LATENTS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 STATES = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -62,7 +60,7 @@ def test_an_attached_lora_changes_nothing_until_it_is_switched_on(tmp_path):
     assert torch.equal(out(network), before)
     assert {name for name, parameter in network.named_parameters() if parameter.requires_grad} == trainable
     standing = flags(network)
-    with switch_adapters(list_adapted(network), scales):
+    with switched(adapted(network), scales):
         assert not torch.allclose(out(network), before, atol=1e-3)
     assert flags(network) == standing
     assert torch.equal(out(network), before)
@@ -72,7 +70,7 @@ def test_switching_equals_merging_equals_diffusers_own_adapters(tmp_path):
     pipe, path = with_style(tmp_path / "style"), saved_lora(tmp_path / "negative")
     merged = out(merged_copy(pipe.unet, read_adapters(pipe, path, "unet"), mix=0.6))
     scales = attach_negative(pipe.unet, read_adapters(pipe, path, "unet"), mix=0.6)
-    with switch_adapters(list_adapted(pipe.unet), scales):
+    with switched(adapted(pipe.unet), scales):
         shared = out(pipe.unet)
     theirs = with_style(tmp_path / "again")
     theirs.load_lora_weights(path, adapter_name="other")
@@ -84,7 +82,7 @@ def test_switching_equals_merging_equals_diffusers_own_adapters(tmp_path):
 def test_adapters_that_are_off_are_not_merged(tmp_path):
     pipe = with_style(tmp_path)
     pipe.unet.disable_lora()
-    assert list_active(pipe.unet) == {}
+    assert active(pipe.unet) == {}
     assert torch.equal(out(merged_copy(pipe.unet)), out(unet()))
 
 
@@ -93,7 +91,7 @@ def test_a_copy_has_no_adapters_and_leaves_the_network_alone(tmp_path):
     before, standing = out(pipe.unet), flags(pipe.unet)
     copy = merged_copy(pipe.unet)
     assert copy.state_dict().keys() == unet().state_dict().keys()
-    assert list_adapted(copy) == []
+    assert adapted(copy) == []
     assert torch.allclose(out(copy), before, atol=1e-6)
     assert torch.equal(out(pipe.unet), before)
     assert flags(pipe.unet) == standing
@@ -191,7 +189,7 @@ def test_a_dora_is_added_as_a_whole_or_not_at_all(tmp_path):
     pipe = pipeline()
     whole = out(merged_copy(pipe.unet, read_adapters(pipe, path, "unet")))
     scales = attach_negative(pipe.unet, read_adapters(pipe, path, "unet"), 1.0)
-    with switch_adapters(list_adapted(pipe.unet), scales):
+    with switched(adapted(pipe.unet), scales):
         assert torch.allclose(out(pipe.unet), whole, atol=1e-5)
     for pipe, mix, told in (
         (pipeline(), 0.5, "mix is 0.5, adapters are none"),

@@ -38,7 +38,7 @@ def test_gamma_zero_is_the_base_bit_for_bit(base):
     frozen, grads, losses = FrozenCopy(language_model(1)), [], []
     for objective, batch in ((RationalePreference(base, gamma=0.0), BATCH), (base, take_between(BATCH, 0, 2))):
         model = language_model()
-        step = objective(model, frozen if base.needs_reference else None, batch, DRAWS)
+        step = objective(model, frozen if base.requires.reference else None, batch, DRAWS)
         step.loss.backward()
         grads.append(model.lm_head.weight.grad)
         losses.append(step.loss.detach())
