@@ -27,7 +27,7 @@ from diffpo.storage.whole import require_finite
 from diffpo.train.ema import EmaWeights
 from diffpo.train.metrics import Meter
 from diffpo.train.progress import Progress
-from diffpo.train.run import Run, require_disk
+from diffpo.train.run import Run, count_copies, require_disk
 from diffpo.train.state.checkpoint import Checkpoints
 from diffpo.train.state.training_state import TrainingState
 from diffpo.train.validation import Validation
@@ -72,7 +72,7 @@ def fit(
         prepare: turns (policy as wrapped for training, collated batch, draws) into what the objective calls policy
             and batch, e.g. `StableDiffusion.prepare`.
         optimizer: called with the trainable parameters, or with the groups of them that the objective makes.
-        preview: something to look at, drawn at step 0 and then every `preview.every` steps.
+        preview: something to look at, drawn at step 0, then every `preview.every` steps and after the last.
         validation: held-out pairs that are judged with the weights that would be exported.
 
     Raises:
@@ -231,8 +231,7 @@ def opened(learner: Learner, pairs: Pairs) -> Checkpoints:
     others = {name: part for name, part in moving.items() if part is not None}
     state = TrainingState(run.accelerator, learner.policy, learner.model, learner.optimizer, others)
     exported = sum(p.numel() * p.element_size() for p in learner.parameters)
-    copies = (4 if learner.ema else 3) if config.save_every else 0  # weights, two moments, moving average
-    require_disk(run.output_dir, copies * exported, config.keep, exported, run.checkpoints.bytes)
+    require_disk(run.output_dir, count_copies(config) * exported, config.keep, exported, run.checkpoints.bytes)
     known = pairs.fingerprint() if run.accelerator.is_main_process and (run.resume or config.save_every) else None
     return replace(run.checkpoints, data=known, state=state)
 
@@ -280,7 +279,7 @@ class Bookkeeping:
     def show(self, step: int) -> None:
         """Draw the preview if it is due, with the weights that would be exported now."""
         accelerator = self.learner.run.accelerator
-        if self.preview is None or step % self.preview.every:
+        if self.preview is None or (step % self.preview.every and step != self.steps):
             return
         if accelerator.is_main_process or is_sharded(self.learner.policy):
             with self.learner.averaged():
