@@ -19,6 +19,7 @@ from diffpo.annotators.embedders.embedder import UserEmbedder
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import read_image
 from diffpo.data.source import Source
+from diffpo.diffusion.evaluation.compare import write_report
 from diffpo.diffusion.evaluation.drawing import Sampling
 from diffpo.diffusion.users.drawing import Files, Support, UserModel, drawn_for, drawn_for_users
 from diffpo.diffusion.users.pipelines import interpolate_users
@@ -136,7 +137,7 @@ def main(
             users = list(heard.shown)[: sheets.users]
             columns = [rows[models[0].rows[0]][users[0]], *(rows[sheets.row][user] for user in users)]
             sheet(columns, [number * sampling.pictures for number in sheets.prompts], output_dir / "users.png")
-        write_json(output_dir / "report.json", report)
+        write_report(report, output_dir)
         print(table(report))
     if lock:
         lock.release()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.lora.names import guess_kind, is_wrapped, layer_names, split_key
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.tensors import open_tensors, read_header
 from diffpo.storage.whole import require_finite, tell_unwrapped
@@ -96,8 +97,10 @@ def read_lora(path: str, networks: Networks) -> LoraFile:
     Raises:
         Refusal: if it holds none, or something that is not read, or does not fit the networks; it names the first
             such weight.
+        Refusal: if it is not what a run has exported there.
     """
     file = locate_lora(path)
+    require_exported(Path(path))
     state = read_pickled(file) if file.suffix in PICKLED else open_tensors([file])
     with name_failed_loads(path, "a LoRA"):
         settings = None if file.suffix in PICKLED else json.loads(read_header(file).get(METADATA, "null"))

@@ -85,7 +85,8 @@ def name_failed_loads(path: str, what: str) -> Iterator[None]:
     except (OSError, ValueError, HTTPError) as error:
         reason = " ".join(str(error).split())
         if Path(path).exists():
-            told = reason if reason == BROKEN else f"{reason[:300].rstrip('. ')}; fetch it again, or name another."
+            remedied = reason == BROKEN or isinstance(error, Refusal)
+            told = reason if remedied else f"{reason[:300].rstrip('. ')}; fetch it again, or name another."
             raise Refusal(f"{path} does not hold {what} that can be read: {told}") from error
         raise Refusal(
             f"Cannot load {what} from {path!r}: there is no such local path, and the hub does not give it "

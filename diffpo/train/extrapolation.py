@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Blend, Network
+from diffpo.storage.digests import FILES, name_exported, require_exported
 from diffpo.storage.files import name_failed_writes, require_folder
 from diffpo.storage.tensors import open_tensors, read_header
 
@@ -106,7 +107,7 @@ def extrapolate(
     with name_failed_writes(str(output_dir), "nothing was left there"):
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-            checkpoints = shutil.ignore_patterns("*.safetensors", "checkpoint-*", "metrics.jsonl", "README.md")
+            checkpoints = shutil.ignore_patterns("*.safetensors", "checkpoint-*", "metrics.jsonl", "README.md", FILES)
             shutil.copytree(plain, unfinished, ignore=checkpoints)
             for file in files:
                 names = [name for name in theta if theta.files[name] == file]
@@ -118,6 +119,7 @@ def extrapolate(
                 for name in names:
                     moved += float((theta[name].double() - earlier[name].double()).square().sum())
                     size += float(theta[name].double().square().sum())
+            name_exported(unfinished)
             unfinished.rename(output_dir)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -131,6 +133,7 @@ def weight_files(folder: Path) -> list[Path]:
         Refusal: if there are none, or they are those of a LoRA, whose factors cannot be extrapolated apart.
     """
     require_folder(folder, "weights")
+    require_exported(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise Refusal(f"{folder} has no weights in safetensors at its top; name the folder of the network itself.")

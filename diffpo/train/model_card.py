@@ -12,6 +12,7 @@ from typing import Any
 from diffpo import __version__
 from diffpo.cli.names import find_public_path
 from diffpo.core.objective import Objective
+from diffpo.core.refusal import Refusal
 from diffpo.evaluation.win_rates import list_versions
 from diffpo.storage.digests import read_json
 from diffpo.storage.hub import LICENSES
@@ -88,7 +89,11 @@ def write_verdicts(folder: Path) -> str:
     """Win rates with their intervals and each model's figures, from `report.json`."""
     if not (folder / "report.json").exists():
         return ""
-    report = read_json(folder / "report.json")
+    try:
+        report = read_json(folder / "report.json")
+    except Refusal as refusal:
+        log.warning(f"The card is written without what was measured: {refusal}")
+        return ""
     wins = [
         f"- `{pair['a']}` wins {pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}] "
         f"against `{pair['b']}` on {report['n_prompts']} prompts, by {pair['metric']}"

@@ -10,14 +10,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import validate_repo_id
 
 from diffpo.core.refusal import Refusal
+from diffpo.storage.digests import FILES
 
-PARTS = ("README.md", "config.yaml", "metrics.jsonl", "report.json", "before_after.png", "*.safetensors")
+PARTS = (FILES, "README.md", "config.yaml", "metrics.jsonl", "report.json", "before_after.png", "*.safetensors")
 FOLDERS = ("unet/*", "images/*")
 
 
 @dataclass(frozen=True)
 class Publish:
-    """Upload what a run leaves: weights, model card with its pictures, config, metrics and report.
+    """Upload what a run leaves: weights and their digests, model card with its pictures, config, metrics and report.
 
     Checkpoints, trackers' files and the pictures of an evaluation stay where they are. The config and the command in
     the model card name local paths.

@@ -132,6 +132,13 @@ class Run:
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.accelerator, self.output_dir, self.config.keep, self.settings)
 
+    def require_begun_or_new(self) -> None:
+        """Raise a Refusal if the folder holds a run that is not resumed, or `resume` names a checkpoint of another."""
+        if self.resume is None:
+            self.checkpoints.require_fresh()
+        else:
+            self.checkpoints.chosen(self.resume)
+
     def begin(self) -> None:
         """Write the config, when nothing can be refused any more; every process has to call this.
 
@@ -189,13 +196,12 @@ def open_run(
     accelerator.gradient_accumulation_steps = count_accumulated(config, accelerator.num_processes)
     run = Run(config, output_dir, seed, resume, settings, accelerator, storage=autocast_type(accelerator))
     suit_launcher(accelerator, config.per_device_batch_size, config.max_grad_norm)
-    if resume is None:
-        run.checkpoints.require_fresh()
-    else:
-        run.checkpoints.chosen(resume)
+    if not output_dir.exists():
+        run.require_begun_or_new()  # nothing is made for a run that is refused
     run = replace(
         run, lock=on_main(lambda: take_lock(output_dir, TRAINING, lambda names: list_checkpoints(output_dir)))
     )
+    run.require_begun_or_new()  # of a folder that no other program is changing
     if config.report_to:
         values = flatten_tree(yaml.safe_load(settings) or {})
         accelerator.init_trackers(

@@ -31,8 +31,8 @@ from diffpo.storage.ledger import IDENTITY
 
 log = logging.getLogger(__name__)
 
-# Taken as it is: a file whole of its kind that no list of digests, and no checksum, vouches for, such as the weights
-# that a run exports, after a bit flip or an exchange. It then gives another result, as if somebody had meant it.
+# Taken as it is: a file whole of its kind that no list of digests, and no checksum, vouches for, such as the config of
+# a run, which people may change, after a bit flip or an exchange. It then gives another result, as if it were meant.
 ROWS = ("survived", "told", "taken as it is", "silent")
 PASSING = {"seconds", "versions"}  # of a report: not what was found
 PASSING_LINES = re.compile(rb"\| (pairs_per_second|\w*memory\w*) \|.*\n")  # of a model card

@@ -10,10 +10,14 @@ from diffpo.storage import digests as module
 from diffpo.storage.digests import (
     FILES,
     digest_of,
+    forget_exported,
+    name_exported,
     name_files,
+    name_written,
     named_in,
     not_as_written,
     read_json,
+    require_exported,
     require_written,
     wrong_file,
     wrong_size,
@@ -115,3 +119,111 @@ def test_a_damaged_json_file_is_one_line(tmp_path, damage):
     with pytest.raises(Refusal, match=r"scores.json is damaged \(.*\); copy it again") as refused:
         read_json(tmp_path / "scores.json")
     assert "\n" not in str(refused.value)
+
+
+LORA, UNET = "pytorch_lora_weights.safetensors", "unet/config.json"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What a run leaves: exports, and what else is beside them."""
+    for name in (LORA, UNET, "vocab.txt", "README.md", "config.yaml", "metrics.jsonl", "log.txt", "report.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f'"{name}"')
+    name_written(tmp_path, "report.json", b'"report.json"')
+    name_exported(tmp_path, ["vocab.txt", "absent.txt"])
+    return tmp_path
+
+
+def names_of(folder) -> list[str]:
+    return sorted((named_in(folder) or {"files": {}})["files"])
+
+
+def test_what_was_exported_and_reported_is_named_and_nothing_that_people_may_change(run):
+    assert names_of(run) == [LORA, "report.json", UNET, "vocab.txt"]
+    require_exported(run)
+    for name in ("README.md", "config.yaml", "metrics.jsonl", "log.txt"):
+        (run / name).write_text("mine")
+    require_exported(run)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("name", "place"), [(LORA, ""), (UNET, ""), (UNET, "unet"), ("vocab.txt", "")])
+def test_damage_to_an_export_is_one_line_with_cause_and_remedy(run, damage, name, place):
+    require_exported(run / place)
+    DAMAGES[damage](run / name, 3)
+    with pytest.raises(Refusal, match=f"^{run} is not as it was written: {name} .*; copy .*remove {run}/files.json.$"):
+        require_exported(run / place)
+
+
+@pytest.mark.parametrize("name", [LORA, UNET])
+def test_a_file_that_is_named_by_itself_is_compared_alone(run, name):
+    (run / "vocab.txt").unlink()
+    require_exported(run / name)
+    (run / name).write_text("of another run")
+    with pytest.raises(Refusal, match=f"{name} has 14 bytes, not those that were written"):
+        require_exported(run / name)
+
+
+def test_a_damaged_report_does_not_keep_weights_from_being_loaded(run):
+    (run / "report.json").write_text("3")
+    require_exported(run)
+    with pytest.raises(Refusal, match=r"report.json is damaged \(it is not what was written\)"):
+        read_json(run / "report.json")
+
+
+def test_folders_without_a_list_and_names_on_the_hub_are_taken_as_they_are(run):
+    (run / FILES).unlink()
+    (run / LORA).write_text("changed on purpose")
+    require_exported(run)
+    require_exported(run / "unet")
+    require_exported(run / "no" / "such")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"files": 3}', "nonsense"])
+def test_a_damaged_list_of_exports_is_told_and_written_anew(run, content, caplog):
+    (run / FILES).write_text(content)
+    require_exported(run)
+    assert f"{run}/files.json is damaged, or something else: the files there are taken as they are" in caplog.text
+    name_exported(run)
+    assert "it is written anew" in caplog.text
+    assert names_of(run) == [LORA, UNET]
+
+
+def test_a_list_that_is_in_no_folder_of_a_run_is_not_asked(run):
+    """Only `unet/` is named from above."""
+    (run / "other").mkdir()
+    (run / FILES).write_text("[]")
+    require_exported(run / "other")
+
+
+def test_an_export_that_is_repeated_forgets_the_former_one_and_keeps_the_report(run):
+    forget_exported(run)
+    assert names_of(run) == ["report.json"]
+    (run / LORA).write_text("half of a new one, then a kill")
+    require_exported(run)
+    (run / UNET).unlink()
+    name_exported(run)
+    assert names_of(run) == [LORA, "report.json"]
+    require_exported(run)
+
+
+def test_a_report_that_is_written_anew_is_first_forgotten(run):
+    name_written(run, "report.json", None)
+    assert names_of(run) == [LORA, UNET, "vocab.txt"]
+    (run / "report.json").write_text("3")
+    assert read_json(run / "report.json") == 3
+    forget_exported(run)
+    assert not (run / FILES).exists()
+
+
+def test_an_export_is_read_once_in_a_program_and_again_when_it_changes(run, monkeypatch):
+    read = []
+    monkeypatch.setattr(module, "digest_of", lambda file: read.append(file.name) or digest_of(file))
+    for place in (run, run, run / "unet", run / LORA):
+        require_exported(place)
+    assert read == []  # since it was written
+    os.utime(run / LORA, (1, 1))
+    for place in (run, run / LORA):
+        require_exported(place)
+    assert read == [LORA]

@@ -5,6 +5,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import log_softmax
 
 from diffpo.core.refusal import Refusal
+from diffpo.storage.digests import name_exported
 from diffpo.train.extrapolation import Extrapolated, extrapolate, run_accelerated
 
 PLAIN = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[0.1]], dtype=torch.bfloat16), "n": torch.tensor([3])}
@@ -75,11 +76,21 @@ def test_a_folder_comes_out_with_other_weights_in_the_same_files(folders):
     assert tensors == 3
     assert moved == pytest.approx(((1 + 4 + 1) / (1 + 4 + 0.01 + 9)) ** 0.5, rel=1e-3)
     names = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    assert sorted(file.name for file in (folders / "out").iterdir()) == names
+    assert sorted(file.name for file in (folders / "out").iterdir()) == sorted([*names, "files.json"])
     assert (folders / "out" / "config.json").read_text() == "plain"
     torch.testing.assert_close(load_file(folders / "out" / names[1])["a"], torch.tensor([1.3, 1.4]))
     with safe_open(folders / "out" / names[1], "pt") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+def test_weights_that_are_not_what_was_written_are_no_start(folders):
+    """What comes out is vouched for by itself, and not by the list of the folder that it is a copy of."""
+    name_exported(folders / "plain")
+    extrapolate(folders / "plain", folders / "before", folders / "out", 0.3)
+    extrapolate(folders / "out", folders / "plain", folders / "next", 0.3)
+    (folders / "out" / "config.json").write_text("other")
+    with pytest.raises(Refusal, match="out is not as it was written: config.json holds something else"):
+        extrapolate(folders / "out", folders / "plain", folders / "last", 0.3)
 
 
 def test_alpha_zero_gives_the_files_back(folders):

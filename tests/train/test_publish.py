@@ -10,6 +10,7 @@ from diffpo.train import publish
 from diffpo.train.publish import Publish, list_uploads
 
 UPLOADED = [
+    "files.json",
     "README.md",
     "config.yaml",
     "metrics.jsonl",
@@ -94,7 +95,7 @@ def test_exactly_these_files_go_to_the_repository(run, connected, capsys):
     hub = connected(Hub())
     Publish("me/mine", private=True)(run)
     assert hub.asked == [("create", "me/mine", True, True), ("upload", "me/mine", run, UPLOADED)]
-    assert capsys.readouterr().out == "10 files (5.0 KiB) uploaded to https://hub/me/mine\n"
+    assert capsys.readouterr().out == "11 files (5.5 KiB) uploaded to https://hub/me/mine\n"
 
 
 def test_a_file_name_is_not_taken_for_a_pattern(run, connected):
@@ -110,7 +111,7 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(run, connected, capsys)
     rehearsal.check()
     rehearsal(run)
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"dry run, nothing is uploaded; me/mine would get 10 files (5.0 KiB) from {run}:"
+    assert told[0] == f"dry run, nothing is uploaded; me/mine would get 11 files (5.5 KiB) from {run}:"
     assert told[1:] == [f"  {name}  0.5 KiB" for name in UPLOADED]
 
 

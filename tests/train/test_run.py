@@ -8,6 +8,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from diffpo.core.refusal import Refusal
+from diffpo.storage.lock import Lock
 from diffpo.train import run as module
 from diffpo.train.run import FitConfig, add_line, open_run, require_disk
 
@@ -52,6 +53,25 @@ def test_what_a_former_start_has_left_is_no_hindrance(tmp_path, resume):
     (tmp_path / "partial").mkdir()
     open_run(FitConfig(steps=1), tmp_path, resume=resume, settings="seed: 2").begin()
     assert (tmp_path / "config.yaml").read_text() == "seed: 2"
+
+
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_a_folder_in_use_is_said_to_be_so_before_what_it_holds(tmp_path, fresh_accelerator, resume):
+    """What it holds changes while the other program is at work."""
+    other = Lock(tmp_path)
+    other.sign("training")
+    (tmp_path / "checkpoint-000002").mkdir()
+    with pytest.raises(Refusal, match=r"is in use by process \d+ on .*; wait for it"):
+        open_run(FitConfig(steps=1), tmp_path, resume=resume)
+    other.release()
+    with pytest.raises(Refusal, match="already holds checkpoint-000002"):
+        open_run(FitConfig(steps=1), tmp_path)
+
+
+def test_nothing_is_made_for_a_run_that_is_refused(tmp_path, fresh_accelerator):
+    with pytest.raises(Refusal, match="is not a whole checkpoint"):
+        open_run(FitConfig(steps=1), tmp_path / "run", resume=str(tmp_path / "checkpoint-000001"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_accumulation_follows_from_the_two_batch_sizes(tmp_path):

@@ -51,12 +51,18 @@ def open_table(path: str, split: str, revision: str | None, what: str = "a table
         what: it is, for the error.
 
     Raises:
-        Refusal: if it cannot be reached or read; a tar shard that is damaged is named.
+        Refusal: if it cannot be reached or read; a tar shard or parquet file that is damaged is named.
         Refusal: if it is a folder that names its files with their digests, and one is not what was written.
     """
     require_as_written(Path(path))
-    with name_failed_loads(path, what):
-        return open_source(path, split, revision, streaming=False)
+    try:
+        with name_failed_loads(path, what):
+            return open_source(path, split, revision, streaming=False)
+    except Refusal as refusal:
+        within = refusal.__cause__ and refusal.__cause__.__cause__
+        if told := damaged_parquet(path, isinstance(within, DatasetGenerationError)):
+            raise Refusal(f"{path} does not hold {what} that can be read: {told}.") from refusal
+        raise
 
 
 def open_stream(path: str, split: str, revision: str | None) -> IterableDataset:
@@ -190,6 +196,26 @@ def find_damaged(shards: Sequence[str], error: tarfile.TarError) -> str:
         except tarfile.TarError as reason:
             return f"{shard} is no whole tar archive ({reason}); fetch it again, or leave it out"
     return f"a tar archive is damaged ({error}); fetch it again"
+
+
+def damaged_parquet(path: str, among_rows: bool) -> str:
+    """Which of the parquet files of a table cannot be read; nothing if all can, or there are none.
+
+    Args:
+        among_rows: whether the rows are read too, and not only what the end of each file says of them.
+    """
+    files = [file for file in local_files(path) if file.suffix == ".parquet"]
+    for reads in {False, among_rows}:
+        for file in files:
+            try:
+                with ParquetFile(file) as reader:
+                    for _ in reader.iter_batches() if reads else [reader.schema_arrow]:
+                        pass
+            except (OSError, ValueError, MemoryError) as error:
+                named = "it" if file == Path(path) else file
+                reason = in_one_line(error).rstrip(".")
+                return f"{named} is no whole parquet file ({reason}); fetch it again, or leave it out"
+    return ""
 
 
 def leave_undecoded(table: Any) -> Any:

@@ -8,6 +8,7 @@ from huggingface_hub import snapshot_download, split_state_dict_into_shards_fact
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_failed_loads
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -17,9 +18,10 @@ def locate_weights(path: str, *stems: str) -> Path:
     """A local file or folder; of a hub id, the configs and the weights with such names are fetched.
 
     Raises:
-        Refusal: if there is neither.
+        Refusal: if there is neither, or it is not what a run has exported there.
     """
     if Path(path).exists():
+        require_exported(Path(path))
         return Path(path)
     endings = (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
     names = ["config.json"] + [stem + ending for stem in stems for ending in endings]

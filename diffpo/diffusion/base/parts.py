@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.files import loaded_files
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_parse_errors
 from diffpo.storage.whole import load_whole, unwrap_name
 
@@ -44,8 +45,11 @@ def from_folder(
         spare: weights that the files may have besides.
 
     Raises:
-        Refusal: if there is none, or weights are absent, too many, or of other shapes.
+        Refusal: if there is none, or weights are absent, too many, or of other shapes, or it is not what a run has
+            exported there.
     """
+    if Path(path).is_dir():
+        require_exported(folder_in(path, places))
     load = partial(load_local if Path(path).is_dir() else load_remote, kind, path, places, revision, variant)
     network = load_whole(load, path, what, spare)
     if quantized := [name for name, parameter in network.named_parameters() if not parameter.is_floating_point()]:
@@ -55,11 +59,16 @@ def from_folder(
     return network
 
 
+def folder_in(path: str, places: tuple[str, ...]) -> Path:
+    """The first of some subfolders of a folder that is there."""
+    return next(filter(Path.is_dir, (Path(path, place) for place in places)), Path(path, places[0]))
+
+
 def load_local(
     kind: Any, path: str, places: tuple[str, ...], revision: str | None, variant: str | None, **asked: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The network of a folder, and what its library says of the weights."""
-    folder = next(filter(Path.is_dir, (Path(path, place) for place in places)), Path(path, places[0]))
+    folder = folder_in(path, places)
     have = {found[1] for file in folder.glob("*") if (found := WEIGHTS.fullmatch(file.name))}
     if have and not have & {variant, None}:
         raise OSError(f"its weights are of variant {min(filter(None, have))}; name it in --base.variant")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.schedules import MARKS
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.tensors import read_header
 from diffpo.storage.whole import fill_network, load_whole, tell_unwrapped, unwrap_name
@@ -58,8 +59,9 @@ class Checkpoint:
         """What is in a file.
 
         Raises:
-            Refusal: if it cannot be reached or read.
+            Refusal: if it cannot be reached or read, or is not what a run has exported there.
         """
+        require_exported(Path(path))
         with name_failed_loads(path, what):
             found = named_tensors(path)
             metadata = read_header(Path(path)) if Path(path).suffix == ".safetensors" and Path(path).exists() else {}

@@ -32,8 +32,9 @@ from diffpo.evaluation.win_rates import (
     list_versions,
     summarize_pictures,
 )
+from diffpo.storage.digests import REPORT, name_written
 from diffpo.storage.files import name_failed_writes
-from diffpo.storage.ledger import REMEDY, write_json
+from diffpo.storage.ledger import REMEDY, as_json, replace_file
 
 THUMBNAIL = 64  # diversity is measured on pictures of at most this side
 
@@ -202,8 +203,11 @@ class SideBySide(Evaluation):
 
 
 def write_report(report: Mapping[str, Any], output_dir: Path) -> None:
-    """As a whole or not at all: it tells a grid of runs that one is finished."""
-    write_json(output_dir / "report.json", report)
+    """As a whole or not at all: it tells a grid of runs that one is finished; then its digest beside it."""
+    content = as_json(report)
+    name_written(output_dir, REPORT, None)
+    replace_file(output_dir / REPORT, content)
+    name_written(output_dir, REPORT, content)
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ NEGATIVE = {
 }
 ENCODERS = ("text_encoder", "text_encoder_2")
 # What an evaluation writes beside the folders of its models.
-TAKEN = ("config.yaml", "report.json", "report.html", "before_after.png", "geneval", "guidance")
+TAKEN = ("config.yaml", "files.json", "report.json", "report.html", "before_after.png", "geneval", "guidance")
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.model.encoder import Encoder
 from diffpo.diffusion.model.pipeline import load_base, require_width
+from diffpo.storage.digests import UNET, forget_exported, name_exported
 from diffpo.storage.files import name_failed_writes
 from diffpo.train.adapters import Adapter
 
@@ -188,7 +189,7 @@ class LoadedStableDiffusion:
         return self.parts
 
     def save(self, folder: Path, writes: bool = True) -> None:
-        """Write what was trained: `unet/`, or the adapter's files.
+        """Write what was trained: `unet/`, or the adapter's files; and at last `files.json` with their digests.
 
         Args:
             writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
@@ -198,14 +199,22 @@ class LoadedStableDiffusion:
         """
         then = "if there is a checkpoint of the last step, --resume latest then writes them"
         with name_failed_writes(f"The weights in {folder}", then):
-            if self.config.adapter is not None:
-                self.config.adapter.save(self.parts, folder, writes)
-                return
-            attached = len(self.unet.state_dict()) > len(self.exported)
-            state = whole_state(self.unet, self.exported, writes) if attached or is_sharded(self.unet) else None
             if writes:
-                unet = self.unet if state is None else strip_network(self.unet, state)
-                unet.save_pretrained(folder / "unet")
+                folder.mkdir(parents=True, exist_ok=True)
+                forget_exported(folder)
+            self._write(folder, writes)
+            if writes:
+                name_exported(folder)
+
+    def _write(self, folder: Path, writes: bool) -> None:
+        if self.config.adapter is not None:
+            self.config.adapter.save(self.parts, folder, writes)
+            return
+        attached = len(self.unet.state_dict()) > len(self.exported)
+        state = whole_state(self.unet, self.exported, writes) if attached or is_sharded(self.unet) else None
+        if writes:
+            unet = self.unet if state is None else strip_network(self.unet, state)
+            unet.save_pretrained(folder / UNET)
 
 
 def strip_network(unet: Any, state: dict[str, Tensor]) -> Any:

@@ -14,6 +14,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Blend
 from diffpo.diffusion.base.files import WEIGHTS, locate_weights, weight_files, write_sharded
 from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, open_part, require_known_range, require_layout
+from diffpo.storage.digests import name_exported
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.tensors import LazyTensors, open_tensors
 
@@ -96,6 +97,7 @@ def mix_negative(
             else:
                 write_sharded(tensor, sizes, folder, WEIGHTS, shard_size, {})
                 (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            name_exported(unfinished)
             unfinished.rename(output_dir)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -20,6 +20,7 @@ from diffpo.diffusion.pipelines.routing import uncompiled_network
 from diffpo.lora.files import LoraFile, parse_lora, read_lora
 from diffpo.lora.layers import put_layers
 from diffpo.lora.switch import Scales, active, adapted, switched
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.tensors import open_tensors, read_header
 from diffpo.storage.whole import load_whole
@@ -35,6 +36,7 @@ def read_difference(path: str) -> Difference | None:
         Refusal: if the file is broken.
     """
     place = Path(path)
+    require_exported(place)
     files = weight_files(place, Path(DIFFERENCE).stem) if place.suffix == ".safetensors" or place.is_dir() else []
     weights = open_tensors(files)
     if place.is_file() and place.name != DIFFERENCE and not (files and MARK.items() <= read_header(place).items()):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.model.attention import FlashAttention
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import locate_file, name_failed_loads
 
 FILE = "user_attention.safetensors"
@@ -41,8 +43,10 @@ def load_user_attention(unet: Any, path: str, revision: str | None = None) -> No
         revision: of a hub id.
 
     Raises:
-        Refusal: if it cannot be reached or read, or is of another UNet, or the UNet has a branch already.
+        Refusal: if it cannot be reached or read, or is of another UNet, or the UNet has a branch already, or if it is
+            not what a run has exported there.
     """
+    require_exported(Path(path))
     with name_failed_loads(path, "user attention"):
         try:
             with safe_open(locate_file(path, FILE, revision), "pt") as file:

@@ -26,7 +26,7 @@ from diffpo.storage.files import require_name
 
 USER = "{user}"
 # What an evaluation of users writes beside the folders of its models.
-TAKEN = ("config.yaml", "report.json", "utilities.json", "between", "between.png", "users.png")
+TAKEN = ("config.yaml", "files.json", "report.json", "utilities.json", "between", "between.png", "users.png")
 
 
 class OneUser:

@@ -195,20 +195,23 @@ def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple
 
 
 def means(rows: list[dict], aspects: dict[str, str]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in aspects}
+    """Of further numbers; one that a run did not measure, as diversity of single pictures, is left out."""
+    measured = [name for name in aspects if all(row[name] is not None for row in rows)]
+    return {name: float(np.mean([row[name] for row in rows])) for name in measured}
 
 
 def table(found: dict[str, Any], aspects: dict[str, str]) -> str:
     """One row per method; with the guidance of each seed and what was tuned, if they were chosen.
 
     Args:
-        aspects: formats of further columns.
+        aspects: formats of further columns; those of which no row has a number are left out.
     """
     over = {"over_base": "base", "over_baseline": found["baseline"], "over_rival": found.get("rival")}
+    shapes = {name: shape for name, shape in aspects.items() if any(name in row for row in found["rows"].values())}
     first, *others = [(key, f"win rate over {name}") for key, name in over.items() if name]
     guided, tuned = (any(key in row for row in found["rows"].values()) for key in ("guidance", "tuned"))
     rated = [first[1], "by seed", *(head for _, head in others)]
-    columns = ["model", *["tuned"] * tuned, *["guidance"] * guided, *rated, *aspects]
+    columns = ["model", *["tuned"] * tuned, *["guidance"] * guided, *rated, *shapes]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, row in found["rows"].items():
         scales = sorted({f"{scale:g}" for scale in row.get("guidance", [])}, key=float)
@@ -222,7 +225,7 @@ def table(found: dict[str, Any], aspects: dict[str, str]) -> str:
             by_seed,
             *over_others,
         ]
-        cells += [shape.format(row[aspect]).replace("%", " %") for aspect, shape in aspects.items()]
+        cells += [shape.format(row[name]).replace("%", " %") if name in row else "" for name, shape in shapes.items()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -3,7 +3,6 @@
 python scripts/figures.py guidance --report runs/negative/contest/report.json --output assets/guidance.png
 """
 
-import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from diffpo.core.refusal import Refusal
 from diffpo.lab.figures.panels import draw_axes, draw_curve, number_ticks
+from diffpo.storage.digests import read_json
 from diffpo.train.report.figure import COLORS, PANEL, open_figure, save_figure
 
 SEED = re.compile(r"-\d+$")
@@ -30,7 +30,7 @@ def main(
         floor: what lies below is drawn at this height; null draws all.
         settings: the resolved config.
     """
-    sweep = json.loads(report.read_text())["guidance_sweep"]
+    sweep = read_json(report)["guidance_sweep"]
     if sweep is None:
         raise Refusal(f"{report} tells of no sweep; set sweep in the config of scripts/evaluate.py.")
     curves = by_method(sweep["curves"], scorer or sweep["metric"])

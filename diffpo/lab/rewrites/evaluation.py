@@ -117,7 +117,8 @@ class Rewriting(Evaluation):
                 "diversity": diversity(written),
             }
         if drawn:
-            before_after(drawn, 1).save(output_dir / "before_after.png")
+            with name_failed_writes(f"{output_dir}/before_after.png", REMEDY):
+                before_after(drawn, 1).save(output_dir / "before_after.png")
         return {
             "n_prompts": len(asked),
             "rewrites": self.writing.rewrites,

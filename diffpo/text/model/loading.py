@@ -1,5 +1,7 @@
 """A causal language model: from a hub id or folder to the network that is trained, and back to files."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -14,6 +16,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.references import FrozenCopy, Reference, SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import is_sharded, whole_state
+from diffpo.storage.digests import forget_exported, name_exported, require_exported
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.hub import SAFE, name_failed_loads
 from diffpo.storage.whole import load_whole
@@ -106,6 +109,7 @@ class CausalLM:
         Raises:
             Refusal: if it cannot be found, or tells no texts apart.
         """
+        require_exported(Path(self.path))
         with name_failed_loads(self.path, "a tokenizer"):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.path, revision=self.revision, **SAFE)
         if self.chat_template is not None:
@@ -120,6 +124,7 @@ class CausalLM:
     def network_config(self) -> Any:
         """Of the network, as transformers reads it."""
         folder = Path(self.path)
+        require_exported(folder)
         if (folder / ADAPTER).exists() and not (folder / "config.json").exists():
             raise Refusal(
                 f"{folder} holds an adapter, not {self.kind}; name its base in base.path and the adapter in "
@@ -225,7 +230,7 @@ class LoadedCausalLM:
         return "The tokenizer has no token for padding; that of the end of a sequence was used, masked."
 
     def save(self, folder: Path, writes: bool = True) -> None:
-        """Write what was trained, with the tokenizer, as transformers and peft load it.
+        """Write what was trained, with the tokenizer, as transformers and peft load it; at last the digests.
 
         Args:
             writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
@@ -236,14 +241,27 @@ class LoadedCausalLM:
         then = "if there is a checkpoint of the last step, --resume latest then writes them"
         with name_failed_writes(f"The weights in {folder}", then):
             if writes:
-                self.tokenizing.tokenizer.save_pretrained(folder)
+                folder.mkdir(parents=True, exist_ok=True)
+                forget_exported(folder)
+                readers = self.save_readers(folder)
             if self.config.adapter is not None:
                 self.config.adapter.save(self, folder, writes)
-                return
-            state = whole_state(self.network) if is_sharded(self.network) else self.network.state_dict()
+            else:
+                state = whole_state(self.network) if is_sharded(self.network) else self.network.state_dict()
+                if writes:
+                    own = {name: tensor for name, tensor in state.items() if name in self.exported}
+                    self.network.save_pretrained(folder, state_dict=own)
             if writes:
-                own = {name: tensor for name, tensor in state.items() if name in self.exported}
-                self.network.save_pretrained(folder, state_dict=own)
+                name_exported(folder, readers)
+
+    def save_readers(self, folder: Path) -> list[str]:
+        """Write what reads texts, and what else the network is given; the names of the files."""
+        return names_in(folder, self.tokenizing.tokenizer.save_pretrained(folder))
+
+
+def names_in(folder: Path, saved: Iterable[str | Path]) -> list[str]:
+    """Of files that a library says it has written below a folder."""
+    return [os.path.relpath(file, folder) for file in saved]
 
 
 def load_base(config: CausalLM) -> LoadedCausalLM:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.whole import match_weights, require_finite, tell_unwrapped, unwrap_name
 from diffpo.train.adapters import (
@@ -151,9 +152,10 @@ def inject_saved(network: Any, path: str, *names: str) -> None:
 
     Raises:
         Refusal: if they cannot be found or read, are not whole or of another network (the first weight is named), or
-            train more than low-rank updates.
+            train more than low-rank updates, or are not what a run has exported there.
     """
     what = f"a LoRA of this {type(network).__name__}"
+    require_exported(Path(path))
     with name_failed_loads(path, what):
         config, weights = read_config(path), load_peft_weights(path, device="cpu")
     require_finite(weights.items(), path, what)

@@ -12,14 +12,14 @@ from torch.nn.functional import pad
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.files import name_failed_writes
+from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import SAFE, name_failed_loads
 from diffpo.text.data.chat import Chat, Prompt
 from diffpo.text.data.completions import Candidate, Message
 from diffpo.text.data.messages import kind_of
 from diffpo.text.data.pictures import Seen
 from diffpo.text.data.tokenizing import Tokenizing, Tokens
-from diffpo.text.model.loading import CausalLM, LoadedCausalLM
+from diffpo.text.model.loading import CausalLM, LoadedCausalLM, names_in
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")  # of what processors return, one number per token of the prompt
 
@@ -148,6 +148,7 @@ class VisionLM(CausalLM):
     task: ClassVar[str] = "image-text-to-text"
 
     def tokenizing(self) -> SeeingTokenizing:
+        require_exported(Path(self.path))
         with name_failed_loads(self.path, "a processor"):
             processor: Any = AutoProcessor.from_pretrained(self.path, revision=self.revision, **SAFE)
         if self.chat_template is not None:
@@ -164,9 +165,7 @@ class VisionLM(CausalLM):
 class LoadedVisionLM(LoadedCausalLM):
     """The parts of a loaded base."""
 
-    def save(self, folder: Path, writes: bool = True) -> None:
-        super().save(folder, writes)
+    def save_readers(self, folder: Path) -> list[str]:
         assert isinstance(self.tokenizing, SeeingTokenizing)
-        if writes:
-            with name_failed_writes(f"The processor in {folder}"):
-                self.tokenizing.processor.save_pretrained(folder)
+        names = super().save_readers(folder)
+        return names + names_in(folder, self.tokenizing.processor.save_pretrained(folder))

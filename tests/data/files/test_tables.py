@@ -122,6 +122,22 @@ def test_a_damaged_parquet_file_of_a_stream_is_named(tmp_path, damage):
         list(open_stream(f"{tmp_path}/*.parquet", "train", None))
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[:-100], lambda whole: whole[:200] + b"\xff" * 900 + whole[1100:]]
+)
+def test_a_damaged_parquet_file_of_a_table_is_named_with_what_to_do(tmp_path, damage):
+    whole, broken = (tmp_path / "data" / f"train-{i}.parquet" for i in range(2))
+    whole.parent.mkdir()
+    parquet(whole, 100)
+    broken.write_bytes(damage(whole.read_bytes()))
+    said = r"does not hold a table of pairs that can be read: {} is no whole parquet file \(.*\); fetch it again"
+    for path in (tmp_path / "data", tmp_path / "data" / "*.parquet"):
+        with pytest.raises(Refusal, match=said.format(broken)):
+            open_table(str(path), "train", None)
+    with pytest.raises(Refusal, match=said.format("it")):
+        open_table(str(broken), "train", None)
+
+
 def test_the_copy_of_parquet_has_large_batches(tmp_path):
     parquet(tmp_path / "train.parquet", 250)
     for path in (tmp_path, tmp_path / "train.parquet", f"{tmp_path}/*.parquet"):

@@ -16,6 +16,7 @@ from diffpo.lab.shapes.captions import EVALUATION_FAMILY, read_caption
 from diffpo.lab.shapes.oracle import measure, utility
 from diffpo.lab.shapes.scenes import HUES, Scene, random_attributes, random_scene, render
 from diffpo.lab.shapes.scorer import Oracle
+from diffpo.storage.digests import name_exported, read_json
 
 N = 5
 
@@ -179,6 +180,19 @@ def test_a_report_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_report({"seed": 0}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json.unfinished"]
+
+
+def test_a_report_that_is_not_what_was_written_is_refused_by_who_reads_it(tmp_path):
+    """In a run's folder its digest stands beside those of the weights."""
+    (tmp_path / "a.safetensors").write_text("weights")
+    name_exported(tmp_path)
+    for seed in (0, 1):
+        write_report({"seed": seed}, tmp_path)
+        assert read_json(tmp_path / "report.json") == {"seed": seed}
+    assert set(json.loads((tmp_path / "files.json").read_text())["files"]) == {"a.safetensors", "report.json"}
+    (tmp_path / "report.json").write_text('{"seed": 2}')
+    with pytest.raises(Refusal, match=r"report.json is damaged \(it is not what was written\); copy it again"):
+        read_json(tmp_path / "report.json")
 
 
 def die(*_):

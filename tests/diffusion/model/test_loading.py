@@ -13,10 +13,13 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.evaluation.model import ComparedModel
 from diffpo.diffusion.model.denoiser import Velocity
+from diffpo.diffusion.model.kohya import export_kohya
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.lora import LoRA, WarmLoRA
 from diffpo.diffusion.objective.checks import require_prediction
+from diffpo.diffusion.pipelines.negative_mixing import mix_negative
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,49 @@ def test_a_warm_lora_goes_on_from_the_saved_one_and_is_saved_alone(base, tmp_pat
     torch.testing.assert_close(reference(lambda _: output(second)), output(first))
     second.save(tmp_path / "second")
     assert np.array_equal(drawn(load_tuned(config, tmp_path / "second")), drawn(second.pipeline()))
+
+
+@pytest.mark.parametrize("adapter", [None, LoRA(rank=2)])
+def test_an_export_that_is_not_what_was_written_is_loaded_by_none_of_our_readers(base, tmp_path, adapter):
+    """A flipped bit among weights is a whole file, of other weights."""
+    config, run, path = StableDiffusion(base, adapter=adapter), tmp_path / "run", str(tmp_path / "run")
+    config.load().save(run)
+    file = run / (
+        "unet/diffusion_pytorch_model.safetensors" if adapter is None else "pytorch_lora_weights.safetensors"
+    )
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 1
+    file.write_bytes(content)
+    readers = {
+        "evaluation at the end": lambda: load_tuned(config, run),
+        "evaluation": lambda: ComparedModel("a", base, **{"unet" if adapter is None else "lora": path}).load(),
+        "of the file": lambda: ComparedModel("a", base, **{"unet" if adapter is None else "lora": str(file)}).load(),
+        "as a negative": lambda: mix_negative(base, path, tmp_path / "mixed"),
+        "with guidance": lambda: ComparedModel("a", base, negative=path).load(),
+    }
+    if adapter is not None:
+        readers["training goes on"] = lambda: StableDiffusion(base, adapter=WarmLoRA(path)).load()
+        readers["for other programs"] = lambda: export_kohya(path, tmp_path / "out.safetensors")
+    told = f"^{run} is not as it was written: {file.relative_to(run)} holds something else than was written; copy"
+    for read in readers.values():
+        with pytest.raises(Refusal, match=told):
+            read()
+    (run / "files.json").unlink()
+    for read in readers.values():
+        read()
+
+
+def test_an_export_is_named_by_the_process_that_writes_it(base, tmp_path):
+    StableDiffusion(base, adapter=LoRA(rank=2)).load().save(tmp_path / "run", writes=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mixture_is_vouched_for_like_an_export(base, tmp_path):
+    StableDiffusion(base, adapter=LoRA(rank=2)).load().save(tmp_path / "run")
+    mixed = mix_negative(base, str(tmp_path / "run"), tmp_path / "mixed").path
+    (mixed / "config.json").write_text("{}")
+    with pytest.raises(Refusal, match="mixed is not as it was written: unet/config.json has 2 bytes"):
+        StableDiffusion(base, unet=str(mixed)).load()
 
 
 def test_a_lora_is_no_unet_to_start_from(base, tmp_path):

@@ -12,10 +12,10 @@ from diffpo.core.references import SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.attention import FlashAttention
-from diffpo.diffusion.model.loading import StableDiffusion, load_tuned
+from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.preference import DenoisingPreference
-from diffpo.diffusion.users.attention import KERNELS, user_input
+from diffpo.diffusion.users.attention import KERNELS, load_user_attention, user_input
 from diffpo.diffusion.users.branch import UserBranch
 from diffpo.losses.logistic import Sigmoid
 from diffpo.train.state.training_state import TrainingState
@@ -144,6 +144,16 @@ def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path, make, adapter):
     lora = tmp_path / "run" / "pytorch_lora_weights.safetensors"
     assert lora.exists() == (adapter is BOTH)
     assert not lora.exists() or not any("user_" in name for name in load_file(lora))
+
+
+@pytest.mark.parametrize("place", ["run", "run/user_attention.safetensors"])
+def test_a_branch_that_is_not_what_was_written_is_refused(tmp_path, place):
+    config = StableDiffusion(str(saved(tmp_path / "base")), adapter=BRANCH)
+    config.load().save(tmp_path / "run")
+    file = tmp_path / "run" / "user_attention.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(Refusal, match="user_attention.safetensors holds something else than was written; copy"):
+        load_user_attention(load_pipeline(config).unet, str(tmp_path / place))
 
 
 def test_the_lines_of_the_model_card_load_it(tmp_path):

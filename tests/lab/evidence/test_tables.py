@@ -56,6 +56,23 @@ def test_a_grid_names_the_columns_that_are_tabulated(tmp_path):
     assert sft == "| sft | 75.0 % [50.0, 100.0] | 75.0 |  | 50.0 % | 8.0 |"
 
 
+def test_a_number_that_no_run_has_measured_is_no_column_and_one_of_some_rows_is_blank_elsewhere(tmp_path):
+    """Single pictures have no diversity."""
+    listed(tmp_path / "sft-0" / "evaluation" / "base", [0.0, 1.0])
+    listed(tmp_path / "sft-0" / "evaluation" / "tuned", [1.0, 1.0])
+    alone = ENTRY | {"diversity": None}
+    report = {"n_prompts": 2, "models": {"base": alone, "tuned": alone}, "versions": {}}
+    (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
+    found = measured({"methods": {"sft": []}, "baseline": "sft", "seeds": [0]}, tmp_path)
+    head, _, base, _ = table(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
+    assert head.endswith("| win rate over sft | style |")
+    assert base.endswith("|  | 0.250 |")
+    found["rows"]["sft"]["diversity"] = 0.125
+    *_, base, sft = table(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
+    assert base.endswith("| 0.250 |  |")
+    assert sft.endswith("| 0.250 | 0.125 |")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"n_prompts": 2}', '{"scores": {}}', "Not found", "\x00"])
 @pytest.mark.parametrize("name", ["report.json", "evaluation/base/prompts.jsonl"])
 def test_damaged_results_of_a_run_are_named(tmp_path, name, content):

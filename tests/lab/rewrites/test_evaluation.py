@@ -99,6 +99,12 @@ def test_with_drawing_the_first_rewrites_become_pictures(world, tmp_path):
     assert (tmp_path / "before_after.png").exists()
 
 
+def test_a_sheet_of_pictures_that_cannot_be_written_is_told_with_what_to_do(world, tmp_path):
+    (tmp_path / "before_after.png").mkdir()
+    with pytest.raises(Refusal, match=r"before_after.png could not be written .*move it away"):
+        judged(world, tmp_path, drawing=Drawing(prompts=1, steps=1))
+
+
 def test_drift_grows_with_what_a_rewrite_changes():
     asked = ["a red circle:"] * 3
     rewrites = [

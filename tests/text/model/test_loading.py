@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from diffpo.core.refusal import Refusal
 from diffpo.text.model.likelihoods import token_logps
 from diffpo.text.model.loading import CausalLM, Quantization, load_base, load_tuned
-from diffpo.text.model.lora import TextLoRA
+from diffpo.text.model.lora import TextLoRA, TextWarmLoRA
 
 
 @pytest.fixture
@@ -33,6 +33,29 @@ def test_what_is_saved_is_what_transformers_loads(base, tmp_path, adapter):
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.allclose(token_logps(plain, batch), expected, atol=1e-6)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "</s>"
+
+
+@pytest.mark.parametrize("adapter", [None, TextLoRA(rank=2)])
+def test_an_export_that_is_not_what_was_written_is_loaded_by_none_of_our_readers(base, tmp_path, adapter):
+    """Its tokenizer is of it, too."""
+    config, run = CausalLM(base, adapter=adapter), tmp_path / "out"
+    config.load().save(run)
+    named = json.loads((run / "files.json").read_text())["files"]
+    weights = "model.safetensors" if adapter is None else "adapter_model.safetensors"
+    settings = {"config.json"} if adapter is None else {"adapter_config.json"}
+    assert {weights, "tokenizer.json", "tokenizer_config.json"} | settings <= set(named)
+    warm = CausalLM(base, adapter=TextWarmLoRA(str(run))).load
+    on = CausalLM(str(run))
+    readers = [lambda: load_tuned(config, run), *([on.load, on.tokenizing] if adapter is None else [warm])]
+    for name in (weights, "tokenizer.json"):
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        for read in readers:
+            with pytest.raises(Refusal, match=f"out is not as it was written: {name} holds something else"):
+                read()
+        (run / name).write_bytes(content)
+    for read in readers:
+        read()
 
 
 def test_what_an_objective_attaches_is_not_saved(base, tmp_path):

@@ -121,8 +121,7 @@ BESIDE = {"modules_to_save": ["lm_head"], "trainable_token_indices": [1, 2], "la
 @pytest.mark.parametrize(("field", "value"), [*BESIDE.items(), ("bias", "lora_only")])
 def test_a_lora_whose_reference_could_not_be_had_is_refused(field, value, tmp_path):
     started(tmp_path)
-    file = tmp_path / "lora" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    config_of(tmp_path / "lora", **{field: value})
     base = CausalLM(str(tmp_path / "base"), adapter=TextWarmLoRA(str(tmp_path / "lora")))
     with pytest.raises(Refusal, match=rf"more than low-rank updates \({field}\).*merge"):
         base.load()
@@ -147,7 +146,8 @@ def warm(base: Path, folder: Path) -> LoadedCausalLM:
 
 
 def config_of(folder: Path, **changed) -> Path:
-    """The same folder with another config."""
+    """The same folder with another config, for which no list vouches."""
+    (folder / "files.json").unlink(missing_ok=True)
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     return folder
@@ -268,6 +268,7 @@ def saved(tmp_path_factory, bases):
     trained(model.network)
     folder = tmp_path_factory.mktemp("saved")
     model.save(folder)
+    (folder / "files.json").unlink()
     return folder, load_file(folder / "adapter_model.safetensors"), token_logps(model.network, token_batch())
 
 

@@ -175,6 +175,7 @@ def test_a_lora_whose_names_are_of_an_earlier_release_of_transformers_is_the_sam
     model = replace(base, adapter=TextLoRA(rank=2, targets=["up_proj", "linear_1"])).load()
     trained(model.network)
     model.save(tmp_path)
+    (tmp_path / "files.json").unlink()
     file = tmp_path / "adapter_model.safetensors"
     earlier = ("model.language_model.", "language_model.model."), ("model.multi_modal", "multi_modal")
     state = load_file(file)
