@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from diffpo.cli.command import CommandLine, parse
-from diffpo.commands import evaluate, evaluate_users, evidence
+from diffpo.commands import evaluate, evaluate_users
 from diffpo.commands import train as train_diffusion_dpo
 from diffpo.commands import train_text as train_text_dpo
+from diffpo.lab.evidence import runner
+from diffpo.lab.evidence.grid import check_grid
 from diffpo.lab.evidence.tables import compare_resolved
 from diffpo.storage.hub import GONE
 from diffpo.train.state.checkpoint import flatten_tree
@@ -84,14 +86,14 @@ def resolved_config(track: str, *args: str) -> dict:
 @pytest.mark.parametrize("grid", sorted(Path("configs/evidence").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tmp_path):
     (tmp_path / "scores.json").write_text('{"scorer": "pickscore", "min": 0, "max": 1}')
-    plan = yaml.safe_load(grid.read_text().replace("{scores}", str(tmp_path)))
-    assert plan["baseline"] in plan["methods"]
-    track = "text" if "text" in plan.get("script", "") else "diffusion"
-    shared = [f"--config={plan['config']}", *evidence.reads(plan), *plan.get("also", []), "--output_dir=out"]
-    tries = evidence.tuning(plan)
-    own = {row: [*overrides, *tries.get(row, [])] for row, overrides in plan["methods"].items()}
+    plan = check_grid(yaml.safe_load(grid.read_text().replace("{scores}", str(tmp_path))))
+    assert plan.baseline in plan.methods
+    track = "text" if "text" in plan.script else "diffusion"
+    shared = [f"--config={plan.config}", *plan.reads, *plan.also, "--output_dir=out"]
+    tries = runner.tuning(plan)
+    own = {row: [*overrides, *tries.get(row, [])] for row, overrides in plan.methods.items()}
     common, *resolved = (resolved_config(track, *shared, *overrides) for overrides in ([], *own.values()))
-    assert list(compare_resolved(common, dict(zip(own, resolved, strict=True)), own)) == list(plan["methods"])
+    assert list(compare_resolved(common, dict(zip(own, resolved, strict=True)), own)) == list(plan.methods)
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -19,7 +19,7 @@ from diffpo.cli.config_files import require_readable
 from diffpo.cli.given import require_given
 from diffpo.cli.moved import find_moved, find_old_options
 from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, track_of
-from diffpo.cli.overrides import settle, split_options, tell_drops
+from diffpo.cli.overrides import settle_overrides, split_options, tell_drops
 from diffpo.core.refusal import Refusal
 from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hear_signals, tell_line
 from diffpo.processes.workers import find_lost_process
@@ -104,7 +104,7 @@ class CommandLine:
     Attributes:
         settings: everything that was chosen, defaults included, as YAML.
         taken: lines about paths that only the package has.
-        dropped: lines about what files and earlier arguments say and what no longer holds, see `settle`.
+        dropped: lines about what files and earlier arguments say and what no longer holds, see `settle_overrides`.
 
     Args:
         args: without the program's name.
@@ -130,7 +130,7 @@ class CommandLine:
         self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
         for path in list_configs(args):
             require_readable(path)
-        settled, drops = settle(args, self.so_far)
+        settled, drops = settle_overrides(args, self.so_far)
         self.chosen = self.parser.parse_args(settled)
         self.chosen.pop("config")
         self.taken = self._take_shipped()
@@ -236,7 +236,7 @@ def forget_init_args(action: Any, previous: Namespace | dict | None, value: Name
     """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
 
     jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW. What two
-    classes mean alike, `settle` says again.
+    classes mean alike, `settle_overrides` says again.
     """
     if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
         previous["init_args"] = type(previous["init_args"])()

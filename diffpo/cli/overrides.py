@@ -29,7 +29,7 @@ class Drop:
     value: Any
 
 
-def settle(args: list[str], resolve: Resolve) -> tuple[list[str], list[Drop]]:
+def settle_overrides(args: list[str], resolve: Resolve) -> tuple[list[str], list[Drop]]:
     """The same command line, in which a class that replaces another one keeps what both mean alike.
 
     That is what a file or an earlier argument said of a field that both classes have from one declaration: where one

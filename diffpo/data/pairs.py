@@ -6,9 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
@@ -21,6 +23,29 @@ from diffpo.data.source import Layout, Source
 from diffpo.data.typed import FIRST, SEVERAL
 
 
+@runtime_checkable
+class Batch(Protocol):
+    """Collated visits, whatever they are of.
+
+    Attributes:
+        epoch, row: keys of the random draws about each of them.
+    """
+
+    @property
+    def epoch(self) -> tuple[int, ...]: ...
+
+    @property
+    def row(self) -> tuple[int, ...]: ...
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with each tensor changed."""
+        ...
+
+    def to(self, device: torch.device) -> "Batch": ...
+
+    def pin_memory(self) -> "Batch": ...
+
+
 class Pairs(ABC):
     """What `fit` trains on: encoded by the track, visited in an order that is a pure function of seed and position."""
 
@@ -30,8 +55,8 @@ class Pairs(ABC):
         """Pairs in an epoch; None for a stream, which does not know."""
 
     @abstractmethod
-    def batches(self, share: ProcessShare) -> Iterable[Any]:
-        """Endless collated batches from number `share.first` on, with `epoch` and `row` (tuples of int)."""
+    def batches(self, share: ProcessShare) -> Iterable[Batch]:
+        """Endless collated batches from number `share.first` on."""
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these data from others that may take their place between two starts of a run; JSON."""

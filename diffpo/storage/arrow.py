@@ -13,7 +13,7 @@ from datasets.table import MemoryMappedTable, concat_tables
 from diffpo.core.refusal import Refusal
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.job_folder import JobFolder
-from diffpo.storage.ledger import REMEDY, settle_file
+from diffpo.storage.ledger import REMEDY, move_into_place
 
 ENDING = ".arrow"
 PER_FILE = 1024  # rows, unless they are large
@@ -37,7 +37,7 @@ def write_batch(file: Path, features: Features, records: Iterable[Mapping[str, A
         file.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
             stream.write_batch(batch)
-        settle_file(unfinished, file)
+        move_into_place(unfinished, file)
 
 
 def open_files(folder: Path, what: str, count: int) -> Dataset:

@@ -134,10 +134,10 @@ def replace_file(file: Path, content: bytes, mark: str = "") -> None:
     with name_failed_writes(str(file), REMEDY):
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(content)
-        settle_file(unfinished, file)
+        move_into_place(unfinished, file)
 
 
-def settle_file(unfinished: Path, file: Path) -> None:
+def move_into_place(unfinished: Path, file: Path) -> None:
     """Give a file its name when the disk holds it."""
     flush_file(unfinished)
     unfinished.replace(file)

@@ -19,7 +19,7 @@ from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import gather_tensor, is_sharded, reshard
-from diffpo.data.pairs import Pairs
+from diffpo.data.pairs import Batch, Pairs
 from diffpo.data.sampler import ProcessShare
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.files import in_one_line
@@ -166,7 +166,7 @@ class Learner:
         ema = EmaWeights(parameters, decay=config.ema) if config.ema is not None else None
         return cls(run, objective, policy, model, reference, prepare, parameters, stepper, schedule, ema)
 
-    def micro_step(self, raw: Any, step: int, meter: Meter) -> Any:
+    def micro_step(self, raw: Batch, step: int, meter: Meter) -> Any:
         """Learn from one micro-batch; with the last one of a step the weights move.
 
         Returns:

@@ -15,7 +15,7 @@ from diffpo.core.references import SCORES, Reference, Score
 from diffpo.core.refusal import Refusal
 from diffpo.storage.digests import describe_damage, read_json
 from diffpo.storage.files import name_failed_writes
-from diffpo.storage.ledger import IDENTITY, REMEDY, require_same, settle_file, write_json
+from diffpo.storage.ledger import IDENTITY, REMEDY, move_into_place, require_same, write_json
 from diffpo.storage.lock import Lock
 
 PRIME = 2**32 - 5
@@ -182,7 +182,7 @@ def make_table(table: Path, shape: tuple[int, ...], kind: str = "<f4", value: fl
             left = int(np.prod(shape))
             for begin in range(0, left, BLOCK):
                 file.write(np.full(min(BLOCK, left - begin), value, dtype=kind).tobytes())
-        settle_file(unfinished, table)
+        move_into_place(unfinished, table)
 
 
 def require_still(reference: Callable[..., Reference] | None) -> None:

@@ -20,8 +20,8 @@ from captioning_until import TOKENIZER
 from tiny_embedders import compared
 from tiny_text_runs import text_files
 
-from diffpo.commands import evidence
 from diffpo.diffusion.annotate import shards as pair_shards
+from diffpo.lab.evidence import runner
 from diffpo.lab.users.tastes import Population, Taste
 from diffpo.storage import arrow
 from diffpo.storage.ledger import Ledger
@@ -53,14 +53,18 @@ class Grid(Program):
     """scripts/evidence.py, whose runs are started in this process: each would import the libraries anew."""
 
     def __call__(self, root: Path, work: Path, out: Path, *more: str) -> Heard:
-        with patch.object(evidence.subprocess, "run", run_here):
+        with patch.object(runner.programs, "run", run_here):
             return super().__call__(root, work, out, *more)
 
 
-def run_here(command: list[str], stdout: Any = None, **_: Any) -> None:
-    heard = hear(import_module(Path(command[1]).stem).main, *command[2:])
-    if stdout is not None:
-        stdout.write("\n".join([*heard.lines, heard.fault]))
+def run_here(command: list[str], log: Path | None = None, **_: Any) -> None:
+    """One of the verbs of `diffpo`, which are all that these grids start."""
+    _, module, diffpo, verb, *words = command
+    assert (module, diffpo) == ("-m", "diffpo")
+    heard = hear(import_module(f"diffpo.commands.{verb.replace('-', '_')}").main, *words)
+    if log is not None:
+        with log.open("a") as said:
+            said.write("\n".join([*heard.lines, heard.fault]))
     assert not heard.fault, heard.fault
     if heard.code:
         raise subprocess.CalledProcessError(heard.code, command)

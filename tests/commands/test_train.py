@@ -17,6 +17,7 @@ from diffpo.cli.command import launch, parse
 from diffpo.commands import evidence
 from diffpo.commands import train as train_diffusion_dpo
 from diffpo.diffusion.model.loading import LoadedStableDiffusion
+from diffpo.lab.evidence import runner
 
 ADAPTER = ["--base.adapter=diffpo.diffusion.LoRA", "--base.adapter.rank=2"]
 
@@ -35,7 +36,7 @@ def world(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def incomparable(monkeypatch):
     """Grids here name configs that do not exist; what compares their rows is tested with the tables."""
-    monkeypatch.setattr(evidence, "compared", lambda plan, tries=None: {"common": {}, "rows": {}})
+    monkeypatch.setattr(runner, "compared", lambda plan, tries=None: {"common": {}, "rows": {}})
 
 
 def arguments(world, output_dir, *overrides: str) -> list[str]:
@@ -299,7 +300,7 @@ def finished(folder, base: list[float], tuned: list[float]) -> None:
 
 def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, monkeypatch, capsys):
     """sft wins 1 and a tie of 4 over base, dpo all; dpo wins 3 and a tie of 4 over sft. Nothing is run again."""
-    methods = {"sft": [f"--objective=diffpo.diffusion.{evidence.SFT}"], "dpo": []}
+    methods = {"sft": [f"--objective=diffpo.diffusion.{runner.SFT}"], "dpo": []}
     plan = {"config": "none.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"}
     (tmp_path / "grid.yaml").write_text(yaml.dump(plan, sort_keys=False))
     (tmp_path / "R.md").write_text("a\n<!-- evidence: grid -->\nold\n<!-- evidence: grid -->\nb\n")
@@ -307,7 +308,7 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     finished(tmp_path / "sft-1", [0.0, 1.0], [-1.0, 0.0])
     finished(tmp_path / "dpo-0", [0.0, 1.0], [1.0, 2.0])
     finished(tmp_path / "dpo-1", [0.0, 1.0], [1.0, 2.0])
-    monkeypatch.setattr(evidence.programs, "run", lambda *a, **k: pytest.fail("a finished run was repeated"))
+    monkeypatch.setattr(runner.programs, "run", lambda *a, **k: pytest.fail("a finished run was repeated"))
     evidence.main(tmp_path / "grid.yaml", tmp_path, readme=tmp_path / "R.md", record=tmp_path / "kept")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert rows[3][:4] == ["sft", "37.5 % [25.0, 50.0]", "75.0, 0.0", ""]
@@ -323,12 +324,18 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     assert (kept["grid"], kept["versions"]) == (plan, {"diffpo": "0"})
 
 
+def words(command: list[str]) -> list[str]:
+    """What is run of ours, by this Python."""
+    assert command[0] == sys.executable
+    return command[3:] if command[1:3] == ["-m", "diffpo"] else command[1:]
+
+
 def commands_of(grid, monkeypatch, **more) -> list[list[str]]:
     """What a grid of two runs of one method would start."""
     commands = []
-    monkeypatch.setattr(evidence.programs, "run", lambda command, **settings: commands.append(command[1:]))
-    monkeypatch.setattr(evidence, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}})
-    methods = {"sft": [f"--objective={evidence.SFT}", "--data.rows.recorded={scores}"]}
+    monkeypatch.setattr(runner.programs, "run", lambda command, **settings: commands.append(words(command)))
+    monkeypatch.setattr(runner, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}})
+    methods = {"sft": [f"--objective={runner.SFT}", "--data.rows.recorded={scores}"]}
     plan = {"config": "a.yaml", "methods": methods, "seeds": [0, 1], "baseline": "sft"} | more
     grid.write_text(yaml.dump(plan))
     evidence.main(grid, grid.parent, jobs=1, record=None)
@@ -337,7 +344,7 @@ def commands_of(grid, monkeypatch, **more) -> list[list[str]]:
 
 def test_all_runs_of_a_grid_can_read_pairs_that_are_encoded_once(tmp_path, monkeypatch):
     first, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, encode="b.yaml")
-    assert first == ["scripts/encode_pairs.py", "--config=b.yaml", f"--output_dir={tmp_path / 'encoded'}"]
+    assert first == ["encode", "--config=b.yaml", f"--output_dir={tmp_path / 'encoded'}"]
     encoded = [
         "--data.source=diffpo.diffusion.EncodedPairs",
         f"--data.source.path={tmp_path / 'encoded'}",
@@ -348,7 +355,7 @@ def test_all_runs_of_a_grid_can_read_pairs_that_are_encoded_once(tmp_path, monke
 def test_pairs_are_scored_once_and_overrides_can_name_their_scores(tmp_path, monkeypatch):
     first, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, score="c.yaml")
     folder = tmp_path / "scored"
-    assert first == ["scripts/score_pairs.py", "--config=c.yaml", f"--output_dir={folder}"]
+    assert first == ["score", "--config=c.yaml", f"--output_dir={folder}"]
     assert [run[2:4] for run in runs] == [["--data.source=diffpo.data.Columns", f"--data.source.path={folder}"]] * 2
     assert all(f"--data.rows.recorded={folder}" in run for run in runs)
 
@@ -358,7 +365,7 @@ def test_pairs_are_encoded_with_their_scores(tmp_path, monkeypatch):
     _, second, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, score="c.yaml", encode="b.yaml")
     source = ["--data.source=diffpo.data.Columns", f"--data.source.path={tmp_path / 'scored'}"]
     folder = tmp_path / "encoded"
-    assert second == ["scripts/encode_pairs.py", "--config=b.yaml", *source, f"--output_dir={folder}"]
+    assert second == ["encode", "--config=b.yaml", *source, f"--output_dir={folder}"]
     reader = "--data.source=diffpo.diffusion.EncodedPairs"
     assert [run[2:4] for run in runs] == [[reader, f"--data.source.path={folder}"]] * 2
     assert all(f"--data.rows.recorded={folder}" in run for run in runs)
@@ -373,9 +380,9 @@ def test_a_grid_without_sft_is_refused(tmp_path):
 
 def test_a_grid_can_prepare_its_data_and_name_where_it_is(tmp_path, monkeypatch):
     made = "scripts/caption_pairs.py --columns='[a, b]' --output_dir={output}/captioned"
-    methods = {"sft": [f"--objective={evidence.SFT}", "--data.source.path={output}/captioned"]}
+    methods = {"sft": [f"--objective={runner.SFT}", "--data.source.path={output}/captioned"]}
     first, *runs = commands_of(tmp_path / "grid.yaml", monkeypatch, prepare=[made], methods=methods)
-    assert first == ["scripts/caption_pairs.py", "--columns=[a, b]", f"--output_dir={tmp_path}/captioned"]
+    assert first == ["caption", "--columns=[a, b]", f"--output_dir={tmp_path}/captioned"]
     assert all(f"--data.source.path={tmp_path}/captioned" in run for run in runs)
     again = commands_of(tmp_path / "grid.yaml", monkeypatch, prepare=[made], methods=methods)
     assert again == [[*run, "--resume=latest"] for run in runs]
@@ -388,7 +395,7 @@ def test_runs_of_a_grid_share_the_pictures_of_the_base(tmp_path, monkeypatch):
 
 def test_a_grid_can_run_another_script_and_say_what_all_its_runs_get(tmp_path, monkeypatch):
     runs = commands_of(tmp_path / "grid.yaml", monkeypatch, script="scripts/train_text_dpo.py", also=["--fit.steps=1"])
-    assert [run[:3] for run in runs] == [["scripts/train_text_dpo.py", "--config=a.yaml", "--fit.steps=1"]] * 2
+    assert [run[:3] for run in runs] == [["train-text", "--config=a.yaml", "--fit.steps=1"]] * 2
     assert not any("--preview=null" in run for run in runs)
 
 
@@ -407,9 +414,9 @@ def test_what_did_best_on_development_prompts_is_taken_by_all_seeds(tmp_path, mo
         if (output / "later.json").exists():
             (output / "later.json").rename(output / "report.json")
 
-    monkeypatch.setattr(evidence.programs, "run", run)
-    monkeypatch.setattr(evidence, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}} | chosen)
-    plan = {"config": "a.yaml", "methods": {"sft": [f"--objective={evidence.SFT}", "--a={output}"]}, "seeds": [0, 1]}
+    monkeypatch.setattr(runner.programs, "run", run)
+    monkeypatch.setattr(runner, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}} | chosen)
+    plan = {"config": "a.yaml", "methods": {"sft": [f"--objective={runner.SFT}", "--a={output}"]}, "seeds": [0, 1]}
     (tmp_path / "grid.yaml").write_text(yaml.dump(plan | {"baseline": "sft", "tune": tuned}))
     evidence.main(tmp_path / "grid.yaml", tmp_path, jobs=1, record=tmp_path / "kept")
     assert [name for name, _ in started] == ["sft-0.1-9", "sft-0.5-9", "sft-2.0-9", "sft-0", "sft-1"]
@@ -423,7 +430,7 @@ def test_what_did_best_on_development_prompts_is_taken_by_all_seeds(tmp_path, mo
 
 
 def test_a_run_that_the_grid_has_left_behind_is_not_taken_for_its_own(tmp_path, monkeypatch):
-    methods = {"sft": [f"--objective={evidence.SFT}", "--fit.steps=1"]}
+    methods = {"sft": [f"--objective={runner.SFT}", "--fit.steps=1"]}
     assert len(commands_of(tmp_path / "grid.yaml", monkeypatch, methods=methods)) == 2
     methods["sft"][1] = "--fit.steps=2"
     with pytest.raises(SystemExit, match="sft-0 was started with other overrides than the grid has now; delete it"):
@@ -435,11 +442,9 @@ def test_users_judge_the_runs_of_each_seed(tmp_path, monkeypatch):
     models = {"base": {"base": "b"}, "own": {"base": "b", "unet": "{output}/own-{user}-{seed}"}}
     groups = {"held-out": {"models": models, "overrides": ["--tastes={output}/users.json"]}}
     told = {"rows": {}, "between": []}
-    monkeypatch.setattr(
-        evidence.user_evidence, "pooled", lambda folders: told | {"folders": [f.name for f in folders]}
-    )
+    monkeypatch.setattr(runner.user_evidence, "pooled", lambda folders: told | {"folders": [f.name for f in folders]})
     commands = commands_of(tmp_path / "grid.yaml", monkeypatch, users={"config": "u.yaml", "groups": groups})
-    judged = [command for command in commands if command[0] == "scripts/evaluate_users.py"]
+    judged = [command for command in commands if command[0] == "evaluate-users"]
     listed = [f"--config={tmp_path}/held-out-{seed}.yaml" for seed in (0, 1)]
     assert sorted(command[2] for command in judged) == listed
     assert all(f"--tastes={tmp_path}/users.json" in command for command in judged)

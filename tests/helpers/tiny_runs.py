@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -49,6 +49,15 @@ class PointBatch:
     points: Tensor
     epoch: tuple[int, ...]
     row: tuple[int, ...]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PointBatch":
+        return replace(self, points=change(self.points))
+
+    def to(self, device: torch.device) -> "PointBatch":
+        return self.map(lambda x: x.to(device))
+
+    def pin_memory(self) -> "PointBatch":
+        return self.map(Tensor.pin_memory)
 
 
 class Points(Pairs):

@@ -20,7 +20,7 @@ from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, shared_prompt
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.job_folder import JobFolder
-from diffpo.storage.ledger import REMEDY, settle_file
+from diffpo.storage.ledger import REMEDY, move_into_place
 
 SHARD = 500 * 2**20  # bytes of pictures, about
 GROUP = 32 * 2**20  # bytes of pictures that are held in memory
@@ -110,7 +110,7 @@ class PairShards:
             for group in self.groups(shard, results):
                 encoded = [features.encode_example(record) for record in group]
                 writer.write_table(pa.Table.from_pylist(encoded, schema=schema))
-        settle_file(unfinished, file)
+        move_into_place(unfinished, file)
         return file
 
     def groups(self, shard: int, results: Mapping[int, Any]) -> Iterator[list[dict[str, Any]]]:

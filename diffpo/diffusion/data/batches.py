@@ -261,3 +261,6 @@ class PromptBatch:
 
     def to(self, device: torch.device) -> "PromptBatch":
         return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+Raw = PixelBatch | EncodedBatch | PromptBatch  # what readers collate and a base encodes

@@ -24,6 +24,7 @@ from diffpo.data.sampler import Grouping, PairSampler, ProcessShare, Shapes, Use
 from diffpo.data.source import Source
 from diffpo.data.streams import Stream, open_streams
 from diffpo.data.typed import list_captions, show_value
+from diffpo.diffusion.data.batches import Raw
 from diffpo.diffusion.data.encoded import EncodedPairs, EncodedPicture
 from diffpo.diffusion.data.encoded_reader import EncodedReader
 from diffpo.diffusion.data.framing import Framing
@@ -185,7 +186,7 @@ class ImagePairs(RowPairs, Dataset[Example]):
         for offset in range(len(alike) - 1):
             yield int(alike[(begin + offset) % len(alike)])
 
-    def first(self, n: int) -> Any:
+    def first(self, n: int) -> Raw:
         """The first n pairs of one shape (fewer if there are no more) as a batch, read in this process."""
         if self.shapes:
             alike = islice(self.onward(Visit(0, 0)), n)
@@ -193,7 +194,7 @@ class ImagePairs(RowPairs, Dataset[Example]):
         visits = islice(interleave_sources(self.weights), min(n, self.size))
         return self.reader.collate([self[Visit(0, visit % len(self.tables[table]), table)] for table, visit in visits])
 
-    def batches(self, share: ProcessShare) -> Iterator[Any]:
+    def batches(self, share: ProcessShare) -> Iterator[Raw]:
         """What `reader` collates.
 
         Raises:

@@ -17,7 +17,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.data.rows import PairRow
 from diffpo.data.typed import Captions
-from diffpo.diffusion.data.batches import PixelBatch, PromptBatch
+from diffpo.diffusion.data.batches import PixelBatch, PromptBatch, Raw
 from diffpo.diffusion.data.framing import Framed, Framing
 
 
@@ -60,8 +60,8 @@ class Reader(ABC):
         return False
 
     @abstractmethod
-    def collate(self, examples: list[Example]) -> Any:
-        """A batch for `fit`, with `epoch`, `row`, `broken`, `identical`, `pictures` and `enlarged`."""
+    def collate(self, examples: list[Example]) -> Raw:
+        """A batch for `fit`."""
 
     def report(self) -> str:
         """What else is to be known of the prompts; every process has to call it."""
@@ -174,8 +174,8 @@ class Seen:
         self.identical: set[tuple[int, int]] = set()
         self.pictures = self.enlarged = 0
 
-    def note(self, batch: Any) -> None:
-        """Of what a `Reader` collates."""
+    def note(self, batch: Raw) -> None:
+        """Of what a `Reader` has collated."""
         self.broken.update(batch.broken)
         self.identical.update(batch.identical)
         self.pictures += batch.pictures

@@ -15,7 +15,7 @@ from diffpo.data.pairs import RowPairs
 from diffpo.data.rows import PairRow
 from diffpo.data.sampler import ProcessShare
 from diffpo.data.streams import PairStream, Window, stream_report
-from diffpo.diffusion.data.batches import PixelBatch
+from diffpo.diffusion.data.batches import Raw
 from diffpo.diffusion.data.readers import Reader, Seen, gather_ids
 from diffpo.processes.workers import from_workers
 
@@ -46,11 +46,11 @@ class ImageStream(RowPairs):
     def sample(self) -> list[PairRow]:
         return [visit.row for stream in self.streams for visit in islice(stream.visits(), LOOKED_AT)]
 
-    def first(self, n: int) -> PixelBatch:
+    def first(self, n: int) -> Raw:
         """The first n pairs as a batch, read in this process."""
         return next(iter(StreamBatches(self, ProcessShare(n, self.seed)))).batch
 
-    def batches(self, share: ProcessShare) -> Iterator[PixelBatch]:
+    def batches(self, share: ProcessShare) -> Iterator[Raw]:
         loader = from_workers(StreamBatches(self, share), self.workers, partial(self.size_of, share), batch_size=None)
         for told in loader:
             self.tally, self.noted = told.tally, told.noted
@@ -80,7 +80,7 @@ class ImageStream(RowPairs):
 class Told:
     """A batch, and what had been read and lost when it was full."""
 
-    batch: PixelBatch
+    batch: Raw
     tally: Counter[str]
     noted: Counter[str]
 

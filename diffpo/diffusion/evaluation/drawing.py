@@ -21,7 +21,7 @@ from diffpo.diffusion.base.latents import unscale_latents
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import FILES, digest_of, read_json, written_in, wrong_file
 from diffpo.storage.files import name_failed_writes
-from diffpo.storage.ledger import REMEDY, Ledger, require_same, settle_file, write_json
+from diffpo.storage.ledger import REMEDY, Ledger, move_into_place, require_same, write_json
 
 DRAWN, LEDGER = "drawn.json", ".drawn"
 
@@ -204,7 +204,7 @@ def save_all(pictures: Sequence[tuple[Path, Image.Image]], drawn: Drawn) -> None
         for file, picture in pictures:
             unfinished = file.with_suffix(".unfinished")
             picture.save(unfinished, "PNG")
-            settle_file(unfinished, file)
+            move_into_place(unfinished, file)
         drawn.add([file for file, _ in pictures])
 
 

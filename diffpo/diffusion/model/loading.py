@@ -11,7 +11,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.references import FrozenCopy, Reference, SwitchedOff, store_matrices
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import is_sharded, whole_state
-from diffpo.diffusion.data.batches import Conditioning, EncodedBatch, ImageBatch, PixelBatch, PromptBatch
+from diffpo.diffusion.data.batches import Conditioning, EncodedBatch, ImageBatch, PromptBatch, Raw
 from diffpo.diffusion.data.pairs import ImagePairs
 from diffpo.diffusion.data.stream import ImageStream
 from diffpo.diffusion.model.attention import ATTENTION
@@ -22,8 +22,6 @@ from diffpo.diffusion.model.pipeline import load_base, require_width
 from diffpo.storage.digests import UNET, forget_exported, name_exported
 from diffpo.storage.files import name_failed_writes
 from diffpo.train.adapters import Adapter
-
-Raw = PixelBatch | EncodedBatch | PromptBatch
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffpo.core.refusal import Refusal
 from diffpo.storage.digests import read_json, require_written
 from diffpo.storage.files import name_failed_writes, require_folder
-from diffpo.storage.ledger import REMEDY, settle_file
+from diffpo.storage.ledger import REMEDY, move_into_place
 
 SUMMARY = "users.json"
 INDEX = "users.parquet"
@@ -207,7 +207,7 @@ def write_shard(file: Path, embeddings: Float[Tensor, "n tokens width"], dtype: 
     with name_failed_writes(str(file), REMEDY):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({TENSOR: embeddings.to(TYPES[dtype]).contiguous()}, unfinished)
-        settle_file(unfinished, file)
+        move_into_place(unfinished, file)
 
 
 def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -221,4 +221,4 @@ def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         left = iter(lines)
         while some := list(islice(left, TOGETHER)):
             table.write_table(pa.Table.from_pylist(some, schema=schema))
-    settle_file(unfinished, file)
+    move_into_place(unfinished, file)

@@ -12,10 +12,10 @@ import numpy as np
 from diffpo.cli.overrides import flatten_config, read_option, shorten
 from diffpo.core.refusal import Refusal
 from diffpo.evaluation.win_rates import win_rate
+from diffpo.lab.evidence.grid import ASPECTS, Compare, Grid
 from diffpo.storage.digests import naming_damage, read_json
 
 CONTEST, TUNING = "contest", "tuning"
-ASPECTS = {"attributes": "{:.1%}", "style": "{:.3f}", "diversity": "{:.3f}"}
 
 
 def candidates(values: dict[str, dict[str, list]]) -> dict[str, dict[str, list[str]]]:
@@ -96,18 +96,18 @@ def row_line(row: str, differs: Mapping[str, Any]) -> str:
     return f"{row}: {', '.join(said) or 'nothing else than what all have in common'}"
 
 
-def measured(plan: dict[str, Any], output_dir: Path, chosen: dict[str, list[str]] | None = None) -> dict[str, Any]:
+def measured(plan: Grid, output_dir: Path, chosen: dict[str, list[str]] | None = None) -> dict[str, Any]:
     """All numbers of the table; intervals are bootstrapped over prompts, a prompt's pictures of all seeds together.
 
     Args:
         chosen: overrides of the methods that were tuned.
     """
-    methods, baseline, seeds = list(plan["methods"]), plan["baseline"], plan["seeds"]
+    methods, baseline, seeds = list(plan.methods), plan.baseline, plan.seeds
     base, base_rows = scores(output_dir, methods[0], seeds, "base")
     against, _ = scores(output_dir, baseline, seeds, "tuned")
-    rival = plan.get("rival")
+    rival = plan.rival
     third = scores(output_dir, rival, seeds, "tuned")[0] if rival else None
-    aspects = plan.get("aspects", ASPECTS)
+    aspects = plan.aspects
     rows: dict[str, Any] = {"base": means(base_rows, aspects)}
     for method in methods:
         ours, entries = scores(output_dir, method, seeds, "tuned")
@@ -127,34 +127,36 @@ def measured(plan: dict[str, Any], output_dir: Path, chosen: dict[str, list[str]
         "seeds": seeds,
         **judge,
         "rows": rows,
-        "grid": plan,
+        "grid": plan.said(),
         "versions": used,
     }
 
 
-def contested(plan: dict[str, Any], output_dir: Path) -> dict[str, Any]:
+def contested(plan: Grid, compare: Compare, output_dir: Path) -> dict[str, Any]:
     """The numbers of the second table; the base is the first model, the baseline of the first table stays that."""
     report = read_json(output_dir / CONTEST / "report.json")
 
     def utilities(name: str) -> list[np.ndarray]:
-        listings = [output_dir / CONTEST / entrant / "prompts.jsonl" for entrant in entrants(plan, name)]
+        listings = [
+            output_dir / CONTEST / entrant / "prompts.jsonl" for entrant in entrants(plan, compare.models[name], name)
+        ]
         return [oracle(listing, report["n_prompts"]) for listing in listings]
 
-    base, *_ = names = list(plan["compare"]["models"])
+    base, *_ = names = list(compare.models)
     rows: dict[str, Any] = {}
     for name in names:
-        entries = [report["models"][entrant] for entrant in entrants(plan, name)]
-        compared = {} if name == base else rates(utilities(name), utilities(base), utilities(plan["baseline"]))
-        if name == plan["baseline"]:
+        entries = [report["models"][entrant] for entrant in entrants(plan, compare.models[name], name)]
+        compared = {} if name == base else rates(utilities(name), utilities(base), utilities(plan.baseline))
+        if name == plan.baseline:
             compared["over_baseline"] = None
         rows[name] = {**compared, "guidance": [entry["guidance"] for entry in entries], **means(entries, ASPECTS)}
-    return {"baseline": plan["baseline"], "rows": rows, "sweep": report["guidance_sweep"]}
+    return {"baseline": plan.baseline, "rows": rows, "sweep": report["guidance_sweep"]}
 
 
-def entrants(plan: dict[str, Any], name: str) -> list[str]:
+def entrants(plan: Grid, fields: Mapping[str, Any], name: str) -> list[str]:
     """Names under which the model of each seed is evaluated."""
-    seeded = "{seed}" in json.dumps(plan["compare"]["models"][name])
-    return [f"{name}-{seed}" if seeded else name for seed in plan["seeds"]]
+    seeded = "{seed}" in json.dumps(fields)
+    return [f"{name}-{seed}" if seeded else name for seed in plan.seeds]
 
 
 def rates(ours: list[np.ndarray], base: list[np.ndarray], against: list[np.ndarray]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from signals import PROGRAM, send_once
 
 from diffpo.commands import evidence
 from diffpo.core.refusal import Refusal
+from diffpo.lab.evidence import runner
+from diffpo.lab.evidence.grid import Compare, Grid
 from diffpo.lab.evidence.tables import (
     candidates,
     compare_resolved,
@@ -49,7 +51,7 @@ def test_a_grid_names_the_columns_that_are_tabulated(tmp_path):
     listed(tmp_path / "sft-0" / "evaluation" / "tuned", [1.0, 1.0])
     report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY | {"length": 8.0}}, "versions": {}}
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
-    found = measured({"methods": {"sft": []}, "baseline": "sft", "seeds": [0], "aspects": ASPECTS}, tmp_path)
+    found = measured(Grid("a.yaml", {"sft": []}, [0], "sft", aspects=ASPECTS), tmp_path)
     head, _, base, sft = table(found, ASPECTS).splitlines()
     assert head.endswith("| win rate over sft | attributes | length |")
     assert base.endswith("|  | 50.0 % | 10.5 |")
@@ -82,7 +84,7 @@ def test_damaged_results_of_a_run_are_named(tmp_path, name, content):
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
     (tmp_path / "sft-0" / name).write_text(content)
     with pytest.raises(Refusal, match=rf"^{tmp_path}/sft-0/{name} is damaged \(.*\); copy it again"):
-        measured({"methods": {"sft": []}, "baseline": "sft", "seeds": [0]}, tmp_path)
+        measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
 
 
 def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
@@ -93,9 +95,9 @@ def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
         listed(folder / "evaluation" / "tuned", tuned)
         report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY}, "versions": {}}
         (folder / "report.json").write_text(json.dumps(report))
-    plan = {"methods": {"sft": [], "dpo": []}, "baseline": "sft", "rival": "dpo", "seeds": [0]}
     aspects = {"utility": "{:.2f}"}
-    found = measured(plan | {"aspects": aspects}, tmp_path, {"dpo": ["--objective.loss.beta=0.5"]})
+    plan = Grid("a.yaml", {"sft": [], "dpo": []}, [0], "sft", rival="dpo", aspects=aspects)
+    found = measured(plan, tmp_path, {"dpo": ["--objective.loss.beta=0.5"]})
     head, _, base, sft, dpo = table(found, aspects).splitlines()
     overs = "win rate over base | by seed | win rate over sft | win rate over dpo"
     assert head == f"| model | tuned | {overs} | utility |"
@@ -112,18 +114,16 @@ def test_one_argument_of_a_method_is_tuned():
         candidates({"dpo": {"loss.beta": [0.1], "optimizer.lr": [0.1]}})
 
 
-@pytest.fixture
-def plan():
-    models = {"base": {"base": "b"}, "sft": {"unet": "{output}/sft-{seed}"}}
-    return {"methods": {}, "baseline": "sft", "seeds": [0, 1], "compare": {"models": models}}
+PLAN = Grid("a.yaml", {}, [0, 1], "sft")
+MODELS = {"base": {"base": "b"}, "sft": {"unet": "{output}/sft-{seed}"}}
 
 
-def test_a_model_that_names_the_seed_is_another_for_each(plan):
-    assert entrants(plan, "base") == ["base", "base"]
-    assert entrants(plan, "sft") == ["sft-0", "sft-1"]
+def test_a_model_that_names_the_seed_is_another_for_each():
+    assert entrants(PLAN, MODELS["base"], "base") == ["base", "base"]
+    assert entrants(PLAN, MODELS["sft"], "sft") == ["sft-0", "sft-1"]
 
 
-def test_a_contest_tells_the_guidance_that_each_seed_chose(plan, tmp_path):
+def test_a_contest_tells_the_guidance_that_each_seed_chose(tmp_path):
     names = ["base", "sft-0", "sft-1"]
     for name, score in zip(names, (0.0, 1.0, 0.0), strict=True):
         listed(tmp_path / "contest" / name, [score])
@@ -131,7 +131,7 @@ def test_a_contest_tells_the_guidance_that_each_seed_chose(plan, tmp_path):
     (tmp_path / "contest" / "report.json").write_text(
         json.dumps({"n_prompts": 1, "models": models, "guidance_sweep": {}})
     )
-    found = contested(plan, tmp_path)
+    found = contested(PLAN, Compare("c.yaml", MODELS), tmp_path)
     assert found["rows"]["sft"]["guidance"] == [3.5, 4.5]
     assert found["rows"]["sft"]["over_base"]["rate"] == 0.75
     assert "| sft | 3.5, 4.5 | 75.0 %" in table(found, {})
@@ -214,7 +214,7 @@ def text_grid(root, **methods) -> dict:
 
 def test_a_grid_whose_rows_are_no_comparison_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     """ASFT has a beta of its own, 1, which the row does not name."""
-    monkeypatch.setattr(evidence.programs, "run", lambda *_, **__: pytest.fail("something ran"))
+    monkeypatch.setattr(runner.programs, "run", lambda *_, **__: pytest.fail("something ran"))
     text_grid(tmp_path, asft=["--objective.loss=diffpo.losses.ASFT"])
     with pytest.raises(Refusal, match="Row asft .* objective.loss.beta: 1.0, in common 0.5"):
         evidence.main(tmp_path / "grid.yaml", tmp_path / "out")
@@ -237,7 +237,7 @@ def test_a_record_keeps_the_resolved_config_of_each_run(tmp_path, monkeypatch, c
         for folder in [word.removeprefix("--output_dir=") for word in command if word.startswith("--output_dir=")]:
             shutil.copytree(tmp_path / "seen", folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr(evidence.programs, "run", fake)
+    monkeypatch.setattr(runner.programs, "run", fake)
     text_grid(tmp_path, dpo=["--objective.loss.beta=0.25"])
     evidence.main(tmp_path / "grid.yaml", tmp_path / "out", jobs=1, record=tmp_path)
     resolved = json.loads((tmp_path / "grid.json").read_text())["resolved"]
@@ -245,7 +245,10 @@ def test_a_record_keeps_the_resolved_config_of_each_run(tmp_path, monkeypatch, c
     assert resolved["common"]["fit"]["steps"] == 1
     assert resolved["common"]["output_dir"] == "{output}"
     assert "dpo: objective.loss.beta 0.25\n" in capsys.readouterr().out
-    assert [command[1] for command in ran] == ["scripts/build_assets.py", *["scripts/train_text_dpo.py"] * 2]
+    assert [command[1:4] for command in ran] == [
+        ["scripts/build_assets.py", "rewrites"],
+        *[["-m", "diffpo", "train-text"]] * 2,
+    ]
 
 
 def test_a_signal_to_a_grid_reaches_its_runs_which_end_in_order(tmp_path, monkeypatch):
@@ -253,7 +256,7 @@ def test_a_signal_to_a_grid_reaches_its_runs_which_end_in_order(tmp_path, monkey
     (tmp_path / "run.py").write_text(PROGRAM)
     plan = {"script": str(tmp_path / "run.py"), "config": "none.yaml", "methods": {"sft": SFT}, "baseline": "sft"}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(plan | {"seeds": [0, 1, 2]}))
-    monkeypatch.setattr(evidence, "compared", lambda plan, tries=None: {"common": {}, "rows": {}})
+    monkeypatch.setattr(runner, "compared", lambda plan, tries=None: {"common": {}, "rows": {}})
     out = tmp_path / "out"
     sender = send_once(signal.SIGTERM, out / "sft-0" / "begun", out / "sft-1" / "begun")
     with pytest.raises(Stopped) as stopped:
@@ -265,8 +268,8 @@ def test_a_signal_to_a_grid_reaches_its_runs_which_end_in_order(tmp_path, monkey
 
 
 def test_overrides_that_a_kill_kept_from_being_written_are_written_anew(tmp_path):
-    (tmp_path / evidence.OVERRIDES).touch()
-    evidence.require_same(["--a=1"], tmp_path)
-    (tmp_path / evidence.OVERRIDES).write_text('["--a=2"]')
+    (tmp_path / runner.OVERRIDES).touch()
+    runner.require_same(["--a=1"], tmp_path)
+    (tmp_path / runner.OVERRIDES).write_text('["--a=2"]')
     with pytest.raises(SystemExit, match="was started with other overrides"):
-        evidence.require_same(["--a=1"], tmp_path)
+        runner.require_same(["--a=1"], tmp_path)

@@ -1,0 +1,161 @@
+"""What a grid of runs is, as its YAML says it."""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from diffpo.core.refusal import Refusal
+from diffpo.storage.files import in_one_line
+
+SCRIPT = "scripts/train_diffusion_dpo.py"
+ALSO = ("--preview=null", "--evaluation.base_pictures={output}/base")
+ASPECTS = {"attributes": "{:.1%}", "style": "{:.3f}", "diversity": "{:.3f}"}
+
+
+@dataclass(frozen=True)
+class Tune:
+    """What is tried before the runs, on development prompts.
+
+    Args:
+        seed: of these runs.
+        values: method: argument: what is tried of it.
+        also: further overrides of these runs, by which development prompts judge them.
+    """
+
+    seed: int
+    values: dict[str, dict[str, list[str | bool | int | float | None]]]
+    also: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """What is evaluated together after the runs, for a second table.
+
+    Args:
+        config: one of scripts/evaluate.py.
+        models: name: fields of diffpo.diffusion.ComparedModel, the base first; where one names `{seed}`, there is one
+            model for each seed.
+    """
+
+    config: str
+    models: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Users who judge alike models.
+
+    Args:
+        models: name: fields of diffpo.diffusion.UserModel.
+        overrides: of scripts/evaluate_users.py.
+    """
+
+    models: dict[str, dict[str, Any]]
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Users:
+    """Who judges the runs of each seed instead of the oracle.
+
+    Args:
+        config: one of scripts/evaluate_users.py.
+        groups: a table for each.
+    """
+
+    config: str
+    groups: dict[str, Group]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Methods and seeds, and what all their runs have in common.
+
+    In overrides and command lines `{output}` is the folder of the grid, `{scores}` that of the scores.json of its
+    pairs.
+
+    Args:
+        config: of every run.
+        methods: name: overrides.
+        seeds: of the runs of each method.
+        baseline: the method that is SFT on winners.
+        rival: another method that all are compared with, too.
+        script: what runs.
+        also: overrides of every run, in place of those that suit runs on pictures.
+        prepare: command lines of our scripts that run first.
+        score: a config of scripts/score_pairs.py: all runs read pairs that are scored once.
+        encode: a config of scripts/encode_pairs.py: all runs read pairs that are encoded once, from the scored ones if
+            there are any.
+        aspects: numbers of a model in a report, and the formats of the table's columns; utility is the oracle's mean.
+        tune: what is tried first; null tunes nothing.
+        compare: null is no second table.
+        users: null is the oracle.
+    """
+
+    config: str
+    methods: dict[str, list[str]]
+    seeds: list[int]
+    baseline: str
+    rival: str | None = None
+    script: str = SCRIPT
+    also: list[str] = field(default_factory=lambda: [*ALSO])
+    prepare: list[str] = field(default_factory=list)
+    score: str | None = None
+    encode: str | None = None
+    aspects: dict[str, str] = field(default_factory=lambda: {**ASPECTS})
+    tune: Tune | None = None
+    compare: Compare | None = None
+    users: Users | None = None
+
+    @property
+    def reads(self) -> list[str]:
+        """What makes runs read the pairs that are scored or encoded first."""
+        if self.encode is not None:
+            return reading("diffpo.diffusion.EncodedPairs", "{output}/encoded")
+        return [] if self.score is None else reading("diffpo.data.Columns", "{output}/scored")
+
+    def said(self) -> dict[str, Any]:
+        """All that differs from the defaults, for the record."""
+        plain = Grid(self.config, {}, [], "")
+        named = [of.name for of in fields(self) if getattr(self, of.name) != getattr(plain, of.name)]
+        return {name: value for name, value in asdict(self).items() if name in {"config", *named}}
+
+
+PARTS = {"tune": Tune, "compare": Compare, "users": Users}
+
+
+def reading(reader: str, folder: str) -> list[str]:
+    return [f"--data.source={reader}", f"--data.source.path={folder}"]
+
+
+def read_grid(file: Path) -> Grid:
+    """The grid in a YAML file.
+
+    Raises:
+        Refusal: if it cannot be read, lacks something, or says what no grid knows.
+    """
+    try:
+        return check_grid(yaml.safe_load(file.read_text()))
+    except (OSError, UnicodeError, yaml.YAMLError, ArgumentError) as error:
+        raise Refusal(f"{file} is no grid ({in_one_line(error)}); correct it, see configs/evidence.") from error
+
+
+def check_grid(said: Any) -> Grid:
+    """A grid of what a YAML says.
+
+    Raises:
+        ArgumentError: if that is none.
+    """
+    for name, part in PARTS.items():  # alone: of one that may be null, jsonargparse tells in ten lines what is wrong
+        if isinstance(said, dict) and said.get(name) is not None:
+            checked(part, name, said[name])
+    return checked(Grid, "grid", said)
+
+
+def checked(kind: type, name: str, said: Any) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{name}", type=kind)
+    return vars(parser.instantiate(parser.parse_object({name: said})))[name]
