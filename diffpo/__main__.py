@@ -7,6 +7,8 @@ from diffpo.cli.verbs import Group, Verb, launch_verb
 VERBS = {
     "quickstart": Verb("diffpo.commands.quickstart", "train and compare in the tiny world, here, in minutes", True),
     "recipes": Verb("diffpo.commands.recipes", "the configs that come along: base, method, GPUs, batch, source", True),
+    "inspect": Verb("diffpo.commands.inspect", "before a training on pictures: what it will do, and its first pairs"),
+    "inspect-text": Verb("diffpo.commands.inspect_text", "the same before a training on texts"),
     "train": Verb("diffpo.commands.train", "align a text-to-image model with preferences over pictures"),
     "train-text": Verb("diffpo.commands.train_text", "align a language model with preferences over texts"),
     "encode": Verb("diffpo.commands.encode", "encode pictures and prompts of pairs once, before training"),

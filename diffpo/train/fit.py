@@ -26,7 +26,7 @@ from diffpo.storage.files import in_one_line
 from diffpo.storage.whole import require_finite
 from diffpo.train.ema import Average
 from diffpo.train.progress import Progress
-from diffpo.train.run import Run, require_disk
+from diffpo.train.run import Run, count_copies, require_disk
 from diffpo.train.state.checkpoint import Checkpoints
 from diffpo.train.state.training_state import TrainingState
 from diffpo.train.validation import Validation
@@ -94,8 +94,7 @@ def fit(
     others = {name: part for name, part in moving.items() if part is not None}
     state = TrainingState(accelerator, policy, model, stepper, others)
     result = sum(p.numel() * p.element_size() for p in parameters)
-    copies = (4 if ema else 3) if config.save_every else 0  # weights, two moments, moving average
-    require_disk(run.output_dir, copies * result, config.keep, result, run.checkpoints.bytes)
+    require_disk(run.output_dir, count_copies(config) * result, config.keep, result, run.checkpoints.bytes)
     known = pairs.fingerprint() if accelerator.is_main_process and (run.resume or config.save_every) else None
     checkpoints = replace(run.checkpoints, data=known, state=state)
     step = checkpoints.resume(run.resume) if run.resume else 0

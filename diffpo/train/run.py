@@ -186,13 +186,7 @@ def open_run(
         project_dir=output_dir,
     )
     require_joined(accelerator.num_processes)
-    together = config.per_device_batch_size * accelerator.num_processes
-    if config.batch_size % together:
-        raise Refusal(
-            f"fit.batch_size {config.batch_size} is not a multiple of {accelerator.num_processes} processes x "
-            f"fit.per_device_batch_size {config.per_device_batch_size}; change one of the two sizes."
-        )
-    accelerator.gradient_accumulation_steps = config.batch_size // together
+    accelerator.gradient_accumulation_steps = count_accumulated(config, accelerator.num_processes)
     run = Run(config, output_dir, seed, resume, settings, accelerator, storage=precision(accelerator))
     suit_launcher(accelerator, config.per_device_batch_size, config.max_grad_norm)
     if resume is None:
@@ -206,6 +200,21 @@ def open_run(
             "diffpo", {key: v if isinstance(v, int | float) else str(v) for key, v in values.items()}
         )
     return run
+
+
+def count_accumulated(config: FitConfig, processes: int) -> int:
+    """Forward passes of each process per optimiser step.
+
+    Raises:
+        Refusal: if the batch does not divide over the processes.
+    """
+    together = config.per_device_batch_size * processes
+    if config.batch_size % together:
+        raise Refusal(
+            f"fit.batch_size {config.batch_size} is not a multiple of {processes} processes x "
+            f"fit.per_device_batch_size {config.per_device_batch_size}; change one of the two sizes."
+        )
+    return config.batch_size // together
 
 
 def add_line(file: Path, line: str) -> None:
@@ -223,6 +232,11 @@ def add_line(file: Path, line: str) -> None:
             with suppress(OSError):
                 lines.truncate(end)
             raise
+
+
+def count_copies(config: FitConfig) -> int:
+    """Of what is trained, in one checkpoint: weights, two moments, moving average; 0 if none are written."""
+    return (4 if config.ema is not None else 3) if config.save_every else 0
 
 
 def require_disk(output_dir: Path, needed: int, keep: int, result: int = 0, held: int = 0) -> None:

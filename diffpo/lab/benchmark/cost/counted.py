@@ -15,7 +15,12 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +32,7 @@ from diffpo.lab.benchmark.ways.case import LR, WEIGHT_DECAY, Case
 
 FOREACH = partial(AdamW, lr=LR, weight_decay=WEIGHT_DECAY, foreach=True)  # torch's own choice on a GPU
 FUSED = partial(AdamW, lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
+UNCOUNTABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 BLOCK, SMALL = 256, 4096  # bitsandbytes: elements that share a scale, and tensors that keep fp32 moments
 
 
@@ -105,6 +111,17 @@ def counted(way: str, case: Case, steps: int = 2) -> Counted:
     with without_numbers(), peak:
         alone(way, case, steps, read)
     return Counted(readings[-2].kept, readings[-1].peak)
+
+
+def count_peak(work: Callable[[], object]) -> int:
+    """Bytes that a piece of work has alive at most beside what there was before.
+
+    Raises:
+        UNCOUNTABLE: if it does something whose size depends on numbers, e.g. picks tokens by a mask.
+    """
+    with without_numbers(), Peak() as peak:
+        work()
+    return peak.peak
 
 
 class Numberless(FakeTensorMode):

@@ -5,7 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from diffpo.lab.benchmark.cost.counted import BLOCK, FOREACH, FUSED, EightBit, Peak, counted, without_numbers
+from diffpo.lab.benchmark.cost.counted import (
+    BLOCK,
+    FOREACH,
+    FUSED,
+    UNCOUNTABLE,
+    EightBit,
+    Peak,
+    count_peak,
+    counted,
+    without_numbers,
+)
 from diffpo.lab.benchmark.ways.case import Case
 from diffpo.lab.benchmark.ways.ours import ENCODED, REMEMBERED
 
@@ -95,3 +105,16 @@ def test_eight_bit_moments_take_a_byte_and_a_scale_per_block():
     optimizer.step()
     assert [m.numel() for m in optimizer.state[large]["moments"]] == [100 * BLOCK + 400] * 2
     assert [m.numel() for m in optimizer.state[small]["moments"]] == [40] * 2
+
+
+def test_a_piece_of_work_is_counted_on_a_network_with_numbers_and_leaves_them():
+    network = torch.nn.Linear(1000, 1000)
+    before = network.weight.detach().clone()
+    peak = count_peak(lambda: network(torch.ones(50, 1000)).square().mean().backward())
+    assert 4 * 1000 * 1000 <= peak <= 2 * 4 * 1000 * 1000  # the gradient, and what the pass kept
+    assert torch.equal(network.weight, before)
+
+
+def test_sizes_that_depend_on_numbers_cannot_be_counted():
+    with pytest.raises(UNCOUNTABLE):
+        count_peak(lambda: torch.ones(3)[torch.ones(3) > 0])
