@@ -8,6 +8,7 @@ diffpo.data.Columns \
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import transformers
 from accelerate import PartialState

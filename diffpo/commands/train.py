@@ -3,11 +3,9 @@
 accelerate launch scripts/train_diffusion_dpo.py --config configs/diffusion/diffusion_dpo_sd15.yaml --output_dir runs/a
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import transformers
@@ -16,7 +14,7 @@ from torch.optim import Optimizer
 
 from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
-from diffpo.data.pairs import require_suits, require_track
+from diffpo.data.pairs import require_track
 from diffpo.diffusion.data.pairs import HeldOut, PairData
 from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
@@ -26,10 +24,8 @@ from diffpo.diffusion.model.model_card import write_card
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
 from diffpo.diffusion.objective.reference_cache import remembered
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.storage.files import sparing
-from diffpo.train import fit as loop
+from diffpo.train.align import align, finish, open_pairs
 from diffpo.train.publish import Publish
-from diffpo.train.reference_cache import require_still
 from diffpo.train.run import FitConfig, open_run
 
 
@@ -86,11 +82,7 @@ def main(
     for some in read:
         require_encoded_for(base, some)
     require_users(base.adapter, data.rows)
-    pairs: Any
-    with accelerator.main_process_first():
-        pairs, held_out = validation.split(data, seed) if validation else (data.open(seed), None)
-    for some in [pairs, *([held_out.pairs] if held_out else [])]:
-        require_suits(objective, some)
+    pairs, held_out = open_pairs(objective, data, validation, run)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)
     shown, unconditional = preview is not None, objective.needs_unconditional
@@ -99,44 +91,29 @@ def main(
     require_prediction(model.denoiser, first, draws)
     if silent := silent_times(objective, model.denoiser):
         accelerator.print(silent)
-    make = partial(reference, model.unet) if reference else model.reference
-    if remember:
-        require_still(reference)
-        about = objective, base, data, pairs, first.latents.shape[2:], seed, run.storage, bool(held_out)
-        make = partial(remembered, remember, make, *about)
-    frozen = make() if objective.needs_reference else None
-    objective.attach(model.unet, seed)
+    cached = partial(
+        remembered,
+        remember,
+        objective=objective,
+        base=base,
+        data=data,
+        pairs=pairs,
+        latents=first.latents.shape[2:],
+        seed=seed,
+        storage=run.storage,
+        judges=held_out is not None,
+    )
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
-    loop.fit(objective, model.unet, frozen, pairs, model.prepare, optimizer, run, pictures, held_out)
-    report = f"{pairs.report()} {model.report()}".strip()
-    accelerator.print(report)
-    model.save(folder, writes=accelerator.is_main_process)
+    report = align(
+        objective, model, pairs, optimizer, run, reference, cached if remember else None, pictures, held_out
+    )
     card = partial(
         write_card,
-        folder,
-        base,
-        data,
-        objective,
-        report,
-        settings,
+        *(folder, base, data, objective, report, settings),
         pipeline=type(model.pipeline()).__name__,
         ema=fit.ema,
         prompts=preview.prompts if preview else (),
-        command=sys.argv,
         repo=publish.repo if publish and not publish.dry_run else None,
     )
-    if accelerator.is_main_process:
-        with sparing(f"The model card of {folder}"):
-            card()
-    if evaluation:
-        accelerator.wait_for_everyone()  # until what was trained is written
-        del frozen, pictures
-        accelerator.free_memory()  # of the optimizer: two more pipelines are coming
-        evaluation({"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, folder, seed)
-    if accelerator.is_main_process:
-        if evaluation:
-            with sparing(f"The model card of {folder}"):
-                card()  # now with what was measured
-        if publish:
-            publish(folder)
-    accelerator.end_training()
+    del model, pictures
+    finish(run, card, evaluation, lambda: {"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, publish)

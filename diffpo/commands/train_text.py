@@ -3,11 +3,9 @@
 accelerate launch scripts/train_text_dpo.py --config configs/text/dpo_lora.yaml --output_dir runs/a
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import transformers
 from jsonargparse import set_parsing_settings
@@ -16,15 +14,13 @@ from torch.optim import Optimizer
 
 from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
-from diffpo.data.pairs import require_suits, require_track
+from diffpo.data.pairs import require_track
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.storage.files import sparing
 from diffpo.text.data.pairs import HeldOutTexts, TextData
 from diffpo.text.model.loading import CausalLM, load_base, load_tuned
 from diffpo.text.model.model_card import write_card
 from diffpo.text.objective.reference_cache import remembered
-from diffpo.train import fit as loop
-from diffpo.train.reference_cache import require_still
+from diffpo.train.align import align, finish, open_pairs
 from diffpo.train.run import FitConfig, open_run
 
 set_parsing_settings(subclasses_enabled=[CausalLM])  # a base may be of another kind, e.g. VisionLM
@@ -67,39 +63,22 @@ def main(
     transformers.utils.logging.disable_progress_bar()
     require_track(objective, "texts")
     run = open_run(fit, output_dir, seed, resume, settings)
-    accelerator, folder = run.accelerator, run.output_dir
-    tokenizing = base.tokenizing()
-    pairs: Any
-    with accelerator.main_process_first():
-        opening = seed, tokenizing
-        pairs, held_out = validation.split(data, *opening) if validation else (data.open(*opening), None)
-    for some in [pairs, *([held_out.pairs] if held_out else [])]:
-        require_suits(objective, some)
+    pairs, held_out = open_pairs(objective, data, validation, run, base.tokenizing())
     first = pairs.first(4)
-    model = base.load(accelerator.device, run.storage, seed)
+    model = base.load(run.accelerator.device, run.storage, seed)
     model.require_fits(first, data.max_length)
-    make = partial(reference, model.network) if reference else model.reference
-    if remember:
-        require_still(reference)
-        make = partial(
-            remembered, remember, make, objective, base, data, pairs, seed, run.storage, judges=held_out is not None
-        )
-    frozen = make() if objective.needs_reference else None
-    objective.attach(model.network, seed)
-    loop.fit(objective, model.network, frozen, pairs, model.prepare, optimizer, run, validation=held_out)
-    report = f"{pairs.report()} {model.report()}".strip()
-    accelerator.print(report)
-    model.save(folder, writes=accelerator.is_main_process)
-    card = partial(write_card, folder, base, data, objective, report, settings, ema=fit.ema, command=sys.argv)
-    if accelerator.is_main_process:
-        with sparing(f"The model card of {folder}"):
-            card()
-    if evaluation:
-        accelerator.wait_for_everyone()  # until what was trained is written
-        del frozen, model
-        accelerator.free_memory()  # of the optimizer: two more networks are coming
-        evaluation({"base": load_base(base), "tuned": load_tuned(base, folder)}, folder, seed)
-        if accelerator.is_main_process:
-            with sparing(f"The model card of {folder}"):
-                card()  # now with what was measured
-    accelerator.end_training()
+    cached = partial(
+        remembered,
+        remember,
+        objective=objective,
+        base=base,
+        data=data,
+        pairs=pairs,
+        seed=seed,
+        storage=run.storage,
+        judges=held_out is not None,
+    )
+    report = align(objective, model, pairs, optimizer, run, reference, cached if remember else None, held_out=held_out)
+    del model
+    card = partial(write_card, run.output_dir, base, data, objective, report, settings, ema=fit.ema)
+    finish(run, card, evaluation, lambda: {"base": load_base(base), "tuned": load_tuned(base, run.output_dir)})

@@ -50,6 +50,10 @@ class RowPairs(Pairs):
     def sample(self) -> list[PairRow]:
         """Rows from all over the data, with their candidates unread."""
 
+    @abstractmethod
+    def report(self) -> str:
+        """What became of the rows, over all processes; every process has to call it."""
+
 
 OF_TRACK = {
     "pictures": ("diffpo.diffusion.DenoisingPreference", "scripts/train_diffusion_dpo.py"),

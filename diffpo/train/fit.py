@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,7 @@ from diffpo.processes.stopping import orderly
 from diffpo.storage.files import in_one_line
 from diffpo.storage.whole import require_finite
 from diffpo.train.ema import Average
+from diffpo.train.metrics import Meter
 from diffpo.train.progress import Progress
 from diffpo.train.run import Run, count_copies, require_disk
 from diffpo.train.state.checkpoint import Checkpoints
@@ -71,7 +72,7 @@ def fit(
         prepare: turns (policy as wrapped for training, collated batch, draws) into what the objective calls policy
             and batch, e.g. `StableDiffusion.prepare`.
         optimizer: called with the trainable parameters, or with the groups of them that the objective makes.
-        preview: something to look at, drawn at step 0 and then every `preview.every` steps.
+        preview: something to look at, drawn at step 0, then every `preview.every` steps and after the last.
         validation: held-out pairs that are judged with the weights that would be exported.
 
     Raises:
@@ -85,82 +86,216 @@ def fit(
     config, accelerator = run.config, run.accelerator
     steps = config.steps_on(pairs.size)
     require_finite(policy.named_parameters(), "Before the first step the base, or its adapter,", "weights")
-    stepper = made(optimizer, objective.trained(policy))
-    schedule: Any = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
-    model, stepper = accelerator.prepare(policy, stepper)
-    parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
-    ema = Average(parameters, decay=config.ema) if config.ema is not None else None
-    moving = {"schedule": schedule, "average": ema, "reference": reference}
-    others = {name: part for name, part in moving.items() if part is not None}
-    state = TrainingState(accelerator, policy, model, stepper, others)
-    result = sum(p.numel() * p.element_size() for p in parameters)
-    require_disk(run.output_dir, count_copies(config) * result, config.keep, result, run.checkpoints.bytes)
-    known = pairs.fingerprint() if accelerator.is_main_process and (run.resume or config.save_every) else None
-    checkpoints = replace(run.checkpoints, data=known, state=state)
+    learner = Learner.of(objective, policy, reference, prepare, optimizer, run, steps)
+    checkpoints = opened(learner, pairs)
     step = checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
         raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
     run.begin()
-    if ema:
-        ema.to(accelerator.device)
-    describe(run, steps, pairs.size, parameters, schedule.base_lrs[0])
+    if learner.ema:
+        learner.ema.to(accelerator.device)
+    describe(run, steps, pairs.size, learner.parameters, learner.schedule.base_lrs[0])
 
     accumulate, place = accelerator.gradient_accumulation_steps, (accelerator.process_index, accelerator.num_processes)
     share = Share(config.per_device_batch_size, run.seed, *place, first=step * accumulate)
     bar = tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, desc="fit", mininterval=1)
-    show(preview, step, run, ema, policy)
     progress, alone = Progress(run, bar, step), accelerator.num_processes == 1
+    books = Bookkeeping(learner, steps, progress, checkpoints, preview, validation)
+    books.show(step)
     with orderly("Saved steps are kept.") as stop, bar:  # which is closed on an error too: that gets its own line
         for n, raw in enumerate(islice(pairs.batches(share), (steps - step) * accumulate), start=1):
-            draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
-            with accelerator.accumulate(model):
-                if reference is not None:
-                    reference.at(draws)
-                trained, batch = prepare(model, raw, draws)
-                with run.autocast():
-                    result = objective.after(step)(trained, reference, batch, draws)
-                accelerator.backward(result.loss)
-                progress.meter.add(result.metrics)
-                progress.meter.add_number("loss", result.loss)
-                if accelerator.sync_gradients:
-                    norm: Any = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-                stepper.step()
-                stepper.zero_grad()
+            norm = learner.micro_step(raw, step, progress.meter)
             if n % accumulate:
                 if alone and stop.number:
                     break
                 continue
             step += 1
-            if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
-                progress.meter.add_number("grad_norm", whole(torch.as_tensor(norm, device=accelerator.device)))
-                schedule.step()
-                if ema:
-                    ema.step(parameters)
-                if reference is not None:
-                    reference.after_step(policy)
+            learner.update(norm, progress.meter)
             progress.meter.keep()
             ending = stop.everywhere(accelerator)
-            saving = bool(config.save_every) and (step % config.save_every == 0 or step == steps)
-            if saving or step % config.log_every == 0 or step == steps:
-                progress.read(step, schedule.get_last_lr()[0], is_last=step == steps)
-            with progress.paused():
-                if validation and (step % validation.every == 0 or step == steps):
-                    with averaged(ema, policy):
-                        judged = validation(objective, policy, model, reference, prepare, run)
-                    progress.held_out(step, judged, is_last=step == steps)
-                if saving and step == steps:
-                    checkpoints.save_last(step)
-                elif saving:
-                    checkpoints.save(step)
-                bar.update()
-                show(preview, step, run, ema, policy)
+            books.keep(step)
             if ending or (alone and stop.number):
                 break
         stop.number = stop.everywhere(accelerator)
         if stop.number:
-            stop.said = leave(step, progress, schedule.get_last_lr()[0], checkpoints)
-    if ema:
-        ema.copy_to(parameters)
+            stop.said = books.leave(step)
+    if learner.ema:
+        learner.ema.copy_to(learner.parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A policy with all that moves with it, step by step.
+
+    Attributes:
+        policy: the network itself.
+        model: the same as wrapped for training.
+        parameters: what is trained of it.
+        optimizer, schedule: as accelerate has prepared them.
+        ema: the moving average of the parameters, if there is one.
+    """
+
+    run: Run
+    objective: Objective
+    policy: nn.Module
+    model: Any
+    reference: Reference | None
+    prepare: Prepare
+    parameters: list[nn.Parameter]
+    optimizer: Any
+    schedule: Any
+    ema: Average | None
+
+    @classmethod
+    def of(
+        cls,
+        objective: Objective,
+        policy: nn.Module,
+        reference: Reference | None,
+        prepare: Prepare,
+        optimizer: Callable[[Any], Optimizer],
+        run: Run,
+        steps: int,
+    ) -> "Learner":
+        """Wrap a policy for training, on its device and over its processes."""
+        config = run.config
+        stepper = made(optimizer, objective.trained(policy))
+        schedule = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
+        model, stepper = run.accelerator.prepare(policy, stepper)
+        parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
+        ema = Average(parameters, decay=config.ema) if config.ema is not None else None
+        return cls(run, objective, policy, model, reference, prepare, parameters, stepper, schedule, ema)
+
+    def micro_step(self, raw: Any, step: int, meter: Meter) -> Any:
+        """Learn from one micro-batch; with the last one of a step the weights move.
+
+        Returns:
+            The norm of the step's gradient before it was clipped; None before the last micro-batch.
+        """
+        accelerator, norm = self.run.accelerator, None
+        draws = Draws(self.run.seed, raw.epoch, raw.row, accelerator.device)
+        with accelerator.accumulate(self.model):
+            if self.reference is not None:
+                self.reference.at(draws)
+            trained, batch = self.prepare(self.model, raw, draws)
+            with self.run.autocast():
+                result = self.objective.after(step)(trained, self.reference, batch, draws)
+            accelerator.backward(result.loss)
+            meter.add(result.metrics)
+            meter.add_number("loss", result.loss)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(self.parameters, self.run.config.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return norm
+
+    def update(self, norm: Any, meter: Meter) -> None:
+        """What follows the weights, when a step has moved them: learning rate, moving average, reference."""
+        accelerator = self.run.accelerator
+        if accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
+            return
+        meter.add_number("grad_norm", whole(torch.as_tensor(norm, device=accelerator.device)))
+        self.schedule.step()
+        if self.ema:
+            self.ema.step(self.parameters)
+        if self.reference is not None:
+            self.reference.after_step(self.policy)
+
+    @property
+    def lr(self) -> float:
+        return self.schedule.get_last_lr()[0]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the trainable weights are their moving average, if there is one: what would be exported now."""
+        reshard(self.policy)
+        if self.ema:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            reshard(self.policy)
+            if self.ema:
+                self.ema.restore(self.parameters)
+
+
+def opened(learner: Learner, pairs: Pairs) -> Checkpoints:
+    """The checkpoints of a run, which know what they hold.
+
+    Raises:
+        Refusal: if the disk has no room for them, or for what is exported at the end.
+    """
+    run, config = learner.run, learner.run.config
+    moving = {"schedule": learner.schedule, "average": learner.ema, "reference": learner.reference}
+    others = {name: part for name, part in moving.items() if part is not None}
+    state = TrainingState(run.accelerator, learner.policy, learner.model, learner.optimizer, others)
+    exported = sum(p.numel() * p.element_size() for p in learner.parameters)
+    require_disk(run.output_dir, count_copies(config) * exported, config.keep, exported, run.checkpoints.bytes)
+    known = pairs.fingerprint() if run.accelerator.is_main_process and (run.resume or config.save_every) else None
+    return replace(run.checkpoints, data=known, state=state)
+
+
+@dataclass(frozen=True, eq=False)
+class Bookkeeping:
+    """What is read, judged, saved and shown between two steps.
+
+    Attributes:
+        steps: the last one.
+    """
+
+    learner: Learner
+    steps: int
+    progress: Progress
+    checkpoints: Checkpoints
+    preview: Preview | None
+    validation: Validation | None
+
+    def keep(self, step: int) -> None:
+        """All that is due after this step."""
+        config, is_last = self.learner.run.config, step == self.steps
+        saving = bool(config.save_every) and (step % config.save_every == 0 or is_last)
+        if saving or step % config.log_every == 0 or is_last:
+            self.progress.read(step, self.learner.lr, is_last)
+        with self.progress.paused():
+            if self.validation and (step % self.validation.every == 0 or is_last):
+                self.judge(self.validation, step)
+            if saving and is_last:
+                self.checkpoints.save_last(step)
+            elif saving:
+                self.checkpoints.save(step)
+            self.progress.bar.update()
+            self.show(step)
+
+    def judge(self, validation: Validation, step: int) -> None:
+        """Judge held-out pairs with the weights that would be exported now."""
+        learner = self.learner
+        with learner.averaged():
+            judged = validation(
+                learner.objective, learner.policy, learner.model, learner.reference, learner.prepare, learner.run
+            )
+        self.progress.held_out(step, judged, is_last=step == self.steps)
+
+    def show(self, step: int) -> None:
+        """Draw the preview if it is due, with the weights that would be exported now."""
+        accelerator = self.learner.run.accelerator
+        if self.preview is None or (step % self.preview.every and step != self.steps):
+            return
+        if accelerator.is_main_process or is_sharded(self.learner.policy):
+            with self.learner.averaged():
+                self.preview(step, accelerator)
+        accelerator.wait_for_everyone()
+
+    def leave(self, step: int) -> str:
+        """Save the last whole step of a run that is asked to end; says what is kept."""
+        if not step:
+            return "No step was whole yet."
+        if not self.learner.run.config.save_every:
+            return f"fit.save_every is null, so nothing is kept of {step} steps."
+        self.progress.meter.drop_unfinished()
+        self.progress.read(step, self.learner.lr)
+        self.checkpoints.save(step)
+        return f"{self.checkpoints.at(step)} holds all {step} steps."
 
 
 def made(optimizer: Callable[[Any], Optimizer], trained: list[Any]) -> Optimizer:
@@ -169,18 +304,6 @@ def made(optimizer: Callable[[Any], Optimizer], trained: list[Any]) -> Optimizer
         return optimizer(trained)
     except ValueError as error:
         raise Refusal(f"The optimizer does not take its settings ({in_one_line(error)}); change them.") from error
-
-
-def leave(step: int, progress: Progress, lr: float, checkpoints: Checkpoints) -> str:
-    """Save the last whole step of a run that is asked to end; says what is kept."""
-    if not step:
-        return "No step was whole yet."
-    if not progress.run.config.save_every:
-        return f"fit.save_every is null, so nothing is kept of {step} steps."
-    progress.meter.drop_unfinished()
-    progress.read(step, lr)
-    checkpoints.save(step)
-    return f"{checkpoints.at(step)} holds all {step} steps."
 
 
 def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:
@@ -194,29 +317,3 @@ def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Paramet
         f"{sum(p.numel() for p in parameters):,} trainable parameters, computed in "
         f"{str(run.storage).removeprefix('torch.')} on {accelerator.device}"
     )
-
-
-def show(preview: Preview | None, step: int, run: Run, ema: Average | None, policy: nn.Module) -> None:
-    """Draw the preview if it is due, with the weights that would be exported now."""
-    if preview is None or step % preview.every:
-        return
-    if run.accelerator.is_main_process or is_sharded(policy):
-        with averaged(ema, policy):
-            preview(step, run.accelerator)
-    run.accelerator.wait_for_everyone()
-
-
-@contextmanager
-def averaged(ema: Average | None, policy: nn.Module) -> Iterator[None]:
-    """Inside, the trainable weights are their moving average, if there is one."""
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    reshard(policy)
-    if ema:
-        ema.store(parameters)
-        ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        reshard(policy)
-        if ema:
-            ema.restore(parameters)

@@ -1,3 +1,4 @@
+import inspect
 import os
 import re
 import signal
@@ -5,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,8 +15,11 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from diffpo.cli.command import launch, parse
+from diffpo.cli.command import CommandLine, launch, parse
+from diffpo.cli.names import list_names
+from diffpo.commands.train import main as train
 from diffpo.core.draws import Draws
+from diffpo.core.objective import Objective
 from diffpo.core.pair import PairLoss
 from diffpo.core.refusal import Refusal
 from diffpo.data.row_maps import ScoreLabel
@@ -25,6 +30,7 @@ from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
 from diffpo.processes.stopping import SIGNALS, orderly
+from diffpo.storage.shipped import shipped_root
 
 CONFIG = """
 loss:
@@ -279,3 +285,82 @@ def test_a_class_path_where_any_value_may_stand_builds_nothing(tmp_path):
     assert not isinstance(arguments["part"].settings["b"], PairLoss)
     time.sleep(0.1)
     assert not (tmp_path / "ran").exists()
+
+
+def shown(capsys, *args) -> str:
+    """The help of training on pictures, without line breaks and blanks."""
+    with pytest.raises(SystemExit):
+        CommandLine(train, list(args))
+    return re.sub(r"\s", "", capsys.readouterr().out)
+
+
+def test_help_lists_every_class_of_a_role(capsys):
+    listed = shown(capsys, "--help")
+    ours = {
+        f"{room}.{name}" for name, room in list_names("diffpo.diffusion").items() if is_kind(room, name, Objective)
+    }
+    assert {"diffpo.diffusion.DenoisingPreference", "diffpo.diffusion.methods.SmPO"} <= ours
+    assert all(path in listed for path in ours)
+    assert "diffpo.text.methods" not in listed
+    losses = {
+        f"{room}.{name}" for name, room in list_names("diffpo.diffusion").items() if is_kind(room, name, PairLoss)
+    }
+    nested = shown(capsys, "--objective.help", "DenoisingPreference")
+    assert all(path in nested for path in losses if "methods" not in path)
+
+
+def is_kind(room: str, name: str, role: type) -> bool:
+    thing = getattr(import_module(room), name)
+    return isinstance(thing, type) and issubclass(thing, role) and not inspect.isabstract(thing)
+
+
+def test_a_class_needs_no_room():
+    assert parse(loss_only, ["--loss", "Confidence", "--loss.inner", "IPO"])[0]["loss"] == Confidence(inner=IPO())
+
+
+def test_a_prefix_is_no_option(config, capsys):
+    with pytest.raises(SystemExit):
+        parse(program, ["--config", config, "--see", "1"])
+    assert "unrecognized arguments: --see 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("IPOO", "did you mean diffpo.losses.IPO"),
+        ("Zzz", "--help lists all options"),
+        ("3", "--help lists all options"),
+    ],
+)
+def test_a_usage_error_is_the_error_and_one_hint(capsys, wrong, hint):
+    with pytest.raises(SystemExit) as left:
+        parse(loss_only, ["--loss", wrong])
+    *error, last = capsys.readouterr().err.strip().splitlines()
+    assert left.value.code == 2
+    assert error[0].startswith("error: ")
+    assert last.startswith("hint: ")
+    assert hint in last
+    assert not any("usage:" in line for line in error)
+
+
+def test_an_old_class_path_says_the_new_one(tmp_path, monkeypatch, capsys):
+    (tmp_path / "old.yaml").write_text(
+        "data: {source: {class_path: diffpo.sources.PickAPic}, rows: [diffpo.rows.DropTies]}"
+    )
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, program, f"--config={tmp_path / 'old.yaml'}")
+    told = "error: diffpo.sources.PickAPic is diffpo.data.PickAPic now (1 more have moved, too); name it so.\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_recipe_is_named_from_any_folder_and_what_came_along_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = CommandLine(train, ["--config=quickstart", "--output_dir=out"])
+    here = str(shipped_root() / "assets" / "tiny-sd")
+    assert yaml.safe_load(line.settings)["base"]["path"] == here
+    assert f"assets/tiny-sd is not in this folder; what came along is taken: {here}" in line.taken
+
+
+def test_where_all_is_there_nothing_is_taken_from_elsewhere(monkeypatch):
+    monkeypatch.chdir(shipped_root())
+    assert CommandLine(train, ["--config=quickstart", "--output_dir=out"]).taken == []

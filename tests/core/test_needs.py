@@ -62,6 +62,9 @@ class Listed(RowPairs):
     def sample(self) -> list[PairRow]:
         return self.rows
 
+    def report(self) -> str:
+        return f"{len(self.rows)} rows."
+
     def batches(self, share: Share):
         raise AssertionError("a batch was read")
 

@@ -33,7 +33,7 @@ OURS = sorted(
         for kind in under(PairLoss) | under(Objective)
         if kind.__module__.startswith(diffpo.__name__) and not kind.__abstractmethods__ and is_dataclass(kind)
     ),
-    key=lambda kind: kind.__module__,
+    key=lambda kind: (kind.__module__, kind.__name__),
 )
 SCALED = [kind for kind in OURS if any(field.name == "beta" for field in fields(kind))]
 

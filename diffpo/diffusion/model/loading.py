@@ -139,6 +139,11 @@ class LoadedStableDiffusion:
     def unet(self) -> Any:
         return self.denoiser.unet
 
+    @property
+    def network(self) -> Any:
+        """The UNet, by the name that networks of all tracks have."""
+        return self.unet
+
     def reference(self) -> Reference:
         """The base as it is now: its own adapters switched off, or a frozen copy if all of it is trained."""
         if self.config.adapter is not None:
