@@ -20,7 +20,7 @@ from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.evaluation.preview import PictureGrid, PreviewConfig
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
-from diffpo.diffusion.model.model_card import write_card
+from diffpo.diffusion.model.model_card import snippet, write_card
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
 from diffpo.diffusion.objective.reference_cache import remembered
 from diffpo.evaluation.win_rates import Evaluation
@@ -107,13 +107,21 @@ def main(
     report = align(
         objective, model, pairs, optimizer, run, reference, cached if remember else None, pictures, held_out
     )
+    pipeline = type(model.pipeline()).__name__
     card = partial(
         write_card,
         *(folder, base, data, objective, report, settings),
-        pipeline=type(model.pipeline()).__name__,
+        pipeline=pipeline,
         ema=fit.ema,
         prompts=preview.prompts if preview else (),
         repo=publish.repo if publish and not publish.dry_run else None,
     )
     del model, pictures
-    finish(run, card, evaluation, lambda: {"base": load_pipeline(base), "tuned": load_tuned(base, folder)}, publish)
+    finish(
+        run,
+        card,
+        evaluation,
+        lambda: {"base": load_pipeline(base), "tuned": load_tuned(base, folder)},
+        publish,
+        snippet(base, pipeline, str(folder)),
+    )

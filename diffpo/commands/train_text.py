@@ -18,7 +18,7 @@ from diffpo.data.pairs import require_track
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.text.data.pairs import HeldOutTexts, TextData
 from diffpo.text.model.loading import CausalLM, load_base, load_tuned
-from diffpo.text.model.model_card import write_card
+from diffpo.text.model.model_card import snippet, write_card
 from diffpo.text.objective.reference_cache import remembered
 from diffpo.train.align import align, finish, open_pairs
 from diffpo.train.run import FitConfig, open_run
@@ -81,4 +81,10 @@ def main(
     report = align(objective, model, pairs, optimizer, run, reference, cached if remember else None, held_out=held_out)
     del model
     card = partial(write_card, run.output_dir, base, data, objective, report, settings, ema=fit.ema)
-    finish(run, card, evaluation, lambda: {"base": load_base(base), "tuned": load_tuned(base, run.output_dir)})
+    finish(
+        run,
+        card,
+        evaluation,
+        lambda: {"base": load_base(base), "tuned": load_tuned(base, run.output_dir)},
+        loading=snippet(base, str(run.output_dir)),
+    )

@@ -18,6 +18,8 @@ from diffpo.storage.files import sparing
 from diffpo.train.fit import Preview, fit
 from diffpo.train.publish import Publish
 from diffpo.train.reference_cache import require_still
+from diffpo.train.report.curves import draw_curves
+from diffpo.train.report.ending import tell_ending
 from diffpo.train.run import Run
 from diffpo.train.validation import Split, Validation
 
@@ -105,12 +107,14 @@ def finish(
     evaluation: Evaluation | None,
     load: Callable[[], Mapping[str, Any]],
     publish: Publish | None = None,
+    loading: str = "",
 ) -> None:
-    """Card, evaluation and publication of a run whose weights are written; its trackers end.
+    """Curves, card, evaluation and publication of a run whose weights are written; its trackers end.
 
     Args:
         write_card: the track's; all is given but the command.
         load: the models to evaluate, by name. None of those that were trained should still be held.
+        loading: Python that loads the result.
     """
     accelerator, folder = run.accelerator, run.output_dir
 
@@ -119,6 +123,8 @@ def finish(
             with sparing(f"The model card of {folder}"):
                 write_card(command=sys.argv)
 
+    if accelerator.is_main_process and (missing := draw_curves(folder)):
+        accelerator.print(missing)
     card()
     if evaluation:
         accelerator.wait_for_everyone()  # until what was trained is written
@@ -128,3 +134,4 @@ def finish(
     if publish and accelerator.is_main_process:
         publish(folder)
     accelerator.end_training()
+    accelerator.print(tell_ending(folder, loading))

@@ -70,14 +70,28 @@ def said(world, output_dir, monkeypatch, capsys, *overrides: str) -> str:
     return told[told.rindex("error: ") :]
 
 
-def test_a_run_leaves_all_that_was_promised_and_can_be_continued(world, tmp_path):
+def test_a_run_leaves_all_that_was_promised_and_can_be_continued(world, tmp_path, capsys):
     judge = [
         "--evaluation=diffpo.diffusion.SideBySide",
         f"--evaluation.prompts.path={world}/prompts.jsonl",
     ]
     judge += ["--evaluation.scorers=[diffpo.lab.Oracle]", "--evaluation.sampling.steps=1"]
     train(world, tmp_path / "run", *judge)
-    promised = {"unet", "README.md", "config.yaml", "previews", "report.json", "before_after.png", "metrics.jsonl"}
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].startswith(
+        f"{tmp_path / 'run'} holds report.html, report.json, curves.png, before_after.png, prev"
+    )
+    assert told[-1].startswith("to load them: from diffusers import StableDiffusionPipeline, UNet2DConditionModel; ")
+    promised = {
+        "curves.png",
+        "unet",
+        "README.md",
+        "config.yaml",
+        "previews",
+        "report.json",
+        "before_after.png",
+        "metrics.jsonl",
+    }
     assert promised | {"checkpoint-000002"} <= {path.name for path in (tmp_path / "run").iterdir()}
     assert (tmp_path / "run" / "previews" / "step-000000.png").exists()
     report = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -163,11 +163,11 @@ class Seen(Preview):
         self.drawn[step] = weights(self.policy)
 
 
-def test_previews_are_drawn_at_zero_and_then_every_so_often(tmp_path):
+def test_previews_are_drawn_at_zero_then_every_so_often_and_at_the_end(tmp_path):
     policy, before = scorer(), weights(scorer())
     preview = Seen(policy)
     fit_points(tmp_path, policy, steps=5, preview=preview)
-    assert list(preview.drawn) == [0, 2, 4]
+    assert list(preview.drawn) == [0, 2, 4, 5]
     assert torch.equal(preview.drawn[0], before)
 
 

@@ -20,6 +20,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.storage.files import writing
 from diffpo.storage.ledger import REMEDY
+from diffpo.train.report.curves import CURVES
 
 PARTS = Path(__file__).parent / "page_files"
 SCRIPTS = ("page.js", "page_charts.js", "page_gallery.js")
@@ -58,7 +59,9 @@ def write_page(output_dir: Path, rows: int = 500, side: int = 320) -> Path:
     numbers = figures(report, aligned, len(shown))
     path = output_dir / "report.html"
     with writing(str(path), REMEDY):
-        path.write_text(render(report, numbers, pictures, seeds(lines)), "utf-8")
+        said = {"numbers": numbers, "pictures": pictures, "seeds": seeds(lines)}
+        said |= {"decimals": {scorer["name"]: scorer["decimals"] for scorer in numbers["scorers"]}}
+        path.write_text(render(report, output_dir, "page.html", **said), "utf-8")
     return path
 
 
@@ -82,8 +85,11 @@ def embedded(file: Path, side: int) -> dict[str, Any] | None:
     else:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         kind, content = "webp", saved(picture, "WEBP", quality=80)
-    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return {"source": source, "width": picture.width, "height": picture.height}
+    return {"source": data_url(kind, content), "width": picture.width, "height": picture.height}
+
+
+def data_url(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -183,28 +189,33 @@ def verdict(report: dict[str, Any], scorer: str) -> Verdict:
     return Verdict(scorer, leader, rates[leader])
 
 
-def render(
-    report: dict[str, Any], numbers: dict[str, Any], pictures: Sequence[dict[str, Any] | None], seeds: dict[str, str]
-) -> str:
-    """Fill the template; all text is escaped."""
+def render(report: dict[str, Any], output_dir: Path, page: str, parts: Sequence[Path] = (), **said: Any) -> str:
+    """Fill a template; all text is escaped.
+
+    Args:
+        output_dir: whose curves of a training are shown, if there are any.
+        page: name of the template.
+        parts: folders where templates are looked for before those of this page.
+        said: what else the template asks for.
+    """
     template = Environment(
-        loader=FileSystemLoader(PARTS),
+        loader=FileSystemLoader([*parts, PARTS]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     template.filters |= {"percent": percent, "interval": interval, "fixed": fixed, "script": script}
-    return template.get_template("page.html").render(
+    curves = output_dir / CURVES
+    return template.get_template(page).render(
         report=report,
-        numbers=numbers,
-        pictures=pictures,
-        seeds=seeds,
         verdicts=[verdict(report, scorer) for scorer in report["scorers"]],
         order={name: i for i, name in enumerate(report["models"])},
         extras=[name for name in EXTRAS if any(name in entry for entry in report["models"].values())],
         css=Markup((PARTS / "page.css").read_text("utf-8")),
         javascript=Markup("\n".join((PARTS / name).read_text("utf-8") for name in SCRIPTS)),
+        curves=data_url("png", curves.read_bytes()) if curves.exists() else None,
+        **said,
     )
 
 

@@ -107,6 +107,15 @@ def test_all_elements_are_closed_and_the_three_scripts_are_whole(tmp_path):
     assert set(page.scripts) == {"numbers", "pictures", "code"}
 
 
+def test_curves_of_the_training_are_inside_where_there_are_some(tmp_path):
+    assert "Training" not in Page(write_page(evaluated(tmp_path))).words
+    noise(0, 20, 10).save(tmp_path / "curves.png")
+    page = Page(write_page(tmp_path))
+    assert "Training" in page.words
+    [source] = [found["src"] for tag, found in page.elements if tag == "img"]
+    assert decoded(source) == (tmp_path / "curves.png").read_bytes()
+
+
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
     page = Page(write_page(evaluated(tmp_path)))
     linked = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")]

@@ -33,6 +33,7 @@ from diffpo.lab.benchmark.ways.case import LR, WEIGHT_DECAY, Case
 FOREACH = partial(AdamW, lr=LR, weight_decay=WEIGHT_DECAY, foreach=True)  # torch's own choice on a GPU
 FUSED = partial(AdamW, lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
 UNCOUNTABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+ITEM = Tensor.item
 BLOCK, SMALL = 256, 4096  # bitsandbytes: elements that share a scale, and tensors that keep fp32 moments
 
 
@@ -117,9 +118,9 @@ def count_peak(work: Callable[[], object]) -> int:
     """Bytes that a piece of work has alive at most beside what there was before.
 
     Raises:
-        UNCOUNTABLE: if it does something whose size depends on numbers, e.g. picks tokens by a mask.
+        UNCOUNTABLE: if it reads a number, or does something whose size depends on them, e.g. picks tokens by a mask.
     """
-    with without_numbers(), Peak() as peak:
+    with without_numbers(), patch.object(Tensor, "item", ITEM), Peak() as peak:
         work()
     return peak.peak
 

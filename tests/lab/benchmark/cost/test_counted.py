@@ -118,3 +118,5 @@ def test_a_piece_of_work_is_counted_on_a_network_with_numbers_and_leaves_them():
 def test_sizes_that_depend_on_numbers_cannot_be_counted():
     with pytest.raises(UNCOUNTABLE):
         count_peak(lambda: torch.ones(3)[torch.ones(3) > 0])
+    with pytest.raises(UNCOUNTABLE):
+        count_peak(lambda: torch.ones(3).sum().item())
