@@ -9,13 +9,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from diffpo.core.refusal import Refusal
-from diffpo.lab.figures.panels import COLORS, HEIGHT, LEFT, TWICE, WIDTH, Linear, Log, Panel, reduced
+from diffpo.lab.figures.panels import draw_axes, draw_curve, number_ticks
+from diffpo.train.report.figure import COLORS, PANEL, open_figure, save_figure
 
 SEED = re.compile(r"-\d+$")
-LINE = 16  # of the legend
 
 
 def main(
@@ -62,15 +61,12 @@ def by_method(curves: dict, scorer: str) -> dict[str, list[tuple[float, float, f
 
 def plot(curves: dict[str, list[tuple[float, float, float, float]]], title: str, path: Path) -> None:
     """Curves on the left, their names on the right."""
-    picture = Image.new("RGB", (TWICE * (WIDTH + 220), TWICE * HEIGHT), "white")
-    points = [point for curve in curves.values() for point in curve]
-    margin = 0.05 * (max(p[3] for p in points) - min(p[2] for p in points))
-    y = Linear(min(p[2] for p in points) - margin, max(p[3] for p in points) + margin)
-    x = Log(min(p[0] for p in points) / 1.1, max(p[0] for p in points) * 1.1)
-    panel = Panel(ImageDraw.Draw(picture), 0, x, y)
-    panel.axes(title, "guidance scale")
+    figure, [axes] = open_figure(1)
+    figure.set_size_inches(PANEL[0] + 2.2, PANEL[1])
+    draw_axes(axes, title, "guidance scale")
+    axes.set_xscale("log")
     for place, (name, curve) in enumerate(curves.items()):
-        color = COLORS[place % len(COLORS)]
-        panel.curve(curve, color)
-        panel.text(WIDTH + LEFT // 4, 50 + LINE * place, name, "lm", 12, color)
-    reduced(picture).save(path, optimize=True)
+        draw_curve(axes, curve, COLORS[place % len(COLORS)], name)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor="linecolor")
+    number_ticks(axes.xaxis)
+    save_figure(figure, path)

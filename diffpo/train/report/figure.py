@@ -20,7 +20,7 @@ COLORS = (
 )
 INSTALL = "pip install 'diffpo[figures]'"
 PANEL = 5.0, 3.8  # inches
-SMALL = {"font.size": 8.5, "axes.titlesize": 9.5, "axes.edgecolor": "#888888", "grid.color": "#e4e4e4"}
+SMALL: Any = {"font.size": 8.5, "axes.titlesize": 9.5, "axes.edgecolor": "#888888", "grid.color": "#e4e4e4"}
 
 
 def is_drawable() -> bool:

@@ -5,7 +5,6 @@ from PIL import Image
 
 from diffpo.core.refusal import Refusal
 from diffpo.lab.figures import guidance as guidance_plot
-from diffpo.lab.figures.panels import Linear, Log
 
 
 def sweep(**curves: list[float]) -> dict:
@@ -35,9 +34,3 @@ def test_a_report_without_a_sweep_is_told(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"guidance_sweep": None}))
     with pytest.raises(Refusal, match="tells of no sweep"):
         guidance_plot.main(tmp_path / "report.json", tmp_path / "plot.png")
-
-
-def test_ticks_of_axes():
-    assert Log(0.9, 30.0).ticks() == [1.0, 2.0, 5.0, 10.0, 20.0]
-    assert Linear(-0.12, 0.93).ticks() == [0.0, 0.2, 0.4, 0.6, 0.8]
-    assert (Log(1.0, 100.0).place(10.0), Linear(2.0, 4.0).place(3.0)) == (0.5, 0.5)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from diffpo.cli.command import launch
 from diffpo.diffusion.objective.inversion import PolicyInversion
 from diffpo.lab.figures import reconstruction
-from diffpo.lab.figures.panels import Log
 
 
 class Said:
@@ -69,7 +68,3 @@ def test_curves_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     assert calls == [[1, 2], [2, 4], [2, 4], [5, 10], [10]]
     assert all(row["low"] <= row["error"] <= row["high"] <= row["worst"] for row in found["curves"].popitem()[1])
     assert Image.open(tmp_path / "out" / "reconstruction.png").size == (1000, 380)
-
-
-def test_ticks_are_round_numbers():
-    assert Log(0.04, 1.5).ticks() == pytest.approx([0.05, 0.1, 0.2, 0.5, 1.0])
