@@ -21,6 +21,7 @@ from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import Evaluation, Numbers, compared, shown, summary, table, versions
 from diffpo.lab.rewrites.drawing import Drawing
 from diffpo.lab.rewrites.oracle import RewriteOracle
+from diffpo.lab.rewrites.page import write_page
 from diffpo.lab.rewrites.turns import answered
 from diffpo.lab.rewrites.writing import Writing
 from diffpo.scorers.clip_score import CLIPScore
@@ -34,11 +35,11 @@ from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base
 class Rewriting(Evaluation):
     """At the end of a run: base and tuned model rewrite the same prompts from the same draws, and are judged.
 
-    Writes `report.json` (fractions, never percent) and `evaluation/<model>/prompts.jsonl` with every rewrite and what
-    was measured: the oracle's utility, `attributes` kept, `style` and `clean` (`RewriteOracle`), `length` in tokens,
-    and `drift`, the semantic distance from the prompt (1 - cosine in the space of a CLIP, as in arXiv:2507.20133).
-    `diversity` is the mean Jaccard distance of the words of two rewrites of one prompt. With `drawing`, `pictured` is
-    the share of the attributes asked for that the picture of a rewrite shows.
+    Writes `report.json` (fractions, never percent), `report.html` to look at, and `evaluation/<model>/prompts.jsonl`
+    with every rewrite and what was measured: the oracle's utility, `attributes` kept, `style` and `clean`
+    (`RewriteOracle`), `length` in tokens, and `drift`, the semantic distance from the prompt (1 - cosine in the space
+    of a CLIP, as in arXiv:2507.20133). `diversity` is the mean Jaccard distance of the words of two rewrites of one
+    prompt. With `drawing`, `pictured` is the share of the attributes asked for that the picture of a rewrite shows.
 
     Args:
         prompts: what is rewritten; prompts that were not trained on.
@@ -82,6 +83,7 @@ class Rewriting(Evaluation):
             found = self.contest(dict([base, *beside, *others]), asked, output_dir)
             report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
             write_report(report | headline(report), output_dir)
+            write_page(output_dir)
             print("\n".join([table(report), *rates(report)]))
         PartialState().wait_for_everyone()
 
