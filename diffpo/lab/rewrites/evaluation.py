@@ -22,6 +22,7 @@ from diffpo.evaluation.win_rates import Evaluation, Numbers, compared, shown, su
 from diffpo.lab.rewrites.drawing import Drawing
 from diffpo.lab.rewrites.oracle import RewriteOracle
 from diffpo.lab.rewrites.page import write_page
+from diffpo.lab.rewrites.shift import estimate_shift
 from diffpo.lab.rewrites.turns import answered
 from diffpo.lab.rewrites.writing import Writing
 from diffpo.scorers.clip_score import CLIPScore
@@ -39,7 +40,9 @@ class Rewriting(Evaluation):
     with every rewrite and what was measured: the oracle's utility, `attributes` kept, `style` and `clean`
     (`RewriteOracle`), `length` in tokens, and `drift`, the semantic distance from the prompt (1 - cosine in the space
     of a CLIP, as in arXiv:2507.20133). `diversity` is the mean Jaccard distance of the words of two rewrites of one
-    prompt. With `drawing`, `pictured` is the share of the attributes asked for that the picture of a rewrite shows.
+    prompt; `shift` is the mean of log p - log p of the first model over a model's own rewrites (of single turns, of
+    one vocabulary), which estimates KL from it at temperature 1. With `drawing`, `pictured` is the share of the
+    attributes asked for that the picture of a rewrite shows.
 
     Args:
         prompts: what is rewritten; prompts that were not trained on.
@@ -93,6 +96,7 @@ class Rewriting(Evaluation):
         numbers: dict[str, Numbers] = {}
         entries: dict[str, Any] = {}
         drawn: dict[str, Pictures] = {}
+        base = next(iter(models.values()))
         for name, model in models.items():
             folder = output_dir / "evaluation" / name
             folder.mkdir(parents=True)
@@ -110,6 +114,8 @@ class Rewriting(Evaluation):
                 **summary(numbers[name], [scorer.name]),
                 "diversity": diversity(written),
             }
+            if self.turns == 1 and tokenizer.get_vocab() == base.tokenizing.tokenizer.get_vocab():
+                entries[name]["shift"] = estimate_shift(model, base, asked, written)
         if drawn:
             before_after(drawn, 1).save(output_dir / "before_after.png")
         return {

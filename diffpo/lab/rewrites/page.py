@@ -9,7 +9,7 @@ from diffpo.storage.files import writing
 from diffpo.storage.ledger import REMEDY
 
 PARTS = Path(__file__).parent / "page_files"
-MEASURED = ("attributes", "style", "clean", "length", "drift", "pictured", "diversity")
+MEASURED = ("attributes", "style", "clean", "length", "drift", "pictured", "diversity", "shift")
 
 
 def write_page(output_dir: Path, prompts: int = 100, each: int = 3) -> Path:
