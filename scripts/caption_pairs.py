@@ -1,6 +1,6 @@
 """Give every pair of a dataset two captions: one for each picture (DCPO).
 
-accelerate launch scripts/caption_pairs.py --config configs/caption_pairs.yaml --output_dir captioned
+accelerate launch scripts/caption_pairs.py --config configs/annotate/caption.yaml --output_dir captioned
 """
 
 from diffpo.cli.command import launch

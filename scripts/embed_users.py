@@ -1,6 +1,6 @@
 """Embed the users of a dataset: each by some pairs that they compared (PPD).
 
-accelerate launch scripts/embed_users.py --config configs/embed_users.yaml --output_dir users
+accelerate launch scripts/embed_users.py --config configs/annotate/embed.yaml --output_dir users
 """
 
 from diffpo.cli.command import launch

@@ -1,6 +1,6 @@
 """Compare models that draw for synthetic users of the tiny world: each judges by the own taste, without noise.
 
-accelerate launch scripts/evaluate_users.py --config configs/evaluate_tiny_users.yaml --output_dir runs/users/held-out
+accelerate launch scripts/evaluate_users.py --config configs/evaluate/tiny_users.yaml --output_dir runs/users/held-out
 """
 
 from diffpo.cli.command import launch

@@ -1,6 +1,6 @@
 """Run a grid of methods and seeds on the tiny world and tabulate what the oracle says, base and SFT beside them.
 
-python scripts/evidence.py --grid configs/evidence/diffusion_dpo.yaml --output_dir runs/evidence --readme README.md
+python scripts/evidence.py --grid configs/evidence/peers.yaml --output_dir runs/evidence --readme docs/results.md
 """
 
 from diffpo.cli.command import launch

@@ -1,6 +1,6 @@
 """Have a judge say, for each of many users, which of two models draws what the user would prefer (PPD).
 
-accelerate launch scripts/judge_users.py --config configs/judge_users.yaml --output_dir judged
+accelerate launch scripts/judge_users.py --config configs/annotate/judge.yaml --output_dir judged
 """
 
 from diffpo.cli.command import launch

@@ -1,6 +1,6 @@
 """Score both pictures of every pair of a dataset.
 
-accelerate launch scripts/score_pairs.py --config configs/score_pairs.yaml --output_dir scored
+accelerate launch scripts/score_pairs.py --config configs/annotate/score.yaml --output_dir scored
 """
 
 from diffpo.cli.command import launch

@@ -12,7 +12,7 @@ from diffpo.commands import train as train_diffusion_dpo
 from diffpo.commands import train_text as train_text_dpo
 from diffpo.lab.evidence.tables import compare_resolved
 from diffpo.storage.hub import GONE
-from diffpo.train.state.checkpoint import flat
+from diffpo.train.state.checkpoint import flatten_tree
 
 RECIPES = sorted(
     [*Path("configs").glob("[dt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/diffusion/ppd_tiny.yaml")]
@@ -53,7 +53,7 @@ def test_the_header_names_source_devices_and_the_true_batch(recipe):
 @each_recipe
 def test_no_recipe_names_what_was_deleted_from_the_hub(recipe):
     assert not GONE.keys() & {
-        value for value in flat(yaml.safe_load(recipe.read_text())).values() if str(value) == value
+        value for value in flatten_tree(yaml.safe_load(recipe.read_text())).values() if str(value) == value
     }
 
 

@@ -23,7 +23,7 @@ from diffpo.data.layouts import Columns, PairFolder, PickAPicShards
 from diffpo.data.pairs import PairTable
 from diffpo.data.streams import PairStream
 from diffpo.diffusion.data.encoded import EncodedPairs
-from diffpo.diffusion.evaluation.model import Model
+from diffpo.diffusion.evaluation.model import ComparedModel
 from diffpo.diffusion.model.kohya import export_kohya
 from diffpo.diffusion.model.lora import WarmLoRA
 from diffpo.diffusion.model.pipeline import load_base
@@ -32,7 +32,7 @@ from diffpo.evaluation.prompts import Prompts
 from diffpo.scorers.image_reward import ImageReward
 from diffpo.scorers.pickscore import PickScore
 from diffpo.text.model.loading import CausalLM
-from diffpo.train.reference_cache import Remembered
+from diffpo.train.reference_cache import CachedReference
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_adapters(base, tmp_path, flag, name):
     for use in (
         lambda: WarmLoRA(place).attach(pipeline().unet),
         lambda: export_kohya(place, tmp_path / "out.safetensors", torch.float32),
-        lambda: Model("a", str(base), lora=place).load(),
-        lambda: Model("a", str(base), negative=place).load(),
-        lambda: Model("a", str(base), unet=place).load(),
+        lambda: ComparedModel("a", str(base), lora=place).load(),
+        lambda: ComparedModel("a", str(base), negative=place).load(),
+        lambda: ComparedModel("a", str(base), unet=place).load(),
     ):
         with pytest.raises(Refusal):
             use()
@@ -234,7 +234,7 @@ def test_what_a_folder_of_work_holds(tmp_path, flag):
     for use in (
         lambda: EncodedPairs(str(tmp_path)).open(),
         lambda: UserEmbeddings(str(tmp_path)).users,
-        lambda: Remembered(None, tmp_path),
+        lambda: CachedReference(None, tmp_path),
     ):
         with suppress(Exception):  # what is damaged is another test's matter
             use()

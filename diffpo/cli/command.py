@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from diffpo.cli.config_files import require_readable
 from diffpo.cli.given import require_given
-from diffpo.cli.moved import find_moved
+from diffpo.cli.moved import find_moved, find_old_options
 from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, track_of
 from diffpo.cli.overrides import settle, split_options, tell_drops
 from diffpo.core.refusal import Refusal
-from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hearing, tell
-from diffpo.processes.workers import lost
+from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hear_signals, tell_line
+from diffpo.processes.workers import find_lost_process
 from diffpo.storage.shipped import find_recipe, replace_shipped
 
 
@@ -38,7 +38,7 @@ def launch(main: Callable[..., None], args: list[str] | None = None, program: st
         program: its name, for messages; None reads sys.argv, too.
     """
     try:
-        with hearing(end_at_once):
+        with hear_signals(end_at_once):
             line = CommandLine(main, sys.argv[1:] if args is None else args, program)
             if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
                 for told in [*line.taken, *line.dropped]:
@@ -47,14 +47,16 @@ def launch(main: Callable[..., None], args: list[str] | None = None, program: st
     except Stopped as stopped:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)  # whoever insists now ends it without a word
-        tell(
+        tell_line(
             " ".join(
-                part for part in (f"Stopped by {stopped.name}.", str(stopped), f"To go on: {again(main)}") if part
+                part
+                for part in (f"Stopped by {stopped.name}.", str(stopped), f"To go on: {write_command(main)}")
+                if part
             )
         )
         sys.exit(128 + stopped.number)
     except Exception as error:
-        refusal = refusal_in(error) or lost(error)
+        refusal = refusal_in(error) or find_lost_process(error)
         if refusal is None:
             raise
         end_bars()
@@ -69,7 +71,7 @@ def end_bars() -> None:
         bar.close()
 
 
-def again(main: Callable[..., None]) -> str:
+def write_command(main: Callable[..., None]) -> str:
     """The command line that goes on with what this one has begun."""
     arguments, resume = list(sys.argv), "--resume=latest"
     if "resume" in inspect.signature(main).parameters and resume not in arguments:
@@ -116,9 +118,9 @@ class CommandLine:
         self.main, track = main, track_of(inspect.signature(main))
         missing = list(import_all(track)) if asks_for_help(args) else []
         args = find_configs(args)
-        said = [*args, *(Path(path).read_text(errors="replace") for path in configs(args) if os.path.isfile(path))]
-        require_current(said)
-        import_names("\n".join(said), track)
+        files = [*(Path(path).read_text(errors="replace") for path in list_configs(args) if os.path.isfile(path))]
+        require_current(args, "\n".join(files))
+        import_names("\n".join([*args, *files]), track)
         self.parser = Parser(prog=program, description=(main.__doc__ or "").split("\n")[0], allow_abbrev=False)
         self.parser.track = track
         if missing:
@@ -126,7 +128,7 @@ class CommandLine:
         self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
         self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
         self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
-        for path in configs(args):
+        for path in list_configs(args):
             require_readable(path)
         settled, drops = settle(args, self.so_far)
         self.chosen = self.parser.parse_args(settled)
@@ -202,15 +204,18 @@ def asks_for_help(args: list[str]) -> bool:
     return any(name in ("-h", "--help") or (name.startswith("--") and name.endswith(".help")) for name in names)
 
 
-def require_current(said: list[str]) -> None:
-    """Raise a Refusal if arguments or files name classes as earlier versions did."""
-    if moved := find_moved("\n".join(said)):
+def require_current(args: list[str], files: str) -> None:
+    """Raise a Refusal if arguments or files name options or classes as earlier versions did."""
+    if options := find_old_options(args, files):
+        old, new = options[0]
+        raise Refusal(f"The option {old} is {new} now; name it so.")
+    if moved := find_moved("\n".join([*args, files])):
         old, new = moved[0]
         more = f" ({len(moved) - 1} more have moved, too)" if len(moved) > 1 else ""
         raise Refusal(f"{old} is {new} now{more}; name it so.")
 
 
-def configs(args: list[str]) -> Iterator[str]:
+def list_configs(args: list[str]) -> Iterator[str]:
     """The files that a command line names."""
     for step in split_options(args):
         name, equals, value = step[0].partition("=")

@@ -27,20 +27,20 @@ def require_readable(path: str) -> None:
         raise Refusal(
             f"Config {path} holds {kind.get(type(tree), 'nothing')}; a config is `option: value`, line by line."
         )
-    if (twice := next(repeated(tree), None)) is not None:
+    if (twice := next(find_repeated(tree), None)) is not None:
         line = twice.start_mark.line + 1
         raise Refusal(f"Config {path} says {twice.value!r} twice in one place, again in line {line}; keep one.")
 
 
-def repeated(tree: Node) -> Iterator[ScalarNode]:
+def find_repeated(tree: Node) -> Iterator[ScalarNode]:
     """Keys that stand in their mapping once more; YAML lets the last one win."""
-    for node in nodes(tree):
+    for node in walk_nodes(tree):
         if isinstance(node, MappingNode):
             keys = [key for key, _ in node.value if isinstance(key, ScalarNode)]
             yield from (key for n, key in enumerate(keys) if key.value in [before.value for before in keys[:n]])
 
 
-def nodes(tree: Node) -> Iterator[Node]:
+def walk_nodes(tree: Node) -> Iterator[Node]:
     """Every node once, also where a part is used in several places, or within itself."""
     seen, left = set[int](), [tree]
     while left:

@@ -139,6 +139,7 @@ NAMES = {
     "diffpo.references.Reference": "diffpo.Reference",
     "diffpo.references.SwitchedOff": "diffpo.core.SwitchedOff",
 }
+OPTIONS = {"remember": "reference_cache"}  # of commands, and keys of their files
 PATH = re.compile(r"\bdiffpo(?:\.\w+)+\.[A-Z]\w*")
 
 
@@ -161,9 +162,20 @@ def is_there(path: str) -> bool:
 
 
 def rename_moved(tree: Any) -> Any:
-    """A config with new class paths for old ones."""
+    """A config with new class paths and options for old ones."""
     if isinstance(tree, dict):
-        return {key: rename_moved(value) for key, value in tree.items()}
+        return {OPTIONS.get(key, key): rename_moved(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [rename_moved(value) for value in tree]
     return PATH.sub(lambda found: find_new_path(found[0]), tree) if isinstance(tree, str) else tree
+
+
+def find_old_options(args: list[str], text: str) -> list[tuple[str, str]]:
+    """Options of a command line, and keys of its files, that have another name now, with that.
+
+    Args:
+        text: of the files.
+    """
+    said = {arg.removeprefix("--").partition("=")[0].partition(".")[0] for arg in args if arg.startswith("--")}
+    said |= set(re.findall(r"^(\w+):", text, flags=re.MULTILINE))
+    return [(old, new) for old, new in OPTIONS.items() if old in said]

@@ -16,7 +16,7 @@ from diffpo.diffusion.annotate.caption import CLIP, caption_pairs
 from diffpo.diffusion.annotate.caption_summary import bars
 from diffpo.diffusion.annotate.caption_texts import Plan
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import tell
+from diffpo.storage.job_folder import tell_result
 
 
 def main(
@@ -64,11 +64,13 @@ def main(
     plan = Plan(strategy, captioner, perturber, strength, columns, retries, seed)
     found = caption_pairs(plan, source, output_dir, rows or [], batch_size, tokenizer, scorer)
     if PartialState().is_main_process:
-        tell(output_dir, is_finished, settings, "captioned", "" if is_finished else told(found, output_dir))
+        tell_result(
+            output_dir, is_finished, settings, "captioned", "" if is_finished else describe_captions(found, output_dir)
+        )
     PartialState().destroy_process_group()
 
 
-def told(found: dict[str, Any], output_dir: Path) -> str:
+def describe_captions(found: dict[str, Any], output_dir: Path) -> str:
     """The summary in sentences, and the histogram of the gaps."""
     words = {side: f"{lengths['mean']:.1f}" for side, lengths in found["words"].items()}
     cut = f"; {found['truncated']:.1%} are longer than {found['limit']} tokens" if "limit" in found else ""

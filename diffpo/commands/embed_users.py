@@ -15,8 +15,8 @@ from diffpo.data.source import Source
 from diffpo.diffusion.users.chunks import Cut
 from diffpo.diffusion.users.embed import embed_users
 from diffpo.diffusion.users.embeddings import SUMMARY, Precision, UserEmbeddings
-from diffpo.diffusion.users.separability import recognized
-from diffpo.storage.job_folder import tell
+from diffpo.diffusion.users.separability import recognize_users
+from diffpo.storage.job_folder import tell_result
 
 
 def main(
@@ -56,13 +56,13 @@ def main(
     cut = Cut(user, shots, most_chunks, seed)
     found = embed_users(embedder, source, output_dir, cut, rows or [], dtype, batch_size)
     if PartialState().is_main_process:
-        tell(output_dir, is_finished, settings, "embedded", told(found, output_dir))
+        tell_result(output_dir, is_finished, settings, "embedded", describe_embeddings(found, output_dir))
         if classify:
             print(told_apart(UserEmbeddings(str(output_dir))))
     PartialState().destroy_process_group()
 
 
-def told(found: dict[str, Any], output_dir: Path) -> str:
+def describe_embeddings(found: dict[str, Any], output_dir: Path) -> str:
     """The summary in sentences."""
     return (
         f"{found['chunks']} embeddings of {found['users']} users, each of {found['shots']} pairs: {found['tokens']} "
@@ -74,7 +74,7 @@ def told(found: dict[str, Any], output_dir: Path) -> str:
 
 
 def told_apart(embeddings: UserEmbeddings) -> str:
-    users, top_1, top_5 = recognized(embeddings)
+    users, top_1, top_5 = recognize_users(embeddings)
     return (
         f"Held-out pairs are given to the right one of {users} users in {top_1:.1%} (chance {1 / users:.1%}), to one "
         f"of five in {top_5:.1%} (chance {min(1, 5 / users):.1%})."

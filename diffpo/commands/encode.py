@@ -13,7 +13,7 @@ from diffpo.diffusion.data.encoded import SUMMARY
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import Precision, encode_pairs
 from diffpo.diffusion.model.loading import StableDiffusion
-from diffpo.storage.job_folder import joined, tell
+from diffpo.storage.job_folder import join_processes, tell_result
 
 
 def main(
@@ -40,15 +40,15 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    accelerator = joined()
+    accelerator = join_processes()
     is_finished = (output_dir / SUMMARY).exists()
     found = encode_pairs(base, data, output_dir, dtype, batch_size, seed)
     if accelerator.is_main_process:
-        tell(output_dir, is_finished, settings, "encoded", told(found, output_dir))
+        tell_result(output_dir, is_finished, settings, "encoded", describe_encoding(found, output_dir))
     accelerator.end_training()
 
 
-def told(found: dict[str, Any], output_dir: Path) -> str:
+def describe_encoding(found: dict[str, Any], output_dir: Path) -> str:
     """The summary in a sentence."""
     return (
         f"{found['pairs']} pairs and {found['prompts']} prompts encoded, {found['bytes'] / 2**30:.2f} GiB; "

@@ -11,26 +11,26 @@ from pathlib import Path
 import diffusers
 import transformers
 
-from diffpo.diffusion.evaluation.compare import contest, headline, write_report
-from diffpo.diffusion.evaluation.drawing import Sampling, draw
+from diffpo.diffusion.evaluation.compare import compare_models, headline, write_report
+from diffpo.diffusion.evaluation.drawing import Sampling, draw_pictures
 from diffpo.diffusion.evaluation.geneval import write_geneval
 from diffpo.diffusion.evaluation.guidance import GuidanceSweep
-from diffpo.diffusion.evaluation.model import Model, require_distinct, stamped, warnings
+from diffpo.diffusion.evaluation.model import ComparedModel, list_warnings, require_distinct, stamp_files
 from diffpo.diffusion.evaluation.page import write_page
 from diffpo.diffusion.evaluation.scores import Judges, Pictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.scorer import Scorer
-from diffpo.evaluation.win_rates import cut_short, table
+from diffpo.evaluation.win_rates import cut_short, format_table
 from diffpo.processes.everyone import on_main
-from diffpo.storage.files import writing
-from diffpo.storage.job_folder import joined
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.job_folder import join_processes
 from diffpo.storage.ledger import REMEDY
-from diffpo.storage.lock import take
+from diffpo.storage.lock import take_lock
 from diffpo.train.state.checkpoint import CONFIG
 
 
 def main(
-    models: list[Model],
+    models: list[ComparedModel],
     prompts: Prompts,
     scorers: list[Scorer],
     output_dir: Path,
@@ -54,8 +54,8 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    state = joined()
-    lock = on_main(lambda: take(output_dir, "evaluation"))
+    state = join_processes()
+    lock = on_main(lambda: take_lock(output_dir, "evaluation"))
     began, judges = time.perf_counter(), Judges(scorers)
     require_distinct(models, output_dir)
     records = prompts.read()
@@ -64,7 +64,7 @@ def main(
     finished = {model.name: model.files(asked, sampling.pictures) for model in models if model.pictures}
     for scorer in scorers:
         scorer.check([*asked, *development])
-    with writing(f"output_dir {output_dir}", REMEDY):
+    with name_failed_writes(f"output_dir {output_dir}", REMEDY):
         if state.is_main_process:
             (output_dir / CONFIG).write_text(settings)
     pictures, about, curves = {}, {}, {}
@@ -74,10 +74,10 @@ def main(
             curves[model.name] = sweep(model, load, development, judges, sampling, output_dir / "guidance")
             at = replace(sampling, guidance=sweep.best(curves[model.name]))
         if drawn:
-            files, identity = draw(load, asked, at, folder, model.identity, model.name), model.identity
+            files, identity = draw_pictures(load, asked, at, folder, model.identity, model.name), model.identity
         else:
             files = finished[model.name]
-            identity = {**model.identity, "files": stamped(files)}
+            identity = {**model.identity, "files": stamp_files(files)}
         pictures[model.name] = Pictures(files, folder, identity)
         about[model.name] = {
             "source": model.source,
@@ -88,15 +88,15 @@ def main(
         }
         if geneval and state.is_main_process:
             write_geneval(files, records, output_dir / "geneval" / model.name)
-    found = contest(pictures, asked, judges, sampling, about)
+    found = compare_models(pictures, asked, judges, sampling, about)
     if state.is_main_process:
-        listed = warnings({model.name: model.runs for model in models}, scorers)
+        listed = list_warnings({model.name: model.runs for model in models}, scorers)
         warned = [*found["warnings"], *listed, *cut_short(found)]
         report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
         swept = sweep.report(curves, development, judges) if sweep else None
         report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)
         write_report(report, output_dir)
-        print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
+        print("\n".join([format_table(report), *(f"warning: {warning}" for warning in warned)]))
         print(f"{write_page(output_dir)} shows the pictures.")
     if lock:
         lock.release()

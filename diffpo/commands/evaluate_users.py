@@ -21,16 +21,16 @@ from diffpo.data.files.pictures import read_image
 from diffpo.data.source import Source
 from diffpo.diffusion.evaluation.drawing import Sampling
 from diffpo.diffusion.users.drawing import Files, Support, UserModel, drawn_for, drawn_for_users
-from diffpo.diffusion.users.pipelines import mixed
+from diffpo.diffusion.users.pipelines import interpolate_users
 from diffpo.evaluation.prompts import Prompts
-from diffpo.evaluation.win_rates import shown, versions
+from diffpo.evaluation.win_rates import format_report, list_versions
 from diffpo.lab.users.comparison import compared, judged, utilities
 from diffpo.lab.users.tastes import Population, Taste
 from diffpo.processes.everyone import on_main
-from diffpo.storage.files import require_name, writing
-from diffpo.storage.job_folder import joined
+from diffpo.storage.files import name_failed_writes, require_name
+from diffpo.storage.job_folder import join_processes
 from diffpo.storage.ledger import REMEDY, write_json
-from diffpo.storage.lock import take
+from diffpo.storage.lock import take_lock
 from diffpo.train.state.checkpoint import CONFIG
 
 INTERVAL = "percentile bootstrap, 95 %, users and prompts resampled independently"
@@ -102,15 +102,15 @@ def main(
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    state = joined()
-    lock = on_main(lambda: take(output_dir, "evaluation of users"))
+    state = join_processes()
+    lock = on_main(lambda: take_lock(output_dir, "evaluation of users"))
     began, asked = time.perf_counter(), [record["prompt"] for record in prompts.read()]
     people = Population.read(tastes).all
     heard = Support.of(embedder, support, most_shots(models, between), seed)
     require_known(models, heard, people, between, sheets, users)
     if users:
         heard = heard.only(users)
-    with writing(f"output_dir {output_dir}", REMEDY):
+    with name_failed_writes(f"output_dir {output_dir}", REMEDY):
         if state.is_main_process:
             (output_dir / CONFIG).write_text(settings)
     rows: dict[str, Files] = {}
@@ -120,7 +120,7 @@ def main(
     if state.is_main_process:
         seconds = round(time.perf_counter() - began, 1)
         report = {"seed": sampling.first_seed, "n_prompts": len(asked), **asdict(sampling), "seconds": seconds}
-        report |= {"versions": versions(), "interval": INTERVAL, "support": dict(heard.identity)}
+        report |= {"versions": list_versions(), "interval": INTERVAL, "support": dict(heard.identity)}
         judging = {user: people[user] for user in heard.shown}
         worth = judged(rows, judging, asked)
         report |= compared(rows, worth, judging, asked)
@@ -193,7 +193,7 @@ def drawn_between(
         weight: drawn_for(
             model,
             load,
-            mixed([(1 - weight, ends[0]), (weight, ends[1])]),
+            interpolate_users([(1 - weight, ends[0]), (weight, ends[1])]),
             asked,
             sampling,
             folder / "between" / f"{weight:g}",
@@ -223,7 +223,7 @@ def sheet(columns: Sequence[Sequence[Path]], numbers: Sequence[int], file: Path)
 def table(report: Mapping[str, Any]) -> str:
     """One row per model and number of shots."""
     first = next(iter(report["models"]))
-    over = {pair["a"]: shown(pair) for pair in report["pairs"] if pair["b"] == first}
+    over = {pair["a"]: format_report(pair) for pair in report["pairs"] if pair["b"] == first}
     width = max(len(row) for row in report["models"]) + 2
     lines = [f"{'':<{width}}{'utility':>10}{f'win rate over {first}':>28}{'attributes':>12}"]
     for row, entry in report["models"].items():

@@ -1,6 +1,6 @@
 """Run a grid of methods and seeds on the tiny world and tabulate what the oracle says, base and SFT beside them.
 
-python scripts/evidence.py --grid configs/evidence/diffusion_dpo.yaml --output_dir runs/evidence --readme README.md
+python scripts/evidence.py --grid configs/evidence/peers.yaml --output_dir runs/evidence --readme docs/results.md
 """
 
 import json
@@ -66,7 +66,7 @@ def main(
             further overrides of these runs, by which development prompts judge them, and `values`: method: argument:
             list of values) each value of that argument is tried with that seed first, and all seeds of the method
             take the one with the best utility. With `compare` (`config`, one of scripts/evaluate.py, and `models`:
-            name: fields of diffpo.diffusion.Model, the first one being the base) these are evaluated
+            name: fields of diffpo.diffusion.ComparedModel, the first one being the base) these are evaluated
             after the runs, and a second table tells of them; where a field names `{seed}`, there is one model for
             each seed. With `users` (`config`, one of scripts/evaluate_users.py, and `groups`: name: `models` as
             above, of diffpo.diffusion.UserModel, and `overrides`), users judge the runs of each seed instead

@@ -21,7 +21,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
 from diffpo.core.references import Reference, SwitchedOff
 from diffpo.data.pairs import require_suits, require_track
-from diffpo.data.typed import captions
+from diffpo.data.typed import list_captions
 from diffpo.diffusion.data.contact_sheet import draw_sheet, find_mirrored, read_pictures, tell_pairs
 from diffpo.diffusion.data.pairs import HeldOut, PairData
 from diffpo.diffusion.encode.encode import Encoding
@@ -31,8 +31,8 @@ from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusio
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.lab.benchmark.cost.counted import UNCOUNTABLE, count_peak
-from diffpo.processes.launchers import precision
-from diffpo.storage.files import writing
+from diffpo.processes.launchers import autocast_type
+from diffpo.storage.files import name_failed_writes
 from diffpo.train.metrics import require_trackers
 from diffpo.train.publish import Publish
 from diffpo.train.report.forecast import is_far, tell_length, tell_needs, tell_trained, warn
@@ -99,7 +99,7 @@ def main(
     opened, held_out = validation.split(data, seed) if validation else (data.open(seed), None)
     for some in [opened, *([held_out.pairs] if held_out else [])]:
         require_suits(objective, some)
-    length, storage = tell_length(fit, opened.size, accelerator), precision(accelerator)
+    length, storage = tell_length(fit, opened.size, accelerator), autocast_type(accelerator)
     encodes = not all(some.is_encoded for some in read)
     model = base.load(accelerator.device, storage, seed, encodes, True, objective.needs_unconditional)
     objective.attach(model.unet, seed)
@@ -107,7 +107,7 @@ def main(
     first, draws = model.first(opened)
     require_prediction(model.denoiser, first, draws)
     place = sheet or output_dir.with_name(f"{output_dir.name}-first-pairs.png")
-    with writing(f"The sheet {place}"):
+    with name_failed_writes(f"The sheet {place}"):
         place.parent.mkdir(parents=True, exist_ok=True)
         said = list(tell_pairs(raw, find_mirrored(raw, opened.reader)))
         draw_sheet(raw, read_pictures(raw, model.parts.vae), said).save(place)
@@ -158,7 +158,9 @@ def encoders_of(model: LoadedStableDiffusion) -> Iterator[nn.Module]:
 def tell_cut(model: LoadedStableDiffusion, pairs: Any) -> str:
     """How many prompts, of rows from all over the data, are longer than the text encoders read."""
     assert model.encoder is not None
-    prompts = [text for row in pairs.sample() for prompt in dict.fromkeys(row.prompts) for text in captions(prompt)]
+    prompts = [
+        text for row in pairs.sample() for prompt in dict.fromkeys(row.prompts) for text in list_captions(prompt)
+    ]
     conditioner = model.encoder.conditioner
     cut = sum(conditioner.cut(prompts)) if prompts else 0
     return f"{cut} of {len(prompts)} prompts looked at are longer than {conditioner.longest} tokens and will be cut."

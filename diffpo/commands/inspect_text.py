@@ -18,10 +18,10 @@ from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.data.pairs import require_suits, require_track
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.processes.launchers import precision
+from diffpo.processes.launchers import autocast_type
 from diffpo.text.data.excerpts import tell_pairs
 from diffpo.text.data.pairs import HeldOutTexts, TextData, TextPairs
-from diffpo.text.data.tokenizing import counted
+from diffpo.text.data.tokenizing import count_notes
 from diffpo.text.model.loading import CausalLM
 from diffpo.train.metrics import require_trackers
 from diffpo.train.report.forecast import tell_length, tell_needs, tell_trained, warn
@@ -77,7 +77,7 @@ def main(
     opened, held_out = validation.split(data, *opening) if validation else (data.open(*opening), None)
     for some in [opened, *([held_out.pairs] if held_out else [])]:
         require_suits(objective, some)
-    length, storage = tell_length(fit, opened.size, accelerator), precision(accelerator)
+    length, storage = tell_length(fit, opened.size, accelerator), autocast_type(accelerator)
     first = opened.first(pairs)
     model = base.load(accelerator.device, storage, seed)
     model.require_fits(first, data.max_length)
@@ -99,7 +99,7 @@ def tell_tokens(pairs: TextPairs) -> str:
     """How long texts are, from all over the data, and what is done to them."""
     tokens = [each for row in pairs.sample() for each in pairs.reader(row)]
     lengths = [len(each.prompt) + len(each.completion) for each in tokens]
-    notes = "".join(f" {n} {note}." for note, n in sorted(counted(tokens).items()))
+    notes = "".join(f" {n} {note}." for note, n in sorted(count_notes(tokens).items()))
     return (
         f"Of {len(tokens)} texts looked at, half have more than {np.median(lengths):.0f} tokens, the longest "
         f"{max(lengths)} (data.max_length {pairs.reader.max_length}).{notes}"

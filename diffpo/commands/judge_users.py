@@ -9,12 +9,12 @@ from typing import Any
 import transformers
 from accelerate import PartialState
 
-from diffpo.annotators.user_judges.roles import UserJudge, table
+from diffpo.annotators.user_judges.roles import UserJudge, format_summaries
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
 from diffpo.diffusion.users.judge import REPORT, VERDICTS, judge_users
 from diffpo.diffusion.users.panel import Panel
-from diffpo.storage.job_folder import tell
+from diffpo.storage.job_folder import tell_result
 
 TITLES = {"known": "labeled pairs", "compared": "models"}
 
@@ -57,13 +57,13 @@ def main(
     panel = Panel(user, shots, labeled, most_users, seed)
     found = judge_users(judge, source, output_dir, panel, models, rows or [], batch_size)
     if PartialState().is_main_process:
-        tell(output_dir, is_finished, settings, "judged", told(found, output_dir))
+        tell_result(output_dir, is_finished, settings, "judged", describe_verdicts(found, output_dir))
     PartialState().destroy_process_group()
 
 
-def told(found: dict[str, Any], output_dir: Path) -> str:
+def describe_verdicts(found: dict[str, Any], output_dir: Path) -> str:
     """The report as a table, and what one has to know to read it."""
-    lines = [table({TITLES[name]: found[name] for name in TITLES if found[name]})]
+    lines = [format_summaries({TITLES[name]: found[name] for name in TITLES if found[name]})]
     known = found["known"]
     if known is None:
         lines.append("warning: the judge was not tested on labeled pairs, so nothing tells whether to believe it.")

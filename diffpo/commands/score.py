@@ -14,7 +14,7 @@ from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
 from diffpo.diffusion.annotate.score import score_pairs
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import tell
+from diffpo.storage.job_folder import tell_result
 
 
 def main(
@@ -42,11 +42,13 @@ def main(
     is_finished = (output_dir / SUMMARY).exists()
     found = score_pairs(scorer, source, output_dir, rows or [], seed, batch_size)
     if PartialState().is_main_process:
-        tell(output_dir, is_finished, settings, "scored", "" if is_finished else told(found, output_dir))
+        tell_result(
+            output_dir, is_finished, settings, "scored", "" if is_finished else describe_scores(found, output_dir)
+        )
     PartialState().destroy_process_group()
 
 
-def told(found: dict[str, Any], output_dir: Path) -> str:
+def describe_scores(found: dict[str, Any], output_dir: Path) -> str:
     """The summary in a sentence."""
     agreement = found["agreement"]
     confirmed = "no pair has a winner" if agreement is None else f"the chosen side scores higher in {agreement:.1%}"

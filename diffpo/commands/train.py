@@ -20,9 +20,9 @@ from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.evaluation.preview import PictureGrid, PreviewConfig
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
-from diffpo.diffusion.model.model_card import snippet, write_card
+from diffpo.diffusion.model.model_card import write_card, write_snippet
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
-from diffpo.diffusion.objective.reference_cache import remembered
+from diffpo.diffusion.objective.reference_cache import cache_reference
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.train.align import align, finish, open_pairs
 from diffpo.train.publish import Publish
@@ -44,7 +44,7 @@ def main(
     seed: int = 0,
     resume: str | None = None,
     encoding: Encoding | None = None,
-    remember: Path | None = None,
+    reference_cache: Path | None = None,
     settings: str = "",
 ) -> None:
     """Align a text-to-image diffusion model with image preferences.
@@ -65,8 +65,8 @@ def main(
         resume: "latest" or a checkpoint folder.
         encoding: encode the pairs before the first step and train on what was encoded; null reads pictures, or pairs
             that scripts/encode_pairs.py has encoded.
-        remember: folder of the reference's answers that are computed once, for this run and for others that differ in
-            loss, beta or learning rate; needs `data.cycle` and the default reference.
+        reference_cache: folder of the reference's answers that are computed once, for this run and for others that
+            differ in loss, beta or learning rate; needs `data.cycle` and the default reference.
         settings: the resolved config.
     """
     diffusers.utils.logging.disable_progress_bar()
@@ -85,28 +85,30 @@ def main(
     pairs, held_out = open_pairs(objective, data, validation, run)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)
-    shown, unconditional = preview is not None, objective.needs_unconditional
+    shown, unconditional = preview is not None, objective.requires.unconditional
     model = base.load(accelerator.device, run.storage, seed, encodes, shown, unconditional)
     first, draws = model.first(pairs)
     require_prediction(model.denoiser, first, draws)
     if silent := silent_times(objective, model.denoiser):
         accelerator.print(silent)
-    cached = partial(
-        remembered,
-        remember,
-        objective=objective,
-        base=base,
-        data=data,
-        pairs=pairs,
-        latents=first.latents.shape[2:],
-        seed=seed,
-        storage=run.storage,
-        judges=held_out is not None,
+    cached = (
+        partial(
+            cache_reference,
+            reference_cache,
+            objective=objective,
+            base=base,
+            data=data,
+            pairs=pairs,
+            latents=first.latents.shape[2:],
+            seed=seed,
+            storage=run.storage,
+            judges=held_out is not None,
+        )
+        if reference_cache
+        else None
     )
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
-    report = align(
-        objective, model, pairs, optimizer, run, reference, cached if remember else None, pictures, held_out
-    )
+    report = align(objective, model, pairs, optimizer, run, reference, cached, pictures, held_out)
     pipeline = type(model.pipeline()).__name__
     card = partial(
         write_card,
@@ -123,5 +125,5 @@ def main(
         evaluation,
         lambda: {"base": load_pipeline(base), "tuned": load_tuned(base, folder)},
         publish,
-        snippet(base, pipeline, str(folder)),
+        write_snippet(base, pipeline, str(folder)),
     )

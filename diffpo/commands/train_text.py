@@ -18,8 +18,8 @@ from diffpo.data.pairs import require_track
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.text.data.pairs import HeldOutTexts, TextData
 from diffpo.text.model.loading import CausalLM, load_base, load_tuned
-from diffpo.text.model.model_card import snippet, write_card
-from diffpo.text.objective.reference_cache import remembered
+from diffpo.text.model.model_card import write_card, write_text_snippet
+from diffpo.text.objective.reference_cache import cache_text_reference
 from diffpo.train.align import align, finish, open_pairs
 from diffpo.train.run import FitConfig, open_run
 
@@ -38,7 +38,7 @@ def main(
     evaluation: Evaluation | None = None,
     seed: int = 0,
     resume: str | None = None,
-    remember: Path | None = None,
+    reference_cache: Path | None = None,
     settings: str = "",
 ) -> None:
     """Align a language model with preferences over texts.
@@ -56,8 +56,8 @@ def main(
             diffpo.text.LoadedCausalLM, on the CPU.
         seed: of every random draw of the run.
         resume: "latest" or a checkpoint folder.
-        remember: folder of the reference's log-likelihoods, which are computed once, for this run and for others that
-            differ in loss, beta or learning rate; needs the default reference.
+        reference_cache: folder of the reference's log-likelihoods, which are computed once, for this run and for
+            others that differ in loss, beta or learning rate; needs the default reference.
         settings: the resolved config.
     """
     transformers.utils.logging.disable_progress_bar()
@@ -67,18 +67,22 @@ def main(
     first = pairs.first(4)
     model = base.load(run.accelerator.device, run.storage, seed)
     model.require_fits(first, data.max_length)
-    cached = partial(
-        remembered,
-        remember,
-        objective=objective,
-        base=base,
-        data=data,
-        pairs=pairs,
-        seed=seed,
-        storage=run.storage,
-        judges=held_out is not None,
+    cached = (
+        partial(
+            cache_text_reference,
+            reference_cache,
+            objective=objective,
+            base=base,
+            data=data,
+            pairs=pairs,
+            seed=seed,
+            storage=run.storage,
+            judges=held_out is not None,
+        )
+        if reference_cache
+        else None
     )
-    report = align(objective, model, pairs, optimizer, run, reference, cached if remember else None, held_out=held_out)
+    report = align(objective, model, pairs, optimizer, run, reference, cached, held_out=held_out)
     del model
     card = partial(write_card, run.output_dir, base, data, objective, report, settings, ema=fit.ema)
     finish(
@@ -86,5 +90,5 @@ def main(
         card,
         evaluation,
         lambda: {"base": load_base(base), "tuned": load_tuned(base, run.output_dir)},
-        loading=snippet(base, str(run.output_dir)),
+        loading=write_text_snippet(base, str(run.output_dir)),
     )

@@ -1,5 +1,6 @@
 from .needs import Candidates as Candidates
 from .needs import Need as Need
+from .objective import Requirements as Requirements
 from .objective import pair_step as pair_step
 from .objective import rewards as rewards
 from .references import Ema as Ema

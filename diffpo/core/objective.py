@@ -5,6 +5,7 @@ so row 0 is chosen and row 1 is rejected; nothing is ever concatenated along the
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -30,41 +31,50 @@ class Step(NamedTuple):
     metrics: dict[str, Float[Tensor, " b"]]
 
 
+@dataclass(frozen=True)
+class Requirements:
+    """What an objective requires of rows, batches and reference, besides its equation.
+
+    Attributes:
+        candidates: how many each row has to have; none if prompts are enough.
+        of_rows: what they have to tell besides, e.g. what its loss needs.
+        answers: what the reference is asked for, by the names of `diffpo.core.references`; empty if none is needed.
+        cacheable_by: what, besides batch and draws, decides those answers; None if training changes it, or if an
+            answer is more than one number per candidate: then they cannot be remembered.
+        unconditional: whether batches have to tell what the network sees without a prompt.
+    """
+
+    candidates: Candidates = PAIR
+    of_rows: tuple[Need, ...] = ()
+    answers: tuple[str, ...] = (SCORES,)
+    cacheable_by: str | None = None
+    unconditional: bool = False
+
+    @classmethod
+    def of(
+        cls, loss: PairLoss, answers: tuple[str, ...] = (SCORES,), cacheable_by: str | None = None
+    ) -> "Requirements":
+        """Those of a pairwise loss, whose candidates and rows are the objective's."""
+        return cls(loss.needs_candidates, loss.needs, answers, cacheable_by)
+
+    @property
+    def reference(self) -> bool:
+        return bool(self.answers)
+
+
 class Objective(ABC):
     """What one optimiser step minimises. Most methods only set fields of the two pairwise objectives.
 
     Attributes:
-        needs_unconditional: whether batches have to tell what the network sees without a prompt.
         learns_from: "pictures" or "texts"; empty if from either.
     """
 
-    needs_unconditional: ClassVar[bool] = False
     learns_from: ClassVar[str] = ""
 
     @property
-    def needs_candidates(self) -> Candidates:
-        """How many candidates each row has to have; none if prompts are enough."""
-        return PAIR
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        """What it needs of the rows besides, e.g. what its loss needs."""
-        return ()
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        """What it asks the reference for, by the names of `diffpo.core.references`; empty if it needs none."""
-        return (SCORES,)
-
-    @property
-    def needs_reference(self) -> bool:
-        return bool(self.asks)
-
-    @property
-    def reference_inputs(self) -> str | None:
-        """What, besides batch and draws, decides what the reference is asked; None if training changes it, or if the
-        answers are more than one number per candidate: then they cannot be remembered."""
-        return None
+    def requires(self) -> Requirements:
+        """Pairs, and a score of each candidate by the reference, unless a method says otherwise."""
+        return Requirements()
 
     def attach(self, policy: Any, seed: int) -> None:
         """Give the network, before training wraps it, parts that only this objective trains, as submodules of it.

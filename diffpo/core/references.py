@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.sharding import reshard, whole
+from diffpo.core.sharding import gather_tensor, reshard
 
 Score = Callable[[nn.Module], Tensor]
 SCORES, NOISE = "scores", "noise"  # what a reference is asked for
@@ -69,7 +69,7 @@ class FrozenCopy(Reference):
         """
         theirs = dict(policy.named_parameters())
         for name, mine in self.model.named_parameters():
-            yield mine, whole(theirs[name])
+            yield mine, gather_tensor(theirs[name])
 
 
 def store_matrices(model: nn.Module, dtype: torch.dtype) -> None:

@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_tensor(tensor: Tensor) -> Tensor:
     """The full tensor, on every process, of one that may be split; all processes have to call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -26,7 +26,7 @@ def whole_state(model: nn.Module, names: Iterable[str] | None = None, keep: bool
         keep: False takes part in the gathering and returns nothing, which spares the memory.
     """
     state = model.state_dict()
-    gathered = ((name, whole(state[name].detach())) for name in (state if names is None else names))
+    gathered = ((name, gather_tensor(state[name].detach())) for name in (state if names is None else names))
     return {name: tensor.cpu() for name, tensor in gathered if keep}
 
 

@@ -118,7 +118,7 @@ class Blend(Mapping[str, Tensor]):
         return len(self.base)
 
 
-def shift(network: nn.Module, parts: Sequence[tuple[float, Part]]) -> None:
+def shift_weights(network: nn.Module, parts: Sequence[tuple[float, Part]]) -> None:
     """Add the scaled offsets of parts to a network, in place.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffpo.data.files.places import Outside, inside
+from diffpo.data.files.places import Outside, find_inside
 from diffpo.data.files.tables import PICTURES
 from diffpo.data.pairs import PairTable
 from diffpo.data.source import Layout
@@ -44,34 +44,36 @@ def of_rows(table: PairTable) -> dict[str, Any]:
     for row in looked_at:
         digest.update(json.dumps(table.light[row], sort_keys=True, default=str).encode())
         for name, cells in sorted(table.cells.items()):
-            add(digest, cells[row][name], table.source.folder)
-    types = {name: str(kind) for part in parts(table) for name, kind in zip(part.names, part.types, strict=True)}
+            add_cell(digest, cells[row][name], table.source.folder)
+    types = {
+        name: str(kind) for part in list_schemas(table) for name, kind in zip(part.names, part.types, strict=True)
+    }
     return {"rows": rows, "columns": dict(sorted(types.items())), f"{len(looked_at)} of the rows": digest.hexdigest()}
 
 
-def parts(table: PairTable) -> list[Any]:
+def list_schemas(table: PairTable) -> list[Any]:
     """Schemas of what the columns lie in."""
     return [part.data.schema for part in (table.light, *table.cells.values())]
 
 
-def add(digest: Any, value: Any, folder: Path) -> None:
+def add_cell(digest: Any, value: Any, folder: Path) -> None:
     """Add a cell to a digest; of a path, what is in the file."""
     if isinstance(value, bytes):
         digest.update(value)
     elif isinstance(value, Mapping):
         for name, inner in sorted(value.items()):
             digest.update(name.encode())
-            add(digest, inner, folder)
+            add_cell(digest, inner, folder)
     else:
-        digest.update(content(value, folder) or json.dumps(value, default=str).encode())
+        digest.update(read_content(value, folder) or json.dumps(value, default=str).encode())
 
 
-def content(value: Any, folder: Path) -> bytes | None:
+def read_content(value: Any, folder: Path) -> bytes | None:
     """Of a path to a picture of the data, what is in the file."""
     if not (isinstance(value, str) and value.lower().endswith(tuple(PICTURES))):
         return None
     try:
-        file = inside(folder, value)
+        file = find_inside(folder, value)
     except Outside:
         return None
     return file.read_bytes() if file.is_file() else None

@@ -13,14 +13,14 @@ from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.files.pictures import MOST_PIXELS
 from diffpo.data.files.tables import pictures_by_stem
 from diffpo.data.rows import PairRow
-from diffpo.data.source import Layout, Refer, Stored
-from diffpo.data.typed import MARK, Field, asked
+from diffpo.data.source import FileLayout, Layout, Refer
+from diffpo.data.typed import MARK, Field, read_prompts
 from diffpo.storage.files import require_folder
 from diffpo.storage.text_files import read_text
 
 
 @dataclass(frozen=True)
-class Columns(Stored):
+class Columns(FileLayout):
     """Columns that say who won (binarized sets), renamed where they differ.
 
     Other columns (`score_chosen`, `weight`, `user_id`, ...) are there for row maps.
@@ -57,7 +57,7 @@ class Columns(Stored):
                 f"{sure}, but P(chosen wins) is a number in [0.5, 1]; if the column says something else, set prob of "
                 "the source to null or to another column."
             )
-        prompts, candidates = asked(index, record, *self.needs), (cell(self.chosen), cell(self.rejected))
+        prompts, candidates = read_prompts(index, record, *self.needs), (cell(self.chosen), cell(self.rejected))
         return PairRow(index, **prompts, candidates=candidates, prob=sure.reading, extra=record)
 
 
@@ -74,7 +74,7 @@ class HPDv3(Columns):
 
 
 @dataclass(frozen=True)
-class PickAPic(Stored):
+class PickAPic(FileLayout):
     """The layout of Pick-a-Pic v1 and v2 (arXiv:2305.01569): two pictures, and a label that says who won.
 
     Rows marked `has_label = False` or `are_different = False`, in whatever type, are ties too, whatever their label.
@@ -106,7 +106,7 @@ class PickAPic(Stored):
         label = 0.5 if self.is_undecided(index, record) else self.verdict(index, record)
         sides = (self.second, self.first) if label == 0 else (self.first, self.second)
         prob = math.nan if label is None else max(label, 1 - label)
-        prompts = asked(index, record, self.prompt, self.prompt)
+        prompts = read_prompts(index, record, self.prompt, self.prompt)
         return PairRow(index, **prompts, candidates=tuple(map(cell, sides)), prob=prob, extra=record)
 
     def is_undecided(self, index: int, record: Mapping[str, Any]) -> bool:
@@ -173,7 +173,7 @@ class PairFolder(Layout):
                 )
         if not stems:
             raise Refusal(f"{root} holds no pairs; a pair x needs chosen/x.png, rejected/x.png and x.txt.")
-        texts = [stripped(read_text(prompts[stem])) for stem in stems]
+        texts = [strip_blanks(read_text(prompts[stem])) for stem in stems]
         chosen, rejected = ([str(side[stem].resolve()) for stem in stems] for side in sides)
         return Dataset.from_dict({"prompt": texts, "chosen": chosen, "rejected": rejected})
 
@@ -187,16 +187,16 @@ class PairFolder(Layout):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         candidates = cell("chosen"), cell("rejected")
-        return PairRow(index, **asked(index, record, "prompt", "prompt"), candidates=candidates, extra=record)
+        return PairRow(index, **read_prompts(index, record, "prompt", "prompt"), candidates=candidates, extra=record)
 
 
-def stripped(text: str) -> str:
+def strip_blanks(text: str) -> str:
     """A text without blanks at its ends; its byte-order mark stays in front, to be counted."""
     return (MARK if text.startswith(MARK) else "") + text.removeprefix(MARK).strip()
 
 
 @dataclass(frozen=True)
-class Captioned(Stored):
+class Captioned(FileLayout):
     """Pictures and their prompts, without a verdict: each is the chosen side of a list of one candidate."""
 
     image: str = "image"
@@ -211,7 +211,7 @@ class Captioned(Stored):
         return (self.prompt,)
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        prompts, picture = asked(index, record, self.prompt), cell(self.image)
+        prompts, picture = read_prompts(index, record, self.prompt), cell(self.image)
         return PairRow(index, **prompts, candidates=(picture,), scores=(0.0,), extra=record)
 
 
@@ -240,7 +240,7 @@ class Unpaired(Captioned):
 
 
 @dataclass(frozen=True)
-class PromptsOnly(Stored):
+class PromptsOnly(FileLayout):
     """Prompts without pictures, for objectives that make their own (Self-NPO, arXiv:2505.11777)."""
 
     prompt: str = "prompt"
@@ -254,7 +254,7 @@ class PromptsOnly(Stored):
         return (self.prompt,)
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        return PairRow(index, **asked(index, record, self.prompt), candidates=(), scores=(0.0,), extra=record)
+        return PairRow(index, **read_prompts(index, record, self.prompt), candidates=(), scores=(0.0,), extra=record)
 
 
 TEXT = (Value("string"), Value("large_string"))

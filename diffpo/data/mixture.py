@@ -51,7 +51,7 @@ class Mixed(Source):
         return tuple(float(size) for size in sizes if size is not None)
 
 
-def turns(weights: Sequence[float], begin: int = 0) -> Iterator[tuple[int, int]]:
+def interleave_sources(weights: Sequence[float], begin: int = 0) -> Iterator[tuple[int, int]]:
     """For each position from `begin` on: whose turn it is, and how often it was their turn before.
 
     Position p goes to the source in whose part of [0, 1) the p-th number of the golden-ratio sequence falls. Of all
@@ -64,11 +64,11 @@ def turns(weights: Sequence[float], begin: int = 0) -> Iterator[tuple[int, int]]
         golden = np.arange(block, block + BLOCK, dtype=np.uint64) * np.uint64(GOLDEN) >> np.uint64(11)
         sources = np.searchsorted(edges, golden * 2.0**-53, side="right")
         if block + BLOCK > begin:
-            yield from numbered(sources, before, begin - block)
+            yield from number_turns(sources, before, begin - block)
         before += np.bincount(sources, minlength=len(weights))
 
 
-def numbered(sources: np.ndarray, before: np.ndarray, begin: int) -> Iterator[tuple[int, int]]:
+def number_turns(sources: np.ndarray, before: np.ndarray, begin: int) -> Iterator[tuple[int, int]]:
     """The turns of one block from its position `begin` on."""
     visits = before.tolist()
     for position, source in enumerate(sources.tolist()):

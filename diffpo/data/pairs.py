@@ -15,8 +15,8 @@ from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Cell, records
 from diffpo.data.files.tables import heavy_columns, require_columns, require_texts
-from diffpo.data.rows import PairRow, RowMap, mapped
-from diffpo.data.sampler import Share
+from diffpo.data.rows import PairRow, RowMap, apply_maps
+from diffpo.data.sampler import ProcessShare
 from diffpo.data.source import Layout, Source
 from diffpo.data.typed import FIRST, SEVERAL
 
@@ -30,7 +30,7 @@ class Pairs(ABC):
         """Pairs in an epoch; None for a stream, which does not know."""
 
     @abstractmethod
-    def batches(self, share: Share) -> Iterable[Any]:
+    def batches(self, share: ProcessShare) -> Iterable[Any]:
         """Endless collated batches from number `share.first` on, with `epoch` and `row` (tuples of int)."""
 
     def fingerprint(self) -> dict[str, Any]:
@@ -76,7 +76,8 @@ def require_suits(objective: Objective, pairs: RowPairs) -> None:
     Raises:
         Refusal: if rows have other numbers of candidates than the objective takes, or if they lack what it needs.
     """
-    takes, name = objective.needs_candidates, type(objective).__name__
+    required, name = objective.requires, type(objective).__name__
+    takes = required.candidates
     if odd := [k for k in sorted(pairs.sizes) if not takes.allow(k)]:
         raise Refusal(f"{name} takes {takes} candidates per row, rows have {odd[0]}; {takes.remedy}.")
     if len(pairs.sizes) > 1:
@@ -84,8 +85,8 @@ def require_suits(objective: Objective, pairs: RowPairs) -> None:
             f"Rows have {' or '.join(map(str, sorted(pairs.sizes)))} candidates, a batch needs equally many; let the "
             "row map diffpo.text.ListOf come first."
         )
-    rows = pairs.sample() if objective.needs else []
-    for need in objective.needs:
+    rows = pairs.sample() if required.of_rows else []
+    for need in required.of_rows:
         if not need.met(rows):
             raise Refusal(f"{need.asker} needs {need.what}; {need.remedy}.")
 
@@ -99,7 +100,7 @@ def unmeasured(row: PairRow) -> int:
     return 0
 
 
-def lacked(row: PairRow) -> str | None:
+def find_lack(row: PairRow) -> str | None:
     """What a row cannot do without and does not have; None if it has all."""
     return "prompt" if None in row.prompts else "label" if math.isnan(row.prob) else None
 
@@ -177,7 +178,7 @@ class PairTable:
         for row, record in enumerate(records(self.light)):
             found = self._mapped(row, record)
             if isinstance(found, PairRow):
-                if (lacks := lacked(found)) is not None:
+                if (lacks := find_lack(found)) is not None:
                     lacking[lacks].append(row)
                 self.notes.update(found.notes)
                 kept, weighs = kept + 1, weighs or found.weight != 0
@@ -200,7 +201,7 @@ class PairTable:
         row = self.source.row(index, record, cell)
         if self.first_id:
             row = replace(row, id=self.first_id + row.id)
-        return mapped(row, self.maps, Draws(self.seed, (0,), (row.id,)))
+        return apply_maps(row, self.maps, Draws(self.seed, (0,), (row.id,)))
 
 
 def open_tables(source: Source, maps: list[RowMap], seed: int, measure: Measure = unmeasured) -> list[PairTable]:
@@ -250,7 +251,7 @@ def require_equal(candidates: Collection[int], source: Source) -> None:
         raise Refusal(f"Sources that are mixed need equally many candidates per row, here are {said}; train apart.")
 
 
-def became(tables: Sequence[PairTable], passed_over: str = "") -> str:
+def rows_report(tables: Sequence[PairTable], passed_over: str = "") -> str:
     """What became of the rows of tables, as a sentence.
 
     Args:

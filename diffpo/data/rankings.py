@@ -9,10 +9,10 @@ from datasets import Dataset, IterableDataset
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Held
-from diffpo.data.files.tables import require_columns, undecoded
+from diffpo.data.files.tables import leave_undecoded, require_columns
 from diffpo.data.rows import PairRow
-from diffpo.data.source import Refer, Stored
-from diffpo.data.typed import Field, asked, is_null, shown
+from diffpo.data.source import FileLayout, Refer
+from diffpo.data.typed import Field, is_null, read_prompts, show_value
 
 
 class Ranking(NamedTuple):
@@ -29,12 +29,12 @@ def rank_of(field: Field, prompt: Any) -> float:
         Refusal: if it is null, or no number.
     """
     if (rank := field.number()) is None:
-        raise Refusal(f"A picture of the prompt {shown(prompt)} has no rank (it is null); drop it from the data.")
+        raise Refusal(f"A picture of the prompt {show_value(prompt)} has no rank (it is null); drop it from the data.")
     return rank
 
 
 @dataclass(frozen=True)
-class AllPairs(Stored):
+class AllPairs(FileLayout):
     """All pairs of each ranking; equal ranks are ties. `num_example_per_prompt` counts the pairs of the prompt."""
 
     def stream(self) -> IterableDataset:
@@ -53,7 +53,7 @@ class AllPairs(Stored):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         prob = 0.5 if record["rank_first"] == record["rank_second"] else 1.0
-        prompts, candidates = asked(index, record, "prompt", "prompt"), (cell("first"), cell("second"))
+        prompts, candidates = read_prompts(index, record, "prompt", "prompt"), (cell("first"), cell("second"))
         return PairRow(index, **prompts, candidates=candidates, prob=prob, extra=record)
 
     def paired(self, rankings: Iterable[Ranking]) -> Dataset:
@@ -111,7 +111,7 @@ class Ranked(AllPairs):
         return self.paired(groups.values())
 
     def cells(self, table: Dataset) -> dict[str, Dataset]:
-        pictures = undecoded(self.pictures(self.image))
+        pictures = leave_undecoded(self.pictures(self.image))
         return {name: pictures.rename_column(self.image, name).select(table[name]) for name in self.candidates}
 
     def pictures(self, *columns: str) -> Dataset:
@@ -139,14 +139,15 @@ class RankedLists(AllPairs):
     def ranking(self, row: int, prompt: Any, pictures: Any, ranks: Any) -> Ranking:
         if not (isinstance(pictures, list) and isinstance(ranks, list) and len(pictures) == len(ranks)):
             raise Refusal(
-                f"Row {row} has {self.image} = {shown(pictures)} and {self.rank} = {shown(ranks)}; RankedLists needs "
+                f"Row {row} has {self.image} = {show_value(pictures)} and {self.rank} = {show_value(ranks)}; "
+                "RankedLists needs "
                 "a rank for each picture."
             )
         return Ranking(prompt, pictures, [rank_of(Field(row, self.rank, rank), prompt) for rank in ranks])
 
 
 @dataclass(frozen=True)
-class HPDv2(Stored):
+class HPDv2(FileLayout):
     """train.json of HPDv2 (arXiv:2306.09341): `file_path` and `human_preference` are lists of two, 1 marks the winner.
 
     Equal marks are a tie. The pictures lie in a folder of their own: name it with `images`.
@@ -168,7 +169,8 @@ class HPDv2(Stored):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         paths, marks = record[self.paths], record["human_preference"]
         wanted = (
-            f"Row {index} has {self.paths} = {shown(paths)} and human_preference = {shown(marks)}; HPDv2 needs two "
+            f"Row {index} has {self.paths} = {show_value(paths)} and human_preference = {show_value(marks)}; HPDv2 "
+            "needs two "
             "paths and two marks of 0 or 1."
         )
         if not all(isinstance(values, list) and len(values) == 2 for values in (paths, marks)):
@@ -177,5 +179,5 @@ class HPDv2(Stored):
         if not {first, second} <= {0, 1}:
             raise Refusal(wanted)
         candidates = tuple(Held(path, *self.bounds) for path in (paths[::-1] if first < second else paths))
-        prompts, prob = asked(index, record, "prompt", "prompt"), 0.5 if first == second else 1.0
+        prompts, prob = read_prompts(index, record, "prompt", "prompt"), 0.5 if first == second else 1.0
         return PairRow(index, **prompts, candidates=candidates, prob=prob, extra=record)

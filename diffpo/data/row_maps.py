@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow, Reverse, RowMap
-from diffpo.data.typed import asked
+from diffpo.data.typed import read_prompts
 from diffpo.storage.digests import read_json
 
 
@@ -185,7 +185,7 @@ class DualCaptions(RowMap):
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         for name in self.columns:
             row.require(name, self)
-        read = asked(row.id, row.extra, *self.columns)
+        read = read_prompts(row.id, row.extra, *self.columns)
         captions = [text.strip() if isinstance(text, str) else text for text in read["prompts"]]
         if not all(captions):
             return replace(row, notes=(*row.notes, FALLBACK))

@@ -118,7 +118,7 @@ def require_order(maps: Sequence[RowMap]) -> None:
         row_map.require_place(maps[:place], maps[place + 1 :])
 
 
-def mapped(row: PairRow, maps: list[RowMap], draws: Draws) -> PairRow | RowMap:
+def apply_maps(row: PairRow, maps: list[RowMap], draws: Draws) -> PairRow | RowMap:
     """The row as the maps leave it, or the map that dropped it."""
     for row_map in maps:
         changed = row_map(row, draws)

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Int
 from torch.utils.data import Sampler
 
-from diffpo.data.mixture import turns
+from diffpo.data.mixture import interleave_sources
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessShare:
     """Which batches of the run's one endless sequence of visits are this process's own.
 
     Attributes:
@@ -36,7 +36,7 @@ class Share:
         return range(begin, begin + self.batch)
 
 
-class Pick(NamedTuple):
+class Visit(NamedTuple):
     """One visit of one pair; `index` counts the pairs of its table that were kept."""
 
     epoch: int
@@ -44,7 +44,7 @@ class Pick(NamedTuple):
     table: int = 0
 
 
-class Groups(ABC):
+class Grouping(ABC):
     """Pairs of a table that stand together, and so decide what an epoch is."""
 
     @property
@@ -58,7 +58,7 @@ class Groups(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Users(Groups):
+class Users(Grouping):
     """Users who are visited equally often, however many pairs they have.
 
     Attributes:
@@ -81,7 +81,7 @@ class Users(Groups):
 
 
 @dataclass(frozen=True, eq=False)
-class Shapes(Groups):
+class Shapes(Grouping):
     """Shapes of a table's pictures, if they are not all the same: only pairs of one shape make a batch.
 
     Attributes:
@@ -110,7 +110,7 @@ class Shapes(Groups):
 
 
 @dataclass(frozen=True, eq=False)
-class Lengths(Groups):
+class Lengths(Grouping):
     """Rows of similar length follow one another, so that a batch of texts is padded little.
 
     Each epoch visits every row once: a new order is cut into windows, and each window is sorted by length and cut into
@@ -141,7 +141,7 @@ class Lengths(Groups):
 
 
 @dataclass(frozen=True)
-class Order(Sampler[list[Pick]]):
+class PairSampler(Sampler[list[Visit]]):
     """Endless batches; batch n of a process is a pure function of (seed, n), so resuming means starting at n.
 
     Each epoch of a table visits every row once in a new order; a batch may straddle two epochs, nothing is dropped.
@@ -154,19 +154,19 @@ class Order(Sampler[list[Pick]]):
     """
 
     sizes: tuple[int, ...]
-    share: Share
+    share: ProcessShare
     weights: tuple[float, ...] = (1.0,)
     cycle: int | None = None
-    groups: Groups | None = None
+    groups: Grouping | None = None
 
-    def __iter__(self) -> Iterator[list[Pick]]:
+    def __iter__(self) -> Iterator[list[Visit]]:
         share, orders = self.share, dict[int, tuple[int, np.ndarray]]()
-        visits = turns(self.weights, share.first * share.world * share.batch)
+        visits = interleave_sources(self.weights, share.first * share.world * share.batch)
         while True:
             everyone = list(islice(visits, share.world * share.batch))
             yield [self.pick(*visit, orders) for visit in everyone[share.rank * share.batch :][: share.batch]]
 
-    def pick(self, table: int, visit: int, orders: dict[int, tuple[int, np.ndarray]]) -> Pick:
+    def pick(self, table: int, visit: int, orders: dict[int, tuple[int, np.ndarray]]) -> Visit:
         """The pair of a table's n-th visit; `orders` keeps the order of the epoch that each table is in."""
         epoch, i = divmod(visit, self.groups.epoch if self.groups else self.sizes[table])
         if table not in orders or orders[table][0] != epoch:
@@ -174,4 +174,4 @@ class Order(Sampler[list[Pick]]):
             rng = np.random.default_rng((self.share.seed, epoch, table))
             order = rng.permutation(self.sizes[table])
             orders[table] = epoch, self.groups.grouped(order, rng) if self.groups else order
-        return Pick(epoch % self.cycle if self.cycle else epoch, int(orders[table][1][i]), table)
+        return Visit(epoch % self.cycle if self.cycle else epoch, int(orders[table][1][i]), table)

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 
 from diffpo.core.refusal import require_at_least
 from diffpo.data.files.pictures import MOST_PIXELS
-from diffpo.data.files.tables import folder_of, local_files, open_stream, open_table, undecoded
+from diffpo.data.files.tables import folder_of, leave_undecoded, local_files, open_stream, open_table
 from diffpo.data.rows import PairRow
 
 Refer = Callable[[str], Any]
@@ -81,7 +81,7 @@ class Layout(Source):
 
     def cells(self, table: Dataset) -> dict[str, Dataset]:
         """For each column of candidates, a table in which row i belongs to pair i."""
-        return {name: undecoded(table).select_columns([name]) for name in self.candidates}
+        return {name: leave_undecoded(table).select_columns([name]) for name in self.candidates}
 
     @abstractmethod
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
@@ -97,7 +97,7 @@ class Layout(Source):
 
 
 @dataclass(frozen=True)
-class Stored(Layout):
+class FileLayout(Layout):
     """A layout of something that `datasets` reads.
 
     Args:

@@ -12,10 +12,10 @@ import numpy as np
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Held
-from diffpo.data.files.tables import heavy_columns, require_columns, undecoded
-from diffpo.data.mixture import turns
-from diffpo.data.pairs import lacked, named_if_mixed, require_equal, require_one_scorer
-from diffpo.data.rows import PairRow, RowMap, mapped
+from diffpo.data.files.tables import heavy_columns, leave_undecoded, require_columns
+from diffpo.data.mixture import interleave_sources
+from diffpo.data.pairs import find_lack, named_if_mixed, require_equal, require_one_scorer
+from diffpo.data.rows import PairRow, RowMap, apply_maps
 from diffpo.data.source import Layout, Source
 
 
@@ -43,7 +43,7 @@ class Stream:
             raise Refusal(f"data.stream.buffer must be at least 1, got {self.buffer}.")
 
 
-class Visit(NamedTuple):
+class StreamVisit(NamedTuple):
     """One pair that a stream gave and that was kept.
 
     Attributes:
@@ -81,7 +81,7 @@ class PairStream:
     def __init__(self, source: Layout, maps: list[RowMap], seed: int, buffer: int, number: int = 0, among: int = 1):
         self.source, self.maps, self.seed, self.buffer = source, maps, seed, buffer
         self.number, self.among = number, among
-        self.stream = undecoded(source.stream())
+        self.stream = leave_undecoded(source.stream())
         self.heavy = (heavy_columns(self.stream.features) | set(source.candidates)) - set(source.needs)
         first = next(self._read(self.stream), None)
         if first is None:
@@ -89,9 +89,9 @@ class PairStream:
         require_columns(list(first), [*source.candidates, *source.needs], source)
         row = self._row(0, first)
         self.candidates = len(row.candidates)
-        mapped(row, maps, Draws(seed, (0,), (row.id,)))  # a column that a map needs is missed at once
+        apply_maps(row, maps, Draws(seed, (0,), (row.id,)))  # a column that a map needs is missed at once
 
-    def visits(self) -> Iterator[Visit]:
+    def visits(self) -> Iterator[StreamVisit]:
         """Every kept pair of every epoch.
 
         Raises:
@@ -106,17 +106,17 @@ class PairStream:
             for position, record in enumerate(self._read(shuffled)):
                 read += 1
                 row = self._row(position, record)
-                found = mapped(row, self.maps, Draws(self.seed, (epoch,), (row.id,)))
-                lacks = lacked(found) if isinstance(found, PairRow) else None
+                found = apply_maps(row, self.maps, Draws(self.seed, (epoch,), (row.id,)))
+                lacks = find_lack(found) if isinstance(found, PairRow) else None
                 if isinstance(found, PairRow) and lacks is None:
                     kept += 1
                     noted = noted + Counter(found.notes) if found.notes else noted
-                    yield Visit(epoch, found, self.number, read, dropped, noted)
+                    yield StreamVisit(epoch, found, self.number, read, dropped, noted)
                 else:
                     by = f"a null {lacks}" if lacks else type(found).__name__
                     dropped = dropped + Counter([by])  # anew: visits keep the old one
             if not kept:
-                said = lost(Counter({"": read}) + dropped)
+                said = stream_report(Counter({"": read}) + dropped)
                 raise Refusal(f"No pairs left in an epoch of {self.source}: {said}; change data.source or data.rows.")
 
     def _read(self, stream: Any) -> Iterator[dict[str, Any]]:
@@ -164,8 +164,8 @@ class Window:
 
     def __init__(self, streams: list[PairStream], weights: tuple[float, ...]):
         walks = [stream.visits() for stream in streams]
-        self._coming = (next(walks[source]) for source, _ in turns(weights))
-        self._ahead, self._passed, self.position = deque[Visit](), dict[int, Visit](), 0
+        self._coming = (next(walks[source]) for source, _ in interleave_sources(weights))
+        self._ahead, self._passed, self.position = deque[StreamVisit](), dict[int, StreamVisit](), 0
 
     @property
     def tally(self) -> Counter[str]:
@@ -181,7 +181,7 @@ class Window:
             self._passed[passed.source] = passed
             self.position += 1
 
-    def look(self) -> Iterator[Visit]:
+    def look(self) -> Iterator[StreamVisit]:
         """The visit at the position, and then those after it of the same source."""
         for i in count():
             if i == len(self._ahead):
@@ -190,6 +190,6 @@ class Window:
                 yield self._ahead[i]
 
 
-def lost(tally: Counter[str]) -> str:
+def stream_report(tally: Counter[str]) -> str:
     """What became of the rows of a stream."""
     return ", ".join([f"{tally['']} rows were read", *(f"{name} dropped {n}" for name, n in tally.items() if name)])

@@ -19,7 +19,7 @@ SHORTENED = reprlib.Repr()
 SHORTENED.maxstring = SHORTENED.maxother = LONGEST
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value for an error: never more of it than fits on a line."""
     text = f"{len(value)} bytes" if isinstance(value, bytes) else SHORTENED.repr(value).replace("\n", " ")
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
@@ -43,7 +43,7 @@ class Captions(tuple[str, ...]):
         return self[int(draws.integers("caption", len(self)))]
 
 
-def captions(prompt: Any) -> Sequence[Any]:
+def list_captions(prompt: Any) -> Sequence[Any]:
     """All captions that the prompt of a picture is."""
     return prompt if isinstance(prompt, Captions) else (prompt,)
 
@@ -65,7 +65,7 @@ class Field(NamedTuple):
     value: Any
 
     def __str__(self) -> str:
-        return f"Row {self.row} has {self.column} = {shown(self.value)}"
+        return f"Row {self.row} has {self.column} = {show_value(self.value)}"
 
     def refusal(self, wanted: str) -> Refusal:
         return Refusal(f"{self}, of type {type(self.value).__name__}; {wanted}")
@@ -133,7 +133,7 @@ class Field(NamedTuple):
         return any(isinstance(text, str) and text.startswith(MARK) for text in texts)
 
 
-def asked(row: int, record: Mapping[str, Any], *columns: str) -> dict[str, Any]:
+def read_prompts(row: int, record: Mapping[str, Any], *columns: str) -> dict[str, Any]:
     """What a `PairRow` says of its prompts: `prompts`, one for each column, and perhaps `notes`.
 
     Raises:

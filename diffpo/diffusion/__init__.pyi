@@ -8,7 +8,7 @@ from .encode.encode import Encoding as Encoding
 from .evaluation.compare import SideBySide as SideBySide
 from .evaluation.drawing import Sampling as Sampling
 from .evaluation.guidance import GuidanceSweep as GuidanceSweep
-from .evaluation.model import Model as Model
+from .evaluation.model import ComparedModel as ComparedModel
 from .evaluation.preview import PreviewConfig as PreviewConfig
 from .model.loading import StableDiffusion as StableDiffusion
 from .model.loading import load_pipeline as load_pipeline
@@ -41,7 +41,7 @@ from .users.panel import Panel as Panel
 from .users.pipelines import StableDiffusionUserPipeline as StableDiffusionUserPipeline
 from .users.pipelines import StableDiffusionXLUserPipeline as StableDiffusionXLUserPipeline
 from .users.pipelines import UserEmbeddingMixin as UserEmbeddingMixin
-from .users.pipelines import mixed as mixed
+from .users.pipelines import interpolate_users as interpolate_users
 from .users.rows import DropUnembedded as DropUnembedded
 from .users.rows import ForUser as ForUser
 from .users.rows import RewardUsers as RewardUsers

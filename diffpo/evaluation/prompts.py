@@ -7,8 +7,8 @@ from typing import Any
 
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.files.tables import heavy_columns, open_table, require_columns, require_texts
-from diffpo.data.typed import MARK, shown, texts_of
-from diffpo.storage.hub import reaching
+from diffpo.data.typed import MARK, show_value, texts_of
+from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.text_files import read_text
 
 
@@ -48,11 +48,11 @@ class Prompts:
     def text(self, value: Any, number: int) -> str:
         texts = texts_of(value)
         if not texts or not texts[0].strip():
-            raise Refusal(f"Prompt {number} of {self.path} is {shown(value)}; each needs to be a text.")
+            raise Refusal(f"Prompt {number} of {self.path} is {show_value(value)}; each needs to be a text.")
         return texts[0]
 
     def lines(self) -> list[dict[str, Any]]:
-        with reaching(self.path, "prompts"):
+        with name_failed_loads(self.path, "prompts"):
             text = read_text(Path(self.path)).removeprefix(MARK)
             found = json.loads(text) if self.path.endswith(".json") else text.split("\n")
             if not isinstance(found, list):

@@ -62,11 +62,11 @@ def win_rate(
         raise Refusal("No picture of both models can be read, so there is nothing to compare.")
     outcomes = np.where(unknown, np.nan, np.where(ours == theirs, 0.5, ours > theirs))
     wins = np.nanmean(outcomes[known], axis=1)
-    low, high = interval(wins, resamples, level)
+    low, high = bootstrap_interval(wins, resamples, level)
     return WinRate(float(wins.mean()), low, high)
 
 
-def interval(
+def bootstrap_interval(
     by_prompt: Float[np.ndarray, " prompts"], resamples: int = 10_000, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over prompts."""
@@ -75,7 +75,7 @@ def interval(
     return float(low), float(high)
 
 
-def summary(numbers: Numbers, scorers: Sequence[str]) -> dict[str, Any]:
+def summarize_pictures(numbers: Numbers, scorers: Sequence[str]) -> dict[str, Any]:
     """A model's entry of a report: mean and median of each scorer, the mean of each aspect (all that is no scorer)."""
     aspects = {name: float(np.nanmean(values)) for name, values in numbers.items() if name not in scorers}
     scores = {
@@ -85,7 +85,7 @@ def summary(numbers: Numbers, scorers: Sequence[str]) -> dict[str, Any]:
     return aspects | {"scores": scores}
 
 
-def compared(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[dict[str, Any]]:
+def compare_pairs(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[dict[str, Any]]:
     """Every pair of models once, the later one first, by every scorer.
 
     Args:
@@ -100,11 +100,11 @@ def compared(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[dic
     return pairs
 
 
-def table(report: Mapping[str, Any]) -> str:
+def format_table(report: Mapping[str, Any]) -> str:
     """For the terminal: per scorer mean, median and win rate over the first model; then aspects and diversity."""
     models, first = report["models"], next(iter(report["models"]))
     width = max(14, *(len(name) + 2 for name in (*models, *report["scorers"])))
-    won = {(pair["a"], pair["metric"]): shown(pair) for pair in report["pairs"] if pair["b"] == first}
+    won = {(pair["a"], pair["metric"]): format_report(pair) for pair in report["pairs"] if pair["b"] == first}
     lines = []
     for metric in report["scorers"]:
         lines.append(f"{metric:<{width}}{'mean':>10}{'median':>10}{f'win rate over {first}':>28}")
@@ -131,11 +131,11 @@ def cut_short(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def shown(pair: Mapping[str, Any]) -> str:
+def format_report(pair: Mapping[str, Any]) -> str:
     return f"{pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}]"
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """Of everything that could change a result."""
     return {
         name: version(name) for name in ("diffpo", "torch", "diffusers", "transformers", "peft", "numpy", "pillow")

@@ -20,9 +20,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.lora.names import kind, layer_names, split, wrapped
-from diffpo.storage.hub import reaching
-from diffpo.storage.tensors import header, stored
+from diffpo.lora.names import guess_kind, is_wrapped, layer_names, split_key
+from diffpo.storage.hub import name_failed_loads
+from diffpo.storage.tensors import open_tensors, read_header
 from diffpo.storage.whole import require_finite, tell_unwrapped
 
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
@@ -97,18 +97,20 @@ def read_lora(path: str, networks: Networks) -> LoraFile:
         Refusal: if it holds none, or something that is not read, or does not fit the networks; it names the first
             such weight.
     """
-    file = located(path)
-    state = pickled(file) if file.suffix in PICKLED else stored([file])
-    with reaching(path, "a LoRA"):
-        settings = None if file.suffix in PICKLED else json.loads(header(file).get(METADATA, "null"))
+    file = locate_lora(path)
+    state = read_pickled(file) if file.suffix in PICKLED else open_tensors([file])
+    with name_failed_loads(path, "a LoRA"):
+        settings = None if file.suffix in PICKLED else json.loads(read_header(file).get(METADATA, "null"))
         if settings is None and file.stem == Path(FILES[1]).stem and file.with_name(CONFIG).exists():
             settings = json.loads(file.with_name(CONFIG).read_text())
         if not isinstance(settings, dict | None):
             raise ValueError(f"the settings in it are no table but {settings!r}")
-    return parse(path, state, settings, networks)
+    return parse_lora(path, state, settings, networks)
 
 
-def parse(path: str, state: Mapping[str, Tensor], settings: Mapping[str, Any] | None, networks: Networks) -> LoraFile:
+def parse_lora(
+    path: str, state: Mapping[str, Tensor], settings: Mapping[str, Any] | None, networks: Networks
+) -> LoraFile:
     """As `read_lora`, of tensors that are at hand.
 
     Args:
@@ -117,37 +119,40 @@ def parse(path: str, state: Mapping[str, Tensor], settings: Mapping[str, Any] | 
     """
     main = next(iter(networks))
     shapes = {part: None if network is None else layer_shapes(network) for part, network in networks.items()}
-    found, others = sort(path, state, networks, shapes)
+    found, others = sort_names(path, state, networks, shapes)
     parts, dropout = {}, 0.0
     for part, layers in found.items():
         mine = settings_of(path, settings, part, main)
         known = shapes[part] or {}
-        parts[part] = {name: fitted(path, state, keys, name, known.get(name), mine) for name, keys in layers.items()}
+        parts[part] = {
+            name: fit_layer(path, state, keys, name, known.get(name), mine) for name, keys in layers.items()
+        }
         require_magnitudes(path, parts[part], mine)
         if mine is None and (guessed := [keys for keys in layers.values() if "alpha" not in keys]):
             log.warning(f"{path}: {len(guessed)} of {len(layers)} layers say no alpha; it is taken to be their rank.")
         if mine is not None and part == main:
             dropout = float(mine["lora_dropout"])
-    tell_unwrapped([key for key in state if wrapped(key)], path)
+    tell_unwrapped([key for key in state if is_wrapped(key)], path)
     return LoraFile(path, parts, tuple(others), dropout)
 
 
-def sort(
+def sort_names(
     path: str, keys: Iterable[str], networks: Networks, shapes: Mapping[str, Mapping[str, Shape] | None]
 ) -> tuple[dict[str, dict[str, dict[str, str]]], list[str]]:
     """The names of weights by network, layer and role, and those that belong to other networks."""
     main = next(iter(networks))
     keys = sorted(keys)
-    if strange := [key for key in keys if kind(key)]:
+    if strange := [key for key in keys if guess_kind(key)]:
         raise Refusal(
-            f"{path} is no plain LoRA: it holds {kind(strange[0])} ({len(strange)} weights, first {strange[0]}), "
+            f"{path} is no plain LoRA: it holds {guess_kind(strange[0])} ({len(strange)} weights, first "
+            f"{strange[0]}), "
             "which are not read; merge it into its base with the program that made it and name the result as base."
         )
     names = {part: None if known is None else layer_names(known) for part, known in shapes.items()}
     found: dict[str, dict[str, dict[str, str]]] = {part: {} for part in networks}
     odd, others = [], []
     for key in keys:
-        part, layer, role = split(key, main)
+        part, layer, role = split_key(key, main)
         if role is None:
             odd.append(key)
         elif part not in found:
@@ -176,7 +181,7 @@ def sort(
     return found, others
 
 
-def fitted(
+def fit_layer(
     path: str,
     state: Mapping[str, Tensor],
     keys: Mapping[str, str],
@@ -209,7 +214,7 @@ def fitted(
             raise Refusal(
                 f"{path} is no plain LoRA: its {key} is of {found[role].dtype}; take a file in fp16 or fp32."
             )
-        if trimmed(have) != trimmed(wanted[role]) or rank == 0:
+        if trim_shape(have) != trim_shape(wanted[role]) or rank == 0:
             raise Refusal(
                 f"{path} was trained for another base: its {key} has shape {have}, not {wanted[role]}; "
                 "name one of this base."
@@ -217,15 +222,15 @@ def fitted(
     require_finite(((keys[role], tensor) for role, tensor in found.items()), path, "a LoRA")
     down, up = found["down"].reshape(rank, *inner), found["up"].reshape(out, rank, *one)
     magnitude = found["magnitude"].flatten() if "magnitude" in found else None
-    return Layer(down, up, float(found["alpha"]) if "alpha" in found else alpha(name, rank, settings), magnitude)
+    return Layer(down, up, float(found["alpha"]) if "alpha" in found else find_alpha(name, rank, settings), magnitude)
 
 
-def trimmed(shape: Shape) -> Shape:
+def trim_shape(shape: Shape) -> Shape:
     """Without ones at the end: a convolution of one pixel is stored as a matrix or as itself."""
-    return trimmed(shape[:-1]) if shape[-1:] == (1,) else shape
+    return trim_shape(shape[:-1]) if shape[-1:] == (1,) else shape
 
 
-def alpha(name: str, rank: int, settings: Mapping[str, Any] | None) -> float:
+def find_alpha(name: str, rank: int, settings: Mapping[str, Any] | None) -> float:
     """Of a layer that does not have it beside its weights: in peft's settings, or else its rank, as for diffusers."""
     if settings is None:
         return float(rank)
@@ -295,7 +300,7 @@ def layer_shapes(network: nn.Module) -> dict[str, Shape]:
     return found
 
 
-def located(path: str) -> Path:
+def locate_lora(path: str) -> Path:
     """The file of a LoRA: itself, or in a folder or repository the one of a known name, or the only one.
 
     Raises:
@@ -304,7 +309,7 @@ def located(path: str) -> Path:
     place = Path(path)
     if place.is_file():
         return place
-    with reaching(path, "a LoRA"):
+    with name_failed_loads(path, "a LoRA"):
         names = sorted(file.name for file in place.iterdir()) if place.is_dir() else list_repo_files(path)
         found = [name for name in FILES if name in names]
         for endings in ((".safetensors",), PICKLED):
@@ -320,13 +325,13 @@ def located(path: str) -> Path:
     raise Refusal(f"{path} has several files of weights ({', '.join(found[:5])}); name the one that is meant.")
 
 
-def pickled(file: Path) -> dict[str, Tensor]:
+def read_pickled(file: Path) -> dict[str, Tensor]:
     """Tensors that torch saved, by name.
 
     Raises:
         Refusal: if they cannot be read, or are no tensors.
     """
-    with reaching(str(file), "a LoRA"):
+    with name_failed_loads(str(file), "a LoRA"):
         state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise Refusal(f"{file} does not hold a LoRA that can be read: it is no table of tensors.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffpo.lora.files import Layer
 
 
-def put(network: Any, layers: Mapping[str, Layer], adapter: str, dropout: float = 0.0) -> None:
+def put_layers(network: Any, layers: Mapping[str, Layer], adapter: str, dropout: float = 0.0) -> None:
     """Add layers to a network of diffusers', beside adapters that are there.
 
     Args:
@@ -51,26 +51,26 @@ def peft_settings(layers: Mapping[str, Layer], dropout: float = 0.0) -> dict[str
     ranks = {name: len(layer.down) for name, layer in layers.items()}
     alphas = {name: layer.alpha for name, layer in layers.items()}
     return {
-        "r": common(ranks),
-        "lora_alpha": common(alphas),
-        "rank_pattern": pattern(ranks),
-        "alpha_pattern": pattern(alphas),
+        "r": most_common_value(ranks),
+        "lora_alpha": most_common_value(alphas),
+        "rank_pattern": group_pattern(ranks),
+        "alpha_pattern": group_pattern(alphas),
         "target_modules": sorted(layers),
         "use_dora": any(layer.magnitude is not None for layer in layers.values()),
         "lora_dropout": dropout,
     }
 
 
-def common(values: Mapping[str, Any]) -> Any:
+def most_common_value(values: Mapping[str, Any]) -> Any:
     """The most common one; of several, the smallest."""
     counts = Counter(values.values())
     return min(counts, key=lambda value: (-counts[value], value))
 
 
-def pattern(values: Mapping[str, Any]) -> dict[str, Any]:
+def group_pattern(values: Mapping[str, Any]) -> dict[str, Any]:
     """The layers of each value that is not the most common one, as one expression, since peft tries all for each."""
     found = {}
-    for value in sorted(set(values.values()) - {common(values)}):
+    for value in sorted(set(values.values()) - {most_common_value(values)}):
         names = sorted(re.escape(name) for name in values if values[name] == value)
         found[f"^(?:{'|'.join(names)})"] = value
     return found

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from diffpo.storage.whole import unwrapped
+from diffpo.storage.whole import unwrap_name
 
 # Of the networks in a pipeline, before the name of the layer.
 PARTS = {
@@ -58,7 +58,7 @@ MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 ORIGINAL = re.compile(r"(input_blocks|middle_block|output_blocks)[._]\d")
 
 
-def split(key: str, main: str) -> tuple[str, str, str | None]:
+def split_key(key: str, main: str) -> tuple[str, str, str | None]:
     """The network that a weight of a LoRA belongs to, its layer as the file names it, and the weight's role.
 
     Args:
@@ -67,10 +67,10 @@ def split(key: str, main: str) -> tuple[str, str, str | None]:
     Returns:
         The role is down, up, magnitude or alpha; None if the weight is none of a LoRA.
     """
-    name, part = bare(key), main
+    name, part = strip_name(key), main
     for other, prefixes in PARTS.items():
         if prefix := next((prefix for prefix in prefixes if name.startswith(prefix)), None):
-            name, part = bare(name.removeprefix(prefix)), other
+            name, part = strip_name(name.removeprefix(prefix)), other
             break
     match = ROLES.search(name)
     if match is None:
@@ -82,23 +82,23 @@ def split(key: str, main: str) -> tuple[str, str, str | None]:
     return part, layer, match.lastgroup
 
 
-def bare(name: str) -> str:
+def strip_name(name: str) -> str:
     """A name without what peft, torch.compile, DDP or a trainer put before it."""
     before = None
     while name != before:
         before = name
-        name = unwrapped(name).replace("_orig_mod_", "")
+        name = unwrap_name(name).replace("_orig_mod_", "")
         for prefix in (*PEFT, "module_", "policy_"):
             name = name.removeprefix(prefix)
     return name
 
 
-def wrapped(key: str) -> bool:
+def is_wrapped(key: str) -> bool:
     """Whether a name has more before it than peft's own prefix."""
     return any(mark in key for mark in ("_orig_mod", "module.", "policy.", "state_dict.", "module_", "policy_"))
 
 
-def kind(key: str) -> str | None:
+def guess_kind(key: str) -> str | None:
     """What a weight is that no LoRA has, as far as its name tells."""
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, key)), None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.refusal import Refusal
-from diffpo.processes.stopping import AGAIN, SIGNALS, Stopped, hearing, tell
+from diffpo.processes.stopping import AGAIN, SIGNALS, Stopped, hear_signals, tell_line
 
 NAMES = {int(number): number.name for number in SIGNALS}
 
@@ -63,7 +63,7 @@ class Children:
             Stopped: if one has come and the block came to its end all the same.
         """
         self.number = 0
-        with hearing(self.hear):
+        with hear_signals(self.hear):
             yield
         if self.number:
             raise Stopped(self.number, AGAIN)
@@ -73,7 +73,7 @@ class Children:
         running = [child for child in list(self._running) if child.poll() is None]
         if not self.number:
             self.number = number
-            tell(f"{NAMES[number]}: handed on to {len(running)} programs, which end after the work in hand.")
+            tell_line(f"{NAMES[number]}: handed on to {len(running)} programs, which end after the work in hand.")
         for child in running:
             child.send_signal(number)
 

@@ -23,11 +23,11 @@ def on_main(work: Callable[[], T]) -> T | None:
             found = work()
         except Refusal as refused:
             problem = str(refused)
-    told(problem)
+    fail_together(problem)
     return found
 
 
-def told(problem: str) -> None:
+def fail_together(problem: str) -> None:
     """Have all processes fail if one does; every process has to call this.
 
     Args:

@@ -18,7 +18,7 @@ from diffpo.core.refusal import Refusal
 log = logging.getLogger(__name__)
 
 
-def precision(accelerator: Accelerator) -> torch.dtype:
+def autocast_type(accelerator: Accelerator) -> torch.dtype:
     """Type that autocast rounds to; fp32 if it is off."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
 
@@ -65,7 +65,7 @@ def suit_launcher(accelerator: Accelerator, per_device_batch_size: int, max_grad
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
-        rounded = precision(accelerator)
+        rounded = autocast_type(accelerator)
         if plugin.zero_stage > 2:
             raise Refusal(f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported; set zero_stage: 2, or use FSDP2.")
         if rounded == torch.float16:

@@ -48,7 +48,7 @@ class Stop:
         """The first signal is noted, a second one ends the process at once."""
         if not self.number:
             self.number, self._since = number, time.monotonic()
-            tell(f"{signal.Signals(number).name}: ending after the work in hand; a second signal ends at once.")
+            tell_line(f"{signal.Signals(number).name}: ending after the work in hand; a second signal ends at once.")
         elif time.monotonic() - self._since > ECHO:
             os._exit(128 + number)
 
@@ -70,7 +70,7 @@ class Stop:
 
 
 @contextmanager
-def orderly(said: str = AGAIN) -> Iterator[Stop]:
+def end_in_order(said: str = AGAIN) -> Iterator[Stop]:
     """Inside, the first signal only asks: the work ends where it calls `Stop.here`, or at the end of the block.
 
     Python lets only the main thread hear signals; in another one nothing changes.
@@ -79,7 +79,7 @@ def orderly(said: str = AGAIN) -> Iterator[Stop]:
         Stopped: if a signal has come, and the block did not end by an error of its own.
     """
     stop = Stop(said)
-    with hearing(stop.hear):
+    with hear_signals(stop.hear):
         try:
             yield stop
         except RuntimeError as error:
@@ -90,7 +90,7 @@ def orderly(said: str = AGAIN) -> Iterator[Stop]:
 
 
 @contextmanager
-def hearing(handler: Any) -> Iterator[None]:
+def hear_signals(handler: Any) -> Iterator[None]:
     """Inside, the handler hears the signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -106,7 +106,7 @@ def hearing(handler: Any) -> Iterator[None]:
 
 
 def end_at_once(number: int, frame: Any) -> NoReturn:
-    """What a signal does to a program outside of `orderly`.
+    """What a signal does to a program outside of `end_in_order`.
 
     Raises:
         Stopped: always.
@@ -124,17 +124,17 @@ def leave_to_main(worker: int = 0) -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=obey, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=obey_main, args=(os.getppid(),), daemon=True).start()
 
 
-def obey(main: int) -> None:
+def obey_main(main: int) -> None:
     """End when the main process says so."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
         pass
     os._exit(0)
 
 
-def tell(text: str) -> None:
+def tell_line(text: str) -> None:
     """A line of the main process, also from within a handler, where `print` may not be entered again."""
     if is_main():
         sys.stderr.flush()

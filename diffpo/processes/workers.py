@@ -49,7 +49,7 @@ def from_workers(dataset: Any, workers: int, size: Callable[[], int], **options:
             **options,
         )
     except RuntimeError as error:
-        if (refusal := lost(error)) is None:
+        if (refusal := find_lost_process(error)) is None:
             raise
         raise refusal from error
 
@@ -85,7 +85,7 @@ def bytes_of(batch: Any) -> int:
     return sum(sizes)
 
 
-def lost(error: BaseException) -> Refusal | None:
+def find_lost_process(error: BaseException) -> Refusal | None:
     """What is meant by an error that says that a worker, or another process of the run, is gone; None if none does."""
     said = " ".join(str(error).split())
     if "DataLoader worker" in said and any(mark in said for mark in SCARCE):

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
-from diffpo.scorers.checkpoints import saved
-from diffpo.scorers.clip_parts import LinearStack, pixels
-from diffpo.scorers.dual import normalized
-from diffpo.scorers.learned import Learned, stacked
-from diffpo.storage.whole import fill, load_whole
+from diffpo.scorers.checkpoints import read_saved
+from diffpo.scorers.clip_parts import LinearStack, clip_pixels
+from diffpo.scorers.dual import normalize_embeddings
+from diffpo.scorers.learned import Learned, stack_pictures
+from diffpo.storage.whole import fill_network, load_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,9 @@ class Aesthetic(Learned):
     def head(self) -> nn.Module:
         what = f"an aesthetic predictor for {self.tower}"
         layers = LinearStack(self.network.config.projection_dim)
-        fill(layers, saved(self.path, self.file, self.revision, what), self.path, what, "layers.{}".format)
+        fill_network(
+            layers, read_saved(self.path, self.file, self.revision, what), self.path, what, "layers.{}".format
+        )
         return layers.requires_grad_(False).to(self.place)
 
     def check(self, prompts: Sequence[str]) -> None:
@@ -71,6 +73,6 @@ class Aesthetic(Learned):
         _ = self.head
 
     def score(self, prompts: list[str], pictures: list[Image.Image]) -> Float[Tensor, " n"]:
-        square = partial(pixels, size=self.network.config.image_size)
-        embeddings = self.network(stacked(square, pictures).to(self.place, self.precision)).image_embeds
-        return self.head(normalized(embeddings))
+        square = partial(clip_pixels, size=self.network.config.image_size)
+        embeddings = self.network(stack_pictures(square, pictures).to(self.place, self.precision)).image_embeds
+        return self.head(normalize_embeddings(embeddings))

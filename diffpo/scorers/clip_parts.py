@@ -11,7 +11,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 WIDTHS = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}  # the missing numbers were dropout
 
 
-def pixels(picture: Image.Image, size: int) -> Float[Tensor, "3 h w"]:
+def clip_pixels(picture: Image.Image, size: int) -> Float[Tensor, "3 h w"]:
     """As CLIP's authors prepare a picture: shorter side to `size` (bicubic), center crop, normalization.
 
     Where the center falls between two pixels, it is rounded to the even one, as in torchvision; the image processors

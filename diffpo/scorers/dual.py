@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from diffpo.core.refusal import Refusal
-from diffpo.scorers.learned import Learned, count_longer, stacked
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.scorers.learned import Learned, count_longer, stack_pictures
+from diffpo.storage.hub import SAFE, name_failed_loads
 from diffpo.storage.whole import load_whole
 
 REMEMBERED = 2**14  # prompts; 64 MiB at 1024 numbers each
@@ -65,7 +65,7 @@ class CLIP(DualEncoder):
 
     @cached_property
     def tokenizer(self) -> Any:
-        with reaching(self.prepared_by, "a tokenizer"):
+        with name_failed_loads(self.prepared_by, "a tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.prepared_by, revision=self.prepared_at, **SAFE)
         # Where there are no files of a tokenizer, transformers makes an empty one.
         if len(tokenizer) != (known := self.network.config.text_config.vocab_size):
@@ -78,7 +78,7 @@ class CLIP(DualEncoder):
     @cached_property
     def prepare(self) -> Callable[[Image.Image], Tensor]:
         """Resize, center crop and normalization by PIL and numpy, as when the scores were published."""
-        with reaching(self.prepared_by, "an image processor"):
+        with name_failed_loads(self.prepared_by, "an image processor"):
             where = {"revision": self.prepared_at, **SAFE}
             processor = AutoImageProcessor.from_pretrained(self.prepared_by, backend="pil", **where)
         return lambda picture: processor(picture, return_tensors="pt").pixel_values[0]
@@ -103,11 +103,11 @@ class CLIP(DualEncoder):
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, max_length=self.words, return_tensors="pt"
         ).to(self.place)
-        return normalized(self.network.get_text_features(**tokens).pooler_output)
+        return normalize_embeddings(self.network.get_text_features(**tokens).pooler_output)
 
     def embed_pictures(self, pictures: list[Image.Image]) -> Float[Tensor, "n d"]:
-        pixels = stacked(self.prepare, pictures).to(self.place, self.precision)
-        return normalized(self.network.get_image_features(pixel_values=pixels).pooler_output)
+        pixels = stack_pictures(self.prepare, pictures).to(self.place, self.precision)
+        return normalize_embeddings(self.network.get_image_features(pixel_values=pixels).pooler_output)
 
     @property
     def words(self) -> int:
@@ -115,7 +115,7 @@ class CLIP(DualEncoder):
         return self.network.config.text_config.max_position_embeddings
 
 
-def normalized(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+def normalize_embeddings(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """In fp32 also if the network computes in half precision, where close pictures would tie."""
     embeddings = embeddings.float()
     return embeddings / embeddings.norm(dim=-1, keepdim=True)

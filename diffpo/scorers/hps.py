@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from diffpo.core.refusal import Refusal
-from diffpo.scorers.checkpoints import saved
+from diffpo.scorers.checkpoints import read_saved
 from diffpo.scorers.clip_parts import MEAN, STD
-from diffpo.scorers.dual import DualEncoder, normalized
-from diffpo.scorers.learned import stacked
-from diffpo.storage.whole import fill
+from diffpo.scorers.dual import DualEncoder, normalize_embeddings
+from diffpo.scorers.learned import stack_pictures
+from diffpo.storage.whole import fill_network
 
 SIDE = 224
 
@@ -63,12 +63,12 @@ class HPS(DualEncoder):
 
     def load(self) -> nn.Module:
         self.require_release()
-        checkpoint = saved(self.path, self.filename, self.revision, f"the file {self.filename}")
+        checkpoint = read_saved(self.path, self.filename, self.revision, f"the file {self.filename}")
         library = clip_library()
         with init_empty_weights(include_buffers=False):
             model = library.CLIP(**library.get_model_config(self.architecture))
         # Bare weights are those of a CLIP that was not tuned, and have no such key.
-        fill(model, checkpoint.get("state_dict", {}), self.path, f"a checkpoint of HPSv{self.release}")
+        fill_network(model, checkpoint.get("state_dict", {}), self.path, f"a checkpoint of HPSv{self.release}")
         return model
 
     def require_release(self) -> None:
@@ -92,12 +92,12 @@ class HPS(DualEncoder):
 
     def embed_prompts(self, prompts: list[str]) -> Float[Tensor, "n d"]:
         with self.autocast():
-            return normalized(self.network.encode_text(self.tokenizer(prompts).to(self.place)))
+            return normalize_embeddings(self.network.encode_text(self.tokenizer(prompts).to(self.place)))
 
     def embed_pictures(self, pictures: list[Image.Image]) -> Float[Tensor, "n d"]:
-        pixels = stacked(fitted, pictures).to(self.place, self.precision)
+        pixels = stack_pictures(fit_picture, pictures).to(self.place, self.precision)
         with self.autocast():
-            return normalized(self.network.encode_image(pixels))
+            return normalize_embeddings(self.network.encode_image(pixels))
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.place.type, torch.float16, enabled=self.mixes)
@@ -119,7 +119,7 @@ class HPSv21(HPS):
     filename: ClassVar[str] = "HPS_v2.1_compressed.pt"
 
 
-def fitted(picture: Image.Image) -> Float[Tensor, "3 224 224"]:
+def fit_picture(picture: Image.Image) -> Float[Tensor, "3 224 224"]:
     """An RGB picture resized to fit 224 x 224, the rest black, with CLIP's normalization.
 
     Resized are its numbers in [0, 1], bicubic without antialiasing: torchvision's default for tensors before 0.17,

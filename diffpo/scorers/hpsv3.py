@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLConfig, Qwen2VLModel
 
 from diffpo.core.refusal import Refusal
-from diffpo.scorers.checkpoints import saved
+from diffpo.scorers.checkpoints import read_saved
 from diffpo.scorers.learned import Learned
-from diffpo.storage.hub import SAFE, reaching
-from diffpo.storage.whole import fill
+from diffpo.storage.hub import SAFE, name_failed_loads
+from diffpo.storage.whole import fill_network
 
 FILE = "HPSv3.safetensors"
 PIXELS = 256 * 28 * 28
@@ -58,14 +58,14 @@ class HPSv3(Learned):
         return super().precision if self.dtype else torch.bfloat16
 
     def load(self) -> nn.Module:
-        with reaching(self.base, "the configuration of a Qwen2-VL"):
+        with name_failed_loads(self.base, "the configuration of a Qwen2-VL"):
             config = Qwen2VLConfig.from_pretrained(self.base)
         config.get_text_config().vocab_size = len(self.tokenizer)
         with init_empty_weights(include_buffers=False):
             network = Reward(config)
-        found = saved(self.path, FILE, self.revision, "HPSv3's weights")
+        found = read_saved(self.path, FILE, self.revision, "HPSv3's weights")
         used = {name: weight for name, weight in found.items() if name != UNUSED}
-        fill(network, used, self.path, "HPSv3", published_name)
+        fill_network(network, used, self.path, "HPSv3", published_name)
         return network
 
     @cached_property
@@ -78,7 +78,7 @@ class HPSv3(Learned):
 
     @cached_property
     def tokenizer(self) -> Any:
-        with reaching(self.base, "a tokenizer"):
+        with name_failed_loads(self.base, "a tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.base, padding_side="right", **SAFE)
         # transformers makes an empty one of a folder without its files, and says nothing.
         if PAD not in tokenizer.get_vocab():
@@ -88,7 +88,7 @@ class HPSv3(Learned):
 
     @cached_property
     def processor(self) -> Any:
-        with reaching(self.base, "an image processor"):
+        with name_failed_loads(self.base, "an image processor"):
             return AutoImageProcessor.from_pretrained(self.base, backend="pil", **SAFE)
 
     def check(self, prompts) -> None:

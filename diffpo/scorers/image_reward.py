@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from diffpo.core.refusal import Refusal
-from diffpo.scorers.checkpoints import saved
-from diffpo.scorers.clip_parts import LinearStack, pixels
-from diffpo.scorers.learned import Learned, count_longer, stacked
-from diffpo.storage.hub import located, reaching
-from diffpo.storage.whole import fill
+from diffpo.scorers.checkpoints import read_saved
+from diffpo.scorers.clip_parts import LinearStack, clip_pixels
+from diffpo.scorers.learned import Learned, count_longer, stack_pictures
+from diffpo.storage.hub import locate_file, name_failed_loads
+from diffpo.storage.whole import fill_network
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 TOKENS = 35
@@ -81,18 +81,18 @@ class ImageReward(Learned):
         return f"{formula}; {self.precision}".replace("torch.", "")
 
     def load(self) -> nn.Module:
-        tensors = saved(self.path, "ImageReward.pt", self.revision, "ImageReward's weights")
+        tensors = read_saved(self.path, "ImageReward.pt", self.revision, "ImageReward's weights")
         with init_empty_weights(include_buffers=False):
             network = Blip()
         used = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
-        fill(network, used, self.path, "ImageReward", published_name)
+        fill_network(network, used, self.path, "ImageReward", published_name)
         return network
 
     @cached_property
     def bert(self) -> BertTokenizer:
-        with reaching(self.tokenizer, "BERT's vocabulary"):
+        with name_failed_loads(self.tokenizer, "BERT's vocabulary"):
             # Of a folder or hub id without vocabulary transformers makes an empty one, and says nothing.
-            bert = BertTokenizer.from_pretrained(located(self.tokenizer, "vocab.txt").parent)
+            bert = BertTokenizer.from_pretrained(locate_file(self.tokenizer, "vocab.txt").parent)
         bert.add_tokens(["[DEC]", "[ENC]"], special_tokens=True)
         if len(bert) != TEXT["vocab_size"]:
             raise Refusal(
@@ -109,9 +109,9 @@ class ImageReward(Learned):
         return count_longer(self.bert, prompts, TOKENS)
 
     def score(self, prompts: list[str], pictures: list[Image.Image]) -> Float[Tensor, " n"]:
-        square = partial(pixels, size=VISION["image_size"])
+        square = partial(clip_pixels, size=VISION["image_size"])
         tokens = self.bert(prompts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
-        rewards = self.network(stacked(square, pictures).to(self.place, self.precision), tokens.to(self.place))
+        rewards = self.network(stack_pictures(square, pictures).to(self.place, self.precision), tokens.to(self.place))
         return (rewards - MEAN) / STD
 
 

@@ -105,7 +105,9 @@ class Learned(Scorer):
         return torch.cat(scores)
 
 
-def stacked(prepare: Callable[[Image.Image], Tensor], pictures: Sequence[Image.Image]) -> Float[Tensor, "n 3 h w"]:
+def stack_pictures(
+    prepare: Callable[[Image.Image], Tensor], pictures: Sequence[Image.Image]
+) -> Float[Tensor, "n 3 h w"]:
     """Pictures prepared by several threads, as one batch."""
     return torch.stack(list(THREADS.map(prepare, pictures)))
 

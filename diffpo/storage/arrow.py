@@ -11,21 +11,21 @@ from datasets import Dataset, Features
 from datasets.table import MemoryMappedTable, concat_tables
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.files import writing
-from diffpo.storage.job_folder import WorkFolder
-from diffpo.storage.ledger import REMEDY, settle
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.job_folder import JobFolder
+from diffpo.storage.ledger import REMEDY, settle_file
 
 ENDING = ".arrow"
 PER_FILE = 1024  # rows, unless they are large
 LARGEST = 256 * 2**20  # bytes of a file
 
 
-def names(what: str, count: int) -> list[str]:
+def name_files(what: str, count: int) -> list[str]:
     """Names of the files of a table."""
     return [f"{what}-{number:05d}-of-{count:05d}{ENDING}" for number in range(count)]
 
 
-def write(file: Path, features: Features, records: Iterable[Mapping[str, Any]]) -> None:
+def write_batch(file: Path, features: Features, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records as one batch: small ones would cost memory and time whenever the table is opened.
 
     Raises:
@@ -33,20 +33,20 @@ def write(file: Path, features: Features, records: Iterable[Mapping[str, Any]]) 
     """
     schema, unfinished = features.arrow_schema, file.with_suffix(".unfinished")
     batch = pa.RecordBatch.from_pylist([features.encode_example(dict(record)) for record in records], schema=schema)
-    with writing(str(file), REMEDY):
+    with name_failed_writes(str(file), REMEDY):
         file.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
             stream.write_batch(batch)
-        settle(unfinished, file)
+        settle_file(unfinished, file)
 
 
-def opened(folder: Path, what: str, count: int) -> Dataset:
+def open_files(folder: Path, what: str, count: int) -> Dataset:
     """All files of a table as one.
 
     Raises:
         Refusal: if one is missing, or is no such file.
     """
-    files = [folder / name for name in names(what, count)]
+    files = [folder / name for name in name_files(what, count)]
     if missing := [file.name for file in files if not file.exists()]:
         raise Refusal(
             f"{folder} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or remove "
@@ -87,7 +87,7 @@ class Shards(ABC):
         """Names of a file and of what is written beside it."""
         return [name]
 
-    def missing_in(self, folder: WorkFolder) -> list[str]:
+    def missing_in(self, folder: JobFolder) -> list[str]:
         """Names of files that are not there as they were written; all processes have to call this."""
         parts = {name: self.made_with(name) for name in self.files}
         absent = set(folder.missing([part for of_file in parts.values() for part in of_file]))
@@ -102,5 +102,5 @@ class Shards(ABC):
         """Rows of each file, by its name."""
         per_file = max(1, min(PER_FILE, LARGEST // self.bytes_of_row))
         begins = range(0, self.rows, per_file)
-        found = names(self.what, len(begins))
+        found = name_files(self.what, len(begins))
         return {name: range(n, min(n + per_file, self.rows)) for name, n in zip(found, begins, strict=True)}

@@ -26,7 +26,7 @@ def digest_of(file: Path) -> dict[str, Any]:
         return {"bytes": opened.tell(), "sha256": digest}
 
 
-def digests(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def digest_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Of several files, by name."""
     names = list(names)
     with ThreadPoolExecutor(THREADS, "digests") as pool:
@@ -41,12 +41,12 @@ def name_files(folder: Path, about: Mapping[str, Any]) -> None:
     """
     names = found_in(folder)
     for name in names:
-        flush(folder / name)
-    text = json.dumps({**about, "files": digests(folder, names)}, indent=2) + "\n"
+        flush_file(folder / name)
+    text = json.dumps({**about, "files": digest_files(folder, names)}, indent=2) + "\n"
     (folder / FILES).write_text(text)
-    flush(folder / FILES)
+    flush_file(folder / FILES)
     for inner in {folder, *(file.parent for file in map(folder.joinpath, names))}:
-        flush(inner)
+        flush_file(inner)
 
 
 def found_in(folder: Path) -> list[str]:
@@ -95,7 +95,7 @@ def written_in(folder: Path) -> dict[str, Any] | None:
     try:
         said = named_in(folder)
     except (OSError, ValueError) as error:
-        raise Refusal(damaged(folder / FILES, error)) from error
+        raise Refusal(describe_damage(folder / FILES, error)) from error
     if said is None:
         log.warning(f"{folder} has no {FILES}, so its files are taken as they are: nothing tells what was written.")
     return said and said["files"]
@@ -118,7 +118,7 @@ def not_as_written(folder: Path, files: Mapping[str, Any]) -> dict[str, str]:
     states = {name: state_of(folder / name) for name in files.keys() - wrong.keys()}
     checked = {name: [state, files[name]] for name, state in states.items()}
     unread = [name for name in files if name in checked and known.get(name) != checked[name]]
-    found = digests(folder, unread)
+    found = digest_files(folder, unread)
     wrong |= {name: f"{name} is not what was written" for name in unread if found[name] != files[name]}
     if unread:
         try:
@@ -156,11 +156,11 @@ def read_json(file: Path) -> Any:
         content = file.read_bytes()
         found = json.loads(content)
     except (OSError, ValueError) as error:
-        raise Refusal(damaged(file, error)) from error
+        raise Refusal(describe_damage(file, error)) from error
     named = written_in(file.parent) if (file.parent / FILES).exists() else None
     entry = (named or {}).get(file.name)
     if entry and entry != entry_of(content):
-        raise Refusal(damaged(file, "it is not what was written"))
+        raise Refusal(describe_damage(file, "it is not what was written"))
     return found
 
 
@@ -176,7 +176,7 @@ def naming_damage(file: Path) -> Iterator[None]:
     except Refusal:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise Refusal(damaged(file, f"{type(error).__name__}: {error}")) from error
+        raise Refusal(describe_damage(file, f"{type(error).__name__}: {error}")) from error
 
 
 def entry_of(content: bytes) -> dict[str, Any]:
@@ -184,12 +184,12 @@ def entry_of(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def damaged(file: Path, reason: object) -> str:
+def describe_damage(file: Path, reason: object) -> str:
     said = " ".join(str(reason).split())[:200]
     return f"{file} is damaged ({said}); copy it again from where it is whole, or remove {file.parent} and begin anew."
 
 
-def flush(path: Path) -> None:
+def flush_file(path: Path) -> None:
     """Wait until the disk holds a file, or the names in a folder, so that a power cut finds them whole."""
     opened = os.open(path, os.O_RDONLY)
     try:

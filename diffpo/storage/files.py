@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def writing(what: str, then: str = "") -> Iterator[None]:
+def name_failed_writes(what: str, then: str = "") -> Iterator[None]:
     """Name what could not be written, and the remedy.
 
     Args:
@@ -97,7 +97,7 @@ def require_folder(path: Path | str, what: str) -> None:
     raise Refusal(f"There is no {path}, which was named as {what}; check the spelling, seen from {Path.cwd()}.")
 
 
-def settle(file: Path) -> None:
+def sort_metadata(file: Path) -> None:
     """Sort the metadata of a safetensors file in place, which the library writes in an order of chance.
 
     Two files of the same tensors and metadata then have the same bytes.
@@ -131,7 +131,7 @@ def require_name(name: str, what: str, taken: Collection[str] = ()) -> None:
 
 
 @contextmanager
-def sparing(what: str) -> Iterator[None]:
+def tell_failed_writes(what: str) -> Iterator[None]:
     """Tell what could not be written, and go on: it is about work that is done."""
     try:
         yield

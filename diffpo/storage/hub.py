@@ -67,7 +67,7 @@ BROKEN = "it is damaged, or holds more than tensors (or a git-lfs pointer); fetc
 
 
 @contextmanager
-def reaching(path: str, what: str) -> Iterator[None]:
+def name_failed_loads(path: str, what: str) -> Iterator[None]:
     """Turn the many errors of a failed load into one line that names cause and remedy.
 
     Raises:
@@ -95,12 +95,12 @@ def reaching(path: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def parsing() -> Iterator[None]:
+def name_parse_errors() -> Iterator[None]:
     """Inside is nothing but a library that makes something of a user's files: whatever it raises is about them.
 
     Raises:
-        ValueError: instead of the errors that say least, for `reaching` to name the files: libraries raise all kinds
-            of them, the package tokenizers bare Exceptions.
+        ValueError: instead of the errors that say least, for `name_failed_loads` to name the files: libraries raise
+            all kinds of them, the package tokenizers bare Exceptions.
     """
     try:
         yield
@@ -112,7 +112,7 @@ def parsing() -> Iterator[None]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def located(path: str, file: str, revision: str | None = None) -> Path:
+def locate_file(path: str, file: str, revision: str | None = None) -> Path:
     """`path` itself if it is a file, otherwise `file` in that folder or hub repository."""
     local = Path(path)
     if not local.exists():

@@ -19,23 +19,23 @@ from diffpo.storage.digests import (
     FILES,
     digest_of,
     entry_of,
-    flush,
+    flush_file,
     not_as_written,
     read_json,
     require_written,
     written_in,
     wrong_file,
 )
-from diffpo.storage.files import CONFIG, writing
+from diffpo.storage.files import CONFIG, name_failed_writes
 from diffpo.storage.ledger import IDENTITY, REMEDY, Ledger, as_json, replace_file, require_same, write_json
-from diffpo.storage.lock import Lock, require_ours, take
+from diffpo.storage.lock import Lock, require_ours, take_lock
 
 log = logging.getLogger(__name__)
 
 WAIT = timedelta(days=7)  # until the slowest process is done; torch gives up after minutes
 
 
-def joined() -> Accelerator:
+def join_processes() -> Accelerator:
     """The processes that share the work.
 
     Raises:
@@ -47,7 +47,7 @@ def joined() -> Accelerator:
 
 
 @dataclass(frozen=True)
-class WorkFolder:
+class JobFolder:
     """Results gather in a hidden folder inside; a summary, written last, tells that they are all there.
 
     `files.json` names them, and the summary, with their digests.
@@ -110,7 +110,7 @@ class WorkFolder:
     @cached_property
     def _lock(self) -> Lock:
         """It goes with the folder of what is unfinished."""
-        return take(self.unfinished, self.kind, lambda names: True)
+        return take_lock(self.unfinished, self.kind, lambda names: True)
 
     def require_room(self, what: str, needed: float | int) -> None:
         """Raise a Refusal if what is still missing will not fit on the disk.
@@ -131,10 +131,10 @@ class WorkFolder:
         Raises:
             Refusal: if it cannot be written.
         """
-        with writing(str(self.unfinished), REMEDY):
+        with name_failed_writes(str(self.unfinished), REMEDY):
             for name in names:
-                flush(self.unfinished / name)
-            flush(self.unfinished)
+                flush_file(self.unfinished / name)
+            flush_file(self.unfinished)
         self._kept.add({name: digest_of(self.unfinished / name) for name in names})
 
     @cached_property
@@ -182,7 +182,7 @@ class WorkFolder:
 
     def gather(self) -> None:
         """The results to their place."""
-        with writing(f"The shards in {self.path}", REMEDY):
+        with name_failed_writes(f"The shards in {self.path}", REMEDY):
             for file in self.unfinished.glob(f"*{self.ending}"):
                 file.rename(self.path / file.name)
 
@@ -194,16 +194,16 @@ class WorkFolder:
         """
         self.gather()
         known, content = self._known(Ledger(self._kept.folder, {"of": self.kind})), as_json(about)
-        with writing(str(self.path), REMEDY):
+        with name_failed_writes(str(self.path), REMEDY):
             for name in names:
-                flush(self.path / name)
+                flush_file(self.path / name)
             files = {name: known.get(name) or digest_of(self.path / name) for name in names}
         write_json(self.path / FILES, {"files": {**files, self.summary: entry_of(content)}})
         replace_file(self.path / self.summary, content)
         shutil.rmtree(self.unfinished)
 
 
-def tell(folder: Path, was_finished: bool, settings: str, done: str, sentence: str) -> None:
+def tell_result(folder: Path, was_finished: bool, settings: str, done: str, sentence: str) -> None:
     """What a script that fills a folder says at its end; its settings go beside what it made, if a kill kept those of
     the script that made it from there.
 

@@ -9,8 +9,8 @@ from typing import Any
 from zlib import crc32
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.digests import flush, read_json
-from diffpo.storage.files import writing
+from diffpo.storage.digests import flush_file, read_json
+from diffpo.storage.files import name_failed_writes
 
 IDENTITY = "identity.json"
 REMEDY = "the same command then goes on where it stopped"
@@ -58,7 +58,7 @@ class Ledger:
                 )
                 replace_file(part, b"".join(line for line, _ in found))
         if self.file.exists():
-            with writing(str(self.file), REMEDY):
+            with name_failed_writes(str(self.file), REMEDY):
                 os.truncate(self.file, len(whole_lines(self.file)))
 
     def add(self, entries: Mapping[Any, Any]) -> None:
@@ -71,7 +71,7 @@ class Ledger:
             Refusal: if the disk is full.
         """
         text = "".join(map(line_of, entries.items()))
-        with writing(str(self.file), REMEDY), self.file.open("a", encoding="utf-8") as lines:
+        with name_failed_writes(str(self.file), REMEDY), self.file.open("a", encoding="utf-8") as lines:
             lines.write(text)
             lines.flush()
             os.fsync(lines.fileno())
@@ -131,14 +131,14 @@ def as_json(values: Mapping[str, Any]) -> bytes:
 def replace_file(file: Path, content: bytes, mark: str = "") -> None:
     """Write a file that is there as a whole or not at all, after a power cut too; see `write_json`."""
     unfinished = file.with_name(f"{file.name}{mark}.unfinished")
-    with writing(str(file), REMEDY):
+    with name_failed_writes(str(file), REMEDY):
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(content)
-        settle(unfinished, file)
+        settle_file(unfinished, file)
 
 
-def settle(unfinished: Path, file: Path) -> None:
+def settle_file(unfinished: Path, file: Path) -> None:
     """Give a file its name when the disk holds it."""
-    flush(unfinished)
+    flush_file(unfinished)
     unfinished.replace(file)
-    flush(file.parent)
+    flush_file(file.parent)

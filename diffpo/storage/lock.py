@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.files import writing
+from diffpo.storage.files import name_failed_writes
 
 LOCK = ".diffpo.storage.lock"
 MOST = 2**12  # bytes that it holds
@@ -44,7 +44,7 @@ class Lock:
     _file: int | None = None
 
     def __init__(self, folder: Path, wait: bool = False):
-        with writing(f"The folder {folder}"):
+        with name_failed_writes(f"The folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         self.folder = folder
@@ -53,7 +53,7 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise Refusal(f"{folder} is in use by {holder(folder)}; wait for it, or {OTHERWISE}.") from error
+                raise Refusal(f"{folder} is in use by {find_holder(folder)}; wait for it, or {OTHERWISE}.") from error
             log.warning(f"{folder} cannot be locked ({error}); see that no other program writes there.")
 
     def sign(self, kind: str) -> None:
@@ -64,7 +64,7 @@ class Lock:
         """
         assert self._file is not None
         about = {"kind": kind, "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
-        with writing(f"{self.folder / LOCK}", "the same command then goes on"):
+        with name_failed_writes(f"{self.folder / LOCK}", "the same command then goes on"):
             # In place, and blank to the end: a full disk or a kill never leaves less than what stood there.
             before = os.pread(self._file, MOST, 0)
             text = json.dumps(about).encode().ljust(len(before))
@@ -97,7 +97,7 @@ def let_go() -> None:
 os.register_at_fork(after_in_child=let_go)
 
 
-def take(folder: Path, kind: str, is_ours: Callable[[set[str]], Any] = lambda names: False) -> Lock:
+def take_lock(folder: Path, kind: str, is_ours: Callable[[set[str]], Any] = lambda names: False) -> Lock:
     """Keep a folder for this program; one that this process has already is given again.
 
     Args:
@@ -137,18 +137,18 @@ def require_ours(folder: Path, kind: str, is_ours: Callable[[set[str]], Any]) ->
 
 def begun_by(folder: Path) -> str | None:
     """The kind of work that began a folder; None if none did, or nothing tells."""
-    return told(folder).get("kind")
+    return read_lock(folder).get("kind")
 
 
-def holder(folder: Path) -> str:
+def find_holder(folder: Path) -> str:
     """Who has a folder, as far as is known."""
-    said = told(folder)
+    said = read_lock(folder)
     if not said:
         return "another program"
     return f"process {said.get('pid')} on {said.get('host')} ({said.get('kind')} since {said.get('since')})"
 
 
-def told(folder: Path) -> dict[str, Any]:
+def read_lock(folder: Path) -> dict[str, Any]:
     """What the last program that had a folder says of itself; nothing if that cannot be read."""
     try:
         said = json.loads((folder / LOCK).read_bytes())

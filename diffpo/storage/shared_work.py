@@ -8,7 +8,7 @@ import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
-from diffpo.processes.stopping import orderly
+from diffpo.processes.stopping import end_in_order
 from diffpo.storage.ledger import Ledger
 
 
@@ -38,7 +38,7 @@ def shared_out(
     state.wait_for_everyone()  # nobody adds before all have seen the same
     missing = [number for number in numbers if number not in ledger.done]
     mine = np.array_split(missing, state.num_processes)[state.process_index].tolist()
-    with orderly() as stop, tqdm(total=len(mine), desc=what, unit=unit, disable=not state.is_main_process) as bar:
+    with end_in_order() as stop, tqdm(total=len(mine), desc=what, unit=unit, disable=not state.is_main_process) as bar:
         for begin in range(0, len(mine), at_a_time):
             for results in found(mine[begin : begin + at_a_time]):
                 ledger.add(results)

@@ -15,7 +15,7 @@ TOGETHER = 2**26
 
 
 @dataclass(eq=False)
-class Stored(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
     """Tensors by name, each read when it is asked for and soon forgotten by this object.
 
     Attributes:
@@ -47,7 +47,7 @@ class Stored(Mapping[str, Tensor]):
         return len(self.files)
 
 
-def stored(files: list[Path]) -> Stored:
+def open_tensors(files: list[Path]) -> LazyTensors:
     """What is in some files.
 
     Raises:
@@ -61,10 +61,10 @@ def stored(files: list[Path]) -> Stored:
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise Refusal(f"{path} cannot be read as safetensors ({reason}); copy or download it again.") from error
-    return Stored(found)
+    return LazyTensors(found)
 
 
-def header(file: Path) -> dict[str, str]:
+def read_header(file: Path) -> dict[str, str]:
     """The metadata of a file."""
     with safe_open(file, "pt") as opened:
         return opened.metadata() or {}

@@ -21,7 +21,7 @@ def encoding_of(data: bytes) -> str:
     return next((encoding for mark, encoding in ENCODINGS.items() if data.startswith(mark)), "utf-8")
 
 
-def decoded(data: bytes, name: str) -> str:
+def decode_text(data: bytes, name: str) -> str:
     """The text of a file. The mark of UTF-8 stays in front, for `diffpo.data.typed.Field.prompt` to count.
 
     Args:
@@ -33,7 +33,7 @@ def decoded(data: bytes, name: str) -> str:
     try:
         text = data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
-        raise Refusal(undecodable(name, error)) from error
+        raise Refusal(describe_undecodable(name, error)) from error
     if "\0" in text:  # of UTF-16 without its mark, every other byte
         raise Refusal(f"{name} is no text in {encoding_of(data)} (it holds zeros); save it as UTF-8")
     return text
@@ -45,10 +45,10 @@ def read_text(file: Path) -> str:
     Raises:
         Refusal: if it is neither in UTF-8 nor has the byte-order mark of another encoding.
     """
-    return StringIO(decoded(file.read_bytes(), str(file)), newline=None).read()
+    return StringIO(decode_text(file.read_bytes(), str(file)), newline=None).read()
 
 
-def undecodable(name: str, error: UnicodeDecodeError) -> str:
+def describe_undecodable(name: str, error: UnicodeDecodeError) -> str:
     """What is wrong with a file, and the remedy."""
     return f"{name} is no text in {error.encoding} ({error.reason} at byte {error.start}); save it as UTF-8"
 
@@ -69,5 +69,5 @@ def first_undecodable(files: Sequence[str]) -> str | None:
                 for _ in lines:
                     pass
         except UnicodeDecodeError as error:
-            return undecodable(file, error)
+            return describe_undecodable(file, error)
     return None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.hub import reaching
+from diffpo.storage.hub import name_failed_loads
 
 COMPILED = "_orig_mod."
 WRAPPERS = ("module.", "policy.", "state_dict.")
@@ -54,7 +54,7 @@ def match_weights(
         Refusal: if the file lacks a tensor, has one too many, or one of another shape: it names the first.
     """
     spare = set(spare)
-    names = {name: name if name in wanted else unwrapped(name) for name in found}
+    names = {name: name if name in wanted else unwrap_name(name) for name in found}
     names = {name: ours for name, ours in names.items() if ours in wanted or ours not in spare}
     there = set(names.values())
     have = Counter((ours, shape_of(found[name])) for name, ours in names.items())
@@ -80,7 +80,7 @@ def shape_of(shape: Sequence[int] | None) -> tuple[int, ...] | str:
     return "unknown" if shape is None else tuple(shape)
 
 
-def unwrapped(name: str) -> str:
+def unwrap_name(name: str) -> str:
     """A weight's name without what torch.compile, DDP or a trainer put before it."""
     name = name.replace(COMPILED, "")
     while wrapper := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None):
@@ -93,7 +93,7 @@ def tell_unwrapped(names: Sequence[str], path: str) -> None:
         log.warning(f"{path}: {len(names)} names of weights lost what a wrapper had put into them, e.g. {names[0]}.")
 
 
-def fill(
+def fill_network(
     network: nn.Module, tensors: Mapping[str, Tensor], path: str, what: str, called: Callable[[str], str] = str
 ) -> None:
     """Give a network all of its weights from a file; see `match_weights`.
@@ -128,11 +128,11 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
             first.
     """
     asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    with reaching(path, what), unreported():
+    with name_failed_loads(path, what), silence_reports():
         network, report = load(**asked)
         loaded = network.state_dict().keys() - report["missing_keys"]
-        wrapped = sorted(name for name in report["unexpected_keys"] if name != unwrapped(name))
-        if any(not loaded.isdisjoint(endings(unwrapped(name))) for name in wrapped):
+        wrapped = sorted(name for name in report["unexpected_keys"] if name != unwrap_name(name))
+        if any(not loaded.isdisjoint(list_endings(unwrap_name(name))) for name in wrapped):
             wrapped = []  # some are there twice
         if wrapped:
             network, report = load(**asked, key_mapping=UNWRAPPING)
@@ -143,8 +143,8 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
     found |= dict.fromkeys(report["unexpected_keys"])
     spare = set(spare) - wanted.keys()
     if others:
-        kinds = {numberless(name) for name in wanted}
-        spare |= {name for name in report["unexpected_keys"] if numberless(name) not in kinds}
+        kinds = {drop_numbers(name) for name in wanted}
+        spare |= {name for name in report["unexpected_keys"] if drop_numbers(name) not in kinds}
     match_weights(found, wanted, path, what, spare)
     tell_unwrapped(wrapped, path)
     require_finite(network.named_parameters(), path, what)
@@ -152,7 +152,7 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
 
 
 @contextmanager
-def unreported() -> Iterator[None]:
+def silence_reports() -> Iterator[None]:
     """Inside, libraries do not list weights that did not fit: whoever loads refuses them in one line."""
     loggers = [logging.getLogger(name) for name in LISTING]
     for logger in loggers:
@@ -168,13 +168,13 @@ def nothing(_: logging.LogRecord) -> bool:
     return False
 
 
-def endings(name: str) -> list[str]:
+def list_endings(name: str) -> list[str]:
     """The name, and what is left of it without each of its first parts: libraries may have a prefix of their own."""
     parts = name.split(".")
     return [".".join(parts[i:]) for i in range(len(parts))]
 
 
-def numberless(name: str) -> str:
+def drop_numbers(name: str) -> str:
     """What weights of all layers have in common."""
     return re.sub(r"\d+", "#", name)
 

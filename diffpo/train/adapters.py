@@ -1,8 +1,8 @@
 """LoRA on a network: what is trained, and the switch that turns the policy into its own reference."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from diffpo.core.refusal import Refusal
+from diffpo.lora.switch import adapted, switched
 
 TRAINED = "default"
 
@@ -143,7 +143,7 @@ def linear_layers(network: nn.Module) -> list[str]:
 
 
 def carries_adapters(network: nn.Module) -> bool:
-    return any(isinstance(module, BaseTunerLayer) for module in network.modules())
+    return bool(adapted(network))
 
 
 def require_bare(network: nn.Module) -> None:
@@ -154,48 +154,23 @@ def require_bare(network: nn.Module) -> None:
         )
 
 
-# peft's own switches also walk through the parameters of every layer to freeze and thaw them: 20 ms of Python per step
-# at Stable Diffusion's size, and a frozen second adapter is thawed. A pass without gradient needs the flags alone.
-
-
-@contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Every adapter of the model is off; what is trainable stays so.
+def adapters_off(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside, every adapter of the model is off; what is trainable stays so.
 
     Raises:
         Refusal: if the model carries no adapters.
     """
-    layers = adapter_layers(model)
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
+    return switched(adapter_layers(model), {})
 
 
 def adapter_only(name: str) -> Switch:
     """Inside, the named adapter alone is active; afterwards those are that were. What is trainable stays so."""
-
-    @contextmanager
-    def switched(model: nn.Module) -> Iterator[None]:
-        layers = adapter_layers(model)
-        active = [layer.active_adapters for layer in layers]
-        for layer in layers:
-            layer._active_adapter = [name]
-        try:
-            yield
-        finally:
-            for layer, names in zip(layers, active, strict=True):
-                layer._active_adapter = names
-
-    return switched
+    return lambda model: switched(adapter_layers(model), {name: None})
 
 
 def adapter_layers(model: nn.Module) -> list[Any]:
-    """Modules that are BaseTunerLayers too, which no type can say."""
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    """Layers of a model that has to carry adapters."""
+    layers = adapted(model)
     if not layers:
         raise Refusal(f"{type(model).__name__} has no adapters to switch; set base.adapter, or use FrozenCopy.")
     return layers

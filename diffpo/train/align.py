@@ -14,14 +14,14 @@ from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.data.pairs import RowPairs, require_suits
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.storage.files import sparing
+from diffpo.storage.files import tell_failed_writes
 from diffpo.train.fit import Preview, fit
 from diffpo.train.publish import Publish
 from diffpo.train.reference_cache import require_still
 from diffpo.train.report.curves import draw_curves
 from diffpo.train.report.ending import tell_ending
 from diffpo.train.run import Run
-from diffpo.train.validation import Split, Validation
+from diffpo.train.validation import Validation, ValidationSplit
 
 MakeReference = Callable[[], Reference]
 
@@ -53,7 +53,7 @@ class LoadedBase(Protocol):
 
 
 def open_pairs(
-    objective: Objective, data: Any, validation: Split | None, run: Run, *opening: Any
+    objective: Objective, data: Any, validation: ValidationSplit | None, run: Run, *opening: Any
 ) -> tuple[Any, Validation | None]:
     """The track's pairs, and those that are held out.
 
@@ -92,7 +92,7 @@ def align(
     if remembered:
         require_still(reference)
         make = partial(remembered, make)
-    frozen = make() if objective.needs_reference else None
+    frozen = make() if objective.requires.reference else None
     objective.attach(model.network, run.seed)
     fit(objective, model.network, frozen, pairs, model.prepare, optimizer, run, preview, held_out)
     report = f"{pairs.report()} {model.report()}".strip()
@@ -120,7 +120,7 @@ def finish(
 
     def card() -> None:
         if accelerator.is_main_process:
-            with sparing(f"The model card of {folder}"):
+            with tell_failed_writes(f"The model card of {folder}"):
                 write_card(command=sys.argv)
 
     if accelerator.is_main_process and (missing := draw_curves(folder)):

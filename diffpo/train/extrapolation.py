@@ -18,8 +18,8 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Blend, Network
-from diffpo.storage.files import require_folder, writing
-from diffpo.storage.tensors import header, stored
+from diffpo.storage.files import name_failed_writes, require_folder
+from diffpo.storage.tensors import open_tensors, read_header
 
 Weights = Mapping[str, Tensor]
 
@@ -62,7 +62,7 @@ class Extrapolated(Mapping[str, Tensor]):
         return len(self.plain)
 
 
-def accelerated(start: Weights, solve: Callable[[Weights, int], Weights], rounds: int, alpha: float) -> Weights:
+def run_accelerated(start: Weights, solve: Callable[[Weights, int], Weights], rounds: int, alpha: float) -> Weights:
     """The plain weights of the last of some rounds.
 
     Args:
@@ -99,11 +99,11 @@ def extrapolate(
         raise Refusal(f"{plain} is given as the last round and as the one before; name two.")
     if output_dir.exists() and (output_dir.is_file() or any(output_dir.iterdir())):
         raise Refusal(f"output_dir {output_dir} is not empty and is not overwritten; choose another one.")
-    files, theta, earlier = weight_files(plain), stored(weight_files(plain)), stored(weight_files(before))
+    files, theta, earlier = weight_files(plain), open_tensors(weight_files(plain)), open_tensors(weight_files(before))
     after = Extrapolated(theta, earlier, alpha, dtype)
     moved = size = 0.0
     unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    with writing(str(output_dir), "nothing was left there"):
+    with name_failed_writes(str(output_dir), "nothing was left there"):
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             checkpoints = shutil.ignore_patterns("*.safetensors", "checkpoint-*", "metrics.jsonl", "README.md")
@@ -111,7 +111,9 @@ def extrapolate(
             for file in files:
                 names = [name for name in theta if theta.files[name] == file]
                 save_file(
-                    {name: after[name].contiguous() for name in names}, unfinished / file.name, header(file) or None
+                    {name: after[name].contiguous() for name in names},
+                    unfinished / file.name,
+                    read_header(file) or None,
                 )
                 for name in names:
                     moved += float((theta[name].double() - earlier[name].double()).square().sum())
@@ -132,6 +134,6 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise Refusal(f"{folder} has no weights in safetensors at its top; name the folder of the network itself.")
-    if any("lora" in name for name in stored(files)):
+    if any("lora" in name for name in open_tensors(files)):
         raise Refusal(f"{folder} holds a LoRA; merge it into its base first, and name the merged weights.")
     return files

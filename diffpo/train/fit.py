@@ -18,13 +18,13 @@ from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
-from diffpo.core.sharding import is_sharded, reshard, whole
+from diffpo.core.sharding import gather_tensor, is_sharded, reshard
 from diffpo.data.pairs import Pairs
-from diffpo.data.sampler import Share
-from diffpo.processes.stopping import orderly
+from diffpo.data.sampler import ProcessShare
+from diffpo.processes.stopping import end_in_order
 from diffpo.storage.files import in_one_line
 from diffpo.storage.whole import require_finite
-from diffpo.train.ema import Average
+from diffpo.train.ema import EmaWeights
 from diffpo.train.metrics import Meter
 from diffpo.train.progress import Progress
 from diffpo.train.run import Run, count_copies, require_disk
@@ -97,12 +97,12 @@ def fit(
     describe(run, steps, pairs.size, learner.parameters, learner.schedule.base_lrs[0])
 
     accumulate, place = accelerator.gradient_accumulation_steps, (accelerator.process_index, accelerator.num_processes)
-    share = Share(config.per_device_batch_size, run.seed, *place, first=step * accumulate)
+    share = ProcessShare(config.per_device_batch_size, run.seed, *place, first=step * accumulate)
     bar = tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, desc="fit", mininterval=1)
     progress, alone = Progress(run, bar, step), accelerator.num_processes == 1
     books = Bookkeeping(learner, steps, progress, checkpoints, preview, validation)
     books.show(step)
-    with orderly("Saved steps are kept.") as stop, bar:  # which is closed on an error too: that gets its own line
+    with end_in_order("Saved steps are kept.") as stop, bar:  # which is closed on an error too: that gets its own line
         for n, raw in enumerate(islice(pairs.batches(share), (steps - step) * accumulate), start=1):
             norm = learner.micro_step(raw, step, progress.meter)
             if n % accumulate:
@@ -144,7 +144,7 @@ class Learner:
     parameters: list[nn.Parameter]
     optimizer: Any
     schedule: Any
-    ema: Average | None
+    ema: EmaWeights | None
 
     @classmethod
     def of(
@@ -163,7 +163,7 @@ class Learner:
         schedule = get_scheduler(config.schedule, stepper, num_warmup_steps=config.warmup, num_training_steps=steps)
         model, stepper = run.accelerator.prepare(policy, stepper)
         parameters = [p for p in policy.parameters() if p.requires_grad]  # sharding has replaced them
-        ema = Average(parameters, decay=config.ema) if config.ema is not None else None
+        ema = EmaWeights(parameters, decay=config.ema) if config.ema is not None else None
         return cls(run, objective, policy, model, reference, prepare, parameters, stepper, schedule, ema)
 
     def micro_step(self, raw: Any, step: int, meter: Meter) -> Any:
@@ -194,7 +194,7 @@ class Learner:
         accelerator = self.run.accelerator
         if accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
             return
-        meter.add_number("grad_norm", whole(torch.as_tensor(norm, device=accelerator.device)))
+        meter.add_number("grad_norm", gather_tensor(torch.as_tensor(norm, device=accelerator.device)))
         self.schedule.step()
         if self.ema:
             self.ema.step(self.parameters)

@@ -12,7 +12,7 @@ from typing import Any
 from diffpo import __version__
 from diffpo.cli.names import find_public_path
 from diffpo.core.objective import Objective
-from diffpo.evaluation.win_rates import versions
+from diffpo.evaluation.win_rates import list_versions
 from diffpo.storage.digests import read_json
 from diffpo.storage.hub import LICENSES
 from diffpo.train.run import METRICS
@@ -20,7 +20,7 @@ from diffpo.train.run import METRICS
 log = logging.getLogger(__name__)
 
 
-def opening(name: str, base: str, data: str, objective: Objective, ema: float | None) -> list[str]:
+def write_opening(name: str, base: str, data: str, objective: Objective, ema: float | None) -> list[str]:
     """Sections that say what this is.
 
     Args:
@@ -34,7 +34,7 @@ def opening(name: str, base: str, data: str, objective: Objective, ema: float | 
     return [f"# {name}", tuned, f"The weights are {averaged}."]
 
 
-def closing(folder: Path, base: str, settings: str, command: Sequence[str]) -> list[str]:
+def write_closing(folder: Path, base: str, settings: str, command: Sequence[str]) -> list[str]:
     """Sections that say how it was made and what was measured, some of them empty.
 
     Args:
@@ -45,18 +45,18 @@ def closing(folder: Path, base: str, settings: str, command: Sequence[str]) -> l
     return [
         f"```bash\naccelerate launch {shlex.join(command)}\n```" if command else "",
         last_metrics(folder),
-        judged(folder),
+        write_verdicts(folder),
         f"## License\n\n{license_note(base)}",
-        f"## Recipe\n\n{', '.join(f'{name} {number}' for name, number in installed().items())}",
+        f"## Recipe\n\n{', '.join(f'{name} {number}' for name, number in list_installed().items())}",
         f"```yaml\n{settings.strip()}\n```",
     ]
 
 
-def paths(tree: Any) -> list[str]:
+def find_paths(tree: Any) -> list[str]:
     """What sources call `path`, in mixtures of sources too."""
     if isinstance(tree, dict):
-        return [found for name, x in tree.items() for found in ([x] if name == "path" else paths(x))]
-    return [found for x in tree for found in paths(x)] if isinstance(tree, list | tuple) else []
+        return [found for name, x in tree.items() for found in ([x] if name == "path" else find_paths(x))]
+    return [found for x in tree for found in find_paths(x)] if isinstance(tree, list | tuple) else []
 
 
 def last_metrics(folder: Path) -> str:
@@ -84,7 +84,7 @@ def metrics_in(file: Path) -> Iterator[dict[str, Any]]:
             log.warning(f"Line {number} of {file} is damaged; the card is written without it.")
 
 
-def judged(folder: Path) -> str:
+def write_verdicts(folder: Path) -> str:
     """Win rates with their intervals and each model's figures, from `report.json`."""
     if not (folder / "report.json").exists():
         return ""
@@ -109,5 +109,5 @@ def license_note(path: str) -> str:
     return f"The weights derive from `{path}`, whose license ({name}) applies to them."
 
 
-def installed() -> dict[str, str]:
-    return versions() | {"accelerate": version("accelerate")}
+def list_installed() -> dict[str, str]:
+    return list_versions() | {"accelerate": version("accelerate")}

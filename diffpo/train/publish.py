@@ -39,7 +39,7 @@ class Publish:
         try:
             validate_repo_id(self.repo)
         except HFValidationError as error:
-            raise Refusal(f"publish.repo {self.repo!r} cannot be a name on the hub ({oneline(error)}).") from error
+            raise Refusal(f"publish.repo {self.repo!r} cannot be a name on the hub ({join_lines(error)}).") from error
 
     def check(self) -> None:
         """Refuse before training what would fail after it; one process has to call this.
@@ -57,8 +57,10 @@ class Publish:
         except LocalTokenNotFoundError as error:
             raise Refusal(f"Nobody is logged in to upload to {self.repo}; run `hf auth login` first.") from error
         except (OSError, HTTPError) as error:
-            remedy = "run `hf auth login` again" if refused(error) else "check the network, or train without publish"
-            raise Refusal(f"{self.repo} cannot be checked on the hub ({oneline(error)}); {remedy}.") from error
+            remedy = (
+                "run `hf auth login` again" if is_refused(error) else "check the network, or train without publish"
+            )
+            raise Refusal(f"{self.repo} cannot be checked on the hub ({join_lines(error)}); {remedy}.") from error
         owner, known = self.repo.split("/")[0], [me["name"], *(group["name"] for group in me["orgs"])]
         if "/" in self.repo and owner not in known:
             raise Refusal(f"publish.repo {self.repo} belongs to {owner}, the login to {', '.join(known)}; use those.")
@@ -73,10 +75,10 @@ class Publish:
         Raises:
             Refusal: if the upload failed. The run is complete in `folder` all the same.
         """
-        files = uploads(folder)
+        files = list_uploads(folder)
         if self.dry_run:
-            listed = "\n".join(f"  {file.relative_to(folder)}  {size(file.stat().st_size)}" for file in files)
-            print(f"dry run, nothing is uploaded; {self.repo} would get {told(files)} from {folder}:\n{listed}")
+            listed = "\n".join(f"  {file.relative_to(folder)}  {format_size(file.stat().st_size)}" for file in files)
+            print(f"dry run, nothing is uploaded; {self.repo} would get {list_files(files)} from {folder}:\n{listed}")
             return
         names = [glob.escape(str(file.relative_to(folder))) for file in files]
         api = HfApi()
@@ -88,29 +90,30 @@ class Publish:
             command = ["hf", "upload", self.repo, str(folder), ".", *(["--private"] if self.private else [])]
             command += [part for name in names for part in ("--include", name)]
             raise Refusal(
-                f"{folder} is complete, but its upload to {self.repo} failed ({oneline(error)}); do it by hand with: "
+                f"{folder} is complete, but its upload to {self.repo} failed ({join_lines(error)}); do it by hand "
+                "with: "
                 f"{shlex.join(command)}"
             ) from error
-        print(f"{told(files)} uploaded to {url}")
+        print(f"{list_files(files)} uploaded to {url}")
 
 
-def uploads(folder: Path) -> list[Path]:
+def list_uploads(folder: Path) -> list[Path]:
     """What is uploaded of a run: of the previews, only the newest, which the model card shows."""
     found = [file for pattern in (*PARTS, *FOLDERS) for file in sorted(folder.glob(pattern)) if file.is_file()]
     return found + sorted(folder.glob("previews/step-*.png"))[-1:]
 
 
-def told(files: list[Path]) -> str:
-    return f"{len(files)} files ({size(sum(file.stat().st_size for file in files))})"
+def list_files(files: list[Path]) -> str:
+    return f"{len(files)} files ({format_size(sum(file.stat().st_size for file in files))})"
 
 
-def size(n: int) -> str:
+def format_size(n: int) -> str:
     return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
 
 
-def refused(error: Exception) -> bool:
+def is_refused(error: Exception) -> bool:
     return isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
 
 
-def oneline(error: Exception) -> str:
+def join_lines(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

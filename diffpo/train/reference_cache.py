@@ -13,9 +13,9 @@ from torch import Tensor
 from diffpo.core.draws import Draws
 from diffpo.core.references import SCORES, Reference, Score
 from diffpo.core.refusal import Refusal
-from diffpo.storage.digests import damaged, read_json
-from diffpo.storage.files import writing
-from diffpo.storage.ledger import IDENTITY, REMEDY, require_same, settle, write_json
+from diffpo.storage.digests import describe_damage, read_json
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.ledger import IDENTITY, REMEDY, require_same, settle_file, write_json
 from diffpo.storage.lock import Lock
 
 PRIME = 2**32 - 5
@@ -24,12 +24,12 @@ BLOCK = 2**16  # entries per write while a file is made
 log = logging.getLogger(__name__)
 
 
-class Remembered(Reference):
+class CachedReference(Reference):
     """A frozen reference that is asked only what was not asked before, in this run or another that shares the folder.
 
     Draws that repeat after `cycle` epochs (`PairData.cycle`) leave each pair `cycle` times and noises, so a sweep over
     losses, betas and learning rates pays for the reference once. It is not the published algorithm, which never draws
-    the same noise again; README, "Encode once", says what few draws cost.
+    the same noise again; docs/data.md, "Encode once", says what few draws cost.
 
     Answers of one kind (scores, or the noise of inverted pictures) lie in one file of cycle x ids x candidates x ...
     numbers in fp32, NaN where nothing is known yet, which all processes of a machine (or, on a shared disk, of
@@ -51,8 +51,8 @@ class Remembered(Reference):
     def __init__(self, inner: Reference | None, folder: Path):
         self.inner, self.folder = inner, folder
         shapes = read_json(folder / IDENTITY)["shapes"]
-        self.known = {what: mapped(folder / f"{what}.npy", "<f4", shape) for what, shape in shapes.items()}
-        self.checks = {what: mapped(folder / check_of(what), "<u4", shape[:2]) for what, shape in shapes.items()}
+        self.known = {what: map_table(folder / f"{what}.npy", "<f4", shape) for what, shape in shapes.items()}
+        self.checks = {what: map_table(folder / check_of(what), "<u4", shape[:2]) for what, shape in shapes.items()}
         self.draws: Draws | None = None
         self.looked_up = self.computed = 0
         self.told = False  # that some are damaged
@@ -97,7 +97,7 @@ class Remembered(Reference):
         if answers.shape != found.shape:
             raise Refusal(
                 f"The objective asks its reference for a tensor of shape {tuple(answers.shape)}, only numbers of "
-                f"shape {found.shape} can be remembered; set remember to null."
+                f"shape {found.shape} can be remembered; set reference_cache to null."
             )
         kept = answers.transpose(0, 1).float().cpu().numpy()
         known[epoch, row] = kept
@@ -125,23 +125,23 @@ def open_answers(folder: Path, identity: Mapping[str, Any], shapes: Mapping[str,
     """
     whole = {**identity, "shapes": {what: list(shape) for what, shape in shapes.items()}}
     if (folder / IDENTITY).exists():
-        require_same(read_json(folder / IDENTITY), whole, folder, "name another folder in remember")
+        require_same(read_json(folder / IDENTITY), whole, folder, "name another folder in reference_cache")
         return
     lock = Lock(folder, wait=True)  # of two runs that begin at once one makes the files
     if not (folder / IDENTITY).exists():
         for what, shape in shapes.items():
-            make(folder / f"{what}.npy", shape)
-            make(folder / check_of(what), shape[:2], "<u4", 0.0)
+            make_table(folder / f"{what}.npy", shape)
+            make_table(folder / check_of(what), shape[:2], "<u4", 0.0)
         write_json(folder / IDENTITY, whole)
     lock.release()
-    require_same(read_json(folder / IDENTITY), whole, folder, "name another folder in remember")
+    require_same(read_json(folder / IDENTITY), whole, folder, "name another folder in reference_cache")
 
 
 def check_of(what: str) -> str:
     return f"{what}-checks.npy"
 
 
-def mapped(table: Path, kind: str, shape: Sequence[int]) -> np.ndarray:
+def map_table(table: Path, kind: str, shape: Sequence[int]) -> np.ndarray:
     """A file of numbers in memory.
 
     Raises:
@@ -150,9 +150,9 @@ def mapped(table: Path, kind: str, shape: Sequence[int]) -> np.ndarray:
     try:
         found = np.load(table, mmap_mode="r+")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, UnicodeError) as error:
-        raise Refusal(damaged(table, error)) from error
+        raise Refusal(describe_damage(table, error)) from error
     if (found.dtype.str, list(found.shape)) != (kind, list(shape)):
-        raise Refusal(damaged(table, f"it holds {found.shape} numbers of {found.dtype}"))
+        raise Refusal(describe_damage(table, f"it holds {found.shape} numbers of {found.dtype}"))
     return found
 
 
@@ -172,20 +172,22 @@ def is_intact(answers: Float[np.ndarray, "..."], checks: UInt32[np.ndarray, "...
     return (np.isfinite(flat).all(-1) & (checksums(flat) == checks.ravel())).reshape(checks.shape)
 
 
-def make(table: Path, shape: tuple[int, ...], kind: str = "<f4", value: float = np.nan) -> None:
+def make_table(table: Path, shape: tuple[int, ...], kind: str = "<f4", value: float = np.nan) -> None:
     """A file of nothing but one number, written out: one with holes could fail much later, on a full disk."""
     unfinished = table.with_suffix(".npy.unfinished")
-    with writing(str(table), REMEDY):
+    with name_failed_writes(str(table), REMEDY):
         table.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
             left = int(np.prod(shape))
             for begin in range(0, left, BLOCK):
                 file.write(np.full(min(BLOCK, left - begin), value, dtype=kind).tobytes())
-        settle(unfinished, table)
+        settle_file(unfinished, table)
 
 
 def require_still(reference: Callable[..., Reference] | None) -> None:
     """Raise a Refusal if a reference was chosen, which may move."""
     if reference is not None:
-        raise Refusal("Only the untuned base can be remembered, which never moves; set reference or remember to null.")
+        raise Refusal(
+            "Only the untuned base can be remembered, which never moves; set reference or reference_cache to null."
+        )

@@ -17,11 +17,11 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.processes.everyone import on_main
-from diffpo.processes.launchers import precision, require_joined, suit_launcher
-from diffpo.storage.files import CONFIG, remedy_of, writing
-from diffpo.storage.lock import Lock, take
+from diffpo.processes.launchers import autocast_type, require_joined, suit_launcher
+from diffpo.storage.files import CONFIG, name_failed_writes, remedy_of
+from diffpo.storage.lock import Lock, take_lock
 from diffpo.train.metrics import require_trackers
-from diffpo.train.state.checkpoint import Checkpoints, flat, folders
+from diffpo.train.state.checkpoint import Checkpoints, flatten_tree, list_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Run:
             Refusal: if it cannot be written.
         """
         if self.accelerator.is_main_process:
-            with writing(str(self.output_dir / CONFIG), "the same command then goes on"):
+            with name_failed_writes(str(self.output_dir / CONFIG), "the same command then goes on"):
                 (self.output_dir / CONFIG).write_text(self.settings)
 
     def log(self, metrics: dict[str, float], step: int, is_last: bool = False) -> None:
@@ -188,15 +188,17 @@ def open_run(
     )
     require_joined(accelerator.num_processes)
     accelerator.gradient_accumulation_steps = count_accumulated(config, accelerator.num_processes)
-    run = Run(config, output_dir, seed, resume, settings, accelerator, storage=precision(accelerator))
+    run = Run(config, output_dir, seed, resume, settings, accelerator, storage=autocast_type(accelerator))
     suit_launcher(accelerator, config.per_device_batch_size, config.max_grad_norm)
     if resume is None:
         run.checkpoints.require_fresh()
     else:
         run.checkpoints.chosen(resume)
-    run = replace(run, lock=on_main(lambda: take(output_dir, TRAINING, lambda names: folders(output_dir))))
+    run = replace(
+        run, lock=on_main(lambda: take_lock(output_dir, TRAINING, lambda names: list_checkpoints(output_dir)))
+    )
     if config.report_to:
-        values = flat(yaml.safe_load(settings) or {})
+        values = flatten_tree(yaml.safe_load(settings) or {})
         accelerator.init_trackers(
             "diffpo",
             {key: v if isinstance(v, int | float) else str(v) for key, v in values.items()},

@@ -16,7 +16,7 @@ from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import Pairs
 from diffpo.data.rows import ForTraining, ForValidation
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.data.source import Source
 from diffpo.train.metrics import Meter
 from diffpo.train.run import Run
@@ -53,7 +53,7 @@ class Validation:
             model: the network as wrapped for training.
         """
         accelerator, batch = run.accelerator, run.config.per_device_batch_size
-        share = Share(batch, run.seed, accelerator.process_index, accelerator.num_processes)
+        share = ProcessShare(batch, run.seed, accelerator.process_index, accelerator.num_processes)
         meter = Meter(accelerator)
         policy.eval()
         if reference is not None:
@@ -70,7 +70,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Split(ABC):
+class ValidationSplit(ABC):
     """A validation split: the objective's metrics on pairs that are never trained on, as `validation/...`.
 
     Args:

@@ -23,7 +23,7 @@ import numpy as np
 from campaigns.outcomes import Outcomes
 from PIL import Image
 
-from diffpo.data.files.pictures import FORMATS, BrokenImage, formats, image_size, read_image
+from diffpo.data.files.pictures import FORMATS, BrokenImage, image_size, list_formats, read_image
 from diffpo.processes.quiet import leave_out_what_is_said_in_vain
 
 # Silent is any other error, something that is no RGB picture, and what is said beside: the user could do nothing about
@@ -73,7 +73,7 @@ def originals() -> dict[str, list[bytes]]:
         ],
     }
     made["PNG"] += [(grey16, {}), (clear, {"transparency": 3}), (rgb, beside), (rgb, frames)]
-    return {name: [saved(*one, name) for one in made[name]] for name in FORMATS if name in formats()}
+    return {name: [saved(*one, name) for one in made[name]] for name in FORMATS if name in list_formats()}
 
 
 def saved(picture: Image.Image, options: dict, name: str) -> bytes:

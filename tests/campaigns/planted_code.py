@@ -46,7 +46,7 @@ from diffpo.data.files.pictures import read_image
 from diffpo.data.layouts import Columns, PairFolder, PickAPicShards
 from diffpo.data.pairs import PairTable
 from diffpo.data.streams import PairStream
-from diffpo.diffusion.evaluation.model import Model
+from diffpo.diffusion.evaluation.model import ComparedModel
 from diffpo.diffusion.model.pipeline import load_base
 from diffpo.scorers.aesthetic import Aesthetic
 from diffpo.scorers.clip_score import CLIPScore
@@ -114,7 +114,7 @@ PLACES = (
         tiny.saved,
         {
             "load": lambda folder: load_base(str(folder)),
-            "as parts": lambda folder: Model(
+            "as parts": lambda folder: ComparedModel(
                 "a", str(folder), unet=str(folder), vae=str(folder), negative=str(folder)
             ).load(),
         },

@@ -222,7 +222,7 @@ TEXT = Program(
     ),
 )
 ACCURACIES = Program(
-    "ranking_accuracy",
+    "diffpo.commands.ranking_accuracy",
     (
         *("--base.path={root}/texts/base", "--tuned={work}", "--data.source=diffpo.data.Columns"),
         *("--data.source.path={root}/texts/pairs.parquet", "--data.max_length=64", "--data.workers=0"),
@@ -285,7 +285,7 @@ ALONE = Program(
         *("--sampling.steps=1", "--sampling.pictures=1", "--sampling.batch_size=1"),
     ),
 )
-REMEMBERING = TRAIN.but(*TO_OUT, "--data.cycle=2", "--remember={work}")
+REMEMBERING = TRAIN.but(*TO_OUT, "--data.cycle=2", "--reference_cache={work}")
 EVIDENCE = Grid("evidence", ("--grid={root}/grid.yaml", "--output_dir={work}", "--record={out}", "--jobs=1"))
 
 TRAINED = f"out/{LORA_FILE}"
@@ -324,7 +324,8 @@ WORKS = (
                 (TRAINED,),
             ),
             "export": Reading(
-                Program("export_lora", ("--lora={work}", "--output={out}.safetensors")), ("out.safetensors",)
+                Program("diffpo.commands.export_lora", ("--lora={work}", "--output={out}.safetensors")),
+                ("out.safetensors",),
             ),
         },
     ),

@@ -1,6 +1,6 @@
 import pytest
 
-from diffpo.cli.moved import NAMES, PACKAGE, ROOMS, find_moved, find_new_path, rename_moved
+from diffpo.cli.moved import NAMES, PACKAGE, ROOMS, find_moved, find_new_path, find_old_options, rename_moved
 from diffpo.cli.names import read_faces
 
 
@@ -33,3 +33,10 @@ def test_paths_that_lead_nowhere_now_are_found_in_a_text():
 def test_a_whole_config_is_renamed():
     old = {"source": [{"class_path": "diffpo.mixing.Mixed", "path": "diffpo/mixing"}], "n": 3}
     assert rename_moved(old) == {"source": [{"class_path": "diffpo.data.Mixed", "path": "diffpo/mixing"}], "n": 3}
+
+
+def test_old_options_are_found_on_a_command_line_and_in_its_files():
+    new = [("remember", "reference_cache")]
+    assert find_old_options(["--remember=runs/a"], "") == find_old_options([], "seed: 1\nremember: runs/a") == new
+    assert find_old_options(["--reference_cache=remember"], "  remember: inside") == []
+    assert rename_moved({"remember": None, "seed": 1}) == {"reference_cache": None, "seed": 1}

@@ -14,7 +14,7 @@ from started import HELPERS, started
 from diffpo.cli.command import launch, parse
 from diffpo.commands import evaluate
 from diffpo.diffusion.evaluation import drawing
-from diffpo.diffusion.evaluation.model import Model
+from diffpo.diffusion.evaluation.model import ComparedModel
 
 PROMPTS = ["a red circle on the left, white background", "a blue cross, black background", "a green square"]
 
@@ -96,7 +96,7 @@ def test_models_and_finished_pictures_are_compared_by_every_scorer(world, tmp_pa
 
 def test_the_same_command_again_draws_and_scores_nothing(world, tmp_path, monkeypatch):
     first = run(world, tmp_path)
-    monkeypatch.setattr(drawing, "generate", lambda *_, **__: pytest.fail("a picture was drawn again"))
+    monkeypatch.setattr(drawing, "generate_pictures", lambda *_, **__: pytest.fail("a picture was drawn again"))
     monkeypatch.setattr("brightness.Brightness.__call__", lambda *_: pytest.fail("a picture was scored again"))
     again = run(world, tmp_path)
     assert again | {"seconds": 0} == first | {"seconds": 0}
@@ -111,8 +111,8 @@ def test_a_scorer_can_be_added_later(world, tmp_path, monkeypatch):
 
 
 def test_the_guidance_scale_is_chosen_on_other_prompts_and_a_model_is_loaded_once(world, tmp_path, monkeypatch):
-    loads, load = [], Model.load
-    monkeypatch.setattr(Model, "load", lambda self: loads.append(self.name) or load(self))
+    loads, load = [], ComparedModel.load
+    monkeypatch.setattr(ComparedModel, "load", lambda self: loads.append(self.name) or load(self))
     sweep = {"prompts": {"path": str(world / "development.txt")}, "scales": [1.0, 3.0], "by": "brightness"}
     report = run(world, tmp_path, sweep=sweep)
     swept = report["guidance_sweep"]

@@ -78,7 +78,7 @@ def test_every_model_is_judged_by_every_user_and_the_second_run_draws_nothing(wo
         (96 * (1 + USERS), 96 * 2),
         (96 * 3, 96 * 2),
     ]
-    monkeypatch.setattr(drawing, "generate", lambda *a, **k: pytest.fail("drawn again"))
+    monkeypatch.setattr(drawing, "generate_pictures", lambda *a, **k: pytest.fail("drawn again"))
     again = run(world, tmp_path)
     assert {**again, "seconds": 0} == {**report, "seconds": 0}
 
@@ -109,6 +109,6 @@ def test_mixtures_begin_and_end_with_what_is_drawn_for_the_two_users(world, tmp_
     ],
 )
 def test_names_that_there_are_not_are_told_before_anything_is_drawn(world, tmp_path, changed, said, monkeypatch):
-    monkeypatch.setattr(drawing, "generate", lambda *a, **k: pytest.fail("drawn"))
+    monkeypatch.setattr(drawing, "generate_pictures", lambda *a, **k: pytest.fail("drawn"))
     with pytest.raises(Refusal, match=said):
         run(world, tmp_path, **changed)

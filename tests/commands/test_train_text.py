@@ -77,7 +77,7 @@ def test_remembered_log_likelihoods_give_the_run_that_asks_the_reference(world, 
     lora = CausalLM(str(world / "base"), adapter=TextLoRA(rank=2))
     asked = train_text(world, tmp_path / "asked", base=lora)
     for run in ("first", "second"):
-        found = train_text(world, tmp_path / run, base=lora, remember=tmp_path / "memory")
+        found = train_text(world, tmp_path / run, base=lora, reference_cache=tmp_path / "memory")
         assert torch.allclose(found, asked, atol=1e-6)
 
 

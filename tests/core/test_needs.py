@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 
 from diffpo.core.needs import PAIR, Candidates
-from diffpo.core.objective import Objective, pair_step
+from diffpo.core.objective import Objective, Requirements, pair_step
 from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Held
 from diffpo.data.pairs import RowPairs, require_suits
 from diffpo.data.rows import PairRow
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.methods.capo import CaPO
 from diffpo.diffusion.methods.dcpo import DCPO
 from diffpo.diffusion.methods.dmpo import DMPO
@@ -65,7 +65,7 @@ class Listed(RowPairs):
     def report(self) -> str:
         return f"{len(self.rows)} rows."
 
-    def batches(self, share: Share):
+    def batches(self, share: ProcessShare):
         raise AssertionError("a batch was read")
 
 
@@ -174,7 +174,7 @@ def test_one_uncertain_label_among_certain_ones_is_enough():
 
 def test_a_verdict_on_a_single_picture_is_certain():
     """Its label is 1 or 0."""
-    assert not any(need.met(listed(1, prob=0.0).rows) for need in SmPO().needs[:1])
+    assert not any(need.met(listed(1, prob=0.0).rows) for need in SmPO().requires.of_rows[:1])
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ class Needless(Objective):
     of: Objective
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return self.of.needs_candidates
+    def requires(self) -> Requirements:
+        return Requirements(self.of.requires.candidates)
 
     def __call__(self, policy, reference, batch, draws):
         raise NotImplementedError

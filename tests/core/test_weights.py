@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.core.weights import Blend, Network, shift
+from diffpo.core.weights import Blend, Network, shift_weights
 
 THETA = {"a": torch.tensor([1.0, 3.0, 1e-3]), "b": torch.tensor([[0.1, 0.7]])}
 POSITIVE = Network("positive", {"a": torch.tensor([1.1, 0.0, 7e4]), "b": torch.tensor([[0.3, 0.9]])})
@@ -49,6 +49,6 @@ def test_a_network_is_shifted_in_place():
     network = nn.Linear(2, 2)
     weight = network.weight
     with torch.no_grad():
-        shift(network, [(1.0, Network("other", {"weight": torch.eye(2), "bias": torch.zeros(2)}))])
+        shift_weights(network, [(1.0, Network("other", {"weight": torch.eye(2), "bias": torch.zeros(2)}))])
     assert network.weight is weight
     assert torch.equal(weight, torch.eye(2))

@@ -8,7 +8,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
 from diffpo.data.pairs import PairTable
 from diffpo.data.row_maps import FALLBACK, DualCaptions, ScoreLabel
-from diffpo.data.rows import PairRow, mapped
+from diffpo.data.rows import PairRow, apply_maps
 
 ROW = PairRow(0, ("a dog",) * 2, ("c", "r"), extra={"caption_chosen": "a red dog", "caption_rejected": "a blue dog"})
 
@@ -32,7 +32,7 @@ def test_a_pair_that_lacks_one_caption_keeps_its_prompt_on_both_sides(missing, s
 def test_captions_stay_with_their_pictures_when_a_scorer_exchanges_the_sides(captions_first):
     maps = [DualCaptions(), ScoreLabel()] if captions_first else [ScoreLabel(), DualCaptions()]
     scored = replace(ROW, extra={**ROW.extra, "score_chosen": 0.1, "score_rejected": 0.9})
-    row = mapped(scored, maps, draws(1))
+    row = apply_maps(scored, maps, draws(1))
     assert isinstance(row, PairRow)
     assert row.candidates == ("r", "c")
     assert row.prompts == ("a blue dog", "a red dog")

@@ -11,7 +11,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.data.layouts import Columns, HPDv3, PairFolder, PickAPic, PickAPicShards
-from diffpo.data.pairs import PairTable, lacked
+from diffpo.data.pairs import PairTable, find_lack
 from diffpo.data.rows import AtLeast, DropTies, DropUnlabeled
 
 
@@ -96,7 +96,7 @@ def test_binarized_set_never_guesses_a_probability(tmp_path, prob):
 def test_a_row_without_a_probability_has_no_label(nothing):
     record = {"prompt": "a", "prob": nothing}
     row = Columns("nowhere").row(0, record, str)
-    assert lacked(row) == "label"
+    assert find_lack(row) == "label"
     assert DropUnlabeled()(row, DRAWS) is None
 
 

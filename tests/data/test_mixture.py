@@ -5,7 +5,7 @@ import pytest
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
-from diffpo.data.mixture import BLOCK, GOLDEN, Mixed, turns
+from diffpo.data.mixture import BLOCK, GOLDEN, Mixed, interleave_sources
 
 SOURCES = [Columns("a"), Columns("b")]
 
@@ -15,17 +15,17 @@ def test_the_constant_is_the_golden_ratio():
 
 
 def test_one_source_has_every_turn():
-    assert list(islice(turns([3.0], 5), 3)) == [(0, 5), (0, 6), (0, 7)]
+    assert list(islice(interleave_sources([3.0], 5), 3)) == [(0, 5), (0, 6), (0, 7)]
 
 
 def test_turns_by_hand():
     """Multiples of 0.618 modulo 1 are 0, 0.618, 0.236, 0.854, 0.472, 0.090; the second source has [0.5, 1)."""
-    assert list(islice(turns([1.0, 1.0]), 6)) == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (0, 3)]
+    assert list(islice(interleave_sources([1.0, 1.0]), 6)) == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (0, 3)]
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.3), (5.0, 3.0, 2.0)])
 def test_any_ten_turns_in_a_row_have_nearly_the_right_shares(weights):
-    taken = np.array([source for source, _ in islice(turns(weights), 5000)])
+    taken = np.array([source for source, _ in islice(interleave_sources(weights), 5000)])
     for source, weight in enumerate(weights):
         counts = np.convolve(taken == source, np.ones(10), "valid")
         assert np.abs(counts - 10 * weight / sum(weights)).max() < 2
@@ -34,7 +34,9 @@ def test_any_ten_turns_in_a_row_have_nearly_the_right_shares(weights):
 
 @pytest.mark.parametrize("begin", [7, BLOCK, 2 * BLOCK + 5])
 def test_starting_later_is_resuming(begin):
-    assert list(islice(turns([2.0, 1.0], begin), 4)) == list(islice(turns([2.0, 1.0]), begin, begin + 4))
+    assert list(islice(interleave_sources([2.0, 1.0], begin), 4)) == list(
+        islice(interleave_sources([2.0, 1.0]), begin, begin + 4)
+    )
 
 
 def test_shares_are_the_weights_or_else_the_sizes():

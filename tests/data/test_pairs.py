@@ -9,7 +9,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns, Unpaired
 from diffpo.data.mixture import Mixed
-from diffpo.data.pairs import PairTable, became, open_tables
+from diffpo.data.pairs import PairTable, open_tables, rows_report
 from diffpo.data.row_maps import ScoreLabel
 from diffpo.data.rows import DropPromptless, DropTies, PairRow, RowMap, Weight
 
@@ -137,4 +137,6 @@ def test_kept_rows_are_measured(tmp_path):
 
 def test_what_became_of_the_rows_of_all_tables_is_one_sentence(tmp_path):
     table = PairTable(table_of(tmp_path, ["abc", None, "a"]), [DropPromptless()], 0)
-    assert became([table, table], "; 1 was lost") == "4 of 6 rows were kept, DropPromptless dropped 2; 1 was lost."
+    assert (
+        rows_report([table, table], "; 1 was lost") == "4 of 6 rows were kept, DropPromptless dropped 2; 1 was lost."
+    )

@@ -9,7 +9,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels, PairLogps
 from diffpo.core.refusal import Refusal
 from diffpo.data.row_maps import Mislabel, ScoreLabel, Smooth
-from diffpo.data.rows import BreakTies, PairRow, mapped
+from diffpo.data.rows import BreakTies, PairRow, apply_maps
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
 
@@ -60,15 +60,15 @@ def test_scores_stay_with_their_pictures_whatever_exchanged_the_sides_before(kee
     turned = ScoreLabel(keep_order=keep_order)(ROW.swapped(), DRAWS)
     assert dict(zip(turned.candidates, turned.scores, strict=True)) == {"win": 2.0, "lose": 6.0}
     assert turned.candidates == ("lose", "win")
-    coins = [mapped(TIE, [BreakTies(), ScoreLabel()], Draws(0, (0,), (i,))) for i in range(20)]
+    coins = [apply_maps(TIE, [BreakTies(), ScoreLabel()], Draws(0, (0,), (i,))) for i in range(20)]
     assert {coin.candidates for coin in coins} == {("lose", "win")}
 
 
 @pytest.mark.parametrize("column", ["score_chosen", "score_rejected"])
 def test_a_null_score_drops_the_row(column):
     unreadable = replace(ROW, extra={**ROW.extra, column: None})
-    assert mapped(unreadable, [label := ScoreLabel()], DRAWS) is label
-    assert mapped(replace(ROW, extra=unreadable.extra | {column: 0.0}), [label], DRAWS) != label
+    assert apply_maps(unreadable, [label := ScoreLabel()], DRAWS) is label
+    assert apply_maps(replace(ROW, extra=unreadable.extra | {column: 0.0}), [label], DRAWS) != label
 
 
 def test_missing_score_names_column_row_and_script():

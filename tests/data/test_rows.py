@@ -18,7 +18,7 @@ from diffpo.data.rows import (
     PerPrompt,
     Reverse,
     Weight,
-    mapped,
+    apply_maps,
     require_order,
 )
 from diffpo.diffusion.data.pairs import PairData
@@ -112,8 +112,8 @@ def test_a_row_without_a_prompt_is_left_to_be_refused_on_both_sides():
 
 def test_maps_run_in_order_and_the_one_that_drops_is_told():
     smooth, drop = Smooth(0.5), DropTies()
-    assert mapped(ROW, [drop, smooth], DRAWS).prob == 0.5
-    assert mapped(ROW, [smooth, drop], DRAWS) is drop
+    assert apply_maps(ROW, [drop, smooth], DRAWS).prob == 0.5
+    assert apply_maps(ROW, [smooth, drop], DRAWS) is drop
 
 
 def test_only_one_value_is_kept_whether_it_is_a_number_or_a_text():

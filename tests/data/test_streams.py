@@ -9,7 +9,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns, PairFolder, PickAPicShards, Unpaired
 from diffpo.data.mixture import Mixed
 from diffpo.data.rows import AtLeast, DropTies
-from diffpo.data.streams import PairStream, Stream, Window, lost, open_streams
+from diffpo.data.streams import PairStream, Stream, Window, open_streams, stream_report
 
 
 def manifest(path, n=20, **columns):
@@ -51,7 +51,7 @@ def test_what_is_dropped_is_counted_and_null_prompts_too(tmp_path):
     second, third = islice(stream.visits(), 1, 3)
     assert (second.epoch, third.epoch) == (1, 2)
     read = second.tally[""]
-    assert lost(third.tally).startswith(f"{third.tally['']} rows were read")
+    assert stream_report(third.tally).startswith(f"{third.tally['']} rows were read")
     assert 5 <= read <= 8
     assert third.tally["AtLeast"] + third.tally["a null prompt"] == third.tally[""] - 3
 

@@ -8,7 +8,18 @@ import pytest
 
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
-from diffpo.data.typed import MARK, MARKED, SEVERAL, Captions, Field, asked, captions, is_null, shown, texts_of
+from diffpo.data.typed import (
+    MARK,
+    MARKED,
+    SEVERAL,
+    Captions,
+    Field,
+    is_null,
+    list_captions,
+    read_prompts,
+    show_value,
+    texts_of,
+)
 
 RNG = np.random.default_rng(0)
 NUMBERS = [0.0, 1.0, 0.5, *RNG.normal(0, 100, 5).round(3).tolist(), *map(float, RNG.integers(-99, 99, 5))]
@@ -45,7 +56,7 @@ def test_null_and_what_pandas_makes_of_it_say_nothing(nothing):
     assert field(nothing).verdict((0, 1), "") is None
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=shown)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=show_value)
 def test_what_is_no_finite_number_is_refused_in_a_line(value):
     with pytest.raises(Refusal, match=r"Row 3 has column = .*, of type \w+; it has to be a finite number") as caught:
         field(value).number()
@@ -59,9 +70,13 @@ def test_a_number_that_is_no_verdict_is_refused():
         field("0.7").verdict((0, 1), "0 or 1 is wanted")
 
 
-@pytest.mark.parametrize("value", NO_PROMPTS, ids=shown)
+@pytest.mark.parametrize("value", NO_PROMPTS, ids=show_value)
 def test_what_is_no_prompt_is_refused_by_row_column_and_type(value):
-    for read in (field(value).prompt, field(value).caption, lambda: asked(3, {"column": value}, "column", "column")):
+    for read in (
+        field(value).prompt,
+        field(value).caption,
+        lambda: read_prompts(3, {"column": value}, "column", "column"),
+    ):
         with pytest.raises(
             Refusal, match=rf"^Row 3 has column = .*, of type {type(value).__name__}; a prompt is a text"
         ):
@@ -71,7 +86,7 @@ def test_what_is_no_prompt_is_refused_by_row_column_and_type(value):
 def test_a_chat_is_a_prompt_of_texts_but_no_caption():
     chat = [{"role": "user", "content": "hi"}]
     assert field(chat).prompt() is chat
-    assert asked(0, {"p": chat}, "p") == {"prompts": (chat,), "notes": ()}
+    assert read_prompts(0, {"p": chat}, "p") == {"prompts": (chat,), "notes": ()}
     with pytest.raises(Refusal, match=r"Row 3 has column = \[\{.*, of type list; a prompt is"):
         field(chat).caption()
 
@@ -98,14 +113,14 @@ def test_prompts(value, prompt):
 
 def test_what_was_made_of_prompts_is_noted():
     record = {"plain": "a", "marked": MARK + "b", "list": ["c", "d"], "both": [MARK + "e", "f"]}
-    said = {name: asked(0, record, name) for name in record}
+    said = {name: read_prompts(0, record, name) for name in record}
     assert {name: found.get("notes", ()) for name, found in said.items()} == {
         "plain": (),
         "marked": (MARKED,),
         "list": (SEVERAL,),
         "both": (SEVERAL, MARKED),
     }
-    assert asked(0, record, "plain", "marked")["prompts"] == ("a", "b")
+    assert read_prompts(0, record, "plain", "marked")["prompts"] == ("a", "b")
 
 
 def test_of_several_captions_each_visit_draws_one():
@@ -127,7 +142,7 @@ def test_several_captions_as_a_text_are_the_first():
     assert str(several) == f"{several}" == "a"
     assert json.dumps(several) == '["a", "b"]'
     assert pickle.loads(pickle.dumps(several)) == several
-    assert (captions(several), captions("a")) == (("a", "b"), ("a",))
+    assert (list_captions(several), list_captions("a")) == (("a", "b"), ("a",))
 
 
 def test_texts_of_a_value():
@@ -148,7 +163,7 @@ def test_never_more_of_a_value_is_shown_than_fits_on_a_line(kind):
         np.ndarray: np.zeros((300, 300)),
         Decimal: Decimal("1" * 1000),
     }
-    assert len(shown(values[kind])) <= 100
+    assert len(show_value(values[kind])) <= 100
     with pytest.raises(Refusal) as caught:
         Field(0, "c", [values[kind], 1]).prompt()
     assert len(str(caught.value)) < 300

@@ -28,7 +28,7 @@ from diffpo.data.row_maps import DualCaptions, ScoreLabel
 from diffpo.data.rows import AtLeast, DropTies, DropUnlabeled, PairRow, PerPrompt, Weight
 from diffpo.data.source import Layout
 from diffpo.data.streams import PairStream, Stream
-from diffpo.data.typed import MARK, MARKED, SEVERAL, Captions, shown
+from diffpo.data.typed import MARK, MARKED, SEVERAL, Captions, show_value
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
@@ -396,7 +396,7 @@ def test_values_in_errors_are_short():
         with pytest.raises(Refusal) as caught:
             read(KINDS["Columns"], prompt=[value, 1])
         assert len(str(caught.value)) < 300
-        assert len(shown(value)) <= 100
+        assert len(show_value(value)) <= 100
 
 
 def test_weights_that_are_all_zero_are_refused(tmp_path):

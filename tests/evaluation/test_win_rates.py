@@ -4,7 +4,15 @@ import torch
 
 import diffpo
 from diffpo.core.refusal import Refusal
-from diffpo.evaluation.win_rates import compared, cut_short, interval, summary, table, versions, win_rate
+from diffpo.evaluation.win_rates import (
+    bootstrap_interval,
+    compare_pairs,
+    cut_short,
+    format_table,
+    list_versions,
+    summarize_pictures,
+    win_rate,
+)
 
 
 def scores(prompts: int = 30, pictures: int = 2, seed: int = 0) -> np.ndarray:
@@ -60,9 +68,9 @@ def test_pictures_of_a_prompt_are_resampled_together():
 
 
 def test_versions_name_what_ran():
-    assert versions()["torch"] == torch.__version__.split("+")[0]
-    assert versions()["diffpo"] == diffpo.__version__
-    assert {"diffusers", "transformers", "numpy"} <= versions().keys()
+    assert list_versions()["torch"] == torch.__version__.split("+")[0]
+    assert list_versions()["diffpo"] == diffpo.__version__
+    assert {"diffusers", "transformers", "numpy"} <= list_versions().keys()
 
 
 def test_an_unreadable_picture_takes_its_comparison_out():
@@ -81,9 +89,9 @@ def test_a_prompt_counts_once_however_many_of_its_pictures_can_be_read():
 def test_an_interval_holds_the_mean_and_narrows_with_more_prompts():
     few, many = np.random.default_rng(0).normal(size=20), np.random.default_rng(0).normal(size=2000)
     for values in (few, many):
-        low, high = interval(values)
+        low, high = bootstrap_interval(values)
         assert low < values.mean() < high
-    assert np.subtract(*interval(many)[::-1]) < 0.2 * np.subtract(*interval(few)[::-1])
+    assert np.subtract(*bootstrap_interval(many)[::-1]) < 0.2 * np.subtract(*bootstrap_interval(few)[::-1])
 
 
 NUMBERS = {
@@ -93,20 +101,20 @@ NUMBERS = {
 
 
 def test_a_summary_leaves_out_what_could_not_be_read_and_tells_scorers_from_aspects():
-    assert summary(NUMBERS["base"], ["a"]) == {"b": 0.0, "scores": {"a": {"mean": 2.0, "median": 2.0}}}
+    assert summarize_pictures(NUMBERS["base"], ["a"]) == {"b": 0.0, "scores": {"a": {"mean": 2.0, "median": 2.0}}}
 
 
 def test_models_are_compared_by_every_scorer():
-    rates = {(pair["a"], pair["b"], pair["metric"]): pair["win_rate"] for pair in compared(NUMBERS, ["a", "b"])}
+    rates = {(pair["a"], pair["b"], pair["metric"]): pair["win_rate"] for pair in compare_pairs(NUMBERS, ["a", "b"])}
     assert rates == {("tuned", "base", "a"): 0.75, ("tuned", "base", "b"): 0.625}
 
 
 def test_the_table_has_a_part_for_each_scorer_and_one_for_the_rest():
     scorers = ["a", "b"]
-    models = {name: summary(numbers, scorers) | {"diversity": 0.5} for name, numbers in NUMBERS.items()}
-    lines = table({"scorers": dict.fromkeys(scorers), "models": models, "pairs": compared(NUMBERS, scorers)}).split(
-        "\n"
-    )
+    models = {name: summarize_pictures(numbers, scorers) | {"diversity": 0.5} for name, numbers in NUMBERS.items()}
+    lines = format_table(
+        {"scorers": dict.fromkeys(scorers), "models": models, "pairs": compare_pairs(NUMBERS, scorers)}
+    ).split("\n")
     assert [line.split() for line in lines[:3]] == [
         ["a", "mean", "median", "win", "rate", "over", "base"],
         ["base", "2.0000", "2.0000", "-"],

@@ -14,7 +14,7 @@ from tiny_encoded import base, pixels
 from diffpo.commands import encode as encode_pairs
 from diffpo.storage import arrow
 
-write = arrow.write
+write = arrow.write_batch
 
 
 def main(root: Path, output_dir: Path, files: int) -> None:
@@ -30,7 +30,7 @@ def main(root: Path, output_dir: Path, files: int) -> None:
         with log.open("a") as lines:
             lines.write(f"{file.name}\n")
 
-    arrow.write = logged
+    arrow.write_batch = logged
     encode_pairs.main(base(root), pixels(root), output_dir, batch_size=4)
 
 

@@ -24,7 +24,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
 from diffpo.core.pair import PairLabels
 from diffpo.core.references import Ema, FrozenCopy, Reference, SwitchedOff
-from diffpo.core.sharding import reshard, whole, whole_state
+from diffpo.core.sharding import gather_tensor, reshard, whole_state
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.methods.dspo import DSPO
 from diffpo.diffusion.methods.kto import KTO
@@ -34,7 +34,7 @@ from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
-from diffpo.train.ema import Average
+from diffpo.train.ema import EmaWeights
 from diffpo.train.state.training_state import TrainingState
 
 # Two layers that stay with the outermost weights, and one inside a transformer block.
@@ -102,13 +102,13 @@ def step(kind: Kind, split: bool, rank: int | None, steps: int = 2) -> dict[str,
     optimizer, seen = torch.optim.SGD(parameters, lr=1e-3), []
     for _ in range(steps):
         optimizer.zero_grad()
-        asked = reference if kind.objective.needs_reference else None
+        asked = reference if kind.objective.requires.reference else None
         result = kind.objective(denoiser(network), asked, *part(rank))
         result.loss.backward()
         optimizer.step()
         reference.after_step(network)
         seen.append(result.loss.detach())
-    gradient = torch.cat([whole(p.grad).flatten() for p in parameters])
+    gradient = torch.cat([gather_tensor(p.grad).flatten() for p in parameters])
     final = {name: value.clone() for name, value in whole_state(network).items()}
     judge = torch.zeros(1) if kind.adapter else weights(reference.model).clone()  # with adapters, the policy itself
     return final | {"losses": torch.stack(seen), "gradient": gradient, "reference": judge}
@@ -143,7 +143,7 @@ def store(accelerator: Accelerator, root: Path) -> None:
     """Weights and their average to files and back, with a forward pass before, which leaves some weights gathered."""
     network = shard(unet())
     parameters = list(network.parameters())
-    average = Average(parameters, decay=0.5)
+    average = EmaWeights(parameters, decay=0.5)
     double(parameters)
     average.step(parameters)
     state = TrainingState(accelerator, network, others={"average": average})

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels, PairLogps
 from diffpo.diffusion.data.batches import Conditioning, ImageBatch
-from diffpo.diffusion.evaluation.drawing import generate
+from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Prediction
 from diffpo.lab.shapes.build import build_tokenizer
 
@@ -185,7 +185,7 @@ def drawn(
     pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, prompt: str = "a red circle on the left"
 ) -> np.ndarray:
     """One picture in two steps, always from the same noise."""
-    return np.asarray(generate(pipe, [prompt], [0], steps=2, guidance=2.0)[0])
+    return np.asarray(generate_pictures(pipe, [prompt], [0], steps=2, guidance=2.0)[0])
 
 
 def trained(network: torch.nn.Module, by: float = 0.05) -> torch.nn.Module:

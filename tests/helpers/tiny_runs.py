@@ -28,13 +28,13 @@ from diffpo.core.references import Ema, FrozenCopy, Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
 from diffpo.data.pairs import Pairs
-from diffpo.data.sampler import Order, Share
+from diffpo.data.sampler import PairSampler, ProcessShare
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion
 from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
-from diffpo.processes.everyone import on_main, told
+from diffpo.processes.everyone import fail_together, on_main
 from diffpo.processes.stopping import Stopped
 from diffpo.train.fit import fit
 from diffpo.train.run import FitConfig, open_run
@@ -62,8 +62,8 @@ class Points(Pairs):
     def size(self) -> int:
         return self.points.shape[1]
 
-    def batches(self, share: Share) -> Iterator[PointBatch]:
-        for picks in Order((self.size,), share):
+    def batches(self, share: ProcessShare) -> Iterator[PointBatch]:
+        for picks in PairSampler((self.size,), share):
             epoch, row, _ = zip(*picks, strict=True)
             yield PointBatch(self.points[:, list(row)], epoch, row)
 
@@ -278,7 +278,7 @@ def check_on_main(root: Path) -> None:
     """A problem of the first process, then one of the second; what each hears goes to `said-<its number>`."""
     PartialState(cpu=True)
     rank, heard = int(os.environ["RANK"]), []
-    for check in (partial(on_main, partial(refuse, "main: no")), partial(told, "rank 1: no" if rank else "")):
+    for check in (partial(on_main, partial(refuse, "main: no")), partial(fail_together, "rank 1: no" if rank else "")):
         try:
             check()
         except Refusal as error:

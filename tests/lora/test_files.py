@@ -11,7 +11,7 @@ from tiny_loras import LAYOUTS, PEFT, WRAPPED, layers_of, peft_of, saved_layers,
 
 import diffpo.lora.files
 from diffpo.core.refusal import Refusal
-from diffpo.lora.files import CONFIG, METADATA, Layer, located, parse, read_lora
+from diffpo.lora.files import CONFIG, METADATA, Layer, locate_lora, parse_lora, read_lora
 from diffpo.lora.layers import peft_settings
 
 SD, XL = unet(), unet_xl()
@@ -74,7 +74,7 @@ def test_matrices_of_convolutions_of_one_pixel_may_be_flat(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_keep_their_type(dtype):
     state = {name: tensor.to(dtype) for name, tensor in written(layers_of(SD), PEFT).items()}
-    assert {layer.up.dtype for layer in parse("it", state, None, {"unet": SD}).layers.values()} == {dtype}
+    assert {layer.up.dtype for layer in parse_lora("it", state, None, {"unet": SD}).layers.values()} == {dtype}
 
 
 def test_an_alpha_that_nobody_tells_is_the_rank_and_that_is_told(tmp_path, caplog):
@@ -105,7 +105,7 @@ def test_alphas_of_pefts_folder_are_in_its_config(tmp_path):
 def test_rank_stabilized_updates_are_scaled_by_the_root_of_the_rank():
     layers = layers_of(SD, alphas=(4.0,))
     settings = peft_settings(layers) | {"use_rslora": True}
-    found = parse("it", written(layers, PEFT), settings, {"unet": SD}).layers
+    found = parse_lora("it", written(layers, PEFT), settings, {"unet": SD}).layers
     assert {layer.alpha for layer in found.values()} == {4.0 * 2**0.5}
 
 
@@ -114,11 +114,11 @@ def test_settings_are_taken_of_the_network_they_are_for():
     texts = layers_of(encoder, ("q_proj",), alphas=(7.0,))
     settings = {"text_encoder.lora_alpha": 7, "unet.lora_alpha": 5, "unet.lora_dropout": 0.5}
     state = written(layers, PEFT) | written(texts, peft_of("text_encoder."))
-    found = parse("it", state, settings, {"unet": SD, "text_encoder": encoder})
+    found = parse_lora("it", state, settings, {"unet": SD, "text_encoder": encoder})
     alike(found.layers, layers)
     alike(found.parts["text_encoder"], texts)
     assert found.dropout == 0.5
-    alone = parse("it", state, settings, {"unet": SD})
+    alone = parse_lora("it", state, settings, {"unet": SD})
     assert alone.others == tuple(sorted(written(texts, peft_of("text_encoder."))))
 
 
@@ -270,7 +270,7 @@ def test_whatever_is_wrong_with_one_weight_its_layer_is_named(mangle):
             key, tensor = mangle(state, rng)
             state[key] = tensor
             with pytest.raises(Refusal) as error:
-                parse("it", state, None, {"unet": XL})
+                parse_lora("it", state, None, {"unet": XL})
             line = str(error.value)
             assert "\n" not in line
             gone = set(whole) - set(state)
@@ -285,10 +285,10 @@ def test_a_file_that_lost_any_weight_but_an_alpha_is_refused(layout):
     for lost in whole:
         left = {name: tensor for name, tensor in whole.items() if name != lost}
         if lost.endswith(".alpha"):
-            assert len(parse("it", left, None, {"unet": SD}).layers) == len(layers)
+            assert len(parse_lora("it", left, None, {"unet": SD}).layers) == len(layers)
         else:
             with pytest.raises(Refusal, match=r"is no plain LoRA \(.* has no (up|down) matrix\); take a whole file"):
-                parse("it", left, None, {"unet": SD})
+                parse_lora("it", left, None, {"unet": SD})
 
 
 def test_a_broken_file_is_refused_in_one_line(tmp_path):
@@ -343,23 +343,23 @@ def test_the_file_in_a_folder_or_repository_is_found(tmp_path, monkeypatch, name
     for name in names:
         (tmp_path / name).touch()
     (tmp_path / "checkpoint-1").mkdir()
-    assert located(str(tmp_path)) == tmp_path / names[chosen]
+    assert locate_lora(str(tmp_path)) == tmp_path / names[chosen]
     there = [*names, CONFIG, "checkpoint-1/other.safetensors"]
     fetched = []
     monkeypatch.setattr(diffpo.lora.files, "list_repo_files", lambda path: there)
     monkeypatch.setattr(
         diffpo.lora.files, "hf_hub_download", lambda path, name: fetched.append(name) or str(tmp_path / name)
     )
-    assert located("some/lora") == tmp_path / names[chosen]
+    assert locate_lora("some/lora") == tmp_path / names[chosen]
     assert fetched == [CONFIG, names[chosen]]
 
 
 def test_a_folder_without_or_with_several_files_says_so(tmp_path):
     with pytest.raises(Refusal, match="does not hold a LoRA that can be read: no .safetensors or .bin file is there"):
-        located(str(tmp_path))
+        locate_lora(str(tmp_path))
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).touch()
     with pytest.raises(Refusal, match=r"several files of weights \(a.safetensors, b.safetensors\); name the one"):
-        located(str(tmp_path))
+        locate_lora(str(tmp_path))
     with pytest.raises(Refusal, match="Cannot load a LoRA from 'some/lora'"):
-        located("some/lora")
+        locate_lora("some/lora")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.lora.files import Layer, layer_shapes
-from diffpo.lora.layers import common, pattern, peft_settings, put, put_text, require_put
+from diffpo.lora.layers import group_pattern, most_common_value, peft_settings, put_layers, put_text, require_put
 
 STATES = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
 LATENTS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -39,7 +39,7 @@ def differing() -> dict[str, Layer]:
 def test_a_network_computes_what_the_layers_say(layers):
     network = unet()
     state = torch.get_rng_state()
-    put(network, layers, "mine")
+    put_layers(network, layers, "mine")
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.allclose(output(network), output(merged(layers)), atol=1e-5)
     assert not torch.allclose(output(network), output(unet()), atol=1e-2)
@@ -47,8 +47,8 @@ def test_a_network_computes_what_the_layers_say(layers):
 
 def test_a_second_adapter_stands_beside_the_first():
     network, first, second = unet(), differing(), layers_of(unet(), ("to_v", "conv1"))
-    put(network, first, "one")
-    put(network, second, "two", dropout=0.5)
+    put_layers(network, first, "one")
+    put_layers(network, second, "two", dropout=0.5)
     require_put(network, first, "one")
     require_put(network, second, "two")
     assert network.peft_config["one"].lora_dropout == 0
@@ -82,22 +82,22 @@ def test_settings_say_what_most_layers_have_and_which_differ():
 
 
 def test_a_pattern_holds_for_its_layers_alone():
-    assert pattern({"a.conv": 1.0, "conv": 2.0, "b.conv": 1.0}) == {"^(?:conv)": 2.0}
-    assert pattern({"a": 1.0, "b": 1.0}) == {}
-    assert common({"a": 2, "b": 3, "c": 3}) == 3
-    assert common({"a": 3, "b": 2}) == 2
+    assert group_pattern({"a.conv": 1.0, "conv": 2.0, "b.conv": 1.0}) == {"^(?:conv)": 2.0}
+    assert group_pattern({"a": 1.0, "b": 1.0}) == {}
+    assert most_common_value({"a": 2, "b": 3, "c": 3}) == 3
+    assert most_common_value({"a": 3, "b": 2}) == 2
 
 
 def test_an_alpha_of_zero_adds_nothing():
     network = unet()
-    put(network, layers_of(unet(), alphas=(0.0,)), "mine")
+    put_layers(network, layers_of(unet(), alphas=(0.0,)), "mine")
     assert torch.equal(output(network), output(unet()))
 
 
 @pytest.mark.parametrize("part", ["lora_A", "lora_B", "scaling"])
 def test_a_layer_with_other_numbers_is_seen(part):
     network, layers = unet(), layers_of(unet(), ("to_q",))
-    put(network, layers, "mine")
+    put_layers(network, layers, "mine")
     module = network.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
     if part == "scaling":
         module.scaling["mine"] *= 1.001

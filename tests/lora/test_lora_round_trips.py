@@ -7,12 +7,13 @@ import torch
 from peft import LoraConfig
 from tiny import pipeline, pipeline_xl, trained, unet, unet_xl
 
-from diffpo.core.weights import shift
+from diffpo.core.weights import shift_weights
 from diffpo.diffusion.evaluation.model import add_lora
 from diffpo.diffusion.model.kohya import export_kohya
 from diffpo.diffusion.model.lora import LoRA, WarmLoRA
-from diffpo.diffusion.pipelines.negative_networks import adapted, attach, read_adapters
-from diffpo.diffusion.pipelines.negative_parts import opened
+from diffpo.diffusion.pipelines.negative_networks import attach_negative, read_adapters
+from diffpo.diffusion.pipelines.negative_parts import open_part
+from diffpo.lora.switch import adapted
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 OTHERS = ["proj_in", "proj_out", "conv_in", "conv_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj"]
@@ -105,14 +106,14 @@ def warmed(network, path: str, pipe):
 
 def blended(network, path: str, pipe):
     """As weights are mixed for a negative."""
-    shift(network, [(1.0, opened(path, network.config))])
+    shift_weights(network, [(1.0, open_part(path, network.config))])
     return network
 
 
 def shared(network, path: str, pipe):
     """As a negative shares the network."""
     pipe.unet = network
-    scales = attach(network, read_adapters(pipe, path, "unet"), 1.0)
+    scales = attach_negative(network, read_adapters(pipe, path, "unet"), 1.0)
     for layer in adapted(network):
         layer.set_adapter(list(scales))
     return network

@@ -5,7 +5,7 @@ from single_file import unet_name
 from tiny import pipeline, pipeline_xl, unet, unet_xl
 
 from diffpo.lora.files import layer_shapes
-from diffpo.lora.names import kind, layer_names, original_names, split, wrapped
+from diffpo.lora.names import guess_kind, is_wrapped, layer_names, original_names, split_key
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 UNDERSCORED = Q.replace(".", "_")
@@ -32,13 +32,13 @@ UNDERSCORED = Q.replace(".", "_")
     ],
 )
 def test_a_name_tells_network_layer_and_role(key, told):
-    assert split(key, "unet") == told
+    assert split_key(key, "unet") == told
 
 
 def test_what_a_wrapper_put_before_a_name_is_seen_and_what_peft_puts_there_is_usual():
     keys = ["unet._orig_mod.a", "module.a", "policy.unet.a", "lora_unet__orig_mod_a", "lora_unet_module_a"]
-    assert all(wrapped(key) for key in keys)
-    assert not wrapped(f"base_model.model.{Q}.lora_A.weight")
+    assert all(is_wrapped(key) for key in keys)
+    assert not is_wrapped(f"base_model.model.{Q}.lora_A.weight")
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_what_a_wrapper_put_before_a_name_is_seen_and_what_peft_puts_there_is_us
     ],
 )
 def test_other_kinds_of_adapters_are_known_by_name(ending, told):
-    assert kind(f"lora_unet_{UNDERSCORED}{ending}") == told
-    assert kind(f"diffusion_model.{Q}{ending}") == told
-    assert kind("bundle_emb.tok.string_to_param.*") == "embeddings of new tokens"
+    assert guess_kind(f"lora_unet_{UNDERSCORED}{ending}") == told
+    assert guess_kind(f"diffusion_model.{Q}{ending}") == told
+    assert guess_kind("bundle_emb.tok.string_to_param.*") == "embeddings of new tokens"
 
 
 @pytest.mark.parametrize("made", [unet, unet_xl])

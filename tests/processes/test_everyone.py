@@ -4,7 +4,7 @@ import pytest
 from tiny_runs import check_on_main, together
 
 from diffpo.core.refusal import Refusal
-from diffpo.processes.everyone import on_main, told
+from diffpo.processes.everyone import fail_together, on_main
 
 
 def refuse(said: str) -> None:
@@ -18,9 +18,9 @@ def test_what_the_main_process_refuses_is_refused():
 
 
 def test_no_problem_is_none():
-    told("")
+    fail_together("")
     with pytest.raises(Refusal, match="^mine$"):
-        told("mine")
+        fail_together("mine")
 
 
 def test_all_processes_hear_what_one_of_them_found(tmp_path):

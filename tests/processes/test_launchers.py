@@ -17,7 +17,7 @@ from tiny import unet, unet_xl
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from diffpo.core.refusal import Refusal
-from diffpo.processes.launchers import precision, require_joined, suit_launcher
+from diffpo.processes.launchers import autocast_type, require_joined, suit_launcher
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "accelerate"
@@ -145,7 +145,7 @@ def test_launchers_that_cannot_be_served_are_refused(kind, plugin, said):
 
 @pytest.mark.parametrize(("name", "rounded"), [("no", torch.float32), ("fp16", torch.float16)])
 def test_precision_is_that_of_the_launcher(name, rounded):
-    assert precision(accelerator(DistributedType.NO, name)) == rounded
+    assert autocast_type(accelerator(DistributedType.NO, name)) == rounded
 
 
 def test_the_slurm_script_is_one_that_bash_can_read():

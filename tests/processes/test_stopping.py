@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hearing, leave_to_main, orderly
+from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, end_in_order, hear_signals, leave_to_main
 from diffpo.processes.workers import from_workers
 from diffpo.storage.shared_work import shared_out
 
@@ -16,7 +16,7 @@ def send(number: int = signal.SIGTERM) -> None:
 
 
 def interrupted(*numbers: int, error: Exception | None = None) -> None:
-    with orderly("It is kept."):
+    with end_in_order("It is kept."):
         for number in numbers:
             send(number)
         if error:
@@ -28,7 +28,7 @@ def test_work_ends_between_two_items(number, capfd):
     done = []
 
     def work() -> None:
-        with orderly("It is kept.") as stop:
+        with end_in_order("It is kept.") as stop:
             for item in range(9):
                 if item == 3:
                     send(number)
@@ -48,9 +48,9 @@ def test_a_block_that_comes_to_its_end_first_stops_there():
 
 def test_handlers_are_as_before_afterwards():
     before = [signal.getsignal(number) for number in SIGNALS]
-    with orderly():
+    with end_in_order():
         pass
-    with pytest.raises(Stopped), orderly():
+    with pytest.raises(Stopped), end_in_order():
         send()
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
@@ -67,7 +67,7 @@ def test_a_second_signal_ends_at_once(number, code, monkeypatch):
     monkeypatch.setattr("diffpo.processes.stopping.ECHO", 0)
     child = os.fork()
     if not child:
-        with orderly():
+        with end_in_order():
             send(number)
             time.sleep(0.01)
             send(number)
@@ -85,7 +85,7 @@ def test_an_error_of_a_block_that_was_to_end_is_that_end():
 
 
 def test_outside_of_orderly_work_a_signal_ends_the_program():
-    with hearing(end_at_once), pytest.raises(Stopped):
+    with hear_signals(end_at_once), pytest.raises(Stopped):
         send()
 
 
@@ -93,7 +93,7 @@ def test_only_the_main_thread_hears_signals():
     found = []
 
     def work() -> None:
-        with orderly() as stop:
+        with end_in_order() as stop:
             found.append(stop.number)
 
     thread = threading.Thread(target=work)

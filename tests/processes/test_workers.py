@@ -10,7 +10,7 @@ from tiny_text import token_batch
 
 from diffpo.core.refusal import Refusal
 from diffpo.processes import workers as module
-from diffpo.processes.workers import at_most, bytes_of, from_workers, lost, require_shared_memory
+from diffpo.processes.workers import at_most, bytes_of, find_lost_process, from_workers, require_shared_memory
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -62,9 +62,9 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line():
 
 
 def test_other_errors_are_none_of_those():
-    assert lost(RuntimeError("Connection reset by peer")) is None  # of a single process: a download's
-    assert lost(RuntimeError("CUDA out of memory")) is None
-    scarce = lost(RuntimeError("DataLoader worker 3: bus error. insufficient shared memory"))
+    assert find_lost_process(RuntimeError("Connection reset by peer")) is None  # of a single process: a download's
+    assert find_lost_process(RuntimeError("CUDA out of memory")) is None
+    scarce = find_lost_process(RuntimeError("DataLoader worker 3: bus error. insufficient shared memory"))
     assert "got no shared memory" in str(scarce)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from diffpo.core.refusal import Refusal
 from diffpo.scorers import dual
 from diffpo.scorers.clip_score import CLIPScore
-from diffpo.scorers.dual import DualEncoder, normalized
+from diffpo.scorers.dual import DualEncoder, normalize_embeddings
 from diffpo.scorers.pickscore import PickScore
 
 SHAPES = json.loads(Path(make.__file__).with_name("golden.json").read_text())["shapes"]
@@ -68,7 +68,7 @@ def test_no_pictures_have_no_scores():
 
 
 def test_half_precision_embeddings_are_compared_in_fp32():
-    unit = normalized(torch.tensor([[3.0, 4.0]], dtype=torch.float16))
+    unit = normalize_embeddings(torch.tensor([[3.0, 4.0]], dtype=torch.float16))
     torch.testing.assert_close(unit, torch.tensor([[0.6, 0.8]]))
 
 

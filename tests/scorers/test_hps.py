@@ -131,7 +131,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
 
 def test_the_longest_side_fits_and_the_rest_is_black():
     black = (-hps.MEAN / hps.STD).flatten()
-    pixels = hps.fitted(picture(448, 224, 1))
+    pixels = hps.fit_picture(picture(448, 224, 1))
     assert pixels.shape == (3, 224, 224)
     assert (pixels[:, :56] == black[:, None, None]).all()
     assert (pixels[:, 168:] == black[:, None, None]).all()
@@ -139,13 +139,13 @@ def test_the_longest_side_fits_and_the_rest_is_black():
 
 
 def test_one_row_more_is_black_below_than_above_if_it_must():
-    rows = (hps.fitted(picture(224, 221, 1)) == -hps.MEAN / hps.STD).all(dim=-1).all(dim=0)
+    rows = (hps.fit_picture(picture(224, 221, 1)) == -hps.MEAN / hps.STD).all(dim=-1).all(dim=0)
     assert rows.nonzero().flatten().tolist() == [0, 222, 223]
 
 
 def test_a_picture_of_the_right_size_is_only_normalized():
     image = picture(224, 224, 2)
-    pixels = hps.fitted(image) * hps.STD + hps.MEAN
+    pixels = hps.fit_picture(image) * hps.STD + hps.MEAN
     assert pixels[:, 7, 9].mul(255).round().int().tolist() == list(image.getpixel((9, 7)))
 
 

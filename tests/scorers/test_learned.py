@@ -8,7 +8,7 @@ from torch import nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.scorers import learned
-from diffpo.scorers.learned import Learned, stacked
+from diffpo.scorers.learned import Learned, stack_pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Brightness(Learned):
 
     def score(self, prompts, pictures):
         assert len(prompts) == len(pictures) <= self.batch_size
-        first = stacked(
+        first = stack_pictures(
             lambda picture: torch.tensor(picture.getpixel((0, 0)), dtype=torch.float32).view(3, 1, 1), pictures
         )
         return first.mean(dim=(1, 2, 3))

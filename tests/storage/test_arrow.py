@@ -28,7 +28,7 @@ class Numbers(Shards):
 
     def write(self, names, folder, silent):
         for name in names:
-            arrow.write(folder / name, COLUMNS, ({"n": n, "blob": bytes(self.size)} for n in self.files[name]))
+            arrow.write_batch(folder / name, COLUMNS, ({"n": n, "blob": bytes(self.size)} for n in self.files[name]))
             yield name
 
 
@@ -36,7 +36,7 @@ def test_what_was_written_in_files_is_one_table(tmp_path):
     numbers = Numbers(2500, 8)
     list(numbers.write(list(numbers.files), tmp_path, silent=True))
     assert list(numbers.files) == [f"numbers-0000{n}-of-00003.arrow" for n in range(3)]
-    table = arrow.opened(tmp_path, "numbers", 3)
+    table = arrow.open_files(tmp_path, "numbers", 3)
     assert table["n"][:] == list(range(2500))
     assert table[2000]["blob"] == bytes(8)
     assert numbers.bytes == 2500 * 8
@@ -52,7 +52,7 @@ def test_a_missing_file_is_named(tmp_path):
     numbers = Numbers(2500, 8)
     list(numbers.write(list(numbers.files)[:2], tmp_path, silent=True))
     with pytest.raises(Refusal, match="lacks 1 of its files, the first is numbers-00002-of-00003.arrow"):
-        arrow.opened(tmp_path, "numbers", 3)
+        arrow.open_files(tmp_path, "numbers", 3)
 
 
 def test_a_disk_that_is_full_leaves_no_file_that_could_be_taken_for_whole(tmp_path):

@@ -12,7 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.files import remedy_of, require_folder, require_name, settle, sparing, writing
+from diffpo.storage.files import (
+    name_failed_writes,
+    remedy_of,
+    require_folder,
+    require_name,
+    sort_metadata,
+    tell_failed_writes,
+)
 
 WRITERS = {
     "text": lambda file: file.write_text("x" * 200),
@@ -35,7 +42,7 @@ def as_nobody(folder, told) -> None:
 
 
 def said(write, file) -> str:
-    with pytest.raises(Refusal) as caught, writing(file.name, "the rest is untouched"):
+    with pytest.raises(Refusal) as caught, name_failed_writes(file.name, "the rest is untouched"):
         write(file)
     return str(caught.value)
 
@@ -99,7 +106,7 @@ def test_a_file_where_a_folder_is_needed_is_named_as_such(tmp_path):
         pytest.raises(
             Refusal, match=r"x could not be written \(.*exists.*\)\. Something of another kind is called so"
         ),
-        writing("x"),
+        name_failed_writes("x"),
     ):
         (tmp_path / "file").mkdir()
 
@@ -123,15 +130,15 @@ def test_torch_tells_of_a_removed_folder_in_its_own_words(tmp_path):
 
 
 def test_other_errors_pass():
-    with pytest.raises(KeyError), writing("x", "y"):
+    with pytest.raises(KeyError), name_failed_writes("x", "y"):
         raise KeyError
 
 
 def test_what_is_about_work_that_is_done_is_only_told(caplog):
-    with sparing("The card"):
+    with tell_failed_writes("The card"):
         raise OSError(28, "No space left on device")
     assert "The card could not be written ([Errno 28] No space left on device); all else goes on." in caplog.text
-    with pytest.raises(KeyError), sparing("The card"):
+    with pytest.raises(KeyError), tell_failed_writes("The card"):
         raise KeyError
 
 
@@ -152,7 +159,7 @@ def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
     for number in range(20):
         file = tmp_path / f"{number}.safetensors"
         save_file(tensors, file, metadata)
-        settle(file)
+        sort_metadata(file)
         written.add(file.read_bytes())
     assert len(written) == 1
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(file).items())

@@ -2,7 +2,7 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.hub import GONE, LICENSES, is_hub_id, parsing, reaching
+from diffpo.storage.hub import GONE, LICENSES, is_hub_id, name_failed_loads, name_parse_errors
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,10 @@ from diffpo.storage.hub import GONE, LICENSES, is_hub_id, parsing, reaching
     ],
 )
 def test_a_deleted_id_names_its_replacement(gone, instead):
-    with pytest.raises(Refusal, match=f"{gone} was deleted from the hub; .*{instead}"), reaching(gone, "a model"):
+    with (
+        pytest.raises(Refusal, match=f"{gone} was deleted from the hub; .*{instead}"),
+        name_failed_loads(gone, "a model"),
+    ):
         pytest.fail("nothing is tried")
 
 
@@ -25,7 +28,7 @@ def test_no_replacement_is_itself_deleted():
 def test_a_local_folder_named_like_a_deleted_id_is_tried(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "yuvalkirstain" / "pickapic_v1").mkdir(parents=True)
-    with reaching("yuvalkirstain/pickapic_v1", "a table"):
+    with name_failed_loads("yuvalkirstain/pickapic_v1", "a table"):
         tried = True
     assert tried
 
@@ -34,7 +37,7 @@ def test_a_local_folder_named_like_a_deleted_id_is_tried(tmp_path, monkeypatch):
 def test_what_cannot_be_reached_is_one_line_with_cause_and_remedy(error):
     with (
         pytest.raises(Refusal, match="Cannot load a UNet from 'some/unet'") as caught,
-        reaching("some/unet", "a UNet"),
+        name_failed_loads("some/unet", "a UNet"),
     ):
         raise error
     message = str(caught.value)
@@ -49,7 +52,7 @@ def test_a_local_path_that_holds_something_else_says_so(tmp_path):
         pytest.raises(
             Refusal, match="does not hold a VAE that can be read: no config.*; fetch it again, or name another.$"
         ) as caught,
-        reaching(str(tmp_path), "a VAE"),
+        name_failed_loads(str(tmp_path), "a VAE"),
     ):
         raise OSError("no\nconfig")
     assert str(caught.value).startswith(str(tmp_path))
@@ -57,12 +60,15 @@ def test_a_local_path_that_holds_something_else_says_so(tmp_path):
 
 
 def test_long_reasons_are_cut(tmp_path):
-    with pytest.raises(Refusal, match=": x{300}; fetch it again, or name another.$"), reaching(str(tmp_path), "a VAE"):
+    with (
+        pytest.raises(Refusal, match=": x{300}; fetch it again, or name another.$"),
+        name_failed_loads(str(tmp_path), "a VAE"),
+    ):
         raise OSError("x" * 10_000)
 
 
 def test_other_errors_pass():
-    with pytest.raises(KeyError), reaching("some/unet", "a UNet"):
+    with pytest.raises(KeyError), name_failed_loads("some/unet", "a UNet"):
         raise KeyError
 
 
@@ -87,12 +93,12 @@ def test_a_replacement_of_a_deleted_base_has_a_known_license():
 
 def test_a_network_that_fails_below_the_hub_is_told_in_a_line():
     told = r"Cannot load a LoRA from 'me/x'.*no route.*Check the spelling and the network"
-    with pytest.raises(Refusal, match=told), reaching("me/x", "a LoRA"):
+    with pytest.raises(Refusal, match=told), name_failed_loads("me/x", "a LoRA"):
         raise HTTPError("no route")
 
 
 def test_an_error_of_ours_is_no_damaged_file():
-    with pytest.raises(RuntimeError, match="shapes differ"), reaching("x", "a net"):
+    with pytest.raises(RuntimeError, match="shapes differ"), name_failed_loads("x", "a net"):
         raise RuntimeError("shapes differ")
 
 
@@ -101,8 +107,8 @@ def test_whatever_a_library_says_of_a_file_is_one_line(tmp_path, error):
     kind = type(error).__name__
     with (
         pytest.raises(Refusal, match=f"does not hold a VAE that can be read: {kind}: ") as caught,
-        reaching(str(tmp_path), "a VAE"),
-        parsing(),
+        name_failed_loads(str(tmp_path), "a VAE"),
+        name_parse_errors(),
     ):
         raise error
     assert "\n" not in str(caught.value)

@@ -6,12 +6,12 @@ import pytest
 
 from diffpo.core.refusal import Refusal
 from diffpo.storage import job_folder as workfolder
-from diffpo.storage.job_folder import WorkFolder, tell
+from diffpo.storage.job_folder import JobFolder, tell_result
 
 
 @pytest.fixture
 def work(tmp_path):
-    folder = WorkFolder(tmp_path / "out", "summary.json", ".working", ".arrow")
+    folder = JobFolder(tmp_path / "out", "summary.json", ".working", ".arrow")
     folder.require_ours()
     folder.unfinished.mkdir(parents=True)
     return folder
@@ -24,7 +24,7 @@ def test_an_empty_folder_and_one_of_ours_are_taken(work):
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("")
     with pytest.raises(Refusal, match="is not empty: it holds letter.txt, which no working has left there"):
-        WorkFolder(tmp_path, "summary.json", ".working", ".arrow").require_ours()
+        JobFolder(tmp_path, "summary.json", ".working", ".arrow").require_ours()
 
 
 def test_a_folder_is_kept_from_other_programs_while_it_is_filled(work):
@@ -32,7 +32,7 @@ def test_a_folder_is_kept_from_other_programs_while_it_is_filled(work):
     child = os.fork()
     if not child:
         try:
-            WorkFolder(work.path, "summary.json", ".working", ".arrow").finished({})
+            JobFolder(work.path, "summary.json", ".working", ".arrow").finished({})
         except Refusal:
             os._exit(7)
         os._exit(0)
@@ -42,7 +42,7 @@ def test_a_folder_is_kept_from_other_programs_while_it_is_filled(work):
 def test_a_folder_of_other_work_of_ours_is_refused(work):
     work.finish({"seed": 0}, [])
     with pytest.raises(Refusal, match="it holds files.json, summary.json, which no scoring has left there; choose"):
-        WorkFolder(work.path, "scores.json", ".scoring", ".parquet").require_ours()
+        JobFolder(work.path, "scores.json", ".scoring", ".parquet").require_ours()
 
 
 def test_results_count_as_there_before_and_after_the_end_but_not_half_written(work):
@@ -82,14 +82,14 @@ def test_unfinished_work_goes_on_if_it_is_the_same_and_is_refused_if_not(work):
 
 
 def test_settings_go_beside_what_was_made_and_stay_beside_what_was_there(tmp_path, capsys):
-    tell(tmp_path, False, "seed: 1", "scored", "3 pairs.")
+    tell_result(tmp_path, False, "seed: 1", "scored", "3 pairs.")
     assert capsys.readouterr().out == "3 pairs.\n"
-    tell(tmp_path, True, "seed: 2", "scored", "3 pairs.")
+    tell_result(tmp_path, True, "seed: 2", "scored", "3 pairs.")
     assert capsys.readouterr().out == f"{tmp_path} was finished already, nothing was scored.\n3 pairs.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
     assert (tmp_path / "config.yaml").read_text() == "seed: 1"
 
 
 def test_settings_that_a_kill_kept_from_what_was_made_are_written_by_the_next_command(tmp_path):
-    tell(tmp_path, True, "seed: 1", "scored", "3 pairs.")
+    tell_result(tmp_path, True, "seed: 1", "scored", "3 pairs.")
     assert (tmp_path / "config.yaml").read_text() == "seed: 1"

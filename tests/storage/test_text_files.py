@@ -4,7 +4,7 @@ import pytest
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.typed import MARK
-from diffpo.storage.text_files import decoded, first_undecodable, read_text, require_utf8
+from diffpo.storage.text_files import decode_text, first_undecodable, read_text, require_utf8
 
 TEXTS = ["a red circle", "un café «rouge»", "左の赤い円 🐱", "one\u2028line\x85of\x0call"]
 READ = {"utf-8": "", "utf-8-sig": MARK, "utf-16": "", "utf-32": ""}
@@ -17,7 +17,7 @@ def test_the_byte_order_mark_says_the_encoding(tmp_path, text, encoding):
     assert read_text(tmp_path / "a.txt") == READ[encoding] + text
     big = {"utf-16": "\ufeff".encode("utf-16-be"), "utf-32": "\ufeff".encode("utf-32-be")}
     if encoding in big:
-        assert decoded(big[encoding] + text.encode(f"{encoding}-be"), "a") == text
+        assert decode_text(big[encoding] + text.encode(f"{encoding}-be"), "a") == text
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp850", "shift-jis"])
@@ -31,12 +31,12 @@ def test_other_encodings_are_refused_by_the_name_of_the_file(tmp_path, encoding)
 @pytest.mark.parametrize("text", TEXTS[:2])
 def test_utf_16_without_its_mark_is_refused(encoding, text):
     with pytest.raises(Refusal, match=r"^a is no text in utf-8 \(.*\); save it as UTF-8$"):
-        decoded(text.encode(encoding), "a")
+        decode_text(text.encode(encoding), "a")
 
 
 def test_half_a_character_is_refused():
     with pytest.raises(Refusal, match=r"a is no text in utf-16.* \(truncated data at byte \d+\); save it as UTF-8"):
-        decoded("abc".encode("utf-16")[:-1], "a")
+        decode_text("abc".encode("utf-16")[:-1], "a")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.whole import UNWRAPPING, fill, load_whole, match_weights, unwrapped
+from diffpo.storage.whole import UNWRAPPING, fill_network, load_whole, match_weights, unwrap_name
 
 NET = {"down.weight": (2, 3), "down.bias": (2,)}
 
@@ -79,7 +79,7 @@ def test_a_shape_that_is_not_known_fits_nothing():
 
 def test_a_network_gets_its_weights_under_their_published_names():
     network = nn.Linear(3, 2)
-    fill(network, {f"old.{name}": tensor for name, tensor in WEIGHTS.items()}, "x", "a net", "old.{}".format)
+    fill_network(network, {f"old.{name}": tensor for name, tensor in WEIGHTS.items()}, "x", "a net", "old.{}".format)
     assert torch.equal(network(torch.ones(1, 3)), torch.full((1, 2), 3.0))
 
 
@@ -94,17 +94,17 @@ def test_a_network_gets_its_weights_under_their_published_names():
 def test_what_does_not_fit_is_named(changed, message):
     tensors = {name: tensor for name, tensor in (WEIGHTS | changed).items() if tensor is not None}
     with pytest.raises(Refusal, match=f"x does not hold a net: 1 of its weights do not fit, the {message}"):
-        fill(nn.Linear(3, 2), tensors, "x", "a net")
+        fill_network(nn.Linear(3, 2), tensors, "x", "a net")
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused_and_named(broken):
     with pytest.raises(Refusal, match="x holds a net that is broken: bias is not finite"):
-        fill(nn.Linear(3, 2), WEIGHTS | {"bias": torch.tensor([0.0, broken])}, "x", "a net")
+        fill_network(nn.Linear(3, 2), WEIGHTS | {"bias": torch.tensor([0.0, broken])}, "x", "a net")
 
 
 def test_large_half_precision_weights_are_finite():
-    fill(nn.Linear(3, 2), {name: torch.full_like(x, 6e4).half() for name, x in WEIGHTS.items()}, "x", "a net")
+    fill_network(nn.Linear(3, 2), {name: torch.full_like(x, 6e4).half() for name, x in WEIGHTS.items()}, "x", "a net")
 
 
 def loading(found):
@@ -113,7 +113,7 @@ def loading(found):
 
     def load(output_loading_info, ignore_mismatched_sizes, key_mapping=None):
         asked.append(key_mapping)
-        names = {unwrapped(name) if key_mapping else name: shape for name, shape in found.items()}
+        names = {unwrap_name(name) if key_mapping else name: shape for name, shape in found.items()}
         network = nn.Linear(3, 2)
         own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         fitting = names.keys() & own.keys()

@@ -18,7 +18,7 @@ from diffpo.text.model.loading import LoadedCausalLM
 from diffpo.train.align import LoadedBase, align, finish, open_pairs
 from diffpo.train.publish import Publish
 from diffpo.train.run import FitConfig, open_run
-from diffpo.train.validation import Split
+from diffpo.train.validation import ValidationSplit
 
 
 class RowPoints(Points, RowPairs):
@@ -48,7 +48,7 @@ class PointData:
         return RowPoints(self.candidates)
 
 
-class InThrees(Split):
+class InThrees(ValidationSplit):
     def plain(self, data: PointData) -> PointData:
         return PointData(candidates=3)
 

@@ -2,7 +2,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from diffpo.train.ema import Average
+from diffpo.train.ema import EmaWeights
 
 
 def averaged(kind: type[EMAModel]) -> tuple[EMAModel, nn.Parameter]:
@@ -16,14 +16,14 @@ def averaged(kind: type[EMAModel]) -> tuple[EMAModel, nn.Parameter]:
 
 
 def test_it_is_the_average_of_diffusers_bitwise():
-    mine, theirs = averaged(Average)[0].state_dict(), averaged(EMAModel)[0].state_dict()
+    mine, theirs = averaged(EmaWeights)[0].state_dict(), averaged(EMAModel)[0].state_dict()
     assert mine == theirs
     assert mine["shadow_params"][0].item() == 10.0
 
 
 def test_it_goes_on_where_it_was_stored():
-    average, weight = averaged(Average)
-    resumed = Average([nn.Parameter(torch.zeros(1))], decay=0.999)
+    average, weight = averaged(EmaWeights)
+    resumed = EmaWeights([nn.Parameter(torch.zeros(1))], decay=0.999)
     resumed.load_state_dict(average.state_dict())
     for each in (average, resumed):
         each.step([weight])

@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import log_softmax
 
 from diffpo.core.refusal import Refusal
-from diffpo.train.extrapolation import Extrapolated, accelerated, extrapolate
+from diffpo.train.extrapolation import Extrapolated, extrapolate, run_accelerated
 
 PLAIN = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[0.1]], dtype=torch.bfloat16), "n": torch.tensor([3])}
 BEFORE = {"a": torch.tensor([0.0, 4.0]), "b": torch.tensor([[0.1]], dtype=torch.bfloat16), "n": torch.tensor([2])}
@@ -50,7 +50,7 @@ def rounds(alpha: float, n: int = 3) -> tuple[list[float], float]:
         starts.append(float(start["w"]))
         return {"w": start["w"] + 1}
 
-    return starts, float(accelerated({"w": torch.zeros(())}, solve, n, alpha)["w"])
+    return starts, float(run_accelerated({"w": torch.zeros(())}, solve, n, alpha)["w"])
 
 
 def test_momentum_is_of_plain_weights_and_the_last_round_is_not_extrapolated():

@@ -5,7 +5,7 @@ import pytest
 from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import Pairs
 from diffpo.data.rows import DropTies, ForTraining, ForValidation, RowMap
-from diffpo.train.validation import Split
+from diffpo.train.validation import ValidationSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Data:
         return Opened(self.rows, told)
 
 
-class AsTheyAre(Split):
+class AsTheyAre(ValidationSplit):
     def plain(self, data: Data) -> Data:
         return data
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from diffpo.train.model_card import judged, last_metrics, license_note, paths
+from diffpo.train.model_card import find_paths, last_metrics, license_note, write_verdicts
 
 
 def test_the_last_value_of_each_metric_is_shown_without_those_by_quarter(tmp_path):
@@ -16,11 +16,11 @@ def test_the_last_value_of_each_metric_is_shown_without_those_by_quarter(tmp_pat
 
 
 def test_a_folder_without_files_says_nothing(tmp_path):
-    assert last_metrics(tmp_path) == judged(tmp_path) == ""
+    assert last_metrics(tmp_path) == write_verdicts(tmp_path) == ""
 
 
 def test_paths_are_found_in_mixtures_too():
-    assert paths({"path": "a", "sources": [{"path": "b", "split": "c"}]}) == ["a", "b"]
+    assert find_paths({"path": "a", "sources": [{"path": "b", "split": "c"}]}) == ["a", "b"]
 
 
 def test_a_license_that_is_known_is_named():

@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 
 from diffpo.core.refusal import Refusal
 from diffpo.train import publish
-from diffpo.train.publish import Publish, uploads
+from diffpo.train.publish import Publish, list_uploads
 
 UPLOADED = [
     "README.md",
@@ -87,7 +87,7 @@ def connected(monkeypatch):
 
 
 def test_results_are_uploaded_and_checkpoints_trackers_and_evaluation_are_not(run):
-    assert [str(file.relative_to(run)) for file in uploads(run)] == UPLOADED
+    assert [str(file.relative_to(run)) for file in list_uploads(run)] == UPLOADED
 
 
 def test_exactly_these_files_go_to_the_repository(run, connected, capsys):

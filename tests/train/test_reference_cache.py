@@ -12,8 +12,8 @@ from torch import Tensor
 from diffpo.core.draws import Draws
 from diffpo.core.references import SCORES, FrozenCopy, Reference, Score
 from diffpo.core.refusal import Refusal
-from diffpo.data.sampler import Order, Share
-from diffpo.train.reference_cache import Remembered, checksums, open_answers
+from diffpo.data.sampler import PairSampler, ProcessShare
+from diffpo.train.reference_cache import CachedReference, checksums, open_answers
 from diffpo.train.validation import Validation
 
 SHAPE = {SCORES: (2, 5, 2)}
@@ -29,7 +29,7 @@ class Counting(Reference):
         return score(torch.nn.Identity())
 
 
-def asked(reference: Remembered, inner: Counting, epoch: tuple[int, ...], row: tuple[int, ...]) -> Tensor:
+def asked(reference: CachedReference, inner: Counting, epoch: tuple[int, ...], row: tuple[int, ...]) -> Tensor:
     def score(model: torch.nn.Module) -> Tensor:
         inner.asked.append(row)
         begin = 100.0 * torch.tensor(epoch) + 10.0 * torch.tensor(row)
@@ -47,7 +47,7 @@ def folder(tmp_path):
 
 def test_a_score_is_computed_once_and_then_the_same_whatever_the_batch(folder):
     inner = Counting()
-    reference = Remembered(inner, folder)
+    reference = CachedReference(inner, folder)
     first = asked(reference, inner, (0, 1, 0), (3, 3, 1))
     again = asked(reference, inner, (1, 0), (3, 1))
     assert inner.asked == [(3, 3, 1)]
@@ -58,7 +58,7 @@ def test_a_score_is_computed_once_and_then_the_same_whatever_the_batch(folder):
 
 def test_a_batch_with_one_unknown_pair_is_computed_whole(folder):
     inner = Counting()
-    reference = Remembered(inner, folder)
+    reference = CachedReference(inner, folder)
     asked(reference, inner, (0,), (1,))
     asked(reference, inner, (0, 0), (1, 2))
     assert inner.asked == [(1,), (1, 2)]
@@ -67,8 +67,8 @@ def test_a_batch_with_one_unknown_pair_is_computed_whole(folder):
 def test_another_run_finds_what_one_has_left(folder):
     inner = Counting()
     for epoch in (0, 1):
-        asked(Remembered(inner, folder), inner, (epoch,) * 3, (0, 2, 4))
-    later = Remembered(None, folder)
+        asked(CachedReference(inner, folder), inner, (epoch,) * 3, (0, 2, 4))
+    later = CachedReference(None, folder)
     assert later.is_complete(np.array([0, 2, 4]))
     assert not later.is_complete(np.array([0, 1]))
     assert asked(later, inner, (1,), (4,)).tolist() == [[140], [141]]
@@ -77,14 +77,14 @@ def test_another_run_finds_what_one_has_left(folder):
 
 def test_batches_that_are_not_trained_on_are_neither_looked_up_nor_kept(folder):
     inner = Counting()
-    reference = Remembered(inner, folder)
+    reference = CachedReference(inner, folder)
     reference.at(None)
     assert reference(lambda model: torch.full((2, 1), 7.0)).tolist() == [[7], [7]]
     assert np.isnan(reference.known[SCORES]).all()
 
 
 def test_more_than_a_number_per_candidate_is_refused(folder):
-    reference = Remembered(Counting(), folder)
+    reference = CachedReference(Counting(), folder)
     reference.at(Draws(0, (0,), (1,)))
     with pytest.raises(Refusal, match=r"shape \(2, 1, 4\), only numbers of shape \(2, 1\) can be remembered"):
         reference(lambda model: torch.zeros(2, 1, 4))
@@ -94,18 +94,18 @@ def test_more_than_a_number_per_candidate_is_refused(folder):
 def test_pairs_and_epochs_that_it_has_no_place_for_are_refused(folder, epoch, row):
     inner = Counting()
     with pytest.raises(Refusal, match="remembers 5 pairs in 2 epochs, but row . of epoch . is asked for"):
-        asked(Remembered(inner, folder), inner, (epoch,), (row,))
+        asked(CachedReference(inner, folder), inner, (epoch,), (row,))
 
 
 def test_scores_of_something_else_are_refused_and_named(folder):
-    with pytest.raises(Refusal, match="base was 'a' and is 'b'; name another folder in remember"):
+    with pytest.raises(Refusal, match="base was 'a' and is 'b'; name another folder in reference_cache"):
         open_answers(folder, {"base": "b"}, SHAPE)
     with pytest.raises(Refusal, match=r"shapes was .*\[2, 5, 2\].* and is .*\[4, 5, 2\]"):
         open_answers(folder, {"base": "a"}, {SCORES: (4, 5, 2)})
 
 
 def test_a_file_whose_making_was_interrupted_is_made_anew(folder):
-    asked(Remembered(Counting(), folder), Counting(), (0,), (1,))
+    asked(CachedReference(Counting(), folder), Counting(), (0,), (1,))
     (folder / "identity.json").unlink()
     open_answers(folder, {"base": "a"}, SHAPE)
     assert np.isnan(np.load(folder / "scores.npy")).all()
@@ -125,8 +125,8 @@ def test_a_full_disk_is_told_in_one_line(tmp_path):
 class Cycling(Points):
     """The same draws in every epoch."""
 
-    def batches(self, share: Share) -> Iterator[PointBatch]:
-        for picks in Order((self.size,), share, cycle=1):
+    def batches(self, share: ProcessShare) -> Iterator[PointBatch]:
+        for picks in PairSampler((self.size,), share, cycle=1):
             epoch, row, _ = zip(*picks, strict=True)
             yield PointBatch(self.points[:, list(row)], epoch, row)
 
@@ -137,11 +137,11 @@ def test_a_run_that_remembers_is_bit_for_bit_one_that_does_not_and_asks_each_pai
     plain = fit_points(tmp_path / "plain", **settings)
     open_answers(tmp_path / "scores", {}, {SCORES: (1, 12, 2)})
     policy = scorer()
-    reference = Remembered(FrozenCopy(policy), tmp_path / "scores")
+    reference = CachedReference(FrozenCopy(policy), tmp_path / "scores")
     fit_points(tmp_path / "remembering", policy, reference=reference, **settings)
     assert torch.equal(weights(policy), weights(plain))
     assert (reference.computed, reference.looked_up) == (12, 24)
-    policy, without = scorer(), Remembered(None, tmp_path / "scores")
+    policy, without = scorer(), CachedReference(None, tmp_path / "scores")
     fit_points(tmp_path / "sweep", policy, reference=without, **settings)
     assert torch.equal(weights(policy), weights(plain))
 
@@ -153,7 +153,7 @@ def test_held_out_pairs_are_judged_as_without_it(tmp_path):
         reference: Reference = FrozenCopy(policy)
         if name == "remembering":
             open_answers(tmp_path / "scores", {}, {SCORES: (1, 12, 2)})
-            reference = Remembered(reference, tmp_path / "scores")
+            reference = CachedReference(reference, tmp_path / "scores")
         validation = Validation(Points(6), every=2, count=30)
         fit_points(tmp_path / name, policy, pairs=Cycling(), reference=reference, validation=validation)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
@@ -172,12 +172,12 @@ def test_no_damage_to_answers_is_taken_for_an_answer(folder, name, damage, seed)
     """It is refused in one line, or what is asked for is computed anew."""
     inner = Counting()
     for epoch in (0, 1):
-        asked(Remembered(inner, folder), inner, (epoch,) * 5, (0, 1, 2, 3, 4))
+        asked(CachedReference(inner, folder), inner, (epoch,) * 5, (0, 1, 2, 3, 4))
     DAMAGES[damage](folder / name, seed)
     said = []
     try:
         open_answers(folder, {"base": "a"}, SHAPE)
-        reference = Remembered(inner, folder)
+        reference = CachedReference(inner, folder)
     except Refusal as refused:
         said.append(str(refused))
     if said:
@@ -191,13 +191,13 @@ def test_no_damage_to_answers_is_taken_for_an_answer(folder, name, damage, seed)
 
 def test_a_damaged_answer_is_told_and_computed_anew(folder, caplog):
     inner = Counting()
-    asked(Remembered(inner, folder), inner, (0,) * 3, (0, 1, 2))
+    asked(CachedReference(inner, folder), inner, (0,) * 3, (0, 1, 2))
     np.load(folder / "scores.npy", mmap_mode="r+")[0, 1, 1] = 11.25
-    reference = Remembered(inner, folder)
+    reference = CachedReference(inner, folder)
     assert not reference.is_complete(np.array([1]))
     assert asked(reference, inner, (0,), (1,)).tolist() == [[10], [11]]
     assert f"Some answers (scores) in {folder} are damaged; they are computed anew" in caplog.text
-    assert asked(Remembered(None, folder), inner, (0,), (1,)).tolist() == [[10], [11]]
+    assert asked(CachedReference(None, folder), inner, (0,), (1,)).tolist() == [[10], [11]]
 
 
 @pytest.mark.parametrize("words", [1, 2, 300])

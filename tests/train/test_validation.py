@@ -7,7 +7,7 @@ from tiny_runs import PointPreference, Points, fit_points, scorer, weights
 
 from diffpo.core.objective import Step
 from diffpo.core.references import FrozenCopy
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.train.validation import Validation
 
 
@@ -72,11 +72,11 @@ def test_as_many_pairs_as_told_are_judged_in_whole_batches(tmp_path, count, batc
     asked = []
 
     class Counted(Points):
-        def batches(self, share: Share):
+        def batches(self, share: ProcessShare):
             for batch in super().batches(share):
                 asked.append(batch.row)
                 yield batch
 
     fit_points(tmp_path, steps=1, validation=Validation(Counted(), every=1, count=count))
     assert len(asked) == batches
-    assert asked == [batch.row for batch in islice(Points().batches(Share(2, seed=0)), batches)]
+    assert asked == [batch.row for batch in islice(Points().batches(ProcessShare(2, seed=0)), batches)]

@@ -13,7 +13,7 @@ from diffpo.annotators.captioners.instructions import DESCRIBE, REWRITE, require
 from diffpo.annotators.captioners.pretrained import Pretrained
 from diffpo.annotators.captioners.roles import Captioner, Perturber, Strength
 from diffpo.core.refusal import Refusal
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.hub import SAFE, name_failed_loads
 
 LLAVA = "llava-hf/llava-v1.6-34b-hf"
 QWEN = "Qwen/Qwen2.5-7B-Instruct"
@@ -137,7 +137,7 @@ class ChatPerturber(Chat, Perturber):
 
     @cached_property
     def processor(self) -> Any:
-        with reaching(self.path, "a tokenizer"):
+        with name_failed_loads(self.path, "a tokenizer"):
             return AutoTokenizer.from_pretrained(self.path, revision=self.revision, **SAFE)
 
     @property

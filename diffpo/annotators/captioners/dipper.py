@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 from diffpo.annotators.captioners.pretrained import Pretrained
 from diffpo.annotators.captioners.roles import Perturber, Strength
 from diffpo.core.refusal import Refusal
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.hub import SAFE, name_failed_loads
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Dipper(Pretrained, Perturber):
 
     @cached_property
     def processor(self) -> Any:
-        with reaching(self.vocabulary, "a tokenizer"):
+        with name_failed_loads(self.vocabulary, "a tokenizer"):
             return AutoTokenizer.from_pretrained(self.vocabulary, **SAFE)
 
     @property
@@ -70,7 +70,7 @@ class Dipper(Pretrained, Perturber):
     def __call__(self, texts: Sequence[str], strength: Strength, seeds: Sequence[int]) -> list[str]:
         said: list[str] = []
         for some, of_some in self.in_batches(texts, seeds):
-            said += self.paraphrased([windows(text, self.sentences) for text in some], strength, of_some)
+            said += self.paraphrased([slide_windows(text, self.sentences) for text in some], strength, of_some)
         return said
 
     def paraphrased(self, texts: list[list[str]], strength: Strength, seeds: Sequence[int]) -> list[str]:
@@ -92,7 +92,7 @@ class Dipper(Pretrained, Perturber):
         return " ".join([*filter(None, [codes, self.prefix, *before]), f"<sent> {window} </sent>"])
 
 
-def windows(text: str, sentences: int) -> list[str]:
+def slide_windows(text: str, sentences: int) -> list[str]:
     """Some sentences at a time; a sentence ends with a mark and a space, which is enough for captions."""
     found = re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
     return [" ".join(found[i : i + sentences]) for i in range(0, len(found), sentences)]

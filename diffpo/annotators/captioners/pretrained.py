@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoProcessor, LogitsProcessor, Temperature
 from diffpo.annotators.captioners.roles import Speaker
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.processes.devices import device_of
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.hub import SAFE, name_failed_loads
 from diffpo.storage.whole import load_whole
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class Pretrained(Speaker, ABC):
                 f"{type(self).__name__} needs temperature >= 0 and top_p in (0, 1], got {self.temperature} and "
                 f"{self.top_p}."
             )
-        with reaching(self.path, self.kind):
+        with name_failed_loads(self.path, self.kind):
             config = AutoConfig.from_pretrained(self.path, revision=self.revision, **SAFE)
         if not self.suits(config):
             raise Refusal(
@@ -104,7 +104,7 @@ class Pretrained(Speaker, ABC):
 
     @cached_property
     def processor(self) -> Any:
-        with reaching(self.path, f"the processor of {self.kind}"):
+        with name_failed_loads(self.path, f"the processor of {self.kind}"):
             return AutoProcessor.from_pretrained(self.path, revision=self.revision, **SAFE)
 
     @property

@@ -100,6 +100,6 @@ class Perturber(Speaker):
         """
 
 
-def cleaned(raw: str | None) -> str | None:
+def clean_text(raw: str | None) -> str | None:
     """A text on one line, with single spaces; None if nothing is left."""
     return " ".join(raw.split()) or None if raw else None

@@ -52,7 +52,7 @@ class DropWords(Words):
     """Leave words out; one stays in any case."""
 
     def changed(self, words: list[str], share: float, rng: np.random.Generator) -> list[str]:
-        dropped = {int(i) for i in chosen(range(len(words)), share, rng)[: max(0, len(words) - 1)]}
+        dropped = {int(i) for i in choose_places(range(len(words)), share, rng)[: max(0, len(words) - 1)]}
         return [word for i, word in enumerate(words) if i not in dropped]
 
 
@@ -62,7 +62,7 @@ class SwapWords(Words):
 
     def changed(self, words: list[str], share: float, rng: np.random.Generator) -> list[str]:
         swapped = list(words)
-        for i in chosen(range(len(words) - 1), share, rng):
+        for i in choose_places(range(len(words) - 1), share, rng):
             swapped[i : i + 2] = swapped[i : i + 2][::-1]
         return swapped
 
@@ -100,19 +100,19 @@ class ReplaceWords(Words):
         return {word.lower(): [other for other in group if other != word] for group in self.groups for word in group}
 
     def changed(self, words: list[str], share: float, rng: np.random.Generator) -> list[str]:
-        cores = [bare(word) for word in words]
+        cores = [strip_punctuation(word) for word in words]
         replaced = list(words)
-        for i in chosen([i for i, core in enumerate(cores) if core.lower() in self.others], share, rng):
+        for i in choose_places([i for i, core in enumerate(cores) if core.lower() in self.others], share, rng):
             replaced[i] = words[i].replace(cores[i], rng.choice(self.others[cores[i].lower()]))
         return replaced
 
 
-def bare(word: str) -> str:
+def strip_punctuation(word: str) -> str:
     """A word without the punctuation around it."""
     return re.sub(r"^\W+|\W+$", "", word)
 
 
-def chosen(places: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:
+def choose_places(places: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:
     """A share of the places, rounded up, in any order."""
     count = int(np.ceil(round(share * len(places), 9)))
     return rng.permutation(np.array(places, dtype=int))[:count].tolist()

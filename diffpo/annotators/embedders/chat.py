@@ -12,7 +12,7 @@ from transformers import AutoConfig, StoppingCriteria, StoppingCriteriaList
 
 from diffpo.annotators.captioners.interleaved import Interleaved
 from diffpo.annotators.embedders.embedder import Embedded, Shown, UserEmbedder, commit_of
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.hub import SAFE, name_failed_loads
 
 LLAVA_ONEVISION = "llava-hf/llava-onevision-qwen2-7b-ov-chat-hf"
 OPENING = "One person compared pictures, two at a time; both were made for the same caption."
@@ -93,7 +93,7 @@ class ChatEmbedder(Interleaved, UserEmbedder):
 
     @cached_property
     def shape(self) -> tuple[int, int]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        with reaching(self.path, self.kind):
+        with name_failed_loads(self.path, self.kind):
             text = AutoConfig.from_pretrained(self.path, revision=self.revision, **SAFE).get_text_config()
         return text.num_hidden_layers + 1, text.hidden_size
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffpo.annotators.captioners.interleaved import Interleaved
 from diffpo.annotators.user_judges.roles import UserJudge, UserQuestion, Verdict
-from diffpo.annotators.user_judges.wording import WHICH, choice, worded
+from diffpo.annotators.user_judges.wording import WHICH, read_choice, word_question
 
 QWEN_VL = "Qwen/Qwen2.5-VL-7B-Instruct"
 
@@ -35,10 +35,10 @@ class ChatUserJudge(Interleaved, UserJudge):
 
     def __call__(self, questions: Sequence[UserQuestion], seeds: Sequence[int]) -> list[Verdict]:
         said = self.answers([self.content(question) for question in questions], seeds)
-        return [Verdict(choice(text), text) for text in said]
+        return [Verdict(read_choice(text), text) for text in said]
 
     def content(self, question: UserQuestion) -> list[dict[str, Any]]:
         return [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
-            for part in worded(question, self.instruction, self.spoken)
+            for part in word_question(question, self.instruction, self.spoken)
         ]

@@ -10,7 +10,7 @@ from diffpo.annotators.captioners.endpoint import Content, Served, data_url
 from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.annotators.embedders.embedder import Shown
 from diffpo.annotators.user_judges.roles import Example, UserJudge, UserQuestion, Verdict
-from diffpo.annotators.user_judges.wording import WHICH, choice, worded
+from diffpo.annotators.user_judges.wording import WHICH, read_choice, word_question
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class EndpointUserJudge(Served, UserJudge):
             {"type": "text", "text": part}
             if isinstance(part, str)
             else {"type": "image_url", "image_url": {"url": data_url(part)}}
-            for part in worded(question, self.instruction)
+            for part in word_question(question, self.instruction)
         ]
 
     def __call__(self, questions: Sequence[UserQuestion], seeds: Sequence[int]) -> list[Verdict]:
@@ -54,12 +54,12 @@ class EndpointUserJudge(Served, UserJudge):
             try:
                 said = self.answers([contents[i] for i in left], [seeds[i] + attempt for i in left])
             except Interrupted as error:
-                heard = {left[j]: read(text, attempt) for j, text in error.said.items()}
+                heard = {left[j]: read_verdict(text, attempt) for j, text in error.said.items()}
                 named = {i: verdict for i, verdict in (verdicts | heard).items() if verdict.choice is not None}
                 raise Interrupted(str(error), named) from error
-            verdicts |= {i: read(text, attempt) for i, text in zip(left, said, strict=True)}
+            verdicts |= {i: read_verdict(text, attempt) for i, text in zip(left, said, strict=True)}
         return [verdicts[i] for i in range(len(contents))]
 
 
-def read(text: str, retried: int) -> Verdict:
-    return Verdict(choice(text), text, retried)
+def read_verdict(text: str, retried: int) -> Verdict:
+    return Verdict(read_choice(text), text, retried)

@@ -15,7 +15,7 @@ from PIL import Image
 from diffpo.annotators.captioners.roles import Speaker
 from diffpo.annotators.embedders.embedder import Shown
 from diffpo.core.refusal import Refusal
-from diffpo.evaluation.win_rates import interval, shown
+from diffpo.evaluation.win_rates import bootstrap_interval, format_report
 
 Choice = Literal[1, 2]
 
@@ -101,7 +101,7 @@ class Heard(NamedTuple):
         return self.straight.choice is not None and self.straight.choice == self.turned.choice
 
 
-def summed_up(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str, Any]:
+def summarize_verdicts(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str, Any]:
     """Who wins, over persons and for each.
 
     Args:
@@ -109,7 +109,7 @@ def summed_up(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str, Any]:
 
     Returns:
         `win_rate`, a mean over persons of each one's mean outcome, with its bootstrap interval over persons (`_low`,
-        `_high`); how many `users` that are; what `counted` says of all pairs; and the same `per_user`.
+        `_high`); how many `users` that are; what `count_verdicts` says of all pairs; and the same `per_user`.
 
     Raises:
         Refusal: if no pair could be judged.
@@ -119,10 +119,10 @@ def summed_up(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str, Any]:
         pairs = sum(map(len, heard.values()))
         raise Refusal(f"Each of {pairs} pairs, or its support, has a picture that cannot be read; check the pictures.")
     by_user = np.array(list(rates.values()))
-    low, high = interval(by_user)
+    low, high = bootstrap_interval(by_user)
     overall = {"win_rate": float(by_user.mean()), "win_rate_low": low, "win_rate_high": high, "users": len(rates)}
-    per_user = {user: {"win_rate": rates.get(user)} | counted(said) for user, said in heard.items()}
-    return overall | counted([one for said in heard.values() for one in said]) | {"per_user": per_user}
+    per_user = {user: {"win_rate": rates.get(user)} | count_verdicts(said) for user, said in heard.items()}
+    return overall | count_verdicts([one for said in heard.values() for one in said]) | {"per_user": per_user}
 
 
 def win_rate(said: Iterable[Heard | None]) -> float | None:
@@ -131,7 +131,7 @@ def win_rate(said: Iterable[Heard | None]) -> float | None:
     return float(np.mean(outcomes)) if outcomes else None
 
 
-def counted(said: Sequence[Heard | None]) -> dict[str, Any]:
+def count_verdicts(said: Sequence[Heard | None]) -> dict[str, Any]:
     """Pairs that were judged, `unreadable` ones apart: `wins`, `ties`, `losses`; `inconsistent`, the share of them
     whose two verdicts contradict each other; `first`, the share of verdicts for the first place among those that name
     one (0.5 is without bias; both are null if there is nothing to share); answers that are `unparsed`, and those that
@@ -153,17 +153,17 @@ def counted(said: Sequence[Heard | None]) -> dict[str, Any]:
     }
 
 
-def table(sections: Mapping[str, Mapping[str, Any]]) -> str:
+def format_summaries(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """For the terminal: a line for each of some summaries, by what they are of."""
     width = max(map(len, sections)) + 2
     names = ("pairs", "wins", "ties", "losses", "inconsistent", "first", "unparsed", "unreadable")
     lines = [f"{'':<{width}}{'users':>7}{'win rate':>24}" + "".join(f"{name:>14}" for name in names)]
     for title, found in sections.items():
-        cells = "".join(f"{told(found[name]):>14}" for name in names)
-        lines.append(f"{title:<{width}}{found['users']:>7}{shown(found):>24}{cells}")
+        cells = "".join(f"{format_share(found[name]):>14}" for name in names)
+        lines.append(f"{title:<{width}}{found['users']:>7}{format_report(found):>24}{cells}")
     return "\n".join(lines)
 
 
-def told(value: float | int | None) -> str:
+def format_share(value: float | int | None) -> str:
     """Shares are the only numbers that are no counts."""
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.1%}"

@@ -15,7 +15,9 @@ WHICH = (
 NUMBER = re.compile(r"(?<![\w.])[12](?!\w|\.\d)")
 
 
-def worded(question: UserQuestion, instruction: str, spoken: Callable[[str], str] = str) -> list[str | Image.Image]:
+def word_question(
+    question: UserQuestion, instruction: str, spoken: Callable[[str], str] = str
+) -> list[str | Image.Image]:
     """A question as words and pictures in their order.
 
     Args:
@@ -34,7 +36,7 @@ def side_by_side(first: Image.Image, second: Image.Image) -> list[str | Image.Im
     return ["Picture 1:\n", first, "\nPicture 2:\n", second, "\n"]
 
 
-def choice(said: str) -> Choice | None:
+def read_choice(said: str) -> Choice | None:
     """The number that the last line of an answer names, so that a model may think before it answers.
 
     None if that line names neither or both.

@@ -17,8 +17,8 @@ from jaxtyping import Num
 from PIL import Image, ImageOps
 
 from diffpo.core.refusal import Refusal
-from diffpo.data.files.places import Outside, inside
-from diffpo.data.typed import shown
+from diffpo.data.files.places import Outside, find_inside
+from diffpo.data.typed import show_value
 
 STRUCT = ("bytes", "data", "path", "src", "url")  # where a struct may have its picture, in this order
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -39,7 +39,7 @@ class BrokenImage(Refusal):
 
 
 def read_image(value: Any, folder: Path | None = None, most: int = MOST_PIXELS) -> Image.Image:
-    """Decode to RGB what `held` finds.
+    """Decode to RGB what `open_value` finds.
 
     Rotation stored by cameras is applied, transparency is laid on white, all modes become RGB (`to_rgb`).
 
@@ -51,7 +51,7 @@ def read_image(value: Any, folder: Path | None = None, most: int = MOST_PIXELS) 
         BrokenImage: if there is nothing, nothing of `FORMATS` that decodes, or too many pixels.
     """
     with broken_if_unreadable():
-        return to_rgb(ImageOps.exif_transpose(opened(value, folder, most)))
+        return to_rgb(ImageOps.exif_transpose(open_picture(value, folder, most)))
 
 
 def image_size(value: Any, folder: Path | None = None, most: int = MOST_PIXELS) -> tuple[int, int]:
@@ -61,13 +61,13 @@ def image_size(value: Any, folder: Path | None = None, most: int = MOST_PIXELS) 
         BrokenImage: if there is nothing, no such header, or too many pixels.
     """
     with broken_if_unreadable():
-        return opened(value, folder, most).size
+        return open_picture(value, folder, most).size
 
 
-def opened(value: Any, folder: Path | None, most: int) -> Image.Image:
-    found = held(value, folder)
+def open_picture(value: Any, folder: Path | None, most: int) -> Image.Image:
+    found = open_value(value, folder)
     if not isinstance(found, Image.Image):
-        found = Image.open(BytesIO(found) if isinstance(found, bytes) else found, formats=formats())
+        found = Image.open(BytesIO(found) if isinstance(found, bytes) else found, formats=list_formats())
     if found.width * found.height > most:
         raise BrokenImage(
             f"it has {found.width} x {found.height} pixels, more than the {most:,} of the source's most_pixels"
@@ -76,13 +76,13 @@ def opened(value: Any, folder: Path | None, most: int) -> Image.Image:
 
 
 @cache
-def formats() -> list[str]:
+def list_formats() -> list[str]:
     """Those of `FORMATS` that the installed Pillow reads."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def held(value: Any, folder: Path | None) -> bytes | Path | Image.Image:
+def open_value(value: Any, folder: Path | None) -> bytes | Path | Image.Image:
     """The picture that a value holds: bytes, a path, a data URL or a PIL image; or one of these in a struct (`STRUCT`)
     or as the only one of a list.
 
@@ -90,30 +90,30 @@ def held(value: Any, folder: Path | None) -> bytes | Path | Image.Image:
         BrokenImage: if there is nothing, or something else.
     """
     if isinstance(value, Mapping) and not value.keys().isdisjoint(STRUCT):
-        return held(next((value[name] for name in STRUCT if value.get(name) is not None), None), folder)
+        return open_value(next((value[name] for name in STRUCT if value.get(name) is not None), None), folder)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == 1:
-        return held(value[0], folder)
+        return open_value(value[0], folder)
     if value is None:
         raise BrokenImage("it is null")
     if isinstance(value, str | Path):
-        return written(value, folder)
+        return open_text(value, folder)
     if isinstance(value, bytes | Image.Image):
         return value
-    raise BrokenImage(f"it is {shown(value)}, of type {type(value).__name__}, not a picture's bytes or path")
+    raise BrokenImage(f"it is {show_value(value)}, of type {type(value).__name__}, not a picture's bytes or path")
 
 
-def written(value: str | Path, folder: Path | None) -> bytes | Path:
+def open_text(value: str | Path, folder: Path | None) -> bytes | Path:
     """What a text says of a picture: where it is, or all of it."""
     text = str(value)
     if INLINE.match(text):
         return base64.b64decode(text.partition(",")[2])
     if ADDRESS.match(text):
-        raise BrokenImage(f"{shown(text)} is an address; download the pictures, and name their files")
+        raise BrokenImage(f"{show_value(text)} is an address; download the pictures, and name their files")
     place = Path(text) if folder is None else folder / text
     if not isfile(place):
         told = f"; of base64 ({len(text)} characters), store the bytes" if len(text) > LONGEST else ""
-        raise BrokenImage(f"there is no file {shown(text)}{told}")
-    return place if folder is None else inside(folder, text)
+        raise BrokenImage(f"there is no file {show_value(text)}{told}")
+    return place if folder is None else find_inside(folder, text)
 
 
 @contextmanager

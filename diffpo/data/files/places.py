@@ -7,14 +7,14 @@ from datasets import config
 from huggingface_hub import constants
 
 from diffpo.core.refusal import Refusal
-from diffpo.data.typed import shown
+from diffpo.data.typed import show_value
 
 
 class Outside(Refusal):
     """A file that lies elsewhere."""
 
 
-def inside(folder: Path, path: str) -> Path:
+def find_inside(folder: Path, path: str) -> Path:
     """The file of that path in a folder, links followed.
 
     Args:
@@ -24,15 +24,16 @@ def inside(folder: Path, path: str) -> Path:
         Outside: if it leads out of the folder.
     """
     place = (folder / path).resolve()
-    if not any(place.is_relative_to(root) for root in roots(folder)):
+    if not any(place.is_relative_to(root) for root in list_roots(folder)):
         raise Outside(
-            f"{shown(path)} lies outside of {folder}; let the source's `images` name a folder that holds all pictures"
+            f"{show_value(path)} lies outside of {folder}; let the source's `images` name a folder that holds all "
+            "pictures"
         )
     return place
 
 
 @cache
-def roots(folder: Path) -> tuple[Path, ...]:
+def list_roots(folder: Path) -> tuple[Path, ...]:
     """Folders that data of a folder may lie in. What came from the hub lies in its caches, which are full of links."""
     here = folder.resolve()
     caches = tuple(Path(place).resolve() for place in (constants.HF_HUB_CACHE, config.HF_DATASETS_CACHE))

@@ -24,7 +24,7 @@ from diffpo.data.files.tars import Tars
 from diffpo.storage.digests import FILES as DIGESTS
 from diffpo.storage.digests import named_in, require_written
 from diffpo.storage.files import in_one_line
-from diffpo.storage.hub import reaching
+from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.text_files import first_undecodable, require_utf8
 
 FILES: dict[str, Callable[..., DatasetBuilder]] = {
@@ -55,8 +55,8 @@ def open_table(path: str, split: str, revision: str | None, what: str = "a table
         Refusal: if it is a folder that names its files with their digests, and one is not what was written.
     """
     require_as_written(Path(path))
-    with reaching(path, what):
-        return opened(path, split, revision, streaming=False)
+    with name_failed_loads(path, what):
+        return open_source(path, split, revision, streaming=False)
 
 
 def open_stream(path: str, split: str, revision: str | None) -> IterableDataset:
@@ -65,21 +65,21 @@ def open_stream(path: str, split: str, revision: str | None) -> IterableDataset:
     Raises:
         Refusal: if it cannot be reached or read; what is damaged further on is found further on.
     """
-    with reaching(path, "a table of pairs"):
-        return opened(path, split, revision, streaming=True)
+    with name_failed_loads(path, "a table of pairs"):
+        return open_source(path, split, revision, streaming=True)
 
 
 @overload
-def opened(path: str, split: str, revision: str | None, streaming: Literal[False]) -> Dataset: ...
+def open_source(path: str, split: str, revision: str | None, streaming: Literal[False]) -> Dataset: ...
 @overload
-def opened(path: str, split: str, revision: str | None, streaming: Literal[True]) -> IterableDataset: ...
-def opened(path: str, split: str, revision: str | None, streaming: bool) -> Dataset | IterableDataset:
+def open_source(path: str, split: str, revision: str | None, streaming: Literal[True]) -> IterableDataset: ...
+def open_source(path: str, split: str, revision: str | None, streaming: bool) -> Dataset | IterableDataset:
     local = Path(path)
     if (local / "state.json").exists() or (local / "dataset_dict.json").exists():
         table = saved_to_disk(path, split)
         return table.to_iterable_dataset() if streaming else table
     if local.is_dir() and (shards := sorted(map(str, local.glob("*.tar")))):
-        return loaded(FILES[".tar"], "train", streaming, data_files=shards)
+        return load_split(FILES[".tar"], "train", streaming, data_files=shards)
     if local.is_file() or glob.has_magic(path):
         if local.suffix not in FILES:
             raise Refusal(f"its name ends in none of {', '.join(FILES)}; save it as one of these")
@@ -89,12 +89,12 @@ def opened(path: str, split: str, revision: str | None, streaming: bool) -> Data
             require_utf8(files)
         require_headed(files)
         options = PARQUET if local.suffix == ".parquet" else {}
-        return loaded(FILES[local.suffix], "train", streaming, data_files=files, **options)
+        return load_split(FILES[local.suffix], "train", streaming, data_files=files, **options)
     if (local / "chosen").is_dir() and (local / "rejected").is_dir():
         raise Refusal("it is a folder of pairs (chosen/, rejected/), which diffpo.data.PairFolder reads")
     require_headed(local_files(path))
     options = PARQUET if next(chain(local.glob("*.parquet"), local.glob("*/*.parquet")), None) else {}
-    return loaded(partial(datasets.load_dataset_builder, path), split, streaming, revision=revision, **options)
+    return load_split(partial(datasets.load_dataset_builder, path), split, streaming, revision=revision, **options)
 
 
 def saved_to_disk(path: str, split: str) -> Dataset:
@@ -106,7 +106,7 @@ def saved_to_disk(path: str, split: str) -> Dataset:
     return saved[split]
 
 
-def loaded(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, **options: Any) -> Any:
+def load_split(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, **options: Any) -> Any:
     """A table or stream; the several ways of `datasets` to say that a file cannot be parsed become ValueErrors."""
     named = options.get("data_files", ())  # of a folder or a hub id, `datasets` finds them
     try:
@@ -123,10 +123,10 @@ def loaded(builder: Callable[..., DatasetBuilder], split: str, streaming: bool, 
     except StopIteration as error:
         raise Refusal("it is empty; fill it, or name another one") from error
     except tarfile.TarError as error:
-        raise Refusal(damaged(named, error)) from error
+        raise Refusal(find_damaged(named, error)) from error
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, tarfile.TarError):
-            raise Refusal(damaged(named, error.__cause__)) from error
+            raise Refusal(find_damaged(named, error.__cause__)) from error
         if isinstance(error.__cause__, UnicodeDecodeError) and (told := first_undecodable(named)):
             raise Refusal(told) from error
         raise Refusal(f"{in_one_line(error.__cause__ or error)}; mend that line, or save the table anew") from error
@@ -181,7 +181,7 @@ def require_as_written(folder: Path) -> None:
     require_written(folder, [], "copy it again, or remove it and make it anew")
 
 
-def damaged(shards: Sequence[str], error: tarfile.TarError) -> str:
+def find_damaged(shards: Sequence[str], error: tarfile.TarError) -> str:
     """Which of the shards cannot be read to its end; `tarfile` does not say."""
     for shard in shards:
         try:
@@ -192,12 +192,12 @@ def damaged(shards: Sequence[str], error: tarfile.TarError) -> str:
     return f"a tar archive is damaged ({error}); fetch it again"
 
 
-def undecoded(table: Any) -> Any:
+def leave_undecoded(table: Any) -> Any:
     """The table (or stream) with its pictures as bytes and paths, so that they are decoded where we choose."""
     for name, feature in (table.features or {}).items():
         if isinstance(feature, datasets.Image):
             table = table.cast_column(name, datasets.Image(decode=False))
-        elif isinstance(within(feature), datasets.Image):
+        elif isinstance(find_inner_feature(feature), datasets.Image):
             table = table.cast_column(name, datasets.List(datasets.Image(decode=False)))
     return table
 
@@ -205,11 +205,11 @@ def undecoded(table: Any) -> Any:
 def heavy_columns(features: datasets.Features | None) -> set[str]:
     """Columns that hold pictures or other bytes, or lists of them; of a stream whose features are unknown, none."""
     blobs = (datasets.Value("binary"), datasets.Value("large_binary"))
-    kinds = {name: within(feature) for name, feature in (features or {}).items()}
+    kinds = {name: find_inner_feature(feature) for name, feature in (features or {}).items()}
     return {name for name, kind in kinds.items() if isinstance(kind, datasets.Image) or kind in blobs}
 
 
-def within(feature: Any) -> Any:
+def find_inner_feature(feature: Any) -> Any:
     """What a column holds, or what the lists in it do."""
     return feature.feature if isinstance(feature, datasets.List) else feature
 

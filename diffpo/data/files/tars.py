@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from diffpo.storage.text_files import decoded
+from diffpo.storage.text_files import decode_text
 
 TEXTS = {"txt", "text", "transcript", "json", "jsn"}  # endings of what is decoded as text
 
@@ -39,4 +39,4 @@ def in_utf8(tar: str, files: Any) -> Iterator[tuple[str, BinaryIO]]:
     """
     for name, file in files:
         is_text = name.rpartition(".")[2].lower() in TEXTS
-        yield name, BytesIO(decoded(file.read(), f"{name} in {tar}").encode()) if is_text else file
+        yield name, BytesIO(decode_text(file.read(), f"{name} in {tar}").encode()) if is_text else file

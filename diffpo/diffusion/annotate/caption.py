@@ -12,14 +12,14 @@ from diffpo.annotators.captioners.roles import SUMMARY
 from diffpo.core.refusal import require_at_least
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
-from diffpo.diffusion.annotate.caption_summary import gap, opened_tokenizer, summarized
+from diffpo.diffusion.annotate.caption_summary import gap, opened_tokenizer, summarize_captions
 from diffpo.diffusion.annotate.caption_texts import Plan, Text, Texts
-from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, surveyed
+from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, survey_rows
 from diffpo.diffusion.annotate.read_ahead import Question
-from diffpo.diffusion.annotate.score import all_scores, read
-from diffpo.diffusion.annotate.shards import PairShards, fill, further_columns, mean_bytes
+from diffpo.diffusion.annotate.score import all_scores, read_candidate
+from diffpo.diffusion.annotate.shards import PairShards, further_columns, mean_bytes, write_missing
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import WorkFolder, joined
+from diffpo.storage.job_folder import JobFolder, join_processes
 
 UNFINISHED = ".captioning"
 CLIP = "openai/clip-vit-large-patch14"
@@ -78,14 +78,14 @@ def caption_pairs(
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
     require_at_least(1, batch_size=batch_size)
-    state = joined()
-    folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
+    state = join_processes()
+    folder = JobFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
     with state.main_process_first():
         pairs = PairsInOrder(source, rows, plan.seed)
     for side in (0, 1):
         plan.original(pairs[0], side)
-    survey = surveyed(pairs, silent=not state.is_main_process)
+    survey = survey_rows(pairs, silent=not state.is_main_process)
     data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "pairs": len(pairs)}
     judges = {"tokenizer": tokenizer, "scorer": scorer and scorer.identity}
     identity = {**plan.identity, **data, "digest": survey.digest, **judges}
@@ -102,14 +102,18 @@ def caption_pairs(
     state.wait_for_everyone()  # nobody writes before all have looked
     work = Texts(pairs, plan, folder.unfinished, identity, batch_size)
     texts = work.all()
-    about = {**identity, **summarized(texts, (work.captions, work.perturbed), counter), "notes": dict(pairs.notes)}
+    about = {
+        **identity,
+        **summarize_captions(texts, (work.captions, work.perturbed), counter),
+        "notes": dict(pairs.notes),
+    }
     if scorer is not None:
         numbers = [number for number, text in texts.items() if text["caption"] is not None]
         asked = partial(about_captions, pairs, texts)
         scores = all_scores(numbers, asked, scorer, folder.unfinished / "scores", identity, batch_size)
         said = {str(texts[number]["caption"]) for number in numbers}
         about["gap"] = gap(scores, len(pairs)) | {"cut": scorer.count_cut(sorted(said))}
-    fill(folder, shards, texts)
+    write_missing(folder, shards, texts)
     if state.is_main_process:
         folder.finish(about, shards.names)
     state.wait_for_everyone()
@@ -120,4 +124,4 @@ def about_captions(pairs: PairsInOrder, texts: Mapping[int, Text], numbers: Sequ
     """Whether pictures show what their own captions say."""
     for number in numbers:
         candidate = pairs[number // 2].candidates[number % 2]
-        yield Question(number, str(texts[number]["caption"]), partial(read, candidate))
+        yield Question(number, str(texts[number]["caption"]), partial(read_candidate, candidate))

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.annotate.caption_texts import Said, Text
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.hub import SAFE, name_failed_loads
 
 BINS = 20
 WIDTH = 40
@@ -18,7 +18,7 @@ AT_A_TIME = 1000
 
 def opened_tokenizer(path: str) -> Any:
     """Raises a Refusal if there is none."""
-    with reaching(path, "a tokenizer"):
+    with name_failed_loads(path, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **SAFE)
     # Where there are no files of a tokenizer, transformers makes an empty one.
     if not len(tokenizer):
@@ -26,7 +26,7 @@ def opened_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def summarized(
+def summarize_captions(
     texts: Mapping[int, Text], answers: Sequence[Mapping[int, Said]], tokenizer: Any | None
 ) -> dict[str, Any]:
     """What `captions.json` says of the texts.
@@ -63,7 +63,7 @@ def summarized(
 
 def tokens(named: Mapping[str, list[str]], tokenizer: Any) -> dict[str, Any]:
     """Lengths in tokens with those for begin and end, and the share that the tokenizer's limit (CLIP: 77) cuts off."""
-    counts = {name: counted(texts, tokenizer) for name, texts in named.items()}
+    counts = {name: count_tokens(texts, tokenizer) for name, texts in named.items()}
     limit = tokenizer.model_max_length
     return {
         "tokens": {name: lengths(of_side) for name, of_side in counts.items()},
@@ -72,7 +72,7 @@ def tokens(named: Mapping[str, list[str]], tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def counted(texts: list[str], tokenizer: Any) -> list[int]:
+def count_tokens(texts: list[str], tokenizer: Any) -> list[int]:
     chunks = (texts[begin : begin + AT_A_TIME] for begin in range(0, len(texts), AT_A_TIME))
     return [len(ids) for chunk in chunks for ids in tokenizer(chunk, truncation=False, verbose=False)["input_ids"]]
 

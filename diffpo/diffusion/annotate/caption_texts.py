@@ -9,14 +9,14 @@ from typing import Any, TypedDict, TypeVar
 
 from PIL import Image
 
-from diffpo.annotators.captioners.roles import Captioner, Interrupted, Perturber, Strategy, Strength, cleaned
+from diffpo.annotators.captioners.roles import Captioner, Interrupted, Perturber, Strategy, Strength, clean_text
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.rows import PairRow
 from diffpo.data.typed import Field
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
 from diffpo.diffusion.annotate.read_ahead import read_ahead
-from diffpo.diffusion.annotate.score import questions
+from diffpo.diffusion.annotate.score import list_questions
 from diffpo.storage.shared_work import shared_out
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class Plan:
             Refusal: if the source lacks the column, or holds no text there.
         """
         if self.columns is None:
-            return text if cleaned(text := str(row.prompts[side])) else None
+            return text if clean_text(text := str(row.prompts[side])) else None
         name = self.columns[1 - side if row.turned else side]
         if name not in row.extra:
             have = ", ".join(sorted(row.extra)) or "none"
@@ -105,7 +105,7 @@ class Plan:
                 "--strategy caption first and name that folder as source, or set columns to null for the prompts."
             )
         found = Field(row.id, name, row.extra[name]).caption()
-        return text if found is not None and cleaned(text := str(found)) else None
+        return text if found is not None and clean_text(text := str(found)) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +146,15 @@ class Texts:
 
     def captioned(self, captioner: Captioner, numbers: Sequence[int]) -> Iterator[dict[int, Said]]:
         """A picture that comes again with the same prompt has the same caption, in this process without asking."""
-        for batch in read_ahead(list(questions(self.pairs, numbers)), self.batch_size):
+        for batch in read_ahead(list(list_questions(self.pairs, numbers)), self.batch_size):
             keys = {question.row: key(picture, question.prompt) for question, picture in batch if picture}
             yield {question.row: nothing() for question, picture in batch if not picture}
             if len(self.known) > REMEMBERED:
                 self.known.clear()
             pictures = {keys[question.row]: (picture, question.prompt) for question, picture in batch if picture}
             new = {of: shown for of, shown in pictures.items() if of not in self.known}
-            say = partial(described, captioner)
-            for said in patiently(list(new.values()), say, self.draws(list(new)), self.plan.retries):
+            say = partial(describe_pictures, captioner)
+            for said in ask_patiently(list(new.values()), say, self.draws(list(new)), self.plan.retries):
                 found = {list(new)[i]: of_picture for i, of_picture in said.items()}
                 self.known.update(found)
                 yield {number: found[of] for number, of in keys.items() if of in found}
@@ -167,7 +167,7 @@ class Texts:
             texts = {n: text for n, row in rows.items() if (text := self.text(n, row, side)) is not None}
             yield {n: nothing() for n in rows if n not in texts}
             draws = self.draws([rows[n].id for n in texts])
-            for said in patiently(list(texts.values()), say, draws, self.plan.retries):
+            for said in ask_patiently(list(texts.values()), say, draws, self.plan.retries):
                 yield {list(texts)[i]: of_text for i, of_text in said.items()}
 
     def draws(self, keys: Sequence[int]) -> Draws:
@@ -176,7 +176,7 @@ class Texts:
     def text(self, n: int, row: PairRow, side: int) -> str | None:
         """Of one side, before anything is perturbed; None if there is none."""
         if side in self.plan.strategy.captioned:
-            return cleaned(self.captions[2 * n + side]["raw"])
+            return clean_text(self.captions[2 * n + side]["raw"])
         return self.plan.original(row, side)
 
     def all(self) -> dict[int, Text]:
@@ -187,14 +187,16 @@ class Texts:
             for side in (0, 1):
                 if side == 1 and perturbs is not None:
                     raw, original = perturbed[n]["raw"], self.text(n, row, perturbs)
-                    texts[2 * n + 1] = Text(caption=cleaned(raw), raw=raw, perturbed_from=original)
+                    texts[2 * n + 1] = Text(caption=clean_text(raw), raw=raw, perturbed_from=original)
                 else:
                     raw = captions[2 * n + side]["raw"] if side in self.plan.strategy.captioned else None
                     texts[2 * n + side] = Text(caption=self.text(n, row, side), raw=raw, perturbed_from=None)
         return texts
 
 
-def described(captioner: Captioner, asked: Sequence[tuple[Image.Image, str]], seeds: Sequence[int]) -> list[str]:
+def describe_pictures(
+    captioner: Captioner, asked: Sequence[tuple[Image.Image, str]], seeds: Sequence[int]
+) -> list[str]:
     return captioner([picture for picture, _ in asked], [prompt for _, prompt in asked], seeds)
 
 
@@ -202,7 +204,7 @@ def other_words(perturber: Perturber, strength: Strength, texts: Sequence[str], 
     return perturber(texts, strength, seeds)
 
 
-def patiently(
+def ask_patiently(
     asked: Sequence[T], say: Callable[[Sequence[T], Sequence[int]], list[str]], draws: Draws, retries: int
 ) -> Iterator[dict[int, Said]]:
     """Answers by index as they become final: one that is not empty, or the last try.
@@ -219,9 +221,9 @@ def patiently(
         try:
             texts = dict(zip(left, say([asked[i] for i in left], seeds), strict=True))
         except Interrupted as error:
-            yield {left[i]: Said(raw=text, retried=attempt) for i, text in error.said.items() if cleaned(text)}
+            yield {left[i]: Said(raw=text, retried=attempt) for i, text in error.said.items() if clean_text(text)}
             raise
-        final = {i: text for i, text in texts.items() if cleaned(text) or attempt == retries}
+        final = {i: text for i, text in texts.items() if clean_text(text) or attempt == retries}
         yield {i: Said(raw=text, retried=attempt) for i, text in final.items()}
         left = [i for i in left if i not in final]
 

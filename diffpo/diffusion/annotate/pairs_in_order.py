@@ -71,7 +71,7 @@ class Survey:
     digest: str
 
 
-def surveyed(pairs: PairsInOrder, silent: bool = True) -> Survey:
+def survey_rows(pairs: PairsInOrder, silent: bool = True) -> Survey:
     """The survey of all rows; one that takes long shows its progress."""
     prompts: dict[str, None] = {}
     per_side, decided, digest = False, np.zeros(len(pairs), dtype=bool), hashlib.sha256()

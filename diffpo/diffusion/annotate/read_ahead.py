@@ -34,7 +34,7 @@ class Question:
     read: Callable[[], Image.Image]
 
 
-def judged(
+def score_batches(
     scorers: Sequence[Scorer], questions: Sequence[Question], batch_size: int = 32
 ) -> Iterator[list[tuple[Question, Scores]]]:
     """Batch by batch each question with what the scorers say: scores by the scorer's name, aspects by their own.
@@ -44,7 +44,7 @@ def judged(
     unread: Scores = {scorer.name: None for scorer in scorers}
     for batch in read_ahead(questions, batch_size):
         readable = [(question.prompt, found) for question, found in batch if found]
-        said = iter(answers(scorers, [prompt for prompt, _ in readable], [found for _, found in readable]))
+        said = iter(ask_scorers(scorers, [prompt for prompt, _ in readable], [found for _, found in readable]))
         yield [(question, next(said) if found else unread) for question, found in batch]
 
 
@@ -121,7 +121,7 @@ def picture(question: Question) -> Image.Image | None:
         return None
 
 
-def answers(scorers: Sequence[Scorer], prompts: list[str], pictures: list[Image.Image]) -> list[Scores]:
+def ask_scorers(scorers: Sequence[Scorer], prompts: list[str], pictures: list[Image.Image]) -> list[Scores]:
     if not pictures:
         return []
     columns = {}

@@ -17,11 +17,11 @@ from diffpo.data.files.records import Cell, Held
 from diffpo.data.row_maps import SUMMARY
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
-from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, surveyed
-from diffpo.diffusion.annotate.read_ahead import Question, judged
-from diffpo.diffusion.annotate.shards import PairShards, fill, further_columns, mean_bytes
+from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, survey_rows
+from diffpo.diffusion.annotate.read_ahead import Question, score_batches
+from diffpo.diffusion.annotate.shards import PairShards, further_columns, mean_bytes, write_missing
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import WorkFolder, joined
+from diffpo.storage.job_folder import JobFolder, join_processes
 from diffpo.storage.shared_work import shared_out
 
 UNFINISHED = ".scoring"
@@ -61,12 +61,12 @@ def score_pairs(
         Refusal: if the folder cannot be written, or is full.
     """
     require_at_least(1, batch_size=batch_size)
-    state = joined()
-    folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
+    state = join_processes()
+    folder = JobFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
     folder.require_ours()
     with state.main_process_first():
         pairs = PairsInOrder(source, rows, seed)
-    survey = surveyed(pairs, silent=not state.is_main_process)
+    survey = survey_rows(pairs, silent=not state.is_main_process)
     data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "seed": seed, "pairs": len(pairs)}
     identity = {**scorer.identity, **data, "digest": survey.digest}
     if (finished := folder.finished(identity)) is not None:
@@ -76,11 +76,11 @@ def score_pairs(
     folder.require_room("The pairs with their scores", len(pairs) * shards.mean)
     scorer.check(survey.prompts)
     state.wait_for_everyone()  # nobody writes before all have looked
-    asked = partial(questions, pairs)
+    asked = partial(list_questions, pairs)
     scores = all_scores(range(2 * len(pairs)), asked, scorer, folder.unfinished, identity, batch_size)
     read = {"prompts": len(survey.prompts), "cut": scorer.count_cut(survey.prompts), "notes": dict(pairs.notes)}
-    about = {**identity, **summary(scores, survey.decided), **read}
-    fill(folder, shards, scores)
+    about = {**identity, **summarize_scores(scores, survey.decided), **read}
+    write_missing(folder, shards, scores)
     if state.is_main_process:
         folder.finish(about, shards.names)
     state.wait_for_everyone()
@@ -105,25 +105,28 @@ def all_scores(
     """
 
     def found(some: Sequence[int]) -> Iterator[dict[int, float | None]]:
-        for answers in judged([scorer], list(asked(some)), batch_size):
-            yield {question.row: finite(scores[scorer.name], question, scorer) for question, scores in answers}
+        for answers in score_batches([scorer], list(asked(some)), batch_size):
+            yield {
+                question.row: require_finite_score(scores[scorer.name], question, scorer)
+                for question, scores in answers
+            }
 
     return shared_out(numbers, found, BATCHES * batch_size, folder, identity, scorer.name, "picture")
 
 
-def questions(pairs: PairsInOrder, numbers: Sequence[int]) -> Iterator[Question]:
+def list_questions(pairs: PairsInOrder, numbers: Sequence[int]) -> Iterator[Question]:
     for n, of_pair in groupby(numbers, key=lambda number: number // 2):
         row = pairs[n]
         for number in of_pair:
             side = number % 2
-            yield Question(number, str(row.prompts[side]), partial(read, row.candidates[side]))
+            yield Question(number, str(row.prompts[side]), partial(read_candidate, row.candidates[side]))
 
 
-def read(candidate: Cell | Held) -> Image.Image:
+def read_candidate(candidate: Cell | Held) -> Image.Image:
     return read_image(candidate.read(), candidate.folder, candidate.most)
 
 
-def finite(score: float | None, question: Question, scorer: Scorer) -> float | None:
+def require_finite_score(score: float | None, question: Question, scorer: Scorer) -> float | None:
     if score is not None and not isfinite(score):
         raise Refusal(
             f"{scorer.name} gives {score} to a picture of {question.prompt!r}; let the scorer compute in float32."
@@ -131,7 +134,7 @@ def finite(score: float | None, question: Question, scorer: Scorer) -> float | N
     return score
 
 
-def summary(scores: Mapping[int, float | None], decided: Bool[np.ndarray, " n"]) -> dict[str, Any]:
+def summarize_scores(scores: Mapping[int, float | None], decided: Bool[np.ndarray, " n"]) -> dict[str, Any]:
     """What `scores.json` says of the scores; see `score_pairs`."""
     values = np.array([scores[number] for number in range(len(scores))], dtype=float).reshape(-1, 2)
     known = np.isfinite(values)

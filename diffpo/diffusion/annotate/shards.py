@@ -12,15 +12,15 @@ from accelerate import PartialState
 from datasets import Features, Image, List, Value
 
 from diffpo.core.refusal import Refusal
-from diffpo.data.files.pictures import BrokenImage, broken_if_unreadable, held, image_size, read_image
+from diffpo.data.files.pictures import BrokenImage, broken_if_unreadable, image_size, open_value, read_image
 from diffpo.data.files.records import Cell, Held
 from diffpo.data.rows import PairRow
-from diffpo.data.typed import captions
+from diffpo.data.typed import list_captions
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, shared_prompt
-from diffpo.processes.stopping import orderly
-from diffpo.storage.files import writing
-from diffpo.storage.job_folder import WorkFolder
-from diffpo.storage.ledger import REMEDY, settle
+from diffpo.processes.stopping import end_in_order
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.job_folder import JobFolder
+from diffpo.storage.ledger import REMEDY, settle_file
 
 SHARD = 500 * 2**20  # bytes of pictures, about
 GROUP = 32 * 2**20  # bytes of pictures that are held in memory
@@ -106,11 +106,11 @@ class PairShards:
         file, features = folder / self.names[shard], self.features
         schema = features.arrow_schema
         unfinished = file.with_suffix(".unfinished")
-        with writing(str(file), REMEDY), pq.ParquetWriter(unfinished, schema) as writer:
+        with name_failed_writes(str(file), REMEDY), pq.ParquetWriter(unfinished, schema) as writer:
             for group in self.groups(shard, results):
                 encoded = [features.encode_example(record) for record in group]
                 writer.write_table(pa.Table.from_pylist(encoded, schema=schema))
-        settle(unfinished, file)
+        settle_file(unfinished, file)
         return file
 
     def groups(self, shard: int, results: Mapping[int, Any]) -> Iterator[list[dict[str, Any]]]:
@@ -130,23 +130,23 @@ class PairShards:
         first, second = row.prompts
         texts = {"prompt": shared_prompt(row)}
         texts |= {"prompt_chosen": first, "prompt_rejected": second} if self.per_side else {}
-        written = captions if self.pairs.several else str
+        written = list_captions if self.pairs.several else str
         ours = {
             **{name: text if text is None else written(text) for name, text in texts.items()},
-            "chosen": stored(row.candidates[0]),
-            "rejected": stored(row.candidates[1]),
+            "chosen": read_stored_bytes(row.candidates[0]),
+            "rejected": read_stored_bytes(row.candidates[1]),
             "prob": row.prob,
             **found,
         }
         return {name: row.extra.get(name) for name in self.further} | ours
 
 
-def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> None:
+def write_missing(folder: JobFolder, shards: PairShards, results: Mapping[int, Any]) -> None:
     """Write the shards that are missing; the processes take turns."""
     state = PartialState()
     missing = folder.missing(shards.names)
     state.wait_for_everyone()  # nobody adds before all have seen the same
-    with orderly() as stop:
+    with end_in_order() as stop:
         for name in missing[state.process_index :: state.num_processes]:
             shards.write(shards.names.index(name), folder.unfinished, results)
             folder.keep(name)
@@ -154,7 +154,7 @@ def fill(folder: WorkFolder, shards: PairShards, results: Mapping[int, Any]) -> 
     state.wait_for_everyone()
 
 
-def stored(candidate: Cell | Held) -> dict[str, Any] | None:
+def read_stored_bytes(candidate: Cell | Held) -> dict[str, Any] | None:
     """A picture's bytes as they are stored, and its name; None if there are none.
 
     Of a file, only a picture that decodes: what else a table may name is not for others to read.
@@ -162,7 +162,7 @@ def stored(candidate: Cell | Held) -> dict[str, Any] | None:
     value = candidate.read()
     try:
         with broken_if_unreadable():
-            found = held(value, candidate.folder)
+            found = open_value(value, candidate.folder)
             if isinstance(found, Path):
                 content = found.read_bytes()
                 read_image(content, most=candidate.most)
@@ -186,7 +186,7 @@ def mean_bytes(pairs: PairsInOrder) -> float:
             except BrokenImage as error:
                 reason, where = error, candidate.folder.resolve()
             else:
-                sizes.append(len(picture["bytes"]) if (picture := stored(candidate)) else 0)
+                sizes.append(len(picture["bytes"]) if (picture := read_stored_bytes(candidate)) else 0)
     if not sizes:
         raise Refusal(
             f"None of the pictures looked at can be read ({reason}); check that the source names columns of pictures, "

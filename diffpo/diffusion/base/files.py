@@ -8,12 +8,12 @@ from huggingface_hub import snapshot_download, split_state_dict_into_shards_fact
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffpo.storage.hub import reaching
+from diffpo.storage.hub import name_failed_loads
 
 WEIGHTS = "diffusion_pytorch_model"
 
 
-def located(path: str, *stems: str) -> Path:
+def locate_weights(path: str, *stems: str) -> Path:
     """A local file or folder; of a hub id, the configs and the weights with such names are fetched.
 
     Raises:
@@ -23,7 +23,7 @@ def located(path: str, *stems: str) -> Path:
         return Path(path)
     endings = (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
     names = ["config.json"] + [stem + ending for stem in stems for ending in endings]
-    with reaching(path, "weights"):
+    with name_failed_loads(path, "weights"):
         return Path(snapshot_download(path, allow_patterns=names + [f"unet/{name}" for name in names]))
 
 
@@ -53,7 +53,7 @@ def loaded_files(folder: Path, variant: str | None) -> list[Path]:
     return [file for file in found if (f".{variant}" in file.stem if variant else "." not in file.stem)] or found
 
 
-def write(
+def write_sharded(
     tensor: Callable[[str], Tensor],
     sizes: Mapping[str, int],
     folder: Path,

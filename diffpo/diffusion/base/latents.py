@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 Statistics = tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]
 
 
-def statistics(vae: Any) -> Statistics | None:
+def latent_statistics(vae: Any) -> Statistics | None:
     """Mean and deviation by channel of a VAE's latents, on its device; None of a VAE whose latents are only scaled.
 
     A network then sees (z - mean) / std x scaling_factor (Playground v2.5, arXiv:2402.17245).
@@ -25,9 +25,9 @@ def statistics(vae: Any) -> Statistics | None:
     return mean, std
 
 
-def unscaled(vae: Any, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def unscale_latents(vae: Any, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """What the VAE decodes of a network's latents; computed in their type."""
-    found = statistics(vae)
+    found = latent_statistics(vae)
     if found is None:
         return latents / vae.config.scaling_factor
     mean, std = (x.to(latents) for x in found)

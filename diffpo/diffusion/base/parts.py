@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.files import loaded_files
-from diffpo.storage.hub import parsing
-from diffpo.storage.whole import load_whole, unwrapped
+from diffpo.storage.hub import name_parse_errors
+from diffpo.storage.whole import load_whole, unwrap_name
 
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_|pytorch_)?model(?:-\d+-of-\d+)?(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
@@ -46,7 +46,7 @@ def from_folder(
     Raises:
         Refusal: if there is none, or weights are absent, too many, or of other shapes.
     """
-    load = partial(local if Path(path).is_dir() else remote, kind, path, places, revision, variant)
+    load = partial(load_local if Path(path).is_dir() else load_remote, kind, path, places, revision, variant)
     network = load_whole(load, path, what, spare)
     if quantized := [name for name, parameter in network.named_parameters() if not parameter.is_floating_point()]:
         raise Refusal(
@@ -55,7 +55,7 @@ def from_folder(
     return network
 
 
-def local(
+def load_local(
     kind: Any, path: str, places: tuple[str, ...], revision: str | None, variant: str | None, **asked: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The network of a folder, and what its library says of the weights."""
@@ -65,10 +65,10 @@ def local(
         raise OSError(f"its weights are of variant {min(filter(None, have))}; name it in --base.variant")
     if variant and variant not in have:
         log.warning(f"{folder} has no weights of variant {variant}; those without a variant are taken.")
-    return read(kind, str(folder), "", None, variant if variant in have else None, **asked)
+    return read_network(kind, str(folder), "", None, variant if variant in have else None, **asked)
 
 
-def remote(
+def load_remote(
     kind: Any, path: str, places: tuple[str, ...], revision: str | None, variant: str | None, **asked: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The network of a hub id, and what its library says of the weights."""
@@ -76,7 +76,7 @@ def remote(
     for place in places:
         for choice in dict.fromkeys((variant, None)):
             try:
-                found = read(kind, path, place, revision, choice, **asked)
+                found = read_network(kind, path, place, revision, choice, **asked)
             except OSError as error:
                 errors.append(error)
                 continue
@@ -86,7 +86,7 @@ def remote(
     raise errors[0]
 
 
-def read(
+def read_network(
     kind: Any, path: str, place: str, revision: str | None, variant: str | None, key_mapping: Any = None, **asked: Any
 ) -> tuple[Any, dict[str, Any]]:
     """A network, and what its library says of the weights.
@@ -99,7 +99,7 @@ def read(
     """
     where = {"subfolder": place, "revision": revision, "variant": variant, "dtype": torch.float32}
     mapping = {"key_mapping": key_mapping} if key_mapping and not issubclass(kind, ModelMixin) else {}
-    with parsing():
+    with name_parse_errors():
         loaded: Any = kind.from_pretrained(path, **where, **asked, **mapping)
     network, report = loaded
     if adapters := sorted(n for n in report["unexpected_keys"] if any(mark in n for mark in ADAPTERS)):
@@ -110,16 +110,16 @@ def read(
     if key_mapping and not mapping:
         if not Path(path).exists():
             path = snapshot_download(path, revision=revision, allow_patterns=[f"{place}/config.json"])
-        report = unwrap(network, Path(path, place), variant)
+        report = unwrap_weights(network, Path(path, place), variant)
     return network, report
 
 
-def unwrap(network: Any, folder: Path, variant: str | None) -> dict[str, Any]:
+def unwrap_weights(network: Any, folder: Path, variant: str | None) -> dict[str, Any]:
     """Give a network what is in its files under other names, and say what did not fit."""
     found: dict[str, torch.Tensor] = {}
     for file in loaded_files(folder, variant):
         tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
-        found |= {unwrapped(name): tensor for name, tensor in tensors.items()}
+        found |= {unwrap_name(name): tensor for name, tensor in tensors.items()}
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     fitting = {name: tensor for name, tensor in found.items() if own.get(name) == tuple(tensor.shape)}
     network.load_state_dict(fitting, strict=False, assign=True)

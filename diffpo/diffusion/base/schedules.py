@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.hub import parsing
+from diffpo.storage.hub import name_parse_errors
 
 SCHEDULE = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 USUALLY = {"use_flow_sigmas": False, "timestep_type": "discrete"}
@@ -21,13 +21,13 @@ METADATA = {
 }
 
 
-def changed(scheduler: Any, overrides: dict[str, Any]) -> Any:
+def change_scheduler(scheduler: Any, overrides: dict[str, Any]) -> Any:
     """The same scheduler with other settings, which must be settings of it."""
     if unknown := sorted(overrides.keys() - scheduler.config.keys()):
         have = ", ".join(sorted(name for name in scheduler.config if not name.startswith("_")))
         raise Refusal(f"base.scheduler names {', '.join(unknown)}; {type(scheduler).__name__} has {have}.")
     try:
-        with parsing():
+        with name_parse_errors():
             return type(scheduler).from_config(scheduler.config, **overrides)
     # Diffusers checks no type; what it computes with them then fails in one of many ways.
     except ValueError as error:

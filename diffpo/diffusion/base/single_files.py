@@ -21,9 +21,9 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.schedules import MARKS
-from diffpo.storage.hub import reaching
-from diffpo.storage.tensors import header
-from diffpo.storage.whole import fill, load_whole, tell_unwrapped, unwrapped
+from diffpo.storage.hub import name_failed_loads
+from diffpo.storage.tensors import read_header
+from diffpo.storage.whole import fill_network, load_whole, tell_unwrapped, unwrap_name
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 UNET, VAE = ("model.diffusion_model.",), ("first_stage_model.", "vae.")
@@ -60,11 +60,11 @@ class Checkpoint:
         Raises:
             Refusal: if it cannot be reached or read.
         """
-        with reaching(path, what):
+        with name_failed_loads(path, what):
             found = named_tensors(path)
-            metadata = header(Path(path)) if Path(path).suffix == ".safetensors" and Path(path).exists() else {}
-        tell_unwrapped([name for name in found if name != unwrapped(name)], path)
-        return cls(path, {unwrapped(name): tensor for name, tensor in found.items()}, metadata)
+            metadata = read_header(Path(path)) if Path(path).suffix == ".safetensors" and Path(path).exists() else {}
+        tell_unwrapped([name for name in found if name != unwrap_name(name)], path)
+        return cls(path, {unwrap_name(name): tensor for name, tensor in found.items()}, metadata)
 
     def home(self) -> str:
         """Hub id of the pipeline whose architecture diffusers recognises in it."""
@@ -89,14 +89,14 @@ class Checkpoint:
                     f"{self.path} holds a UNet of another architecture: {len(strange)} of its weights have no place, "
                     f"the first is {strange[0]}; name a base.config of its own architecture."
                 )
-        return filled(UNet2DConditionModel, settings, state, self.path, "a UNet")
+        return load_filled(UNet2DConditionModel, settings, state, self.path, "a UNet")
 
     def vae(self, settings: Mapping[str, Any]) -> AutoencoderKL:
         """Its VAE, in fp32; arguments and errors as of `unet`."""
         if (state := self.plain("encoder.down_blocks.")) is None:
             ours = self.beginning(VAE) or (self.tensors if self.beginning(("encoder.down.",)) else {})
             state = self.converted(partial(convert_ldm_vae_checkpoint, config=settings), ours, "VAE")
-        return filled(AutoencoderKL, settings, state, self.path, "a VAE")
+        return load_filled(AutoencoderKL, settings, state, self.path, "a VAE")
 
     def text_encoder(self, kind: Any, settings: Any, name: str) -> Any:
         """One of its text encoders, in fp32.
@@ -149,11 +149,11 @@ class Checkpoint:
             ) from error
 
 
-def filled(kind: Any, settings: Mapping[str, Any], state: Mapping[str, Tensor], path: str, what: str) -> Any:
+def load_filled(kind: Any, settings: Mapping[str, Any], state: Mapping[str, Tensor], path: str, what: str) -> Any:
     """A network of diffusers with weights from a file, in fp32."""
     with init_empty_weights(include_buffers=False):
         network = kind.from_config(settings)
-    fill(network, state, path, what)
+    fill_network(network, state, path, what)
     return network.float().eval()
 
 

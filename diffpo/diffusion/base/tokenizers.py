@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.hub import parsing, reaching
+from diffpo.storage.hub import name_failed_loads, name_parse_errors
 
 END = "</w>"
 SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
@@ -30,7 +30,7 @@ def load_tokenizer(kind: Any, path: str, name: str, encoder: Any, revision: str 
         Refusal: if it cannot be read, does not say how to pad, or is not the encoder's: of another size, or without
             the rules by which words become tokens.
     """
-    with reaching(path, f"a {name}"), parsing():
+    with name_failed_loads(path, f"a {name}"), name_parse_errors():
         tokenizer = kind.from_pretrained(path, subfolder=name, revision=revision)
     where, wanted = f"{path}/{name}", encoder.config.vocab_size
     if len(tokenizer) != wanted:
@@ -38,7 +38,7 @@ def load_tokenizer(kind: Any, path: str, name: str, encoder: Any, revision: str 
             f"{where} is a tokenizer of {len(tokenizer)} tokens, the text encoder knows {wanted}; copy the folder of "
             "the base whole (tokenizer.json, or vocab.json and merges.txt)."
         )
-    if not settings(path, name, revision).get("pad_token"):
+    if not read_settings(path, name, revision).get("pad_token"):
         raise Refusal(
             f"{where} does not say its pad_token, which fills up prompts, in {' or '.join(reversed(SETTINGS))}; copy "
             "the folder whole."
@@ -69,7 +69,7 @@ def knows_its_words(tokenizer: Any) -> bool:
     return 2 * sum(ids == [whole[word]] for ids, word in zip(read, words, strict=True)) >= len(words)
 
 
-def settings(path: str, name: str, revision: str | None) -> dict[str, Any]:
+def read_settings(path: str, name: str, revision: str | None) -> dict[str, Any]:
     """What the files beside a tokenizer say of its special tokens and lengths."""
     found = {}
     for file in SETTINGS:

@@ -112,7 +112,7 @@ def sides(prompts: Sequence[list[str]]) -> list[list[str]]:
     return [prompts[0]] if all(side == prompts[0] for side in prompts) else list(prompts)
 
 
-def joined(
+def join_sides(
     told: Sequence[States], time_ids: Float[Tensor, "k b 6"], user: Float[Tensor, "b u e"] | None = None
 ) -> Conditioning:
     """Conditioning of k sides from the states of each, or of the one that they share; SDXL alone is told time ids."""

@@ -13,7 +13,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage
 from diffpo.data.rows import PairRow
 from diffpo.data.source import Layout, Refer
-from diffpo.data.typed import asked
+from diffpo.data.typed import read_prompts
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.prompt_states import PromptStates
 from diffpo.storage import arrow
@@ -53,7 +53,7 @@ def latents_of(k: int, variant: str) -> list[str]:
     return of_sides(f"{variant}latents", k)
 
 
-def framed(framing: Framing) -> dict[str, Any]:
+def describe_framing(framing: Framing) -> dict[str, Any]:
     """What posteriors depend on of a framing; the flip is stored as a second variant."""
     return {"resolution": framing.resolution, "crop": "center", "bucket_step": framing.bucket_step}
 
@@ -164,9 +164,9 @@ class EncodedPairs(Layout):
 
     def open(self) -> Dataset:
         files = self.encoding["files"]
-        names = [name for what, count in files.items() for name in arrow.names(what, count)]
+        names = [name for what, count in files.items() for name in arrow.name_files(what, count)]
         require_written(self.folder, names, f"{ENCODE} once more, which mends that")
-        return arrow.opened(self.folder, PAIRS, files[PAIRS])
+        return arrow.open_files(self.folder, PAIRS, files[PAIRS])
 
     def files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{arrow.ENDING}"))
@@ -190,7 +190,7 @@ class EncodedPairs(Layout):
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         return PairRow(
             record["id"],
-            **asked(record["id"], record, *self._prompts),
+            **read_prompts(record["id"], record, *self._prompts),
             candidates=tuple([EncodedPicture(side, record, cell) for side in self._sides]),
             prob=record["prob"],
             scores=tuple([record[name] for name in self._scores]),
@@ -227,7 +227,7 @@ class EncodedPairs(Layout):
         """Raise a Refusal, saying what differs, if the pairs were encoded for another framing."""
         if framing.random_crop:
             raise Refusal(f"{self.path} holds center crops; set data.framing.random_crop to false.")
-        wanted = framed(framing)
+        wanted = describe_framing(framing)
         remedy = f"{ENCODE} for this run, or set data.framing to what they were encoded for"
         require_same({key: self.encoding[key] for key in wanted}, wanted, self.folder, remedy)
         if framing.flip and not self.encoding["flip"]:

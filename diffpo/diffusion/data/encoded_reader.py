@@ -11,11 +11,11 @@ from jaxtyping import Float, Shaped
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow
-from diffpo.diffusion.data.batches import EncodedBatch, States, count_enlarged, joined, sides
+from diffpo.diffusion.data.batches import EncodedBatch, States, count_enlarged, join_sides, sides
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.prompt_states import PromptStates
-from diffpo.diffusion.data.readers import Example, Reader, labels, prompts_by_side, users
+from diffpo.diffusion.data.readers import Example, Reader, gather_labels, gather_users, prompts_by_side
 
 
 class EncodedView(NamedTuple):
@@ -77,8 +77,8 @@ class EncodedReader(Reader):
             mean,
             std,
             self.scaling,
-            joined(told, time_ids, users(examples)),
-            labels(examples),
+            join_sides(told, time_ids, gather_users(examples)),
+            gather_labels(examples),
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),
             broken=tuple(row for example in examples for row in example.broken),

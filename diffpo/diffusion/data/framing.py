@@ -76,7 +76,7 @@ class Framing:
         """Crops at a relative place, by default the center."""
         height, width = self.shapes[self.shape_of(pictures)]
         crops, time_ids = zip(
-            *(crop(picture, height, width, across, down, mirrored) for picture in pictures), strict=True
+            *(crop_picture(picture, height, width, across, down, mirrored) for picture in pictures), strict=True
         )
         pixels = torch.from_numpy(np.stack([np.asarray(cropped) for cropped in crops])).permute(0, 3, 1, 2)
         return Framed(pixels, torch.tensor(time_ids, dtype=torch.float32))
@@ -103,7 +103,7 @@ class Framing:
         return int(np.argmin([abs(np.log(width / height) - aspect) for height, width in self.shapes]))
 
 
-def crop(
+def crop_picture(
     picture: Image.Image, height: int, width: int, across: float, down: float, mirrored: bool
 ) -> tuple[Image.Image, tuple[int, ...]]:
     """The picture in that shape, and its time ids."""

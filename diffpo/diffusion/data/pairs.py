@@ -17,20 +17,20 @@ from diffpo.data.files.pictures import BrokenImage, image_size
 from diffpo.data.files.records import Cell, Held
 from diffpo.data.fingerprint import of_tables
 from diffpo.data.layouts import PromptsOnly
-from diffpo.data.mixture import turns
-from diffpo.data.pairs import PairTable, RowPairs, became, open_tables
+from diffpo.data.mixture import interleave_sources
+from diffpo.data.pairs import PairTable, RowPairs, open_tables, rows_report
 from diffpo.data.rows import DropTies, FirstCaption, PairRow, RowMap, require_order
-from diffpo.data.sampler import Groups, Order, Pick, Shapes, Share, Users
+from diffpo.data.sampler import Grouping, PairSampler, ProcessShare, Shapes, Users, Visit
 from diffpo.data.source import Source
 from diffpo.data.streams import Stream, open_streams
-from diffpo.data.typed import captions, shown
+from diffpo.data.typed import list_captions, show_value
 from diffpo.diffusion.data.encoded import EncodedPairs, EncodedPicture
 from diffpo.diffusion.data.encoded_reader import EncodedReader
 from diffpo.diffusion.data.framing import Framing
-from diffpo.diffusion.data.readers import Example, PixelReader, PromptReader, Reader, Seen, gathered
+from diffpo.diffusion.data.readers import Example, PixelReader, PromptReader, Reader, Seen, gather_ids
 from diffpo.diffusion.data.stream import PATIENCE, ImageStream
 from diffpo.processes.workers import at_most, bytes_of, from_workers
-from diffpo.train.validation import Split
+from diffpo.train.validation import ValidationSplit
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PairData:
         per_user: visits of each user in an epoch, so that users count alike and not pairs; needs the row map
             diffpo.diffusion.ForUser. Null visits every pair.
         cycle: epochs after which the draws about each pair (noise, time, flip, emptied caption) repeat; null never
-            repeats them. For diffpo.train.reference_cache.Remembered.
+            repeats them. For diffpo.train.reference_cache.CachedReference.
 
     Raises:
         Refusal: if a number is out of its range, row maps stand in a wrong order, or what is asked for does not go
@@ -149,7 +149,7 @@ class ImagePairs(RowPairs, Dataset[Example]):
         self.shapes = shapes[0] if shapes else None
         if per_user and (shapes or len(tables) > 1):
             raise Refusal("Users are counted in one source of one shape; set data.per_user to null.")
-        self.groups: Groups | None = Users(tables[0].users, per_user) if per_user else self.shapes
+        self.groups: Grouping | None = Users(tables[0].users, per_user) if per_user else self.shapes
 
     @property
     def row_ids(self) -> Int[np.ndarray, " n"]:
@@ -167,7 +167,7 @@ class ImagePairs(RowPairs, Dataset[Example]):
     def sample(self) -> list[PairRow]:
         return [row for table in self.tables for row in table.sample()]
 
-    def __getitem__(self, pick: Pick) -> Example:
+    def __getitem__(self, pick: Visit) -> Example:
         """The picked pair, or the next one in its table (of its shape) whose pictures can all be read.
 
         Raises:
@@ -176,7 +176,7 @@ class ImagePairs(RowPairs, Dataset[Example]):
         table = self.tables[pick.table]
         return self.reader((pick.epoch, table[index]) for index in islice(self.onward(pick), PATIENCE))
 
-    def onward(self, pick: Pick) -> Iterator[int]:
+    def onward(self, pick: Visit) -> Iterator[int]:
         """The picked pair and those after it in its table that may stand in for it, round to its beginning."""
         yield pick.index
         of = self.shapes.of if self.shapes else None
@@ -188,12 +188,12 @@ class ImagePairs(RowPairs, Dataset[Example]):
     def first(self, n: int) -> Any:
         """The first n pairs of one shape (fewer if there are no more) as a batch, read in this process."""
         if self.shapes:
-            alike = islice(self.onward(Pick(0, 0)), n)
-            return self.reader.collate([self[Pick(0, index)] for index in alike])
-        visits = islice(turns(self.weights), min(n, self.size))
-        return self.reader.collate([self[Pick(0, visit % len(self.tables[table]), table)] for table, visit in visits])
+            alike = islice(self.onward(Visit(0, 0)), n)
+            return self.reader.collate([self[Visit(0, index)] for index in alike])
+        visits = islice(interleave_sources(self.weights), min(n, self.size))
+        return self.reader.collate([self[Visit(0, visit % len(self.tables[table]), table)] for table, visit in visits])
 
-    def batches(self, share: Share) -> Iterator[Any]:
+    def batches(self, share: ProcessShare) -> Iterator[Any]:
         """What `reader` collates.
 
         Raises:
@@ -208,7 +208,7 @@ class ImagePairs(RowPairs, Dataset[Example]):
             self,
             self.workers,
             lambda: share.batch * bytes_of(self.first(1)),
-            batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.groups),
+            batch_sampler=PairSampler(tuple(map(len, self.tables)), share, self.weights, self.cycle, self.groups),
             collate_fn=self.reader.collate,
         )
         for batch in loader:
@@ -220,12 +220,12 @@ class ImagePairs(RowPairs, Dataset[Example]):
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
-        (broken, enlarged), identical = self.seen.everywhere(), gathered(self.seen.identical)
+        (broken, enlarged), identical = self.seen.everywhere(), gather_ids(self.seen.identical)
         passed_over = ""
         for pairs, what in ((broken, "with an unreadable picture"), (identical, "with the same picture on all sides")):
             if rows := sorted({row for _, row in pairs}):
                 passed_over += f"; {len(rows)} {what} were passed over: rows {rows[:10]}"
-        return f"{became(self.tables, passed_over)}{enlarged}{self.reader.report()}"
+        return f"{rows_report(self.tables, passed_over)}{enlarged}{self.reader.report()}"
 
 
 @dataclass(frozen=True)
@@ -238,10 +238,11 @@ class TextPrompts(RowMap):
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         for prompt in row.prompts:
-            texts = () if prompt is None else captions(prompt)
+            texts = () if prompt is None else list_captions(prompt)
             if not all(isinstance(text, str) and not is_chat(text) for text in texts):
                 raise Refusal(
-                    f"Row {row.id} has the prompt {shown(prompt)}, of type {type(prompt).__name__}; pictures are made "
+                    f"Row {row.id} has the prompt {show_value(prompt)}, of type {type(prompt).__name__}; pictures "
+                    "are made "
                     "for plain texts, not for messages of a chat: name a column of these as prompt of the source."
                 )
         return row
@@ -271,13 +272,13 @@ class MinSize(RowMap):
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         try:
-            sizes = [size(candidate) for candidate in row.candidates]
+            sizes = [picture_size(candidate) for candidate in row.candidates]
         except BrokenImage:
             return row
         return row if min(map(min, sizes)) >= self.side else None
 
 
-def size(candidate: Cell | Held | EncodedPicture) -> tuple[int, int]:
+def picture_size(candidate: Cell | Held | EncodedPicture) -> tuple[int, int]:
     """Width and height of a picture as its source has it."""
     if isinstance(candidate, EncodedPicture):
         return candidate.size()
@@ -285,7 +286,7 @@ def size(candidate: Cell | Held | EncodedPicture) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class HeldOut(Split):
+class HeldOut(ValidationSplit):
     """Held-out pairs of pictures: no flips, no random crops, no emptied captions, the first of several captions."""
 
     def plain(self, data: PairData) -> PairData:

@@ -37,7 +37,7 @@ class PromptStates:
     """What stays in memory is two integers per prompt, whatever their number."""
 
     def __init__(self, folder: Path, encoding: Mapping[str, Any]):
-        self.table = arrow.opened(folder, PROMPTS, encoding["files"][PROMPTS])
+        self.table = arrow.open_files(folder, PROMPTS, encoding["files"][PROMPTS])
         keys = np.asarray(self.table.data.column("key").to_numpy())
         self.order = np.argsort(keys)
         self.keys = keys[self.order]

@@ -106,7 +106,7 @@ class PixelReader(Reader):
     """Decodes and frames the pictures of a pair."""
 
     def look(self, row: PairRow, draws: Draws) -> Framed:
-        return self.framing(decoded(row), draws)
+        return self.framing(decode_row(row), draws)
 
     def is_one(self, view: Framed) -> bool:
         first, *others = view.pixels
@@ -117,12 +117,12 @@ class PixelReader(Reader):
             pixels=torch.stack([example.view.pixels for example in examples], dim=1),
             time_ids=torch.stack([example.view.time_ids for example in examples], dim=1),
             prompts=prompts_by_side(examples),
-            label=labels(examples),
+            label=gather_labels(examples),
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),
             broken=tuple(row for example in examples for row in example.broken),
             identical=tuple(row for example in examples for row in example.identical),
-            user=users(examples),
+            user=gather_users(examples),
         )
 
 
@@ -131,13 +131,13 @@ def one_of(prompt: Any, draws: Draws) -> str:
     return prompt.drawn(draws) if isinstance(prompt, Captions) else prompt
 
 
-def users(examples: list[Example]) -> Float[Tensor, "b u e"] | None:
+def gather_users(examples: list[Example]) -> Float[Tensor, "b u e"] | None:
     """Tokens of whom each was judged by."""
     found = [example.user for example in examples if example.user is not None]
     return torch.stack(found) if found else None
 
 
-def decoded(row: PairRow) -> list[Image.Image]:
+def decode_row(row: PairRow) -> list[Image.Image]:
     """The pictures of a row.
 
     Raises:
@@ -150,7 +150,7 @@ def prompts_by_side(examples: list[Example]) -> tuple[list[str], ...]:
     return tuple(list(side) for side in zip(*(example.prompts for example in examples), strict=True))
 
 
-def labels(examples: list[Example]) -> PairLabels:
+def gather_labels(examples: list[Example]) -> PairLabels:
     rows = [example.row for example in examples]
     return PairLabels(
         prob=torch.tensor([row.prob for row in rows]),
@@ -183,13 +183,13 @@ class Seen:
 
     def everywhere(self) -> tuple[list[tuple[int, int]], str]:
         """Broken pairs, and a sentence about enlarged pictures, over all processes; each of them has to call it."""
-        broken = gathered(self.broken)
+        broken = gather_ids(self.broken)
         pictures, enlarged = sum(gather_object([self.pictures])), sum(gather_object([self.enlarged]))
         too_small = f" {enlarged} of {pictures} pictures read were smaller than the resolution and were enlarged."
         return broken, too_small if enlarged else ""
 
 
-def gathered(pairs: set[tuple[int, int]]) -> list[tuple[int, int]]:
+def gather_ids(pairs: set[tuple[int, int]]) -> list[tuple[int, int]]:
     """Epochs and ids of pairs over all processes, sorted; each of them has to call it."""
     return sorted(set(gather_object(sorted(pairs))))
 
@@ -207,7 +207,7 @@ class PromptReader(Reader):
             side,
             torch.tensor([side, side, 0, 0, side, side], dtype=torch.float32).expand(1, len(examples), 6).clone(),
             prompts_by_side(examples),
-            labels(examples),
+            gather_labels(examples),
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),
         )

@@ -13,10 +13,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from diffpo.data.fingerprint import of_streams
 from diffpo.data.pairs import RowPairs
 from diffpo.data.rows import PairRow
-from diffpo.data.sampler import Share
-from diffpo.data.streams import PairStream, Window, lost
+from diffpo.data.sampler import ProcessShare
+from diffpo.data.streams import PairStream, Window, stream_report
 from diffpo.diffusion.data.batches import PixelBatch
-from diffpo.diffusion.data.readers import Reader, Seen, gathered
+from diffpo.diffusion.data.readers import Reader, Seen, gather_ids
 from diffpo.processes.workers import from_workers
 
 PATIENCE = 100
@@ -48,16 +48,16 @@ class ImageStream(RowPairs):
 
     def first(self, n: int) -> PixelBatch:
         """The first n pairs as a batch, read in this process."""
-        return next(iter(StreamBatches(self, Share(n, self.seed)))).batch
+        return next(iter(StreamBatches(self, ProcessShare(n, self.seed)))).batch
 
-    def batches(self, share: Share) -> Iterator[PixelBatch]:
+    def batches(self, share: ProcessShare) -> Iterator[PixelBatch]:
         loader = from_workers(StreamBatches(self, share), self.workers, partial(self.size_of, share), batch_size=None)
         for told in loader:
             self.tally, self.noted = told.tally, told.noted
             self.seen.note(told.batch)
             yield told.batch
 
-    def size_of(self, share: Share) -> int:
+    def size_of(self, share: ProcessShare) -> int:
         """Bytes of a batch: its pixels, for which nothing has to be read."""
         return share.batch * self.streams[0].candidates * 3 * self.reader.framing.resolution**2
 
@@ -66,14 +66,14 @@ class ImageStream(RowPairs):
 
     def report(self) -> str:
         """What became of the rows, over all processes; every process has to call it."""
-        (broken, enlarged), identical = self.seen.everywhere(), gathered(self.seen.identical)
+        (broken, enlarged), identical = self.seen.everywhere(), gather_ids(self.seen.identical)
         everywhere = gather_object([(self.tally, self.noted)])
         tally, noted = max(everywhere, key=lambda of_process: of_process[0][""])  # of the process that is furthest
         notes = "".join(f"; {n} {note}" for note, n in noted.items())
         passed_over = f", {len(broken)} with an unreadable picture were passed over" if broken else ""
         if identical:
             passed_over += f", {len(identical)} with the same picture on all sides were passed over"
-        return f"Of the stream, {lost(tally)}{passed_over}{notes}.{enlarged}"
+        return f"Of the stream, {stream_report(tally)}{passed_over}{notes}.{enlarged}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Told:
 class StreamBatches(IterableDataset[Told]):
     """The batches of one process; of W workers, worker w makes every W-th of them, starting with the w-th."""
 
-    def __init__(self, pairs: ImageStream, share: Share):
+    def __init__(self, pairs: ImageStream, share: ProcessShare):
         self.pairs, self.share = pairs, share
 
     def __iter__(self) -> Iterator[Told]:

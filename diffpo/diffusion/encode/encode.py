@@ -18,25 +18,25 @@ from diffpo.data.layouts import PromptsOnly
 from diffpo.data.pairs import PairTable, open_tables
 from diffpo.data.row_maps import SUMMARY as SCORES
 from diffpo.data.source import Layout
-from diffpo.data.typed import captions
+from diffpo.data.typed import list_captions
 from diffpo.diffusion.base.schedules import require_ddpm
-from diffpo.diffusion.data.encoded import SUMMARY, EncodedPairs, framed, latents_of
+from diffpo.diffusion.data.encoded import SUMMARY, EncodedPairs, describe_framing, latents_of
 from diffpo.diffusion.data.pairs import PairData, TextPrompts
 from diffpo.diffusion.data.prompt_states import DTYPES
 from diffpo.diffusion.data.readers import PixelReader
 from diffpo.diffusion.data.stream import PATIENCE
-from diffpo.diffusion.encode.fingerprint import encoders
+from diffpo.diffusion.encode.fingerprint import list_encoders
 from diffpo.diffusion.encode.latent_shards import EncodedShards
 from diffpo.diffusion.encode.prompt_shards import PromptShards
 from diffpo.diffusion.model.encoder import Encoder
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
-from diffpo.diffusion.model.model_card import sources
-from diffpo.processes.stopping import orderly
+from diffpo.diffusion.model.model_card import list_sources
+from diffpo.processes.stopping import end_in_order
 from diffpo.storage import arrow
 from diffpo.storage.arrow import Shards
 from diffpo.storage.digests import read_json
-from diffpo.storage.files import writing
-from diffpo.storage.job_folder import WorkFolder
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.job_folder import JobFolder
 from diffpo.storage.ledger import REMEDY
 
 UNFINISHED = ".encoding"
@@ -102,15 +102,15 @@ def encode_pairs(
         Refusal: if the folder cannot be written, or is full.
     """
     require_at_least(1, batch_size=batch_size)
-    state, folder = PartialState(), WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING, remade=True)
+    state, folder = PartialState(), JobFolder(Path(output_dir), SUMMARY, UNFINISHED, arrow.ENDING, remade=True)
     require_encodable(data)
     folder.require_ours()
     with state.main_process_first():
         [pairs] = open_tables(data.source, [*data.rows, TextPrompts()], seed)
-    prompts, digest = surveyed(pairs, silent=not state.is_main_process)
+    prompts, digest = survey_prompts(pairs, silent=not state.is_main_process)
     identity = {
-        **encoders(base),
-        **framed(data.framing),
+        **list_encoders(base),
+        **describe_framing(data.framing),
         "flip": data.framing.flip,
         "dtype": dtype,
         "source": str(data.source),
@@ -131,16 +131,16 @@ def encode_pairs(
     )
     prompt_shards = PromptShards(prompts, encoder.conditioner, batch_size)
     folder.require_room("Encoded pairs", pair_shards.bytes + prompt_shards.bytes)
-    state.print(f"{announced(pair_shards, prompt_shards)} go to {output_dir}.")
+    state.print(f"{announce_work(pair_shards, prompt_shards)} go to {output_dir}.")
     state.wait_for_everyone()  # nobody writes before all have looked
     folder.begin(identity, state.process_index)
-    fill(folder, pair_shards, prompt_shards)
+    make_missing(folder, pair_shards, prompt_shards)
     if state.is_main_process:
         folder.gather()
         copied = copy_scores(data.source.layouts[0].folder, folder.path)
-        told = {"datasets": sources(data.source), "ids": pairs.ids, "notes": dict(pairs.notes)}
+        told = {"datasets": list_sources(data.source), "ids": pairs.ids, "notes": dict(pairs.notes)}
         names = [*pair_shards.files, *prompt_shards.files, *copied]
-        folder.finish({**identity, **told, **summary(folder.path, pair_shards, prompt_shards)}, names)
+        folder.finish({**identity, **told, **summarize_encoding(folder.path, pair_shards, prompt_shards)}, names)
     state.wait_for_everyone()
     del encoder, pair_shards, prompt_shards
     clear_device_cache(garbage_collection=True)  # a run that goes on needs the room
@@ -167,12 +167,12 @@ def require_encodable(data: PairData) -> None:
         )
 
 
-def surveyed(pairs: PairTable, silent: bool) -> tuple[list[str], str]:
+def survey_prompts(pairs: PairTable, silent: bool) -> tuple[list[str], str]:
     """Each prompt once, the empty one first, and a digest that tells data apart that have the same path."""
     prompts, digest = {"": None}, hashlib.sha256()
     for n in tqdm(range(len(pairs)), desc="reading rows", delay=5, disable=silent):
         row = pairs[n]
-        prompts |= dict.fromkeys(text for prompt in row.prompts for text in captions(prompt))
+        prompts |= dict.fromkeys(text for prompt in row.prompts for text in list_captions(prompt))
         digest.update(json.dumps([row.id, row.prompts, row.prob, row.scores, row.weight]).encode())
     return list(prompts), digest.hexdigest()[:16]
 
@@ -184,7 +184,7 @@ def as_given(pairs: PairTable) -> PairTable:
     return plain
 
 
-def announced(pairs: EncodedShards, prompts: PromptShards) -> str:
+def announce_work(pairs: EncodedShards, prompts: PromptShards) -> str:
     """What is about to be made."""
     pictures = f"{pairs.rows} rows x {pairs.k} pictures x {len(pairs.variants)} variants"
     return (
@@ -193,12 +193,12 @@ def announced(pairs: EncodedShards, prompts: PromptShards) -> str:
     )
 
 
-def fill(folder: WorkFolder, *tables: Shards) -> None:
+def make_missing(folder: JobFolder, *tables: Shards) -> None:
     """Make what is missing; the processes take turns, file by file."""
     state = PartialState()
     missing = [table.missing_in(folder) for table in tables]
     state.wait_for_everyone()  # nobody adds before all have seen the same
-    with orderly() as stop:
+    with end_in_order() as stop:
         for table, names in zip(tables, missing, strict=True):
             mine = names[state.process_index :: state.num_processes]
             for name in table.write(mine, folder.unfinished, silent=not state.is_main_process):
@@ -207,11 +207,11 @@ def fill(folder: WorkFolder, *tables: Shards) -> None:
     state.wait_for_everyone()
 
 
-def summary(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> dict[str, Any]:
+def summarize_encoding(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> dict[str, Any]:
     """What `encoding.json` says of the files."""
     files = {table.what: len(table.files) for table in (pairs, prompts)}
-    truncated = arrow.opened(folder, prompts.what, len(prompts.files)).data.column("truncated")
-    latents = arrow.opened(folder, pairs.what, len(pairs.files)).data.column(latents_of(pairs.k, "")[0])
+    truncated = arrow.open_files(folder, prompts.what, len(prompts.files)).data.column("truncated")
+    latents = arrow.open_files(folder, pairs.what, len(pairs.files)).data.column(latents_of(pairs.k, "")[0])
     return {
         "k": pairs.k,
         "unreadable": latents.null_count,
@@ -232,6 +232,6 @@ def copy_scores(source: Path, folder: Path) -> list[str]:
     if not (source / SCORES).exists():
         return []
     read_json(source / SCORES)
-    with writing(str(folder / SCORES), REMEDY):
+    with name_failed_writes(str(folder / SCORES), REMEDY):
         shutil.copy(source / SCORES, folder)
     return [SCORES]

@@ -13,30 +13,30 @@ from diffpo.diffusion.base.single_files import is_single
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.model.loading import StableDiffusion
-from diffpo.storage.hub import reaching
+from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.ledger import require_same
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-def encoders(base: StableDiffusion) -> dict[str, Any]:
+def list_encoders(base: StableDiffusion) -> dict[str, Any]:
     """VAE and text encoders of a base.
 
     Weights on disk are known by what is in them, wherever they lie; those of the hub by name, revision and variant.
     """
     config = base.config if is_single(base.path) else base.path
-    with reaching(config or base.path, "a diffusers pipeline"):
+    with name_failed_loads(config or base.path, "a diffusers pipeline"):
         index: Any = DiffusionPipeline.load_config(config, revision=base.revision) if config else {}
     return {
-        "vae": named(base, ["vae"]) if base.vae is None else weights(base.vae, ["vae", ""]),
-        "text_encoders": named(base, list(TEXT_ENCODERS)),
+        "vae": name_base(base, ["vae"]) if base.vae is None else hash_weights(base.vae, ["vae", ""]),
+        "text_encoders": name_base(base, list(TEXT_ENCODERS)),
         "single_file_config": base.config if is_single(base.path) else None,
         "empty_prompt_is_zeros": bool(index.get("force_zeros_for_empty_prompt")),
-        **normalization(base),
+        **read_normalization(base),
     }
 
 
-def normalization(base: StableDiffusion) -> dict[str, list[float]]:
+def read_normalization(base: StableDiffusion) -> dict[str, list[float]]:
     """What the config of a VAE on disk says of its latents by channel, if it says something; names tell the others."""
     origin = Path(base.vae or (base.config if is_single(base.path) else None) or base.path)
     found = [place / "config.json" for place in (origin / "vae", origin) if (place / "config.json").exists()]
@@ -44,13 +44,13 @@ def normalization(base: StableDiffusion) -> dict[str, list[float]]:
     return {name: config[name] for name in NORMALIZED if config.get(name) is not None}
 
 
-def named(base: StableDiffusion, parts: list[str]) -> str:
+def name_base(base: StableDiffusion, parts: list[str]) -> str:
     if Path(base.path).exists():
-        return weights(base.path, parts, base.variant)
+        return hash_weights(base.path, parts, base.variant)
     return " ".join(filter(None, [base.path, base.revision and f"@{base.revision}", base.variant]))
 
 
-def weights(path: str, parts: list[str], variant: str | None = None) -> str:
+def hash_weights(path: str, parts: list[str], variant: str | None = None) -> str:
     """A hash of weight files, or the name of what is on the hub."""
     root = Path(path)
     if not root.exists():
@@ -68,7 +68,7 @@ def require_encoded_for(base: StableDiffusion, data: PairData) -> None:
     sources = [source for source in data.source.layouts if isinstance(source, EncodedPairs)]
     if not sources:
         return
-    wanted = encoders(base)
+    wanted = list_encoders(base)
     remedy = "encode the pairs anew with scripts/encode_pairs.py, or train the base that they were encoded for"
     for source in sources:
         compared = wanted.keys() | (source.encoding.keys() & set(NORMALIZED))

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from diffpo.data.files.pictures import BrokenImage
 from diffpo.data.pairs import PairTable
 from diffpo.data.rows import PairRow
-from diffpo.data.typed import captions
+from diffpo.data.typed import list_captions
 from diffpo.diffusion.data.encoded import EXTRA, PAIRS, VARIANTS, columns, latents_of, of_sides
 from diffpo.diffusion.data.framing import Framed, Framing
-from diffpo.diffusion.data.readers import decoded
+from diffpo.diffusion.data.readers import decode_row
 from diffpo.diffusion.model.encoder import Encoder, at_a_time
 from diffpo.processes.workers import from_workers
 from diffpo.storage import arrow
@@ -44,7 +44,7 @@ class Pictures(Dataset[Looked]):
 
     def __getitem__(self, n: int) -> Looked:
         try:
-            pictures = decoded(self.pairs[n])
+            pictures = decode_row(self.pairs[n])
         except BrokenImage:
             return Looked(-1, ())
         mirrored = (False, True) if self.framing.flip else (False,)
@@ -124,7 +124,7 @@ class EncodedShards(Shards):
         pictures, features = iter(bar), self.features
         for name in names:
             rows = self.files[name]
-            arrow.write(folder / name, features, self.records(rows, islice(pictures, len(rows))))
+            arrow.write_batch(folder / name, features, self.records(rows, islice(pictures, len(rows))))
             yield name
 
     def records(self, rows: range, pictures: Iterable[Looked]) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ class EncodedShards(Shards):
     def line(self, row: PairRow, shape: int) -> dict[str, Any]:
         """A record without its posteriors."""
         extra = {f"{EXTRA}{name}": row.extra.get(name) for name in self.pairs.light.column_names}
-        texts = [list(captions(prompt)) if self.pairs.several else str(prompt) for prompt in row.prompts]
+        texts = [list(list_captions(prompt)) if self.pairs.several else str(prompt) for prompt in row.prompts]
         prompts, scores = (
             dict(zip(of_sides(what, self.k), values, strict=True))
             for what, values in (("prompt", texts), ("score", row.scores))

@@ -55,7 +55,7 @@ class PromptShards(Shards):
 
     def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         for name in tqdm(names, desc="encoding", unit=f"files of {self.what}", disable=silent):
-            arrow.write(folder / name, COLUMNS, self.records(self.files[name]))
+            arrow.write_batch(folder / name, COLUMNS, self.records(self.files[name]))
             yield name
 
     def records(self, rows: range) -> Iterator[dict[str, Any]]:

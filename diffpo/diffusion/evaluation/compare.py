@@ -17,20 +17,28 @@ from PIL import Image
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
-from diffpo.diffusion.evaluation.drawing import Sampling, draw, draw_or_copy
-from diffpo.diffusion.evaluation.model import warnings
+from diffpo.diffusion.evaluation.drawing import Sampling, draw_or_copy, draw_pictures
+from diffpo.diffusion.evaluation.model import list_warnings
 from diffpo.diffusion.evaluation.page import write_page
 from diffpo.diffusion.evaluation.scores import Judges, Pictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.scorer import Scorer
-from diffpo.evaluation.win_rates import Evaluation, Numbers, compared, cut_short, summary, table, versions
-from diffpo.storage.files import writing
+from diffpo.evaluation.win_rates import (
+    Evaluation,
+    Numbers,
+    compare_pairs,
+    cut_short,
+    format_table,
+    list_versions,
+    summarize_pictures,
+)
+from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY, write_json
 
 THUMBNAIL = 64  # diversity is measured on pictures of at most this side
 
 
-def contest(
+def compare_models(
     pictures: Mapping[str, Pictures],
     prompts: Sequence[str],
     judges: Judges,
@@ -60,27 +68,29 @@ def contest(
                 f"{unreadable} of {len(made.files)} pictures of {name} in {made.folder} cannot be read: its numbers, "
                 "and every comparison with it, are of the others alone; mend these before you believe them."
             )
-        entry = summary(numbers[name], judges.names) | {"diversity": diversity(made.files, len(prompts))}
+        entry = summarize_pictures(numbers[name], judges.names) | {
+            "diversity": measure_diversity(made.files, len(prompts))
+        }
         models[name] = {**about[name], **entry, "unreadable": unreadable}
         if PartialState().is_main_process:
             list_pictures(made, prompts, numbers[name], sampling.first_seed if about[name]["drawn"] else None)
     return {
         "n_prompts": len(prompts),
         "pictures": sampling.pictures,
-        "guidance": shared(entry["guidance"] for entry in about.values()),
+        "guidance": find_shared_value(entry["guidance"] for entry in about.values()),
         "steps": sampling.steps,
-        "versions": versions(),
+        "versions": list_versions(),
         "scorers": {
             scorer.name: scorer.identity | {"cut": scorer.count_cut(list(dict.fromkeys(prompts)))}
             for scorer in judges.scorers
         },
         "models": models,
-        "pairs": compared(numbers, judges.names),
+        "pairs": compare_pairs(numbers, judges.names),
         "warnings": warned,
     }
 
 
-def shared(values: Any) -> Any:
+def find_shared_value(values: Any) -> Any:
     """The value that all have, or None."""
     different = set(values) - {None}
     return different.pop() if len(different) == 1 else None
@@ -99,11 +109,11 @@ def list_pictures(made: Pictures, prompts: Sequence[str], numbers: Numbers, firs
             "scores": {name: None if np.isnan(x) else float(x) for name, x in scores.items()},
         }
         lines.append(json.dumps(line))
-    with writing(f"{made.folder}/prompts.jsonl", REMEDY):
+    with name_failed_writes(f"{made.folder}/prompts.jsonl", REMEDY):
         (made.folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def diversity(files: Sequence[Path], prompts: int) -> float | None:
+def measure_diversity(files: Sequence[Path], prompts: int) -> float | None:
     """Mean distance of two pictures of one prompt, per channel in [0, 1]; None with one picture per prompt."""
     per_prompt = len(files) // prompts
     distances = []
@@ -165,7 +175,7 @@ class SideBySide(Evaluation):
             if name == "base" and self.base_pictures:
                 files = draw_or_copy(self.base_pictures, pipeline, asked, self.sampling, top / name, name)
             else:
-                files = draw(lambda: pipeline, asked, self.sampling, top / name, {}, name)
+                files = draw_pictures(lambda: pipeline, asked, self.sampling, top / name, {}, name)
             return Pictures(files, top / name, {})
 
         pictures = {name: drawn(name, pipeline) for name, pipeline in pipelines.items()}
@@ -179,16 +189,16 @@ class SideBySide(Evaluation):
             }
             for name in pipelines
         }
-        found = contest(pictures, asked, Judges(self.scorers), self.sampling, about)
+        found = compare_models(pictures, asked, Judges(self.scorers), self.sampling, about)
         report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
-        warned = [*found["warnings"], *warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
+        warned = [*found["warnings"], *list_warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
         report |= {"warnings": warned, "guidance_sweep": None} | headline(report)
         if state.is_main_process:
             write_report(report, output_dir)
-            with writing(f"{output_dir}/before_after.png", REMEDY):
+            with name_failed_writes(f"{output_dir}/before_after.png", REMEDY):
                 before_after(pictures, self.sampling.pictures).save(output_dir / "before_after.png")
             write_page(output_dir)
-            print("\n".join([table(report), *(f"warning: {warning}" for warning in warned)]))
+            print("\n".join([format_table(report), *(f"warning: {warning}" for warning in warned)]))
 
 
 def write_report(report: Mapping[str, Any], output_dir: Path) -> None:

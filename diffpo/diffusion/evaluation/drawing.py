@@ -17,11 +17,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.base.latents import unscaled
-from diffpo.processes.stopping import orderly
+from diffpo.diffusion.base.latents import unscale_latents
+from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import FILES, digest_of, read_json, written_in, wrong_file
-from diffpo.storage.files import writing
-from diffpo.storage.ledger import REMEDY, Ledger, require_same, settle, write_json
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.ledger import REMEDY, Ledger, require_same, settle_file, write_json
 
 DRAWN, LEDGER = "drawn.json", ".drawn"
 
@@ -72,7 +72,7 @@ def picture_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.png"
 
 
-def draw(
+def draw_pictures(
     load: Callable[[], Any],
     prompts: Sequence[str],
     sampling: Sampling,
@@ -93,7 +93,7 @@ def draw(
         Refusal: if the disk is full.
     """
     state: Any = PartialState()
-    same_as_before(folder, {**identity, "prompts": digest(prompts), "sampling": asdict(sampling)})
+    same_as_before(folder, {**identity, "prompts": digest_texts(prompts), "sampling": asdict(sampling)})
     asked = [prompt for prompt in prompts for _ in range(sampling.pictures)]
     files = [picture_file(folder, number) for number in range(len(asked))]
     drawn = Drawn(folder)
@@ -104,11 +104,11 @@ def draw(
     missing = [batch for batch in mine if not lost.isdisjoint(files[number] for number in batch)]
     if missing:
         pipeline = sampling.on(load(), state.device)
-        with orderly() as stop, ThreadPoolExecutor(1, "writing") as writer:
+        with end_in_order() as stop, ThreadPoolExecutor(1, "writing") as writer:
             writing_last = writer.submit(save_all, [], drawn)
             for batch in tqdm(missing, desc=title, unit="batch", disable=not state.is_main_process):
                 some, seeds = slice(batch.start, batch.stop), [sampling.first_seed + number for number in batch]
-                made = generate(
+                made = generate_pictures(
                     pipeline, asked[some], seeds, sampling.steps, sampling.guidance, len(batch), side=sampling.side
                 )
                 writing_last.result()
@@ -165,20 +165,20 @@ class Drawn:
 def draw_or_copy(
     kept: Path, pipeline: Any, prompts: Sequence[str], sampling: Sampling, folder: Path, title: str
 ) -> list[Path]:
-    """What `draw` makes, in a new folder, or what another run has kept of the same.
+    """What `draw_pictures` makes, in a new folder, or what another run has kept of the same.
 
     Args:
         kept: gets a folder for each combination of weights, prompts and sampling.
     """
     state: Any = PartialState()
-    place = kept / digest([weights_of(pipeline), *prompts, json.dumps(asdict(sampling)), str(state.device)])
+    place = kept / digest_texts([weights_of(pipeline), *prompts, json.dumps(asdict(sampling)), str(state.device)])
     if state.is_main_process and place.exists():
         shutil.copytree(place, folder)
     state.wait_for_everyone()
-    files = draw(lambda: pipeline, prompts, sampling, folder, {}, title)
+    files = draw_pictures(lambda: pipeline, prompts, sampling, folder, {}, title)
     if state.is_main_process and not place.exists():
         unfinished = place.with_name(f"{place.name}.{os.getpid()}")
-        with writing(str(place), REMEDY):
+        with name_failed_writes(str(place), REMEDY):
             shutil.copytree(folder, unfinished)
             try:
                 unfinished.rename(place)
@@ -200,11 +200,11 @@ def weights_of(pipeline: Any) -> str:
 
 def save_all(pictures: Sequence[tuple[Path, Image.Image]], drawn: Drawn) -> None:
     """Write pictures, each under another name until the disk holds it whole."""
-    with writing("A picture", REMEDY):
+    with name_failed_writes("A picture", REMEDY):
         for file, picture in pictures:
             unfinished = file.with_suffix(".unfinished")
             picture.save(unfinished, "PNG")
-            settle(unfinished, file)
+            settle_file(unfinished, file)
         drawn.add([file for file, _ in pictures])
 
 
@@ -218,14 +218,14 @@ def same_as_before(folder: Path, identity: Mapping[str, Any]) -> None:
         write_json(folder / DRAWN, identity, f".{PartialState().process_index}")
 
 
-def digest(texts: Sequence[str]) -> str:
+def digest_texts(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
 
 
 PIXELS = 2**22  # decoded at a time, as many as are encoded (diffpo.diffusion.model.loading)
 
 
-def generate(
+def generate_pictures(
     pipeline: Any,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -261,17 +261,17 @@ def generate(
             width=side,
             output_type="latent",
         ).images
-        made += decoded(pipeline, latents)
+        made += decode_latents(pipeline, latents)
     return made
 
 
 @torch.no_grad()
-def decoded(pipeline: Any, latents: torch.Tensor) -> list[Image.Image]:
+def decode_latents(pipeline: Any, latents: torch.Tensor) -> list[Image.Image]:
     """Pictures of latents, in the VAE's own type also where autocast is on: SDXL's decoder overflows in fp16."""
     vae = pipeline.vae
     pictures = max(1, PIXELS // (pipeline.vae_scale_factor**2 * latents.shape[-1] * latents.shape[-2]))
     made: list[Image.Image] = []
     with torch.autocast(latents.device.type, enabled=False):
-        for some in unscaled(vae, latents.to(vae.dtype)).split(pictures):
+        for some in unscale_latents(vae, latents.to(vae.dtype)).split(pictures):
             made += pipeline.image_processor.postprocess(vae.decode(some).sample, output_type="pil")
     return made

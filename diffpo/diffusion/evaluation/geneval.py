@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.data.files.pictures import read_image
-from diffpo.storage.files import writing
+from diffpo.storage.files import name_failed_writes
 
 
 def write_geneval(files: Sequence[Path], records: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -22,7 +22,7 @@ def write_geneval(files: Sequence[Path], records: Sequence[Mapping[str, Any]], f
     per_prompt = len(files) // len(records)
     for number, record in enumerate(records):
         place = folder / f"{number:05d}"
-        with writing(str(place), "then run the same command again"):
+        with name_failed_writes(str(place), "then run the same command again"):
             (place / "samples").mkdir(parents=True, exist_ok=True)
             (place / "metadata.jsonl").write_text(json.dumps(dict(record)) + "\n")
             for sample, file in enumerate(files[number * per_prompt : (number + 1) * per_prompt]):

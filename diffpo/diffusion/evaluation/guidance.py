@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation.drawing import Sampling, draw
-from diffpo.diffusion.evaluation.model import Model
+from diffpo.diffusion.evaluation.drawing import Sampling, draw_pictures
+from diffpo.diffusion.evaluation.model import ComparedModel
 from diffpo.diffusion.evaluation.scores import Judges, Pictures
 from diffpo.evaluation.prompts import Prompts
-from diffpo.evaluation.win_rates import interval
+from diffpo.evaluation.win_rates import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class GuidanceSweep:
 
     def __call__(
         self,
-        model: Model,
+        model: ComparedModel,
         load: Callable[[], Any],
         asked: Sequence[str],
         judges: Judges,
@@ -72,7 +72,7 @@ class GuidanceSweep:
         for scale in self.scales:
             once = replace(sampling, guidance=scale, pictures=self.pictures)
             place, title = folder / model.name / f"guidance-{scale:g}", f"{model.name} at {scale:g}"
-            files = draw(load, asked, once, place, model.identity, title)
+            files = draw_pictures(load, asked, once, place, model.identity, title)
             numbers = judges.numbers(Pictures(files, place, model.identity), asked, title)
             for name in judges.names:
                 curves[name].append({"scale": scale, **mean_with_interval(numbers[name])})
@@ -99,5 +99,5 @@ class GuidanceSweep:
 
 def mean_with_interval(scores: np.ndarray) -> Mapping[str, float]:
     by_prompt = np.nanmean(scores[~np.isnan(scores).all(axis=1)], axis=1)
-    low, high = interval(by_prompt)
+    low, high = bootstrap_interval(by_prompt)
     return {"mean": float(by_prompt.mean()), "low": low, "high": high}

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 from diffpo.core.refusal import Refusal
-from diffpo.data.files.places import Outside, inside
+from diffpo.data.files.places import Outside, find_inside
 
 LISTING = "prompts.jsonl"
 
 
-def listed(listing: Path, outside: bool = False) -> list[tuple[str, Path]]:
+def read_listing(listing: Path, outside: bool = False) -> list[tuple[str, Path]]:
     """Prompt and file of each picture that a listing names.
 
     Args:
@@ -24,7 +24,7 @@ def listed(listing: Path, outside: bool = False) -> list[tuple[str, Path]]:
             line = json.loads(text)
             prompt, name = line["prompt"], str(line.get("file", f"{number:05d}.png"))
             if not outside:
-                inside(listing.parent, name)
+                find_inside(listing.parent, name)
         except Outside as error:
             raise Refusal(
                 f"Line {number + 1} of {listing} names {name}, which lies elsewhere; draw the pictures anew, or, of a "

@@ -12,17 +12,17 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.core.weights import Network, Part, shift
+from diffpo.core.weights import Network, Part, shift_weights
 from diffpo.data.files.tables import PICTURES, folder_of
 from diffpo.data.row_maps import scored_by
-from diffpo.diffusion.evaluation.drawing import digest
-from diffpo.diffusion.evaluation.listing import LISTING, listed
+from diffpo.diffusion.evaluation.drawing import digest_texts
+from diffpo.diffusion.evaluation.listing import LISTING, read_listing
 from diffpo.diffusion.model.pipeline import FAMILIES, load_base
 from diffpo.diffusion.pipelines.negative import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
-from diffpo.diffusion.pipelines.negative_parts import adapters, opened, require_known_range
+from diffpo.diffusion.pipelines.negative_parts import adapters, open_part, require_known_range
 from diffpo.evaluation.scorer import Scorer
 from diffpo.lora.files import read_lora
-from diffpo.lora.layers import put, put_text
+from diffpo.lora.layers import put_layers, put_text
 from diffpo.storage.files import require_folder, require_name
 from diffpo.train.state.checkpoint import CONFIG
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Model:
+class ComparedModel:
     """One model of a comparison.
 
     Args:
@@ -111,12 +111,12 @@ class Model:
         """
         require_known_range(alpha=self.alpha, mix=self.mix)
         mixed = load_base(base, config=self.config, revision=self.revision, variant=self.variant, encodes=False).unet
-        parts: list[tuple[float, Part]] = [(self.mix, opened(negative, mixed.config))]
+        parts: list[tuple[float, Part]] = [(self.mix, open_part(negative, mixed.config))]
         if self.unet is not None:
             parts.append((self.alpha, Network(self.unet, unet)))
         if self.lora is not None:
             parts.append((self.alpha, adapters(read_lora(self.lora, {"unet": mixed}))))
-        shift(mixed, parts)
+        shift_weights(mixed, parts)
         return mixed
 
     @property
@@ -132,7 +132,7 @@ class Model:
         chosen = {name: value for name, value in asdict(self).items() if value is not None and name not in other}
         parts = (self.base, self.unet, self.lora, self.negative, self.vae)
         local = [Path(path) for path in parts if path and Path(path).exists()]
-        return {"model": chosen, "files": stamped([file for path in local for file in weights(path)])}
+        return {"model": chosen, "files": stamp_files([file for path in local for file in list_weight_files(path)])}
 
     def files(self, prompts: list[str], pictures: int) -> list[Path]:
         """The finished pictures, `pictures` for each prompt.
@@ -144,7 +144,7 @@ class Model:
         require_folder(folder, f"the pictures of {self.name!r}")
         listing = folder / LISTING
         if listing.exists():
-            found = listed(listing, self.outside)
+            found = read_listing(listing, self.outside)
             said, files = [prompt for prompt, _ in found], [file for _, file in found]
         else:
             files, said = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES), None
@@ -179,13 +179,13 @@ def add_lora(pipeline: Any, path: str) -> None:
     if file.others:
         raise Refusal(f"{file.beside}, which {type(pipeline).__name__} does not have; name the base it belongs to.")
     if file.layers:
-        put(pipeline.unet, file.layers, "lora")
+        put_layers(pipeline.unet, file.layers, "lora")
     for name, encoder in encoders.items():
         if file.parts[name]:
             put_text(encoder, file.parts[name], "lora")
 
 
-def require_distinct(models: list[Model], output_dir: Path) -> None:
+def require_distinct(models: list[ComparedModel], output_dir: Path) -> None:
     """Raise a Refusal if there are no models, two of one name, or one whose own files are where its pictures go."""
     names = Counter(model.name.casefold() for model in models)  # some disks take both cases for one
     if not names:
@@ -198,7 +198,7 @@ def require_distinct(models: list[Model], output_dir: Path) -> None:
                 raise Refusal(f"{path} is where the pictures of {model.name!r} would go; choose another output_dir.")
 
 
-def warnings(runs: Mapping[str, Sequence[str]], scorers: Sequence[Scorer]) -> list[str]:
+def list_warnings(runs: Mapping[str, Sequence[str]], scorers: Sequence[Scorer]) -> list[str]:
     """What a reader of a comparison has to know: which judges labelled training data.
 
     Args:
@@ -209,12 +209,12 @@ def warnings(runs: Mapping[str, Sequence[str]], scorers: Sequence[Scorer]) -> li
         "model shows how well the labels were learned, not how good the pictures are; judge it by another."
         for name, folders in runs.items()
         for folder in folders
-        for label in labelers(folder_of(folder))
+        for label in list_labelers(folder_of(folder))
         if any((label["scorer"], label["model_id"]) == (scorer.name, scorer.model_id) for scorer in scorers)
     ]
 
 
-def labelers(run: Path) -> Iterator[dict[str, Any]]:
+def list_labelers(run: Path) -> Iterator[dict[str, Any]]:
     """Identities of the scorers that labelled the pairs of a training run, as far as its folder says."""
     if not (run / CONFIG).exists():
         return
@@ -228,32 +228,32 @@ def labelers(run: Path) -> Iterator[dict[str, Any]]:
         )
         return
     if any("ScoreLabel" in str(row) for row in rows):
-        for path in named(data.get("source"), "path"):
+        for path in find_named(data.get("source"), "path"):
             if (identity := scored_by(folder_of(path))) is not None:
                 yield identity
 
 
-def weights(path: Path) -> Iterator[Path]:
+def list_weight_files(path: Path) -> Iterator[Path]:
     """Every file of weights, but those that a run keeps besides its result."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.suffix in WEIGHTS and not any(part.startswith("checkpoint-") for part in file.parts):
             yield file
 
 
-def stamped(files: Sequence[Path]) -> str:
+def stamp_files(files: Sequence[Path]) -> str:
     """A digest of names, sizes and times: files that are written anew have another one. A file may be absent."""
     found = {str(file): file.stat() for file in files if file.exists()}
-    return digest([f"{name} {at.st_size} {at.st_mtime_ns}" for name, at in sorted(found.items())])
+    return digest_texts([f"{name} {at.st_size} {at.st_mtime_ns}" for name, at in sorted(found.items())])
 
 
-def named(tree: Any, name: str) -> Iterator[str]:
+def find_named(tree: Any, name: str) -> Iterator[str]:
     """Every value of that name, however deep."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key == name and isinstance(value, str):
                 yield value
             else:
-                yield from named(value, name)
+                yield from find_named(value, name)
     elif isinstance(tree, list):
         for value in tree:
-            yield from named(value, name)
+            yield from find_named(value, name)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
-from diffpo.storage.files import writing
+from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY
 from diffpo.train.report.curves import CURVES
 
@@ -58,7 +58,7 @@ def write_page(output_dir: Path, rows: int = 500, side: int = 320) -> Path:
         pictures = list(pool.map(lambda file: embedded(file, side), files))
     numbers = figures(report, aligned, len(shown))
     path = output_dir / "report.html"
-    with writing(str(path), REMEDY):
+    with name_failed_writes(str(path), REMEDY):
         said = {"numbers": numbers, "pictures": pictures, "seeds": seeds(lines)}
         said |= {"thing": "picture", "decimals": {scorer["name"]: scorer["decimals"] for scorer in numbers["scorers"]}}
         path.write_text(render(report, output_dir, "page.html", **said), "utf-8")

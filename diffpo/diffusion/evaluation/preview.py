@@ -16,8 +16,8 @@ from torch import nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
-from diffpo.diffusion.evaluation.drawing import generate
-from diffpo.storage.files import sparing
+from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.storage.files import tell_failed_writes
 from diffpo.train.fit import Preview
 
 log = logging.getLogger(__name__)
@@ -64,17 +64,17 @@ class PictureGrid(Preview):
             on_device(self.pipeline, accelerator.device),
             torch.autocast(accelerator.device.type, stored, enabled=stored != torch.float32),
         ):
-            made = generate(
+            made = generate_pictures(
                 self.pipeline, config.prompts, seeds, config.steps, config.guidance, batch_size=4, side=config.side
             )
         self.pipeline.unet.train()
         if not accelerator.is_main_process:
             return
         row = make_image_grid(made, rows=1, cols=len(made))
-        with sparing(f"The preview of step {step}"):
+        with tell_failed_writes(f"The preview of step {step}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             first = self.folder / "step-000000.png"
-            if step and (base := before(first)):
+            if step and (base := read_first_preview(first)):
                 row = make_image_grid([base, row], rows=2, cols=1)
             row.save(self.folder / f"step-{step:06d}.png")
         for tracker in accelerator.trackers:
@@ -82,7 +82,7 @@ class PictureGrid(Preview):
                 PICTURES[tracker.name](tracker, row, step)
 
 
-def before(first: Path) -> Image.Image | None:
+def read_first_preview(first: Path) -> Image.Image | None:
     """The first preview; None if there is none, or, which is told, if it cannot be read."""
     if not first.exists():
         return None

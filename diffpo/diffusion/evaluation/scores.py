@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import read_image
-from diffpo.diffusion.annotate.read_ahead import Question, Scores, judged
+from diffpo.diffusion.annotate.read_ahead import Question, Scores, score_batches
 from diffpo.evaluation.scorer import Scorer
 from diffpo.evaluation.win_rates import Numbers
-from diffpo.processes.stopping import orderly
+from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import THREADS, digest_of
 from diffpo.storage.files import require_name
 from diffpo.storage.ledger import Ledger
@@ -76,7 +76,7 @@ class Judges:
         asked = [prompt for prompt in prompts for _ in range(per_prompt)]
         found: list[Scores] = [{} for _ in asked]
         for scorer in self.scorers:
-            for n, scores in answers(scorer, pictures, asked, f"{title}: {scorer.name}").items():
+            for n, scores in score_pictures(scorer, pictures, asked, f"{title}: {scorer.name}").items():
                 found[n] |= scores
         names = {name: None for scores in found for name in scores}
         columns = {name: [np.nan if (x := scores.get(name)) is None else x for scores in found] for name in names}
@@ -85,7 +85,7 @@ class Judges:
         }
 
 
-def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str) -> dict[int, Scores]:
+def score_pictures(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str) -> dict[int, Scores]:
     """What one scorer says of every picture, by number."""
     state = PartialState()
     folder, identity = (
@@ -94,7 +94,7 @@ def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str
     )
     ledger = Ledger(folder, identity, state.process_index)
     state.wait_for_everyone()  # all of them have to see the same pictures missing
-    done = current(ledger, pictures)
+    done = read_current(ledger, pictures)
     missing = [number for number in range(len(asked)) if number not in done]
     if state.is_main_process and (others := len(ledger.done) - len(done)):
         log.warning(f"{others} pictures of {title} are others than were scored; they are scored anew.")
@@ -103,15 +103,15 @@ def answers(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str
         for number in missing[state.process_index :: state.num_processes]
     ]
     quiet = not (questions and state.is_main_process)
-    with orderly() as stop, tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
-        for batch in judged([scorer], questions):
+    with end_in_order() as stop, tqdm(total=len(questions), desc=title, disable=quiet, leave=False) as bar:
+        for batch in score_batches([scorer], questions):
             ledger.add({question.row: [pictures.digests[question.row], scores] for question, scores in batch})
             bar.update(len(batch))
             stop.here()
     state.wait_for_everyone()
-    return current(Ledger(folder, identity, state.process_index), pictures)
+    return read_current(Ledger(folder, identity, state.process_index), pictures)
 
 
-def current(ledger: Ledger, pictures: Pictures) -> dict[int, Scores]:
+def read_current(ledger: Ledger, pictures: Pictures) -> dict[int, Scores]:
     """What was said of pictures that are still the same."""
     return {n: scores for n, (digest, scores) in ledger.done.items() if digest == pictures.digests[n]}

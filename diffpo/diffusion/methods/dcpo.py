@@ -6,7 +6,7 @@ import torch
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Need, any_told_apart
-from diffpo.core.objective import Step
+from diffpo.core.objective import Requirements, Step
 from diffpo.core.references import Reference
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
@@ -31,14 +31,15 @@ class DCPO(DenoisingPreference):
     """
 
     @property
-    def needs(self) -> tuple[Need, ...]:
+    def requires(self) -> Requirements:
         captions = Need(
             "DCPO",
             "a caption for each picture, and no pair has two (it would be Diffusion-DPO)",
             any_told_apart,
             "add diffpo.data.DualCaptions to data.rows, or let data.source name prompt_chosen and prompt_rejected",
         )
-        return (*super().needs, captions)
+        required = super().requires
+        return replace(required, of_rows=(*required.of_rows, captions))
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.core.draws import Draws
-from diffpo.core.objective import Objective, Step, rewards
+from diffpo.core.objective import Objective, Requirements, Step, rewards
 from diffpo.core.references import Reference
 from diffpo.core.refusal import require_at_least
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective.preference import Residual, asked, by_timestep, mean_square, squared_errors
+from diffpo.diffusion.objective.preference import Residual, by_timestep, list_answers, mean_square, squared_errors
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class DSPO(Objective):
         require_at_least(0, **{"DSPO.beta": self.beta})
 
     @property
-    def asks(self) -> tuple[str, ...]:
-        return asked(self.noising)
+    def requires(self) -> Requirements:
+        return Requirements(answers=list_answers(self.noising))
 
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)

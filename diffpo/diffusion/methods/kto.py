@@ -9,13 +9,19 @@ from torch import Tensor
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates
-from diffpo.core.objective import Objective, Step, rewards
+from diffpo.core.objective import Objective, Requirements, Step, rewards
 from diffpo.core.references import Reference
 from diffpo.core.refusal import require_positive
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective.preference import Residual, asked, by_timestep, mean_over_processes, squared_errors
+from diffpo.diffusion.objective.preference import (
+    Residual,
+    by_timestep,
+    list_answers,
+    mean_over_processes,
+    squared_errors,
+)
 
 ABOUT_PAIRS = {"rewards/margins", "rewards/accuracies"}
 
@@ -49,16 +55,8 @@ class KTO(Objective):
         require_positive(self, beta=self.beta)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(1, 2)
-
-    @property
-    def reference_inputs(self) -> str | None:
-        return self.noising.fixed
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return asked(self.noising)
+    def requires(self) -> Requirements:
+        return Requirements(Candidates(1, 2), answers=list_answers(self.noising), cacheable_by=self.noising.fixed)
 
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch, draws)

@@ -1,11 +1,11 @@
 """Diffusion-NPO trained inside the guided prediction, as its step-aware and video flavors are."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffpo.core.objective import Requirements
 from diffpo.core.pair import PairLoss
 from diffpo.core.references import NOISE, SCORES, Reference
 from diffpo.core.refusal import Refusal
@@ -35,7 +35,6 @@ class JointGuidance(DenoisingPreference):
         Refusal: if g is at most 1, where guidance is off or the sign of the trained branch positive.
     """
 
-    needs_unconditional: ClassVar[bool] = True
     loss: PairLoss = field(default_factory=lambda: Sigmoid(beta=500.0))
     guidance: float = 5.0
 
@@ -45,12 +44,9 @@ class JointGuidance(DenoisingPreference):
             raise Refusal(f"JointGuidance needs a guidance above 1, got {self.guidance}; pipelines use 5 to 7.5.")
 
     @property
-    def reference_inputs(self) -> None:
-        return None
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return (NOISE,) + (SCORES,) * self.loss.needs_reference
+    def requires(self) -> Requirements:
+        answers = (NOISE,) + (SCORES,) * self.loss.needs_reference
+        return replace(super().requires, answers=answers, cacheable_by=None, unconditional=True)
 
     def residual(self, policy: Denoiser, reference: Reference | None, noised: Noised) -> "GuidedResidual":
         assert reference is not None  # it is asked for noise

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates
-from diffpo.core.objective import Objective, Step
+from diffpo.core.objective import Objective, Requirements, Step
 from diffpo.core.references import NOISE, Reference
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import ImageBatch
@@ -47,7 +47,6 @@ class SelfNPO(Objective):
     """
 
     learns_from: ClassVar[str] = "pictures"
-    needs_unconditional: ClassVar[bool] = True
     trajectories: Trajectories = field(default_factory=FromPictures)
     huber: float = 1e-3
 
@@ -56,17 +55,14 @@ class SelfNPO(Objective):
             raise Refusal(f"SelfNPO needs a positive huber, got {self.huber}; 0.001 is the published one.")
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(int(self.trajectories.needs_pictures))
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return (NOISE,)
+    def requires(self) -> Requirements:
+        pictures = Candidates(int(self.trajectories.needs_pictures))
+        return Requirements(pictures, answers=(NOISE,), unconditional=True)
 
     def __call__(self, policy: Denoiser, reference: Reference, batch: ImageBatch, draws: Draws) -> Step:
         cut = self.trajectories(policy, reference, batch.best(), draws)
         visits, shape = range(len(cut.t) // len(draws.row)), cut.x_t.shape[2:]
-        s = later(cut.t, len(policy.a), torch.cat([draws.uniform(f"later {visit}") for visit in visits]))
+        s = draw_later(cut.t, len(policy.a), torch.cat([draws.uniform(f"later {visit}") for visit in visits]))
         noise = torch.cat([draws.normal(f"fresh {visit}", *shape) for visit in visits])
         x_s = noised_from(policy, cut.x_t, cut.t, s, noise[None])
         seen = policy.prediction.x_0(policy.out(x_s, s, cut.batch.cond), x_s, policy.signal(s), policy.noise(s))
@@ -76,7 +72,7 @@ class SelfNPO(Objective):
         return Step((cut.batch.label.weight * loss).mean(), curves | by_timestep(curves, s, len(policy.a)))
 
 
-def later(t: Int[Tensor, " n"], timesteps: int, share: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+def draw_later(t: Int[Tensor, " n"], timesteps: int, share: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Times after t, up to the last one, where `share` in [0, 1) is uniform."""
     return t + 1 + (share * (timesteps - 1 - t)).long().clamp(max=timesteps - 2 - t)
 

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates
-from diffpo.core.objective import Objective, Step
+from diffpo.core.objective import Objective, Requirements, Step
 from diffpo.core.references import Reference
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import ForwardNoise, Noising
-from diffpo.diffusion.objective.preference import Residual, asked, by_timestep
+from diffpo.diffusion.objective.preference import Residual, by_timestep, list_answers
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,8 @@ class SFT(Objective):
     noising: Noising = field(default_factory=ForwardNoise)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(1)
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return asked(self.noising, scores=False)
+    def requires(self) -> Requirements:
+        return Requirements(Candidates(1), answers=list_answers(self.noising, scores=False))
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         noised = self.noising(policy, reference, batch.best(), draws)

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from diffpo.diffusion.data.batches import Conditioning, PixelBatch, PromptBatch, States, joined, sides
+from diffpo.diffusion.data.batches import Conditioning, PixelBatch, PromptBatch, States, join_sides, sides
 
 
 class Conditioner(ABC):
@@ -40,7 +40,7 @@ class Conditioner(ABC):
     @torch.no_grad()
     def __call__(self, raw: PixelBatch | PromptBatch) -> Conditioning:
         """Conditioning of a batch that is on the encoders' device."""
-        return joined([self.states(side) for side in sides(raw.prompts)], raw.time_ids, raw.user)
+        return join_sides([self.states(side) for side in sides(raw.prompts)], raw.time_ids, raw.user)
 
     @torch.no_grad()
     def empty(self) -> Conditioning:

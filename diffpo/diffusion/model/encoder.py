@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from diffpo.diffusion.base.latents import statistics
+from diffpo.diffusion.base.latents import latent_statistics
 from diffpo.diffusion.data.batches import EncodedBatch, ImageBatch, PixelBatch, PromptBatch
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.pipeline import FAMILIES
@@ -67,7 +67,7 @@ class Encoder:
         parts = pixels.split(at_a_time(pixels))
         found = [self.vae.encode(some.float() / 127.5 - 1).latent_dist for some in parts]
         mean, std = torch.cat([part.mean for part in found]), torch.cat([part.std for part in found])
-        if (of_channels := statistics(self.vae)) is not None:
+        if (of_channels := latent_statistics(self.vae)) is not None:
             center, width = of_channels
             mean, std = (mean - center) / width, std / width
         return mean.contiguous(), std.contiguous()  # or the UNet's bits would depend on the layout the VAE happened on

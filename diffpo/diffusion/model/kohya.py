@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from diffpo.core.refusal import Refusal
 from diffpo.lora.files import Layer, read_lora
 from diffpo.lora.names import ORIGINAL, TOP
-from diffpo.storage.files import settle, writing
+from diffpo.storage.files import name_failed_writes, sort_metadata
 
 # By the width of the text states that cross-attention reads. SD2 comes with epsilon and v, which weights do not tell.
 BASES = {
@@ -68,10 +68,10 @@ def export_kohya(lora: str, output: Path, dtype: torch.dtype = torch.float16) ->
         tensors[f"{key}.lora_up.weight"] = layer.up.to(dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
     metadata = describe(layers) | {"ss_output_name": output.stem, "modelspec.title": output.stem}
-    with writing(str(output), "the LoRA itself is untouched"):
+    with name_failed_writes(str(output), "the LoRA itself is untouched"):
         output.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, output, metadata)
-        settle(output)
+        sort_metadata(output)
     return metadata
 
 

@@ -19,7 +19,7 @@ from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.model.encoder import Encoder
 from diffpo.diffusion.model.pipeline import load_base, require_width
-from diffpo.storage.files import writing
+from diffpo.storage.files import name_failed_writes
 from diffpo.train.adapters import Adapter
 
 Raw = PixelBatch | EncodedBatch | PromptBatch
@@ -197,18 +197,18 @@ class LoadedStableDiffusion:
             Refusal: if the disk is full.
         """
         then = "if there is a checkpoint of the last step, --resume latest then writes them"
-        with writing(f"The weights in {folder}", then):
+        with name_failed_writes(f"The weights in {folder}", then):
             if self.config.adapter is not None:
                 self.config.adapter.save(self.parts, folder, writes)
                 return
             attached = len(self.unet.state_dict()) > len(self.exported)
             state = whole_state(self.unet, self.exported, writes) if attached or is_sharded(self.unet) else None
             if writes:
-                unet = self.unet if state is None else bare(self.unet, state)
+                unet = self.unet if state is None else strip_network(self.unet, state)
                 unet.save_pretrained(folder / "unet")
 
 
-def bare(unet: Any, state: dict[str, Tensor]) -> Any:
+def strip_network(unet: Any, state: dict[str, Tensor]) -> Any:
     """A network of the same configuration, outside of any mesh and without what an objective has attached."""
     plain = type(unet).from_config(unet.config)
     plain.load_state_dict(state)

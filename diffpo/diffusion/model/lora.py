@@ -13,8 +13,8 @@ from torch import nn
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
 from diffpo.lora.files import FILES, read_lora
-from diffpo.lora.layers import put, require_put
-from diffpo.storage.files import settle
+from diffpo.lora.layers import put_layers, require_put
+from diffpo.storage.files import sort_metadata
 from diffpo.train.adapters import (
     START,
     TRAINED,
@@ -42,7 +42,7 @@ class PipelineAdapter(Adapter):
             adapter = unet.peft_config[TRAINED]
             metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
             type(pipeline).save_lora_weights(folder, layers, unet_lora_adapter_metadata=metadata)
-            settle(folder / FILES[0])
+            sort_metadata(folder / FILES[0])
 
     def load(self, pipeline: Any, folder: Path) -> None:
         """As any user would, and see that every layer of the file is there.
@@ -105,8 +105,8 @@ class WarmLoRA(PipelineAdapter):
                 "alone with save_lora_weights(folder, unet_lora_layers=...)."
             )
         network.requires_grad_(False)
-        put(network, file.layers, START)
-        put(network, file.layers, TRAINED, file.dropout)
+        put_layers(network, file.layers, START)
+        put_layers(network, file.layers, TRAINED, file.dropout)
         network.set_adapter(TRAINED)
         only_trainable(
             adapter_layers(network), [p for name, p in network.named_parameters() if f".{TRAINED}." in name]

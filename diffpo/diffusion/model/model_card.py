@@ -16,7 +16,7 @@ from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.storage.hub import LICENSES, is_hub_id
-from diffpo.train.model_card import closing, opening, paths
+from diffpo.train.model_card import find_paths, write_closing, write_opening
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ def write_card(
         repo: where it will be published, which the card then loads it from; None is the folder.
     """
     sections = [
-        *opening(repo or folder.resolve().name, base.path, "image preferences", objective, ema),
+        *write_opening(repo or folder.resolve().name, base.path, "image preferences", objective, ema),
         *pictures(folder),
-        f"## Loading\n\n```python\n{snippet(base, pipeline, repo or str(folder))}\n```",
+        f"## Loading\n\n```python\n{write_snippet(base, pipeline, repo or str(folder))}\n```",
         other_parts(base),
-        f"## Training\n\nData: {named(data.source)}\n\n{report}",
-        *closing(folder, base.path, settings, command),
+        f"## Training\n\nData: {name_source(data.source)}\n\n{report}",
+        *write_closing(folder, base.path, settings, command),
     ]
-    head = front_matter(base, data, gallery(folder, prompts)).to_yaml()
+    head = front_matter(base, data, write_gallery(folder, prompts)).to_yaml()
     text = "\n\n".join(section for section in sections if section)
     ModelCard(f"---\n{head}\n---\n\n{text}\n").save(folder / "README.md")
 
@@ -71,29 +71,29 @@ def front_matter(base: StableDiffusion, data: PairData, widget: list[dict[str, A
         pipeline_tag="text-to-image",
         base_model=(bases[0] if len(bases) == 1 else bases) or None,
         base_model_relation=relation if bases else None,
-        datasets=[path for path in sources(data.source) if is_hub_id(path)] or None,
+        datasets=[path for path in list_sources(data.source) if is_hub_id(path)] or None,
         tags=tags if base.adapter is None else [*tags, *base.adapter.tags],
         widget=widget or None,
         **licensed,
     )
 
 
-def named(source: Source) -> str:
+def name_source(source: Source) -> str:
     """The source and, if it was encoded, what it was encoded from."""
     origins = [layout.encoding["source"] for layout in source.layouts if isinstance(layout, EncodedPairs)]
     return f"`{source}`" + "".join(f", encoded from `{origin}`" for origin in origins)
 
 
-def sources(source: Source) -> list[str]:
+def list_sources(source: Source) -> list[str]:
     """Where the pictures come from."""
     return [
         path
         for layout in source.layouts
-        for path in (layout.encoding["datasets"] if isinstance(layout, EncodedPairs) else paths(asdict(layout)))  # type: ignore[reportArgumentType]
+        for path in (layout.encoding["datasets"] if isinstance(layout, EncodedPairs) else find_paths(asdict(layout)))  # type: ignore[reportArgumentType]
     ]
 
 
-def snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
+def write_snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
     """Python that loads the result: with diffusers alone, but for parts that diffusers does not know."""
     single = is_single(base.path)
     named = {"config": base.config} if single else {"revision": base.revision, "variant": base.variant}
@@ -129,7 +129,7 @@ def newest_preview(folder: Path) -> Path:
     return max(folder.glob("previews/step-*[1-9]*.png"), default=folder / "previews" / "none")
 
 
-def gallery(folder: Path, prompts: Sequence[str]) -> list[dict[str, Any]]:
+def write_gallery(folder: Path, prompts: Sequence[str]) -> list[dict[str, Any]]:
     """Entries of the hub's gallery: the lower row of the newest preview, cut into `images/0.png` and so on."""
     newest = newest_preview(folder)
     if not prompts or not newest.exists():

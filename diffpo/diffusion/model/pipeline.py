@@ -19,11 +19,11 @@ from torch import nn
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.latents import require_known_latents
 from diffpo.diffusion.base.parts import from_folder
-from diffpo.diffusion.base.schedules import changed, require_as_trained, require_said
+from diffpo.diffusion.base.schedules import change_scheduler, require_as_trained, require_said
 from diffpo.diffusion.base.single_files import UNUSED, Checkpoint, is_single
 from diffpo.diffusion.base.tokenizers import load_tokenizer, require_one_length
 from diffpo.diffusion.model.conditioning import Conditioner, OneEncoder, TwoEncoders
-from diffpo.storage.hub import parsing, reaching
+from diffpo.storage.hub import name_failed_loads, name_parse_errors
 
 KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 WHAT = {"unet": "a UNet", "vae": "a VAE"}
@@ -117,10 +117,10 @@ def load_base(
         else:
             what = WHAT.get(name, f"a {name}")
             parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, UNUSED.get(name, ()))
-    with reaching(home.path, "a diffusers pipeline"), parsing():
+    with name_failed_loads(home.path, "a diffusers pipeline"), name_parse_errors():
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:
-        pipeline.scheduler = changed(pipeline.scheduler, scheduler)
+        pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
     require_known(pipeline, home, replaced.get("unet", path), replaced.get("vae", path))
     for file in files.values():
         require_as_trained(file.tensors, file.metadata, pipeline.scheduler, scheduler or {}, file.path)
@@ -149,13 +149,13 @@ class Home:
         for file in sorted([*Path(path).glob("model_index.json"), *Path(path).glob("*/*.json")]):
             if file.parent == Path(path) or file.parent.name in PARTS:
                 require_object(file)
-        with reaching(path, what), parsing():
+        with name_failed_loads(path, what), name_parse_errors():
             index: Any = DiffusionPipeline.load_config(path, revision=revision)
         return cls(path, revision, index)
 
     @property
     def family(self) -> Family:
-        return known(str(self.index.get("_class_name")), self.path)
+        return find_family(str(self.index.get("_class_name")), self.path)
 
     def kind(self, name: str) -> Any:
         """The class of a part."""
@@ -173,7 +173,7 @@ class Home:
     def filled(self, name: str, file: Checkpoint) -> Any:
         """A network of this architecture with weights from a single file."""
         kind = self.kind(name)
-        with reaching(self.path, f"the config of {WHAT.get(name, name)}"), parsing():
+        with name_failed_loads(self.path, f"the config of {WHAT.get(name, name)}"), name_parse_errors():
             if name in KINDS:
                 settings = kind.load_config(self.path, subfolder=name, revision=self.revision)
             else:
@@ -213,7 +213,7 @@ def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
     return dict.fromkeys((() if encodes else family.encoders) + (() if denoises else ("unet",)))
 
 
-def known(kind: str, path: str) -> Family:
+def find_family(kind: str, path: str) -> Family:
     if kind not in FAMILIES:
         raise Refusal(
             f"{path} is a {kind}; diffpo tunes text-to-image Stable Diffusion 1.x, 2.x and XL ({', '.join(FAMILIES)})."

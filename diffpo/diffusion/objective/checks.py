@@ -72,7 +72,7 @@ def silent_times(objective: Objective, denoiser: Denoiser) -> str:
     At zero terminal SNR (arXiv:2305.08891) both sides of a pair are the same noise at the last time, and v-prediction
     reads its noise off the latents alone: no gradient comes from there.
     """
-    for noising in noisings(objective):
+    for noising in list_noisings(objective):
         times = noising.met(len(denoiser.a))
         silent = times[denoiser.a.cpu()[times] < SILENT].unique().tolist()
         if silent:
@@ -85,10 +85,10 @@ def silent_times(objective: Objective, denoiser: Denoiser) -> str:
     return ""
 
 
-def noisings(part: object) -> Iterator[Noising]:
+def list_noisings(part: object) -> Iterator[Noising]:
     """All in an objective, however deep."""
     for value in vars(part).values():
         if isinstance(value, Noising):
             yield value
         elif isinstance(value, Objective):
-            yield from noisings(value)
+            yield from list_noisings(value)

@@ -130,7 +130,7 @@ class Inversion(Noising):
         together = is_sharded(network.unet)  # each call gathers weights, so all processes have to make as many
         for step in range(self.steps if together else int(needed.max())):
             n = max(int((needed > step).sum()), 1)
-            leap = Leap(network, x[:, :n], cond.map(lambda c, n=n: c[:, :n]), times[:n], step)
+            leap = InversionStep(network, x[:, :n], cond.map(lambda c, n=n: c[:, :n]), times[:n], step)
             row, visit = (wanted[:n] == step).nonzero(as_tuple=True)
             eps = leap.first()
             if not self.only_last:
@@ -145,14 +145,14 @@ class Inversion(Noising):
             found[:, visit, place[row]] = arrived
         return found.flatten(1, 2)
 
-    def refined(self, leap: "Leap", eps: Float[Tensor, "k n *picture"]) -> Float[Tensor, "k n *picture"]:
+    def refined(self, leap: "InversionStep", eps: Float[Tensor, "k n *picture"]) -> Float[Tensor, "k n *picture"]:
         """The mean of the first prediction and of those made where the one before has led to."""
         said = [eps]
         for _ in range(self.refinements):
             said.append(leap.again(said[-1]))
         return torch.stack(said[slice(*self.averaged)] if self.averaged else said).mean(0)
 
-    def added(self, leap: "Leap", draws: Draws) -> Float[Tensor, "k n *picture"]:
+    def added(self, leap: "InversionStep", draws: Draws) -> Float[Tensor, "k n *picture"]:
         """The noise of one step; the posterior that begins at the clean picture has no width."""
         if not self.eta or leap.step == 0:
             return torch.zeros_like(leap.x)
@@ -161,7 +161,7 @@ class Inversion(Noising):
 
 
 @dataclass(frozen=True, eq=False)
-class Leap:
+class InversionStep:
     """One step of n rows to their next times.
 
     Attributes:
@@ -207,10 +207,10 @@ class Leap:
         (a_from, s_from), a_to, s_to = self.source, self.network.signal(self.t), self.network.noise(self.t)
         return s_from / s_to * (s_to**2 - (a_to / a_from * s_from) ** 2).sqrt()
 
-    def of(self, rows: Int[Tensor, " m"]) -> "Leap":
+    def of(self, rows: Int[Tensor, " m"]) -> "InversionStep":
         place = rows.to(self.x.device, non_blocking=True)
         cond = self.cond.map(lambda c: c[:, place])
-        return Leap(self.network, self.x[:, place], cond, self.times[rows], self.step)
+        return InversionStep(self.network, self.x[:, place], cond, self.times[rows], self.step)
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class PolicyInversion(Inversion):
 
 @dataclass(frozen=True)
 class ReferenceInversion(Inversion):
-    """The frozen network inverts: noise that does not move with training and can be remembered (`--remember`)."""
+    """The frozen network inverts: noise that stays the same in training and can be cached (`--reference_cache`)."""
 
     needs_reference: ClassVar[bool] = True
 

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.objective import Objective, Requirements, Step, pair_step
 from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import NOISE, SCORES, Reference
 from diffpo.core.refusal import Refusal, require_positive
@@ -66,20 +65,8 @@ class DenoisingPreference(Objective):
             )
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return self.loss.needs_candidates
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.loss.needs
-
-    @property
-    def reference_inputs(self) -> str | None:
-        return self.noising.fixed
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return asked(self.noising, self.loss.needs_reference)
+    def requires(self) -> Requirements:
+        return Requirements.of(self.loss, list_answers(self.noising, self.loss.needs_reference), self.noising.fixed)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         return self.at(policy, reference, self.noising(policy, reference, batch, draws))
@@ -107,7 +94,7 @@ class DenoisingPreference(Objective):
         return Residual(policy, noised)
 
 
-def asked(noising: Noising, scores: bool = True) -> tuple[str, ...]:
+def list_answers(noising: Noising, scores: bool = True) -> tuple[str, ...]:
     """What a reference is asked for: noise, if pictures are inverted by it, and then scores."""
     return (NOISE,) * noising.needs_reference + (SCORES,) * scores
 

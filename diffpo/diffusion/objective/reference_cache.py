@@ -13,10 +13,10 @@ from diffpo.core.references import NOISE, SCORES, Reference
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.pairs import ImagePairs, PairData
 from diffpo.diffusion.model.loading import StableDiffusion
-from diffpo.train.reference_cache import Remembered, open_answers
+from diffpo.train.reference_cache import CachedReference, open_answers
 
 
-def remembered(
+def cache_reference(
     folder: Path,
     inner: Callable[[], Reference],
     objective: Objective,
@@ -27,7 +27,7 @@ def remembered(
     seed: int,
     storage: torch.dtype,
     judges: bool = False,
-) -> Remembered:
+) -> CachedReference:
     """The base's errors on the `data.cycle` draws of each pair, kept in a folder; and, if pictures are inverted by the
     base, the noise of that, which takes as much room as the latents of all pictures in fp32 for each of the draws.
 
@@ -45,30 +45,32 @@ def remembered(
         Refusal: if the folder cannot be written.
     """
     if data.cycle is None:
-        raise Refusal("remember needs draws that repeat; set data.cycle to their number, e.g. 8.")
-    if objective.reference_inputs is None:
+        raise Refusal("reference_cache needs draws that repeat; set data.cycle to their number, e.g. 8.")
+    if objective.requires.cacheable_by is None:
         raise Refusal(
-            f"What {type(objective).__name__} asks its reference cannot be remembered; set remember to null."
+            f"What {type(objective).__name__} asks its reference cannot be remembered; set reference_cache to null."
         )
     state = PartialState()
     if state.distributed_type == DistributedType.FSDP:
-        raise Refusal("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
-    if NOISE in objective.asks and pairs.shapes is not None:
+        raise Refusal(
+            "Under FSDP all processes must ask the reference together; set reference_cache to null, or use DDP."
+        )
+    if NOISE in objective.requires.answers and pairs.shapes is not None:
         raise Refusal("Noise of inverted pictures is remembered in one shape; encode without bucket_step.")
     of_pair = data.cycle, sum(table.ids for table in pairs.tables), len(pairs.tables[0][0].candidates)
     room = {SCORES: of_pair, NOISE: (*of_pair, *latents)}
-    asked = identity(objective, base, data, seed, storage)
+    asked = identify_answers(objective, base, data, seed, storage)
     with state.main_process_first():
         if state.is_main_process:
-            open_answers(folder, asked, {what: room[what] for what in objective.asks})
-    known = Remembered(None, folder)
+            open_answers(folder, asked, {what: room[what] for what in objective.requires.answers})
+    known = CachedReference(None, folder)
     state.wait_for_everyone()  # nobody adds before all have looked
     if judges or not known.is_complete(pairs.row_ids):
         known.inner = inner()
     return known
 
 
-def identity(
+def identify_answers(
     objective: Objective, base: StableDiffusion, data: PairData, seed: int, storage: torch.dtype
 ) -> dict[str, Any]:
     """What an error of the reference depends on."""
@@ -81,7 +83,7 @@ def identity(
         "rows": [str(row_map) for row_map in data.rows],
         "framing": str(data.framing),
         "caption_dropout": data.caption_dropout,
-        "noising": objective.reference_inputs,
+        "noising": objective.requires.cacheable_by,
         "seed": seed,
         "precision": str(storage),
     }

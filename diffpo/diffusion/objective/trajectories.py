@@ -73,7 +73,7 @@ class Trajectories(ABC):
                 going = (n > step).to(x.device, non_blocking=True)
                 x = torch.where(going.view(1, -1, *[1] * policy.signature.axes), moved, x)
             t = self.times(teacher, n - self.truncated)
-            said = guided(teacher, x, t, each, self.guidance)
+            said = guide_output(teacher, x, t, each, self.guidance)
             return torch.stack([x, teacher.prediction.x_0(said, x, teacher.signal(t), teacher.noise(t))])
 
         x_t, x_0 = reference(lambda unet: walked(replace(policy, unet=unet)), NOISE)
@@ -98,7 +98,7 @@ class Trajectories(ABC):
     ) -> Float[Tensor, "k n *picture"]:
         """One step (arXiv:2010.02502, eq. 12, sigma 0)."""
         t = self.times(teacher, left)
-        said, a, s = guided(teacher, x, t, batch, w), teacher.signal(t), teacher.noise(t)
+        said, a, s = guide_output(teacher, x, t, batch, w), teacher.signal(t), teacher.noise(t)
         x_0, eps = teacher.prediction.x_0(said, x, a, s), teacher.prediction.eps(said, x, a, s)
         return teacher.noised(x_0, eps, self.times(teacher, left - 1))
 
@@ -158,7 +158,7 @@ class FromNoise(Trajectories):
         return found.flatten(1, 2)
 
 
-def guided(
+def guide_output(
     teacher: Denoiser, x: Float[Tensor, "k n *picture"], t: Int[Tensor, " n"], batch: ImageBatch, w: float
 ) -> Float[Tensor, "k n *picture"]:
     """Output for e_c + w (e_c - e_u); only what it needs is computed."""

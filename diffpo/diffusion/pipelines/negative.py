@@ -19,19 +19,17 @@ from diffpo.core.refusal import Refusal
 from diffpo.diffusion.pipelines.ip_adapters import NegativeIPAdapterMixin
 from diffpo.diffusion.pipelines.negative_networks import (
     NEGATIVE,
-    Scales,
-    adapted,
     add_difference,
-    attach,
+    attach_negative,
     merged_copy,
     read_adapters,
     read_difference,
     read_full,
     require_same_architecture,
-    switched,
 )
 from diffpo.diffusion.pipelines.negative_parts import require_known_range
-from diffpo.diffusion.pipelines.routing import arguments_of, plain, routed
+from diffpo.diffusion.pipelines.routing import arguments_of, route_calls, uncompiled_network
+from diffpo.lora.switch import Scales, adapted, switched
 
 
 class NegativeGuidanceMixin:
@@ -120,7 +118,7 @@ class NegativeGuidanceMixin:
             lora = read_adapters(self, path, self.guided_part)
             if shared:
                 self.unload_negative()
-                self.negative_adapters = attach(plain(network), lora, mix)
+                self.negative_adapters = attach_negative(uncompiled_network(network), lora, mix)
                 return
             full = merged_copy(network, lora, mix)
         self.unload_negative()
@@ -144,7 +142,7 @@ class NegativeGuidanceMixin:
 
     def unload_negative(self: Any) -> None:
         """Become the stock pipeline."""
-        network = plain(vars(self)[self.guided_part])
+        network = uncompiled_network(vars(self)[self.guided_part])
         if any(NEGATIVE in layer.scaling for layer in adapted(network)):
             network.delete_adapters(NEGATIVE)
             if not any(layer.scaling for layer in adapted(network)):
@@ -177,14 +175,14 @@ class NegativeGuidanceMixin:
         require_unconditional_half(network.config, arguments)
         guided = arguments.get("guidance_scale", 1.0) > 1
         if negative is None:
-            layers = adapted(plain(network))
+            layers = adapted(uncompiled_network(network))
             require_adapters(layers, self.negative_adapters)
-            return routed(network, network, guided, partial(switched, layers, self.negative_adapters))
+            return route_calls(network, network, guided, partial(switched, layers, self.negative_adapters))
         # Loading an IP-adapter sets the attribute of the config, not the item.
         kinds = {vars(part.config).get("encoder_hid_dim_type") for part in (network, negative)}
         if len(kinds) > 1:
             raise Refusal("One of the two networks has an IP-adapter; load it after the negative, for both.")
-        return routed(network, negative, guided)
+        return route_calls(network, negative, guided)
 
 
 def require_unconditional_half(config: Any, arguments: dict[str, Any]) -> None:

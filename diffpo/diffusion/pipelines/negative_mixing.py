@@ -12,10 +12,10 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Blend
-from diffpo.diffusion.base.files import WEIGHTS, located, weight_files, write
-from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, opened, require_known_range, require_layout
-from diffpo.storage.files import writing
-from diffpo.storage.tensors import Stored, stored
+from diffpo.diffusion.base.files import WEIGHTS, locate_weights, weight_files, write_sharded
+from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, open_part, require_known_range, require_layout
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.tensors import LazyTensors, open_tensors
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def mix_negative(
 
     Args:
         base: theta: hub id, or folder of a UNet with its config, at the top or in `unet/`.
-        negative: see `diffpo.diffusion.pipelines.negative_parts.opened`.
+        negative: see `diffpo.diffusion.pipelines.negative_parts.open_part`.
         output_dir: which does not exist or is empty.
         positive: like `negative`; None adds nothing.
         alpha: how much of the positive's offset is kept.
@@ -70,8 +70,8 @@ def mix_negative(
         raise Refusal(f"output_dir {output_dir} is not empty and is not overwritten; choose another one.")
     require_known_range(alpha=alpha, mix=mix)
     theta, config = opened_base(base)
-    parts = [] if positive is None else [(alpha, opened(positive, config))]
-    blend = Blend(theta, (*parts, (mix, opened(negative, config))))
+    parts = [] if positive is None else [(alpha, open_part(positive, config))]
+    blend = Blend(theta, (*parts, (mix, open_part(negative, config))))
     names = blend.changed if difference else list(theta)
     dtype = dtype or (torch.float32 if difference else None)
     moved = 0.0
@@ -86,15 +86,15 @@ def mix_negative(
 
     sizes = {name: theta[name].numel() * (dtype or theta[name].dtype).itemsize for name in names}
     unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    with writing(str(output_dir), "nothing was left there"):
+    with name_failed_writes(str(output_dir), "nothing was left there"):
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             folder = unfinished if difference else unfinished / "unet"
             folder.mkdir(parents=True)
             if difference:
-                write(tensor, sizes, folder, Path(DIFFERENCE).stem, shard_size, MARK)
+                write_sharded(tensor, sizes, folder, Path(DIFFERENCE).stem, shard_size, MARK)
             else:
-                write(tensor, sizes, folder, WEIGHTS, shard_size, {})
+                write_sharded(tensor, sizes, folder, WEIGHTS, shard_size, {})
                 (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             unfinished.rename(output_dir)
         finally:
@@ -102,19 +102,19 @@ def mix_negative(
     return Mixed(output_dir / (DIFFERENCE if difference else "unet"), len(names), (moved / squares(theta)) ** 0.5)
 
 
-def opened_base(path: str) -> tuple[Stored, FrozenDict]:
+def opened_base(path: str) -> tuple[LazyTensors, FrozenDict]:
     """The weights of a UNet, to be read later, and its config.
 
     Raises:
         Refusal: if there is none in safetensors, or no config beside it.
     """
-    files = weight_files(located(path, WEIGHTS))
+    files = weight_files(locate_weights(path, WEIGHTS))
     if not files or files[0].suffix != ".safetensors":
         raise Refusal(
             f"{path} has no UNet in safetensors ({WEIGHTS}.safetensors in unet/ or at the top); "
             "load it with diffusers and save it again with save_pretrained(folder)."
         )
-    weights = stored(files)
+    weights = open_tensors(files)
     require_layout(path, weights)
     if not (config := files[0].parent / "config.json").exists():
         raise Refusal(f"{path} has no config.json beside its weights; copy the one of the UNet there.")

@@ -1,8 +1,6 @@
 """What files of a negative preference hold, made a second network or adapters of the first."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import torch
 from accelerate.hooks import ModelHook, remove_hook_from_module
 from diffusers import UNet2DConditionModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
@@ -19,15 +16,15 @@ from diffpo.diffusion.base.files import weight_files
 from diffpo.diffusion.base.parts import from_folder
 from diffpo.diffusion.base.single_files import Checkpoint
 from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, Difference
-from diffpo.diffusion.pipelines.routing import plain
-from diffpo.lora.files import LoraFile, parse, read_lora
-from diffpo.lora.layers import put
-from diffpo.storage.hub import reaching
-from diffpo.storage.tensors import header, stored
+from diffpo.diffusion.pipelines.routing import uncompiled_network
+from diffpo.lora.files import LoraFile, parse_lora, read_lora
+from diffpo.lora.layers import put_layers
+from diffpo.lora.switch import Scales, active, adapted, switched
+from diffpo.storage.hub import name_failed_loads
+from diffpo.storage.tensors import open_tensors, read_header
 from diffpo.storage.whole import load_whole
 
 NEGATIVE = "negative"
-Scales = Mapping[str, float | None]
 
 
 def read_difference(path: str) -> Difference | None:
@@ -39,8 +36,8 @@ def read_difference(path: str) -> Difference | None:
     """
     place = Path(path)
     files = weight_files(place, Path(DIFFERENCE).stem) if place.suffix == ".safetensors" or place.is_dir() else []
-    weights = stored(files)
-    if place.is_file() and place.name != DIFFERENCE and not (files and MARK.items() <= header(place).items()):
+    weights = open_tensors(files)
+    if place.is_file() and place.name != DIFFERENCE and not (files and MARK.items() <= read_header(place).items()):
         return None
     return Difference(path, weights) if files else None
 
@@ -57,13 +54,13 @@ def read_full(path: str, network: Any, part: str) -> Any:
     local = Path(path)
     if local.is_dir() and not any((local / place / "config.json").exists() for place in ("", part)):
         return None
-    if local.suffix == ".safetensors" and local.is_file() and any("lora" in name for name in stored([local])):
+    if local.suffix == ".safetensors" and local.is_file() and any("lora" in name for name in open_tensors([local])):
         return None
     try:
         negative = (
-            from_file(path, plain(network), part)
+            from_file(path, uncompiled_network(network), part)
             if local.is_file()
-            else from_folder(type(plain(network)), path, (part, ""), f"a {part}")
+            else from_folder(type(uncompiled_network(network)), path, (part, ""), f"a {part}")
         )
     except Refusal as refusal:
         if local.exists() or not isinstance(refusal.__cause__, OSError):
@@ -93,19 +90,21 @@ def read_adapters(pipeline: Any, path: str, part: str) -> LoraFile:
     Raises:
         Refusal: if there is none for it, or it does not fit.
     """
-    network = plain(vars(pipeline)[part])
+    network = uncompiled_network(vars(pipeline)[part])
     if isinstance(network, UNet2DConditionModel):
         file = read_lora(path, {part: network})
     else:
-        with reaching(path, "a LoRA"):  # each kind of transformer has layouts of its own, which its pipeline knows
+        with name_failed_loads(
+            path, "a LoRA"
+        ):  # each kind of transformer has layouts of its own, which its pipeline knows
             state, metadata = pipeline.lora_state_dict(path, return_lora_metadata=True)
-        file = parse(path, state, metadata, {part: network})
+        file = parse_lora(path, state, metadata, {part: network})
     if file.others:
         warnings.warn(f"{file.beside}; they are left out.", stacklevel=3)
     return file
 
 
-def attach(network: Any, lora: LoraFile, mix: float) -> Scales:
+def attach_negative(network: Any, lora: LoraFile, mix: float) -> Scales:
     """Load adapters as `NEGATIVE`, inactive and frozen; all else, training flags included, stays as it is.
 
     Returns:
@@ -123,7 +122,7 @@ def attach(network: Any, lora: LoraFile, mix: float) -> Scales:
     before = {layer: (layer.active_adapters, layer.disable_adapters) for layer in adapted(network)}
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
-        put(network, lora.layers, NEGATIVE)
+        put_layers(network, lora.layers, NEGATIVE)
     finally:
         for layer in adapted(network):
             layer._active_adapter, layer._disable_adapters = before.get(layer, ([], False))
@@ -137,41 +136,13 @@ def attach(network: Any, lora: LoraFile, mix: float) -> Scales:
     return scales | {NEGATIVE: mix}
 
 
-def adapted(network: nn.Module) -> list[Any]:
-    """Modules that are BaseTunerLayers too, which no type can say."""
-    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
-
-
-def active(network: nn.Module) -> dict[str, float | None]:
-    """Adapters that are on, at their own scales."""
-    layers = [layer for layer in adapted(network) if not layer.disable_adapters]
-    return dict.fromkeys(name for layer in layers for name in layer.active_adapters)
-
-
-@contextmanager
-def switched(layers: list[Any], scales: Scales) -> Iterator[None]:
-    """Inside, the named adapters are active and no others; a scale of None is the one that they have."""
-    kept = [(layer._active_adapter, layer._disable_adapters, dict(layer.scaling)) for layer in layers]
-    for layer in layers:
-        layer._active_adapter, layer._disable_adapters = list(scales), False
-        for name, scale in scales.items():
-            if scale is not None:
-                layer.set_scale(name, scale)
-    try:
-        yield
-    finally:
-        for layer, (names, disabled, scaling) in zip(layers, kept, strict=True):
-            layer._active_adapter, layer._disable_adapters = names, disabled
-            layer.scaling.update(scaling)
-
-
 def merged_copy(network: Any, lora: LoraFile | None = None, mix: float = 1.0) -> Any:
     """A second network like this one; active adapters and, at scale `mix`, a LoRA are merged into its weights."""
-    network = plain(network)
+    network = uncompiled_network(network)
     # The hook of an offloaded network leads to other networks, which are not to be copied.
     memo = {id(hook): ModelHook() for name, hook in vars(network).items() if name == "_hf_hook"}
     twin: Any = remove_hook_from_module(deepcopy(network, memo), recurse=True)
-    scales = active(twin) if lora is None else attach(twin, lora, mix)
+    scales = active(twin) if lora is None else attach_negative(twin, lora, mix)
     layers = adapted(twin)
     with switched(layers, scales):
         for layer in layers:
@@ -197,13 +168,13 @@ def add_difference(network: nn.Module, difference: Difference, mix: float) -> No
 
 def require_same_architecture(negative: nn.Module, network: nn.Module, source: str) -> None:
     """Raise a Refusal that names the first weight that differs from the network's, and both shapes."""
-    Network(source, own(negative)).require_fits(own(network))
+    Network(source, own_weights(negative)).require_fits(own_weights(network))
 
 
-def own(network: nn.Module) -> dict[str, Tensor]:
+def own_weights(network: nn.Module) -> dict[str, Tensor]:
     """A network's own weights, without adapters of whatever kind."""
     return {
         name.replace(".base_layer.", "."): weight
-        for name, weight in plain(network).state_dict().items()
+        for name, weight in uncompiled_network(network).state_dict().items()
         if not any(mark in f".{name}" for mark in (".lora_", ".processor.", ".encoder_hid_proj."))
     }

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Network, Part
-from diffpo.diffusion.base.files import WEIGHTS, located, weight_files
+from diffpo.diffusion.base.files import WEIGHTS, locate_weights, weight_files
 from diffpo.lora.files import Layer, LoraFile, read_lora
-from diffpo.storage.tensors import header, stored
+from diffpo.storage.tensors import open_tensors, read_header
 
 DIFFERENCE = "difference.safetensors"
 MARK = {"diffpo": "difference"}
@@ -78,7 +78,7 @@ class Adapters(Part):
         return update.reshape(theta.shape)
 
 
-def opened(path: str, config: FrozenDict) -> Part:
+def open_part(path: str, config: FrozenDict) -> Part:
     """A UNet, a LoRA or a difference, whichever a path holds; weights are read later, those of a LoRA now.
 
     Args:
@@ -89,14 +89,14 @@ def opened(path: str, config: FrozenDict) -> Part:
     Raises:
         Refusal: if it holds none of them.
     """
-    place = located(path, WEIGHTS, Path(DIFFERENCE).stem)
+    place = locate_weights(path, WEIGHTS, Path(DIFFERENCE).stem)
     if place.is_file() and place.suffix != ".safetensors":
         raise Refusal(f"{path} is no .safetensors file; load it with diffusers once and save it again as one.")
     if place.is_dir() and (files := weight_files(place, Path(DIFFERENCE).stem)):
-        return Difference(path, stored(files))
+        return Difference(path, open_tensors(files))
     files = weight_files(place)
-    weights = stored(files)
-    if place.is_file() and (place.name == DIFFERENCE or header(place).get("diffpo") == MARK["diffpo"]):
+    weights = open_tensors(files)
+    if place.is_file() and (place.name == DIFFERENCE or read_header(place).get("diffpo") == MARK["diffpo"]):
         return Difference(path, weights)
     if weights and not any("lora" in name for name in weights):
         require_layout(path, weights)

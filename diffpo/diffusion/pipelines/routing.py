@@ -47,9 +47,9 @@ class Routing:
         if not self.guided or rows != self.rows or self.name not in (None, "cond_uncond"):
             return positive(*args, **kwargs)
         unconditional, conditional = (
-            taken((args, kwargs), rows, half) for half in (slice(rows // 2), slice(rows // 2, None))
+            take_half((args, kwargs), rows, half) for half in (slice(rows // 2), slice(rows // 2, None))
         )
-        return joined(called(self.other, unconditional), called(positive, conditional))
+        return join_answers(call_network(self.other, unconditional), call_network(positive, conditional))
 
     def other(self, *args: Any, **kwargs: Any) -> Any:
         with self.around():
@@ -72,7 +72,7 @@ class Routing:
 
 
 @contextmanager
-def answered(network: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
+def answer_calls(network: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
     """Inside, calls of the network are answered by `answer(own, ...)`; afterwards it is as it was.
 
     Every call leads through `Module._compiled_call_impl`, which in-place compilation sets. Taking that place leaves
@@ -93,7 +93,7 @@ def answered(network: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def routed(
+def route_calls(
     network: nn.Module,
     negative: nn.Module,
     guided: bool,
@@ -107,9 +107,9 @@ def routed(
     """
     positive: Any = vars(network).get("_compiled_call_impl") or network._call_impl
     routing = Routing(positive if negative is network else negative, guided, around)
-    inner, other = plain(network), plain(negative)
+    inner, other = uncompiled_network(network), uncompiled_network(negative)
     with ExitStack() as stack:
-        stack.enter_context(answered(network, routing.answer))
+        stack.enter_context(answer_calls(network, routing.answer))
         if isinstance(inner, CacheMixin):
             others = other.cache_context if isinstance(other, CacheMixin) and other is not inner else None
             vars(inner)["cache_context"] = partial(routing.naming, inner.cache_context, others)
@@ -126,31 +126,31 @@ def arguments_of(pipeline: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return bound.arguments
 
 
-def plain(network: nn.Module) -> Any:
+def uncompiled_network(network: nn.Module) -> Any:
     """What `torch.compile(network)` wraps."""
     return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 
-def called(network: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+def call_network(network: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     args, kwargs = arguments
     return network(*args, **kwargs)
 
 
-def taken(tree: Any, rows: int, half: slice) -> Any:
+def take_half(tree: Any, rows: int, half: slice) -> Any:
     """One half of every tensor with that many rows, however deep: IP-adapters pass lists, ControlNets tuples."""
     if isinstance(tree, Tensor):
         return tree[half] if tree.ndim and len(tree) == rows else tree
     if isinstance(tree, dict):
-        return {name: value if name in UNBATCHED else taken(value, rows, half) for name, value in tree.items()}
+        return {name: value if name in UNBATCHED else take_half(value, rows, half) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(taken(value, rows, half) for value in tree)
+        return type(tree)(take_half(value, rows, half) for value in tree)
     return tree
 
 
-def joined(first: Any, second: Any) -> Any:
+def join_answers(first: Any, second: Any) -> Any:
     """Both answers as one batch, in the form that they have: a tuple, or diffusers' output object."""
     if isinstance(first, Tensor):
         return torch.cat([first, second])
     if isinstance(first, dict):
-        return type(first)(**{name: joined(value, second[name]) for name, value in first.items()})
-    return tuple(joined(*both) for both in zip(first, second, strict=True))
+        return type(first)(**{name: join_answers(value, second[name]) for name, value in first.items()})
+    return tuple(join_answers(*both) for both in zip(first, second, strict=True))

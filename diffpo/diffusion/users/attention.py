@@ -15,7 +15,7 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.model.attention import FlashAttention
-from diffpo.storage.hub import located, reaching
+from diffpo.storage.hub import locate_file, name_failed_loads
 
 FILE = "user_attention.safetensors"
 USER = "user_embeds"
@@ -43,9 +43,9 @@ def load_user_attention(unet: Any, path: str, revision: str | None = None) -> No
     Raises:
         Refusal: if it cannot be reached or read, or is of another UNet, or the UNet has a branch already.
     """
-    with reaching(path, "user attention"):
+    with name_failed_loads(path, "user attention"):
         try:
-            with safe_open(located(path, FILE, revision), "pt") as file:
+            with safe_open(locate_file(path, FILE, revision), "pt") as file:
                 told = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
@@ -53,7 +53,7 @@ def load_user_attention(unet: Any, path: str, revision: str | None = None) -> No
         if "tokens" not in told or "user_in.weight" not in weights:
             raise Refusal(f"it lacks user_in.weight or the number of tokens; name a {FILE}")
     rank, width = weights["user_in.weight"].shape
-    wanted: dict[str, Any] = kin(unet) | shapes(unet, width, rank)
+    wanted: dict[str, Any] = describe_kin(unet) | branch_shapes(unet, width, rank)
     found = told | {name: tuple(weight.shape) for name, weight in weights.items()}
     names = wanted | {name: None for name in weights}
     if misfits := [name for name in names if wanted.get(name) != found.get(name)]:
@@ -62,7 +62,7 @@ def load_user_attention(unet: Any, path: str, revision: str | None = None) -> No
             f"{path} is of another UNet (of a {told.get('pipeline')}): {misfits[0]} is {there} there and {here} here; "
             "load it into the base that it was trained for."
         )
-    install(unet, int(told["tokens"]), {name: weight.to(unet.dtype) for name, weight in weights.items()})
+    install_branch(unet, int(told["tokens"]), {name: weight.to(unet.dtype) for name, weight in weights.items()})
     user_input(unet).requires_grad_(False)
     for attention in user_input(unet).attentions:
         attention.user_k.requires_grad_(False)
@@ -152,13 +152,13 @@ def user_input(unet: nn.Module) -> UserInput:
     raise Refusal(f"{type(unet).__name__} has no user attention; load it with load_user_attention.")
 
 
-def shapes(unet: nn.Module, width: int, rank: int) -> dict[str, tuple[int, int]]:
+def branch_shapes(unet: nn.Module, width: int, rank: int) -> dict[str, tuple[int, int]]:
     """Names and shapes of a branch's weights."""
     layers = {f"{name}.user_{x}.weight": (a.inner_dim, rank) for name, a in cross_attentions(unet) for x in "kv"}
     return {"user_in.weight": (rank, width), **layers}
 
 
-def kin(unet: Any) -> dict[str, str]:
+def describe_kin(unet: Any) -> dict[str, str]:
     """What a branch's shapes do not tell: those of Stable Diffusion 1.x and 2.x are the same."""
     return {"cross_attention_dim": str(unet.config.cross_attention_dim)}
 
@@ -167,14 +167,14 @@ def cross_attentions(unet: nn.Module) -> list[tuple[str, Any]]:
     return [(n, m) for n, m in unet.named_modules() if isinstance(m, Attention) and m.is_cross_attention]
 
 
-def fresh(wanted: Mapping[str, tuple[int, int]], seed: int) -> dict[str, Tensor]:
+def init_branch(wanted: Mapping[str, tuple[int, int]], seed: int) -> dict[str, Tensor]:
     """Weights at the start: values are zero, the rest keeps variance 1."""
     rng = torch.Generator().manual_seed(seed)
     drawn = {name: torch.randn(shape, generator=rng) / shape[1] ** 0.5 for name, shape in wanted.items()}
     return {name: torch.zeros_like(w) if name.endswith(".user_v.weight") else w for name, w in drawn.items()}
 
 
-def install(unet: Any, tokens: int, weights: Mapping[str, Tensor]) -> None:
+def install_branch(unet: Any, tokens: int, weights: Mapping[str, Tensor]) -> None:
     """Put a branch of these weights into a UNet.
 
     Raises:

@@ -10,8 +10,17 @@ from safetensors.torch import save_file
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
-from diffpo.diffusion.users.attention import FILE, USER, fresh, install, kin, load_user_attention, shapes, user_input
-from diffpo.storage.files import settle
+from diffpo.diffusion.users.attention import (
+    FILE,
+    USER,
+    branch_shapes,
+    describe_kin,
+    init_branch,
+    install_branch,
+    load_user_attention,
+    user_input,
+)
+from diffpo.storage.files import sort_metadata
 from diffpo.train.adapters import Adapter
 
 
@@ -66,7 +75,7 @@ class UserBranch(Adapter):
             network.requires_grad_(False)
         else:
             self.lora.attach(network, seed)
-        install(network, self.tokens, fresh(shapes(network, self.width, self.rank), seed))
+        install_branch(network, self.tokens, init_branch(branch_shapes(network, self.width, self.rank), seed))
 
     @contextmanager
     def off(self, network: Any) -> Iterator[None]:
@@ -82,12 +91,12 @@ class UserBranch(Adapter):
         """Write `user_attention.safetensors`: the branch alone, named by the UNet's layers, in fp32."""
         if self.lora is not None:
             self.lora.save(pipeline, folder, writes)
-        weights = whole_state(pipeline.unet, shapes(pipeline.unet, self.width, self.rank), keep=writes)
+        weights = whole_state(pipeline.unet, branch_shapes(pipeline.unet, self.width, self.rank), keep=writes)
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
-            told = {"tokens": str(self.tokens), "pipeline": type(pipeline).__name__, **kin(pipeline.unet)}
+            told = {"tokens": str(self.tokens), "pipeline": type(pipeline).__name__, **describe_kin(pipeline.unet)}
             save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / FILE, told)
-            settle(folder / FILE)
+            sort_metadata(folder / FILE)
 
     def load(self, pipeline: Any, folder: Path) -> None:
         if self.lora is not None:

@@ -15,9 +15,9 @@ from diffpo.annotators.embedders.embedder import Shown, UserEmbedder
 from diffpo.core.refusal import Refusal
 from diffpo.data.source import Source
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
-from diffpo.diffusion.annotate.score import read
-from diffpo.diffusion.evaluation.drawing import Sampling, draw
-from diffpo.diffusion.evaluation.model import Model, stamped, weights
+from diffpo.diffusion.annotate.score import read_candidate
+from diffpo.diffusion.evaluation.drawing import Sampling, draw_pictures
+from diffpo.diffusion.evaluation.model import ComparedModel, list_weight_files, stamp_files
 from diffpo.diffusion.model.pipeline import FAMILIES
 from diffpo.diffusion.users.chunks import Cut
 from diffpo.diffusion.users.pipelines import StableDiffusionUserPipeline, StableDiffusionXLUserPipeline
@@ -68,7 +68,8 @@ class UserModel:
             hears nobody, so pictures are drawn once for all users (or by each user's own model).
         user_guidance: how much of a user is heard (`user_guidance_scale` of the pipelines that hear users).
         shots: support pairs that a user is heard by; each number is a row of the tables.
-        shuffled: whether users are heard as somebody else (`others`): what remains of a gain then is not personal.
+        shuffled: whether users are heard as somebody else (`shuffle_users`): what remains of a gain then is not
+            personal.
 
     Raises:
         Refusal: if `shots` has no number, or one below 1, or the name cannot be that of a folder.
@@ -99,10 +100,10 @@ class UserModel:
         """Names of its rows in the tables."""
         return [self.name] if self.user_attention is None else [f"{self.name}-{shots}" for shots in self.shots]
 
-    def of(self, user: str) -> Model:
+    def of(self, user: str) -> ComparedModel:
         """The model without what hears users."""
         unet, lora = (part and part.replace(USER, user) for part in (self.unet, self.lora))
-        return Model(self.name, self.base, unet, lora)
+        return ComparedModel(self.name, self.base, unet, lora)
 
     def hearing(self) -> Any:
         """A pipeline in fp32 that still has to be told for whom it draws (`OneUser.for_user`)."""
@@ -116,8 +117,8 @@ class UserModel:
     def branch(self) -> dict[str, Any]:
         """The state of what hears users, part of what pictures depend on."""
         path = self.user_attention
-        local = list(weights(Path(path))) if path and Path(path).exists() else []
-        about = {"user_attention": path, "user_attention_files": stamped(local)}
+        local = list(list_weight_files(Path(path))) if path and Path(path).exists() else []
+        about = {"user_attention": path, "user_attention_files": stamp_files(local)}
         return about | {"user_guidance": self.user_guidance}
 
 
@@ -146,7 +147,8 @@ class Support:
         chunks = Cut(shots=pairs, most_chunks=1, seed=seed)(rows)
         shown = {
             chunk.user: [
-                Shown(str(row.prompts[0]), *map(read, row.candidates)) for row in map(rows.__getitem__, chunk.pairs)
+                Shown(str(row.prompts[0]), *map(read_candidate, row.candidates))
+                for row in map(rows.__getitem__, chunk.pairs)
             ]
             for chunk in chunks.all
         }
@@ -161,7 +163,7 @@ class Support:
         return self.embedder([self.shown[user][:shots]]).tokens[0]
 
 
-def others(users: Sequence[str], seed: int = 0) -> dict[str, str]:
+def shuffle_users(users: Sequence[str], seed: int = 0) -> dict[str, str]:
     """Somebody else for each user, at random."""
     order = [users[int(i)] for i in np.random.default_rng(seed).permutation(len(users))]
     return dict(zip(order, [*order[1:], order[0]], strict=True))
@@ -188,7 +190,7 @@ def drawn_for_users(
     if model.user_attention is None:
         owners = users if model.is_own else [model.name]
         files = {
-            owner: draw(
+            owner: draw_pictures(
                 model.of(owner).load,
                 prompts,
                 sampling,
@@ -199,7 +201,10 @@ def drawn_for_users(
             for owner in owners
         }
         return {model.name: {user: files[user if model.is_own else model.name] for user in users}}
-    heard_as, load = others(users) if model.shuffled else dict(zip(users, users, strict=True)), cache(model.hearing)
+    heard_as, load = (
+        shuffle_users(users) if model.shuffled else dict(zip(users, users, strict=True)),
+        cache(model.hearing),
+    )
     rows: dict[str, Files] = {}
     for row, shots in zip(model.rows, model.shots, strict=True):
         rows[row] = {
@@ -233,7 +238,9 @@ def drawn_for(
         about: what the tokens are, part of what the pictures depend on.
     """
     identity = {**model.of(USER).identity, **model.branch, **about}
-    return draw(lambda: load().for_user(tokens, model.user_guidance), prompts, sampling, folder, identity, folder.name)
+    return draw_pictures(
+        lambda: load().for_user(tokens, model.user_guidance), prompts, sampling, folder, identity, folder.name
+    )
 
 
 def win_rate_by_users(

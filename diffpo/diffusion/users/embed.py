@@ -17,9 +17,9 @@ from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
 from diffpo.diffusion.annotate.read_ahead import Question, read_ahead
-from diffpo.diffusion.annotate.score import read
+from diffpo.diffusion.annotate.score import read_candidate
 from diffpo.diffusion.annotate.shards import mean_bytes
-from diffpo.diffusion.encode.encode import fill
+from diffpo.diffusion.encode.encode import make_missing
 from diffpo.diffusion.users.chunks import Cut, SupportChunk
 from diffpo.diffusion.users.embeddings import (
     ENDING,
@@ -33,7 +33,7 @@ from diffpo.diffusion.users.embeddings import (
 )
 from diffpo.storage.arrow import Shards
 from diffpo.storage.digests import read_json
-from diffpo.storage.job_folder import WorkFolder, joined
+from diffpo.storage.job_folder import JobFolder, join_processes
 from diffpo.storage.ledger import write_json
 
 UNFINISHED = ".embedding"
@@ -96,7 +96,7 @@ class UserShards(Shards):
         """Batch by batch how many chunks it has, and those of them, by number, whose pictures can all be read."""
         pairs = [(row, self.pairs[n]) for row in rows for n in self.chunks[row].pairs]
         questions = [
-            Question(row, str(pair.prompts[0]), partial(read, picture))
+            Question(row, str(pair.prompts[0]), partial(read_candidate, picture))
             for row, pair in pairs
             for picture in pair.candidates
         ]
@@ -163,8 +163,8 @@ def embed_users(
         Refusal: if the folder cannot be written, or is full.
     """
     require_at_least(1, batch_size=batch_size)
-    state = joined()
-    folder = WorkFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
+    state = join_processes()
+    folder = JobFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
     folder.require_ours()
     with state.main_process_first():
         pairs = PairsInOrder(source, rows, cut.seed)
@@ -180,14 +180,14 @@ def embed_users(
     folder.require_room("Embeddings of users", shards.bytes)
     state.wait_for_everyone()  # nobody writes before all have looked
     folder.begin(identity, state.process_index)
-    fill(folder, shards)
+    make_missing(folder, shards)
     if state.is_main_process:
         finish(folder, shards, identity | chunks.counts)
     state.wait_for_everyone()
     return read_json(folder.path / SUMMARY)
 
 
-def finish(folder: WorkFolder, shards: UserShards, about: dict[str, Any]) -> None:
+def finish(folder: JobFolder, shards: UserShards, about: dict[str, Any]) -> None:
     told = [read_json(beside(folder.unfinished / name)) for name in shards.files]
     embedded = sum(len(of_shard["chunks"]) for of_shard in told)
     if not embedded:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.storage.digests import read_json, require_written
-from diffpo.storage.files import require_folder, writing
-from diffpo.storage.ledger import REMEDY, settle
+from diffpo.storage.files import name_failed_writes, require_folder
+from diffpo.storage.ledger import REMEDY, settle_file
 
 SUMMARY = "users.json"
 INDEX = "users.parquet"
@@ -204,10 +204,10 @@ def write_shard(file: Path, embeddings: Float[Tensor, "n tokens width"], dtype: 
             "to bfloat16 or float32."
         )
     unfinished = file.with_suffix(".unfinished")
-    with writing(str(file), REMEDY):
+    with name_failed_writes(str(file), REMEDY):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({TENSOR: embeddings.to(TYPES[dtype]).contiguous()}, unfinished)
-        settle(unfinished, file)
+        settle_file(unfinished, file)
 
 
 def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -217,8 +217,8 @@ def write_index(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         Refusal: if the disk is full.
     """
     schema, unfinished = pa.schema(COLUMNS), file.with_suffix(".unfinished")
-    with writing(str(file), REMEDY), pq.ParquetWriter(unfinished, schema) as table:
+    with name_failed_writes(str(file), REMEDY), pq.ParquetWriter(unfinished, schema) as table:
         left = iter(lines)
         while some := list(islice(left, TOGETHER)):
             table.write_table(pa.Table.from_pylist(some, schema=schema))
-    settle(unfinished, file)
+    settle_file(unfinished, file)

@@ -12,18 +12,26 @@ from PIL import Image
 
 from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.annotators.embedders.embedder import Shown
-from diffpo.annotators.user_judges.roles import Choice, Example, Heard, UserJudge, UserQuestion, Verdict, summed_up
+from diffpo.annotators.user_judges.roles import (
+    Choice,
+    Example,
+    Heard,
+    UserJudge,
+    UserQuestion,
+    Verdict,
+    summarize_verdicts,
+)
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.rows import PairRow, RowMap
 from diffpo.data.source import Source
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
 from diffpo.diffusion.annotate.read_ahead import Question, read_ahead
-from diffpo.diffusion.annotate.score import read
-from diffpo.diffusion.evaluation.model import stamped
+from diffpo.diffusion.annotate.score import read_candidate
+from diffpo.diffusion.evaluation.model import stamp_files
 from diffpo.diffusion.users.panel import Drawn, Panel, Query, Seated, drawn_in
-from diffpo.storage.files import writing
-from diffpo.storage.job_folder import WorkFolder, joined
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.job_folder import JobFolder, join_processes
 from diffpo.storage.ledger import REMEDY
 from diffpo.storage.shared_work import shared_out
 
@@ -71,7 +79,7 @@ class Hearing:
     def asked(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], dict[int, UserQuestion]]]:
         """Batch by batch the numbers of questions that cannot be shown, and the other questions."""
         per_question = 2 * len(self.queries[0].support) + 2
-        shown = [Question(n, "", picture) for n in numbers for picture in pictures(self.queries[n // 2], n % 2)]
+        shown = [Question(n, "", picture) for n in numbers for picture in read_pictures(self.queries[n // 2], n % 2)]
         for batch in read_ahead(shown, per_question * self.batch_size, per_question):
             found: dict[int, list[Image.Image | None]] = defaultdict(list)
             for question, picture in batch:
@@ -106,10 +114,10 @@ class Hearing:
         return about | {"outcome": heard.outcome, **said}
 
 
-def pictures(query: Query, turned: int) -> list[Any]:
+def read_pictures(query: Query, turned: int) -> list[Any]:
     """What reads the pictures of a question: first, second, then those of the support."""
     sides = (query.theirs, query.ours) if turned else (query.ours, query.theirs)
-    return [*sides, *(partial(read, side) for row in query.support for side in row.candidates)]
+    return [*sides, *(partial(read_candidate, side) for row in query.support for side in row.candidates)]
 
 
 def judge_users(
@@ -133,10 +141,11 @@ def judge_users(
         batch_size: questions whose pictures are read at a time; a judge may divide them further.
 
     Returns:
-        What is in `report.json`: what it depends on; `known`, what `diffpo.annotators.user_judges.roles.summed_up`
-        makes of labeled pairs, where a win is to say what the person said (so the win rate is the judge's accuracy,
-        ties counting half); and `compared`, the same of the first model against the second. Either is null if nothing
-        was asked. Beside it is `verdicts.jsonl` with a line for each pair.
+        What is in `report.json`: what it depends on; `known`, what
+        `diffpo.annotators.user_judges.roles.summarize_verdicts` makes of labeled pairs, where a win is to say what the
+        person said (so the win rate is the judge's accuracy, ties counting half); and `compared`, the same of the
+        first model against the second. Either is null if nothing was asked. Beside it is `verdicts.jsonl` with a line
+        for each pair.
 
     Raises:
         Refusal: if the source, the judge or the folders cannot be used, a user has too few pairs, there is nothing
@@ -144,16 +153,16 @@ def judge_users(
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
     require_at_least(1, batch_size=batch_size)
-    state = joined()
-    folder = WorkFolder(Path(output_dir), REPORT, UNFINISHED, ".jsonl")
+    state = join_processes()
+    folder = JobFolder(Path(output_dir), REPORT, UNFINISHED, ".jsonl")
     folder.require_ours()
     with state.main_process_first():
         pairs = PairsInOrder(source, rows, panel.seed)
     drawn = models and (drawn_in(models[0]), drawn_in(models[1]))
     seated = panel.seat(pairs, silent=not state.is_main_process)
-    queries = asked(seated, drawn)
+    queries = ask_judge(seated, drawn)
     data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "panel": str(panel)}
-    files = {str(one.folder): stamped(one.files) for one in drawn or ()}
+    files = {str(one.folder): stamp_files(one.files) for one in drawn or ()}
     identity = {"judge": judge.identity, **data, "models": files, "digest": seated.digest}
     if (finished := folder.finished(identity)) is not None:
         return finished
@@ -167,18 +176,18 @@ def judge_users(
         of_user: dict[str, list[Heard | None]] = defaultdict(list)
         for query, heard in zip(some, said, strict=True):
             of_user[query.user].append(heard)
-        about[name] = summed_up(of_user) if some else None
+        about[name] = summarize_verdicts(of_user) if some else None
         records += [{"of": name, **hearing.record(*one)} for one in zip(some, said, strict=True)]
     judge.rest()
     if state.is_main_process:
-        with writing(f"{output_dir}/{VERDICTS}", REMEDY):
+        with name_failed_writes(f"{output_dir}/{VERDICTS}", REMEDY):
             (folder.unfinished / VERDICTS).write_text("".join(json.dumps(record) + "\n" for record in records))
         folder.finish(about, [VERDICTS])
     state.wait_for_everyone()
     return about
 
 
-def asked(seated: Seated, drawn: tuple[Drawn, Drawn] | None) -> dict[str, list[Query]]:
+def ask_judge(seated: Seated, drawn: tuple[Drawn, Drawn] | None) -> dict[str, list[Query]]:
     """What the judge is tested on, and what it compares.
 
     Raises:

@@ -14,8 +14,8 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import read_image
 from diffpo.data.rows import PairRow
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
-from diffpo.diffusion.annotate.score import read
-from diffpo.diffusion.evaluation.listing import LISTING, listed
+from diffpo.diffusion.annotate.score import read_candidate
+from diffpo.diffusion.evaluation.listing import LISTING, read_listing
 from diffpo.diffusion.users.chunks import Cut
 from diffpo.storage.files import require_folder
 
@@ -144,7 +144,14 @@ class Seated:
         """The labeled pairs of users who have support."""
         last = self.panel.shots + self.panel.labeled
         return [
-            Query(user, support, str(row.prompts[0]), partial(read, preferred), partial(read, other), row.id)
+            Query(
+                user,
+                support,
+                str(row.prompts[0]),
+                partial(read_candidate, preferred),
+                partial(read_candidate, other),
+                row.id,
+            )
             for user, support in ((user, self.support(user)) for user in users)
             for row in (self.pairs[n] for n in self.of_user[user][self.panel.shots : last])
             for preferred, other in [row.candidates]
@@ -207,4 +214,4 @@ def drawn_in(folder: Path) -> Drawn:
 
 
 def pictures_in(listing: Path) -> list[Picture]:
-    return [Picture(prompt, str(file)) for prompt, file in listed(listing)]
+    return [Picture(prompt, str(file)) for prompt, file in read_listing(listing)]

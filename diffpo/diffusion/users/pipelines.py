@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffpo.annotators.embedders.embedder import Shown, UserEmbedder, embed_pairs
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.pipelines.routing import answered, arguments_of, taken
+from diffpo.diffusion.pipelines.routing import answer_calls, arguments_of, take_half
 from diffpo.diffusion.users.attention import USER, load_user_attention, user_input
 
 ADDED = "cross_attention_kwargs"
@@ -78,7 +78,7 @@ class UserEmbeddingMixin:
         if pictures % len(told):
             raise Refusal(f"{len(told)} users were given for {pictures} pictures; give one, or one per prompt.")
         heard = Heard(told.repeat_interleave(pictures // len(told), 0), user_guidance_scale)
-        with answered(self.unet, heard):
+        with answer_calls(self.unet, heard):
             return stock(*args, **kwargs)
 
 
@@ -101,27 +101,27 @@ class Heard:
         told = self.user.to(sample.device)
         nobody = torch.zeros_like(told)
         heard = told if len(sample) == len(told) else torch.cat([nobody, told])
-        said = own(*args, **saying(kwargs, heard))
+        said = own(*args, **explain_users(kwargs, heard))
         if self.scale == 1:
             return said
-        conditional, alone = taken((args, kwargs), len(sample), slice(-len(told), None))
-        return stretched(said, own(*conditional, **saying(alone, nobody)), len(told), self.scale)
+        conditional, alone = take_half((args, kwargs), len(sample), slice(-len(told), None))
+        return stretch_user(said, own(*conditional, **explain_users(alone, nobody)), len(told), self.scale)
 
 
-def saying(kwargs: dict[str, Any], user: Float[Tensor, "rows u e"]) -> dict[str, Any]:
+def explain_users(kwargs: dict[str, Any], user: Float[Tensor, "rows u e"]) -> dict[str, Any]:
     """Arguments of a call that also tell of users."""
     return kwargs | {ADDED: {**(kwargs.get(ADDED) or {}), USER: user}}
 
 
-def stretched(said: Any, plain: Any, pictures: int, scale: float) -> Any:
+def stretch_user(said: Any, plain: Any, pictures: int, scale: float) -> Any:
     """An answer, whose last rows differ `scale` times as much from a plain one; as a tuple or an output object."""
     if isinstance(said, dict):
-        return type(said)(sample=stretched(tuple(said.values()), tuple(plain.values()), pictures, scale)[0])
+        return type(said)(sample=stretch_user(tuple(said.values()), tuple(plain.values()), pictures, scale)[0])
     first, last = said[0][:-pictures], said[0][-pictures:]
     return (torch.cat([first, plain[0] + scale * (last - plain[0])]),)
 
 
-def mixed(users: Sequence[tuple[float, Float[Tensor, "u e"]]]) -> Float[Tensor, "u e"]:
+def interpolate_users(users: Sequence[tuple[float, Float[Tensor, "u e"]]]) -> Float[Tensor, "u e"]:
     """The weighted sum of users' tokens; weights of one user, and of an interpolation, add up to 1."""
     return torch.stack([weight * tokens for weight, tokens in users]).sum(0)
 

@@ -15,7 +15,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.tables import open_table
 from diffpo.data.rows import PairRow, RowMap
 from diffpo.data.source import Layout, Refer
-from diffpo.data.typed import Field, asked
+from diffpo.data.typed import Field, read_prompts
 from diffpo.diffusion.users.embeddings import UserEmbeddings
 
 
@@ -166,7 +166,7 @@ class RewardUsers(Layout):
         """The side of the higher score first."""
         first, second = (Field(index, name, record[name]).number() for name in SCORES)
         scores = (0.0, 0.0) if first is None or second is None else (first, second)
-        prompts, sides = asked(index, record, "prompt", "prompt"), (cell("chosen"), cell("rejected"))
+        prompts, sides = read_prompts(index, record, "prompt", "prompt"), (cell("chosen"), cell("rejected"))
         prob = 0.5 if scores[0] == scores[1] else 1.0
         row = PairRow(index, **prompts, candidates=sides, prob=prob, scores=scores, extra=record)
         return row.swapped() if scores[1] > scores[0] else row

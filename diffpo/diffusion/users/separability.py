@@ -26,7 +26,7 @@ class Recognized(NamedTuple):
     top_5: float
 
 
-def recognized(embeddings: UserEmbeddings) -> Recognized:
+def recognize_users(embeddings: UserEmbeddings) -> Recognized:
     """Give each user's last chunk to the user with the nearest mean of the other chunks.
 
     Nearest by the mean over tokens of their cosines, after the mean over all users was subtracted. PPD
@@ -49,11 +49,11 @@ def recognized(embeddings: UserEmbeddings) -> Recognized:
         held_out.append(last)
     center = torch.stack(means).mean(0)
     centered = (torch.nn.functional.normalize(torch.stack(part) - center, dim=-1) for part in (held_out, means))
-    ranks = ranked(*centered)
+    ranks = rank_users(*centered)
     return Recognized(len(known), *((ranks < n).float().mean().item() for n in (1, 5)))
 
 
-def ranked(
+def rank_users(
     held_out: Float[Tensor, "users tokens width"], means: Float[Tensor, "users tokens width"]
 ) -> Int[Tensor, " users"]:
     """How many means are nearer than a user's own one, given unit tokens; a tie counts against it."""

@@ -26,7 +26,7 @@ from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.objective.inversion import Inversion, PolicyInversion
-from diffpo.evaluation.win_rates import interval
+from diffpo.evaluation.win_rates import bootstrap_interval
 from diffpo.lab.figures.reconstruction_plot import plot
 
 WAYS = {
@@ -80,7 +80,7 @@ def main(
 
 def summary(errors: Float[np.ndarray, " n"]) -> dict[str, float]:
     """Mean over pictures with its bootstrap interval, and the picture that is missed most."""
-    low, high = interval(errors)
+    low, high = bootstrap_interval(errors)
     return {"error": float(errors.mean()), "low": low, "high": high, "worst": float(errors.max())}
 
 

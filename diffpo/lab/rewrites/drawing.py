@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffpo.diffusion.evaluation.drawing import generate
+from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.lab.shapes.captions import read_caption
 from diffpo.lab.shapes.oracle import measure
-from diffpo.storage.hub import reaching
+from diffpo.storage.hub import name_failed_loads
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Drawing:
 
     @cached_property
     def pipeline(self) -> Any:
-        with reaching(self.path, "a pipeline"):
+        with name_failed_loads(self.path, "a pipeline"):
             return StableDiffusionPipeline.from_pretrained(self.path, dtype=torch.float32)
 
     def __call__(self, prompts: Sequence[str], rewrites: Sequence[str], folder: Path) -> list[float]:
         """Draw into a folder, by number; return the share of the user's attributes that each picture shows."""
         seeds = range(self.first_seed, self.first_seed + len(rewrites))
-        pictures = generate(self.pipeline, rewrites, seeds, self.steps, self.guidance, self.batch_size)
+        pictures = generate_pictures(self.pipeline, rewrites, seeds, self.steps, self.guidance, self.batch_size)
         for number, picture in enumerate(pictures):
             picture.save(folder / f"{number:05d}.png")
         both = zip(prompts, pictures, strict=True)

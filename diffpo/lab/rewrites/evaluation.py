@@ -18,7 +18,15 @@ from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation.compare import before_after, headline, write_report
 from diffpo.diffusion.evaluation.scores import Pictures
 from diffpo.evaluation.prompts import Prompts
-from diffpo.evaluation.win_rates import Evaluation, Numbers, compared, shown, summary, table, versions
+from diffpo.evaluation.win_rates import (
+    Evaluation,
+    Numbers,
+    compare_pairs,
+    format_report,
+    format_table,
+    list_versions,
+    summarize_pictures,
+)
 from diffpo.lab.rewrites.drawing import Drawing
 from diffpo.lab.rewrites.oracle import RewriteOracle
 from diffpo.lab.rewrites.page import write_page
@@ -27,7 +35,7 @@ from diffpo.lab.rewrites.turns import answered
 from diffpo.lab.rewrites.writing import Writing
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.dual import CLIP
-from diffpo.storage.files import require_name, writing
+from diffpo.storage.files import name_failed_writes, require_name
 from diffpo.storage.ledger import REMEDY
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base
 
@@ -87,7 +95,7 @@ class Rewriting(Evaluation):
             report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
             write_report(report | headline(report), output_dir)
             write_page(output_dir)
-            print("\n".join([table(report), *rates(report)]))
+            print("\n".join([format_table(report), *rates(report)]))
         PartialState().wait_for_everyone()
 
     def contest(self, models: Mapping[str, LoadedCausalLM], asked: Sequence[str], output_dir: Path) -> dict[str, Any]:
@@ -111,7 +119,7 @@ class Rewriting(Evaluation):
                 "source": self.beside.get(name, name),
                 "folder": f"evaluation/{name}",
                 "listing": f"evaluation/{name}/prompts.jsonl",
-                **summary(numbers[name], [scorer.name]),
+                **summarize_pictures(numbers[name], [scorer.name]),
                 "diversity": diversity(written),
             }
             if self.turns == 1 and tokenizer.get_vocab() == base.tokenizing.tokenizer.get_vocab():
@@ -123,10 +131,10 @@ class Rewriting(Evaluation):
             "rewrites": self.writing.rewrites,
             "turns": self.turns,
             "temperature": self.writing.temperature,
-            "versions": versions(),
+            "versions": list_versions(),
             "scorers": {scorer.name: scorer.identity},
             "models": entries,
-            "pairs": compared(numbers, [scorer.name]),
+            "pairs": compare_pairs(numbers, [scorer.name]),
         }
 
     def measured(
@@ -176,11 +184,11 @@ def list_rewrites(
             }
             picture = {"file": files[i].name} if j == 0 and i < len(files) else {}
             lines.append(json.dumps({"prompt": prompt, "rewrite": text, **picture, "scores": scores}))
-    with writing(f"{folder}/prompts.jsonl", REMEDY):
+    with name_failed_writes(f"{folder}/prompts.jsonl", REMEDY):
         (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def rates(report: Mapping[str, Any]) -> list[str]:
     """Win rates that the table leaves out: those over another model than the first."""
     first = next(iter(report["models"]))
-    return [f"{pair['a']} over {pair['b']}: {shown(pair)}" for pair in report["pairs"] if pair["b"] != first]
+    return [f"{pair['a']} over {pair['b']}: {format_report(pair)}" for pair in report["pairs"] if pair["b"] != first]

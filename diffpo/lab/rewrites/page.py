@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation.page import decimals, read_lines, render, strict_json
-from diffpo.storage.files import writing
+from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY
 
 PARTS = Path(__file__).parent / "page_files"
@@ -44,6 +44,6 @@ def write_page(output_dir: Path, prompts: int = 100, each: int = 3) -> Path:
         "decimals": {name: decimals(numbers) for name, numbers in scores.items()},
     }
     path = output_dir / "report.html"
-    with writing(str(path), REMEDY):
+    with name_failed_writes(str(path), REMEDY):
         path.write_text(render({"warnings": [], **report}, output_dir, "rewrites.html", [PARTS], **said), "utf-8")
     return path

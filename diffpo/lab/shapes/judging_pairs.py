@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
-from diffpo.diffusion.evaluation.drawing import decoded, generate
+from diffpo.diffusion.evaluation.drawing import decode_latents, generate_pictures
 from diffpo.lab.shapes.captions import VOCABULARY, Family, read_caption
 from diffpo.lab.shapes.oracle import measure, noisy_label, utility
 from diffpo.lab.shapes.oracle_check import two_objects, with_noise
@@ -99,7 +99,7 @@ def sampled(
         for j, side in enumerate(sides):
             chosen = {name: values[rng.integers(len(values))] for name, values in habits.items()}
             seeds = [first_seed + 2 * (begin + i) + j for i in range(len(some))]
-            side += generate(pipeline, some, seeds, batch_size=CHUNK, **chosen)
+            side += generate_pictures(pipeline, some, seeds, batch_size=CHUNK, **chosen)
     return compared(prompts, asked, sides, rng)
 
 
@@ -141,7 +141,7 @@ def reconstructed(pipeline: Any, drawn: list[Image.Image], rng: np.random.Genera
         latents = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
         strength = rng.uniform(-0.5, 0.5, size=(len(latents), 1, 1, 1)).clip(min=0)
         noise = strength * rng.standard_normal(latents.shape)
-        made += decoded(pipeline, latents + torch.from_numpy(noise).float())
+        made += decode_latents(pipeline, latents + torch.from_numpy(noise).float())
     return made
 
 

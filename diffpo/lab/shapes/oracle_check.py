@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import make_image_grid
 from PIL import Image, ImageFilter
 
-from diffpo.diffusion.evaluation.drawing import generate
+from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.lab.shapes.captions import plain
 from diffpo.lab.shapes.oracle import measure
 from diffpo.lab.shapes.scenes import RESOLUTION, Attributes, random_attributes, random_scene, render
@@ -37,7 +37,7 @@ def hard_pictures(pipeline: StableDiffusionPipeline, seed: int = 0) -> tuple[lis
 
     def samples(n: int, steps: int, guidance: float) -> list[Image.Image]:
         prompts = [plain(random_attributes(rng)) for _ in range(n)]
-        return generate(pipeline, prompts, [int(s) for s in rng.integers(2**31, size=n)], steps, guidance)
+        return generate_pictures(pipeline, prompts, [int(s) for s in rng.integers(2**31, size=n)], steps, guidance)
 
     hurried = [p for steps in (2, 3, 4, 5) for p in samples(COUNTS["hurried"] // 4, steps, float(rng.uniform(1, 8)))]
     blurred = [p.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 4))) for p in samples(COUNTS["blurred"], 25, 2.5)]

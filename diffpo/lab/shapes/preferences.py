@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from diffpo.diffusion.evaluation.drawing import generate
+from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES
 from diffpo.lab.shapes.oracle import measure, noisy_label, utility
 from diffpo.lab.shapes.scenes import BACKGROUNDS, HUES, POSITIONS, SHAPES, SIZES, Attributes
@@ -90,7 +90,7 @@ def sample_pairs(
         for begin in tqdm(range(0, pairs, CHUNK), desc="pairs"):
             some = range(begin, min(begin + CHUNK, pairs))
             twice, seeds = [captions[i] for i in some for _ in range(2)], [2 * i + j for i in some for j in range(2)]
-            made = iter(generate(pipeline, twice, seeds, steps, guidance, batch_size=CHUNK))
+            made = iter(generate_pictures(pipeline, twice, seeds, steps, guidance, batch_size=CHUNK))
             for i in some:
                 yield row(captions[i], (next(made), next(made)), asked[i], 2 * i, rng)
 

@@ -13,7 +13,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.lab.shapes.captions import read_caption
 from diffpo.lab.shapes.oracle import measure
 from diffpo.lab.users.tastes import Population, Taste
-from diffpo.storage.hub import reaching
+from diffpo.storage.hub import name_failed_loads
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class UserOracle(UserJudge):
 
     @cached_property
     def users(self) -> dict[str, Taste]:
-        with reaching(self.tastes, "tastes of users"):
+        with name_failed_loads(self.tastes, "tastes of users"):
             return Population.read(Path(self.tastes)).all
 
     def __call__(self, questions: Sequence[UserQuestion], seeds: Sequence[int]) -> list[Verdict]:

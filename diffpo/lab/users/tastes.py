@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation.drawing import generate
+from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.lab.shapes.captions import TRAINING_FAMILIES, VOCABULARY
 from diffpo.lab.shapes.oracle import Measurement, measure, noisy_label, share
 from diffpo.lab.shapes.preferences import CHUNK, LAYOUT, Split, jpeg
@@ -201,7 +201,7 @@ def judged_pairs(
             some = range(begin, min(begin + CHUNK // 2, pairs))
             seeds = [(first_seed + 2 * i, first_seed + 2 * i + 1) for i in some]
             twice, flat = [captions[i] for i in some for _ in range(2)], [one for both in seeds for one in both]
-            made = iter(generate(pipeline, twice, flat, steps, guidance, batch_size=CHUNK))
+            made = iter(generate_pictures(pipeline, twice, flat, steps, guidance, batch_size=CHUNK))
             for i, (one, other) in zip(some, seeds, strict=True):
                 jpegs = jpeg(next(made)), jpeg(next(made))
                 shown = {"caption": captions[i], "jpg_0": jpegs[0], "jpg_1": jpegs[1], "seed_0": one, "seed_1": other}

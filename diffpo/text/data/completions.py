@@ -38,7 +38,7 @@ class Completion:
 Candidate = str | Completion | Sequence[Message]
 
 
-def spoken(candidate: Candidate) -> str:
+def join_spoken(candidate: Candidate) -> str:
     """All that a candidate says, to compare and to measure it; of messages, their contents and calls of tools."""
     if isinstance(candidate, str):
         return candidate

@@ -39,7 +39,7 @@ class Phrase(NamedTuple):
     end: int
 
 
-def phrases(text: str) -> list[Phrase]:
+def find_phrases(text: str) -> list[Phrase]:
     """All phrases in their order; one that comes again is there again."""
     found: list[Phrase] = []
     run: list[re.Match] = []
@@ -57,7 +57,7 @@ def is_content(token: str) -> bool:
     return any(map(str.isalnum, word)) and word.split("'")[0] not in STOP_WORDS
 
 
-def ranked(found: list[Phrase]) -> list[tuple[str, ...]]:
+def rank_phrases(found: list[Phrase]) -> list[tuple[str, ...]]:
     """The different phrases, best first; of equals, the earlier one."""
     frequency: Counter[str] = Counter()
     degree: Counter[str] = Counter()
@@ -69,7 +69,7 @@ def ranked(found: list[Phrase]) -> list[tuple[str, ...]]:
     return sorted(different, key=lambda words: -sum(degree[word] / frequency[word] for word in words))
 
 
-def without(text: str, found: list[Phrase], removed: Collection[tuple[str, ...]]) -> str:
+def remove_phrases(text: str, found: list[Phrase], removed: Collection[tuple[str, ...]]) -> str:
     """The text without some of its phrases, wherever they stand, and without the blanks before them."""
     kept, end = [], 0
     for phrase in found:

@@ -7,13 +7,13 @@ from typing import Any
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow, RowMap
-from diffpo.data.source import Refer, Stored
+from diffpo.data.source import FileLayout, Refer
 from diffpo.text.data.completions import Completion, Message, Segment
 from diffpo.text.data.messages import holds_messages, is_conversation, plain_messages
 
 
 @dataclass(frozen=True)
-class Conversations(Stored):
+class Conversations(FileLayout):
     """Two whole conversations per row, as lists of messages; what they begin with alike is the prompt.
 
     Of a single conversation, set `rejected` to null: its prompt ends before the assistant first speaks.
@@ -34,8 +34,8 @@ class Conversations(Stored):
         return (self.chosen,) if self.rejected is None else (self.chosen, self.rejected)
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        sides = [conversation(record[name], index, name) for name in self.needs]
-        alike = shared(sides)
+        sides = [read_conversation(record[name], index, name) for name in self.needs]
+        alike = count_shared(sides)
         first = next((i for i, message in enumerate(sides[0]) if message["role"] == "assistant"), len(sides[0]))
         begin = min(alike, first) if alike == min(map(len, sides)) else alike
         if any(len(side) == begin for side in sides):
@@ -50,7 +50,7 @@ class Conversations(Stored):
         return PairRow(index, (prompt,) * len(sides), candidates, scores=(0.0,) * len(sides), extra=record)
 
 
-def conversation(found: Any, index: int, column: str) -> list[Message]:
+def read_conversation(found: Any, index: int, column: str) -> list[Message]:
     """What a cell holds, as messages written in one way."""
     if isinstance(found, str):
         remedy = (
@@ -71,7 +71,7 @@ def conversation(found: Any, index: int, column: str) -> list[Message]:
         raise Refusal(f"Row {index}: {error}") from error
 
 
-def shared(sides: Sequence[Sequence[Any]]) -> int:
+def count_shared(sides: Sequence[Sequence[Any]]) -> int:
     """How many messages all conversations begin with alike."""
     alike = 0
     for messages in zip(*sides, strict=False):
@@ -85,7 +85,7 @@ NUMBER = int | float
 
 
 @dataclass(frozen=True)
-class Lists(Stored):
+class Lists(FileLayout):
     """One record per prompt: answers and their scores, which become a row of candidates, best first.
 
     Equal scores keep the order of the data; a list of equal scores only is a tie. Rows of one run need equally many
@@ -146,7 +146,7 @@ class Lists(Stored):
                 "source to the range of its scorer."
             )
         order = sorted(range(len(answers)), key=lambda i: -share[i])
-        said = [stepwise(answers[i]) if self.steps else answers[i] for i in order]
+        said = [join_steps(answers[i]) if self.steps else answers[i] for i in order]
         prob = 0.5 if min(share) == max(share) else 1.0
         ranked = tuple(share[i] for i in order)
         return PairRow(index, (prompt,) * len(order), tuple(said), prob=prob, scores=ranked, extra=record)
@@ -156,7 +156,7 @@ def is_list(found: Any, kind: Any) -> bool:
     return isinstance(found, list) and all(isinstance(x, kind) and not isinstance(x, bool) for x in found)
 
 
-def stepwise(steps: list[str]) -> Completion:
+def join_steps(steps: list[str]) -> Completion:
     """Steps, one after the other, as parts of a completion."""
     return Completion(tuple(Segment(text, part=number) for number, text in enumerate(steps, start=1)))
 

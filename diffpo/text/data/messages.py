@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diffpo.core.refusal import Refusal
-from diffpo.text.data.completions import Candidate, Completion, Message, spoken
+from diffpo.text.data.completions import Candidate, Completion, Message, join_spoken
 
 # How messages begin that were turned into a text, by JSON or by Python's print, and what they say of a speaker.
 WRITTEN = re.compile(r"""\s*["']?\s*\[?\s*\{\s*\\?["'](?:role|content|from|value|name|id)\\?["']\s*:""")
@@ -80,7 +80,7 @@ def require_own_turns(prompt: Candidate, candidate: Candidate) -> None:
         return
     asked: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     role = candidate[0]["role"]
-    again = (role, spoken(candidate[:1]).split()) == (asked[0]["role"], spoken(asked[:1]).split())
+    again = (role, join_spoken(candidate[:1]).split()) == (asked[0]["role"], join_spoken(asked[:1]).split())
     if role in ASKING[:2] or again or (role == "user" and asked[-1]["role"] != "assistant"):
         raise Refusal(
             f"A candidate repeats its prompt, or goes on asking (its first message is of {role}); use "
@@ -94,11 +94,11 @@ def require_shown(messages: Sequence[Message], before: str, after: str = "") -> 
     Args:
         before, after: what it wrote; the only message of the assistant ends in the latter.
     """
-    read, spoken = squeezed(before), squeezed(after)
+    read, spoken = squeeze_blanks(before), squeeze_blanks(after)
     for message in messages:
         if message["role"] not in ASKING and not after:
             continue
-        for said in map(squeezed, words(message)):
+        for said in map(squeeze_blanks, list_words(message)):
             if (read + spoken).find(said, max(0, len(read) - len(said) + 1) if after else 0) < 0:
                 raise Refusal(
                     f"The chat template leaves out what the {message['role']} says: {said[:60]!r}; name one that "
@@ -106,12 +106,12 @@ def require_shown(messages: Sequence[Message], before: str, after: str = "") -> 
                 )
 
 
-def squeezed(text: str) -> str:
+def squeeze_blanks(text: str) -> str:
     """Without white space, which templates change."""
     return "".join(text.split())
 
 
-def words(message: Message) -> Iterator[str]:
+def list_words(message: Message) -> Iterator[str]:
     """What a message says that a chat template has to show: its text, its thought, and the functions it calls."""
     for key in ("content", *THOUGHTS):
         if isinstance(message.get(key), str):

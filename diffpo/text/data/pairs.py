@@ -17,17 +17,17 @@ from torch.utils.data import Dataset
 from diffpo.core.pair import PairLabels
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.fingerprint import of_tables
-from diffpo.data.mixture import turns
-from diffpo.data.pairs import PairTable, RowPairs, became, open_tables
+from diffpo.data.mixture import interleave_sources
+from diffpo.data.pairs import PairTable, RowPairs, open_tables, rows_report
 from diffpo.data.rows import DropTies, PairRow, RowMap, require_order
-from diffpo.data.sampler import Lengths, Order, Pick, Share
+from diffpo.data.sampler import Lengths, PairSampler, ProcessShare, Visit
 from diffpo.data.source import Source
 from diffpo.processes.workers import at_most, bytes_of, from_workers
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.data.messages import read_tools
-from diffpo.text.data.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, of_row
-from diffpo.text.data.tokenizing import Tokenizing, Tokens, counted
-from diffpo.train.validation import Split
+from diffpo.text.data.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, count_characters, of_row
+from diffpo.text.data.tokenizing import Tokenizing, Tokens, count_notes
+from diffpo.train.validation import ValidationSplit
 
 ALIKE = "are the same tokens as all others of their row, so they teach nothing"
 
@@ -85,7 +85,7 @@ class TextData:
 
     def open(self, seed: int, tokenizing: Tokenizing) -> "TextPairs":
         maps = [ReadTexts(), DropEmpty(), DropIdentical(), *self.rows, DropEmpty(), RequireNumbers()]
-        tables = open_tables(self.source, maps, seed, length)
+        tables = open_tables(self.source, maps, seed, count_characters)
         weights = self.source.shares([len(table) for table in tables])
         reader = TextReader(tokenizing, self.max_length, self.max_prompt_length, self.tools)
         return TextPairs(tables, weights, reader, seed, self.together, self.workers)
@@ -143,10 +143,12 @@ class TextReader:
         row, epoch = tuple(example.row.id for example in examples), tuple(example.epoch for example in examples)
         flat = [tokens for side in sides for tokens in side]
         inputs = self.tokenizing.inputs(flat, size)
-        return TokenBatch(ids, attended, scored, part, labels(examples), row, epoch, inputs, counted(flat))
+        return TokenBatch(
+            ids, attended, scored, part, gather_text_labels(examples), row, epoch, inputs, count_notes(flat)
+        )
 
 
-def labels(examples: list[Example]) -> PairLabels:
+def gather_text_labels(examples: list[Example]) -> PairLabels:
     rows = [example.row for example in examples]
     scores: Tensor = torch.tensor([row.scores for row in rows]).T
     prob, weight = torch.tensor([row.prob for row in rows]), torch.tensor([row.weight for row in rows])
@@ -190,22 +192,22 @@ class TextPairs(RowPairs, Dataset[Example]):
     def sample(self) -> list[PairRow]:
         return [row for table in self.tables for row in table.sample()]
 
-    def __getitem__(self, pick: Pick) -> Example:
+    def __getitem__(self, pick: Visit) -> Example:
         row = self.tables[pick.table][pick.index]
         return Example(row, self.reader(row), pick.epoch)
 
     def first(self, n: int) -> TokenBatch:
         """The first n rows (fewer if there are no more) as a batch, read in this process."""
-        visits = islice(turns(self.weights), min(n, self.size))
-        picks = [Pick(0, visit % len(self.tables[table]), table) for table, visit in visits]
+        visits = islice(interleave_sources(self.weights), min(n, self.size))
+        picks = [Visit(0, visit % len(self.tables[table]), table) for table, visit in visits]
         return self.reader.collate([self[pick] for pick in picks])
 
-    def batches(self, share: Share) -> Iterator[TokenBatch]:
+    def batches(self, share: ProcessShare) -> Iterator[TokenBatch]:
         loader = from_workers(
             self,
             self.workers,
             lambda: share.batch * bytes_of(self.first(1)),
-            batch_sampler=Order(tuple(map(len, self.tables)), share, self.weights, groups=self.groups),
+            batch_sampler=PairSampler(tuple(map(len, self.tables)), share, self.weights, groups=self.groups),
             collate_fn=self.reader.collate,
         )
         for batch in loader:
@@ -220,13 +222,13 @@ class TextPairs(RowPairs, Dataset[Example]):
         """What became of the rows and their texts, over all processes; every process has to call it."""
         seen = sum((Counter(each) for each in gather_object([dict(self.seen)])), Counter[str]())
         texts = sum(gather_object([self.texts]))
-        return became(self.tables) + "".join(
+        return rows_report(self.tables) + "".join(
             f" Of {texts} texts read, {n} {note}." for note, n in sorted(seen.items())
         )
 
 
 @dataclass(frozen=True)
-class HeldOutTexts(Split):
+class HeldOutTexts(ValidationSplit):
     """Held-out pairs of texts."""
 
     def plain(self, data: TextData) -> TextData:

@@ -115,7 +115,7 @@ class CorruptedPicture(LastMap):
             raise Refusal(f"CorruptedPicture needs 0 < low <= high <= 1, got {self.low} and {self.high}.")
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        chosen, rejected = (segments(candidate, row) for candidate in row.candidates)
+        chosen, rejected = (read_segments(candidate, row) for candidate in row.candidates)
         if chosen == rejected:
             return None
         picture = row.column(self.image, self)
@@ -130,7 +130,7 @@ class CorruptedPicture(LastMap):
         return replace(row, prompts=prompts, candidates=(*answers, third), scores=scores)
 
 
-def segments(candidate: Candidate | None, row: PairRow) -> tuple[Segment, ...]:
+def read_segments(candidate: Candidate | None, row: PairRow) -> tuple[Segment, ...]:
     if candidate is None:
         return ()
     if isinstance(candidate, Completion):

@@ -8,8 +8,8 @@ from difflib import SequenceMatcher
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import LastMap, PairRow, RowMap
-from diffpo.text.data.completions import Completion, Segment, spoken
-from diffpo.text.data.layouts import stepwise
+from diffpo.text.data.completions import Completion, Segment, join_spoken
+from diffpo.text.data.layouts import join_steps
 from diffpo.text.data.rows import one_text
 
 Span = Sequence[int]  # where it begins, and where it ends, in characters
@@ -87,11 +87,11 @@ def with_spans(row: PairRow, spans: Sequence[Sequence[Span]]) -> PairRow | None:
     """The row with its candidates in pieces, or None if nothing is marked in any."""
     if not any(len(each) for each in spans):
         return None
-    pieces = (cut(one_text(text, row), each, row) for text, each in zip(row.candidates, spans, strict=True))
+    pieces = (cut_spans(one_text(text, row), each, row) for text, each in zip(row.candidates, spans, strict=True))
     return replace(row, candidates=tuple(pieces))
 
 
-def cut(text: str, spans: Sequence[Span], row: PairRow) -> Completion:
+def cut_spans(text: str, spans: Sequence[Span], row: PairRow) -> Completion:
     """A text in pieces: marked ones are parts 1, 2, ..., what lies between them is part 0."""
     bounds = [0, *(position for span in spans for position in span), len(text)]
     if sorted(bounds) != bounds or any(begin == end for begin, end in spans):
@@ -116,7 +116,7 @@ class SplitSteps(RowMap):
     pattern: str = r"\n+"
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        return replace(row, candidates=tuple(stepwise(self.steps(one_text(text, row))) for text in row.candidates))
+        return replace(row, candidates=tuple(join_steps(self.steps(one_text(text, row))) for text in row.candidates))
 
     def steps(self, text: str) -> list[str]:
         ends = (match.end() for match in re.finditer(self.pattern, text))
@@ -161,10 +161,10 @@ class WithRationale(LastMap):
                 f"The sides of row {row.id} were exchanged, its rationale argues for the loser; drop that map."
             )
         ways = ("first", "second") if draws.uniform("rationale") < 0.5 else ("second", "first")
-        shown = {way: spoken(said) for way, said in zip(ways, row.candidates, strict=True)}
-        asked = filled(self.template, shown | {"prompt": spoken(row.prompts[0] or "")})
+        shown = {way: join_spoken(said) for way, said in zip(ways, row.candidates, strict=True)}
+        asked = fill_template(self.template, shown | {"prompt": join_spoken(row.prompts[0] or "")})
         named = {side: f"the {way} answer" for side, way in zip(("chosen", "rejected"), ways, strict=True)}
-        rationale = filled(str(row.column(self.column, self)), named)
+        rationale = fill_template(str(row.column(self.column, self)), named)
         prompt = asked if isinstance(row.prompts[0], str) else [{"role": "user", "content": asked}]
         return replace(
             row,
@@ -174,6 +174,6 @@ class WithRationale(LastMap):
         )
 
 
-def filled(text: str, values: dict[str, str]) -> str:
+def fill_template(text: str, values: dict[str, str]) -> str:
     """{name} replaced by its value, in one pass: values may contain braces."""
     return re.sub("|".join(rf"\{{{name}\}}" for name in values), lambda match: values[match.group()[1:-1]], text)

@@ -10,9 +10,9 @@ from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Cell, Held
 from diffpo.data.rows import PairRow, RowMap
-from diffpo.data.typed import MARK, MARKED, shown
-from diffpo.text.data.completions import Candidate, Completion, spoken
-from diffpo.text.data.messages import holds_messages, is_conversation, plain_messages, require_own_turns, words
+from diffpo.data.typed import MARK, MARKED, show_value
+from diffpo.text.data.completions import Candidate, Completion, join_spoken
+from diffpo.text.data.messages import holds_messages, is_conversation, list_words, plain_messages, require_own_turns
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,27 @@ class ReadTexts(RowMap):
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
         found = tuple(x.read() if isinstance(x, Cell | Held) else x for x in row.candidates)
-        prompts = tuple(read("prompt", text, row.id) for text in row.prompts)
-        candidates = tuple(read("candidate", text, row.id) for text in found)
+        prompts = tuple(read_cell("prompt", text, row.id) for text in row.prompts)
+        candidates = tuple(read_cell("candidate", text, row.id) for text in found)
         with of_row(row.id):
             for prompt, candidate in zip(prompts, candidates, strict=True):
                 if prompt is not None and candidate is not None:
                     require_own_turns(prompt, candidate)
-        sides = tuple(map(unmarked, prompts)), tuple(map(unmarked, candidates))
+        sides = tuple(map(drop_marks, prompts)), tuple(map(drop_marks, candidates))
         told = (MARKED,) * (sides != (prompts, candidates) and MARKED not in row.notes)
         return replace(row, prompts=sides[0], candidates=sides[1], notes=(*row.notes, *told))
 
 
-def unmarked(said: Any) -> Any:
+def drop_marks(said: Any) -> Any:
     """A text, or messages and their parts, without the byte-order marks before their texts."""
     if isinstance(said, str):
         return said.removeprefix(MARK)
     if not isinstance(said, list) or not all(isinstance(one, Mapping) for one in said):
         return said
-    return [{key: unmarked(x) if key in ("content", "text") else x for key, x in one.items()} for one in said]
+    return [{key: drop_marks(x) if key in ("content", "text") else x for key, x in one.items()} for one in said]
 
 
-def read(name: str, found: Any, row: int) -> Any:
+def read_cell(name: str, found: Any, row: int) -> Any:
     """What a cell holds as row maps take it: null, a text, a completion or messages.
 
     Args:
@@ -68,7 +68,7 @@ def read(name: str, found: Any, row: int) -> Any:
             return plain_messages(found)
     raise Refusal(
         f"Row {row} has a {name} that is neither a text nor a list of messages with role and content: "
-        f"{shown(found)} ({type(found).__name__}); name other columns in data.source."
+        f"{show_value(found)} ({type(found).__name__}); name other columns in data.source."
     )
 
 
@@ -79,9 +79,9 @@ def one_text(candidate: Candidate, row: PairRow) -> str:
         Refusal: if it is several messages, or says more than a text.
     """
     if isinstance(candidate, str | Completion):
-        return spoken(candidate)
-    if len(candidate) == 1 and [*words(candidate[0])] == [candidate[0]["content"]]:
-        return spoken(candidate)
+        return join_spoken(candidate)
+    if len(candidate) == 1 and [*list_words(candidate[0])] == [candidate[0]["content"]]:
+        return join_spoken(candidate)
     roles = ", ".join(message["role"] for message in candidate)
     raise Refusal(
         f"Row {row.id} has a candidate of messages of {roles}, and a row map takes single texts apart; keep answers "
@@ -103,7 +103,7 @@ class DropEmpty(RowMap):
     """Drop rows of which a candidate is null or says nothing."""
 
     def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
-        return row if all(said is not None and spoken(said).strip() for said in row.candidates) else None
+        return row if all(said is not None and join_spoken(said).strip() for said in row.candidates) else None
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class RequireNumbers(RowMap):
         return replace(row, scores=(0.0,) * len(row.candidates))
 
 
-def length(row: PairRow) -> int:
+def count_characters(row: PairRow) -> int:
     """Characters of the longest candidate with its prompt: what pairs that stand together have in common."""
     sides = zip(row.prompts, row.candidates, strict=True)
-    return max(len("" if prompt is None else spoken(prompt)) + len(spoken(said)) for prompt, said in sides)
+    return max(len("" if prompt is None else join_spoken(prompt)) + len(join_spoken(said)) for prompt, said in sides)

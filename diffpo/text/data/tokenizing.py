@@ -182,6 +182,6 @@ def require_vocabulary(tokenizer: Any) -> None:
         )
 
 
-def counted(tokens: list[Tokens]) -> dict[str, int]:
+def count_notes(tokens: list[Tokens]) -> dict[str, int]:
     """What was done, and how often."""
     return dict(Counter(note for each in tokens for note in each.notes))

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from diffpo.core.pair import PairLabels, PairLogps
 from diffpo.core.refusal import require_at_least
-from diffpo.data.sampler import Pick
+from diffpo.data.sampler import Visit
 from diffpo.losses.combined import Wrapper
 from diffpo.text.data.pairs import TextPairs
 from diffpo.text.model.likelihoods import token_logps
@@ -120,7 +120,7 @@ def of_pairs(
     lengths, probs = [], []
     numbers = torch.arange(min(count, len(pairs.tables[0])))
     for some in numbers.split(batch_size):
-        batch = pairs.reader.collate([pairs[Pick(0, int(i))] for i in some]).to(torch.device(device))
+        batch = pairs.reader.collate([pairs[Visit(0, int(i))] for i in some]).to(torch.device(device))
         weights = SumTokens().weights(batch)
         for network, found in zip(networks, logps, strict=True):
             found.append((weights * token_logps(network, batch)).sum(-1).cpu())

@@ -15,12 +15,12 @@ from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.layouts import Columns
 from diffpo.processes.devices import device_of
-from diffpo.storage.files import writing
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.hub import SAFE, name_failed_loads
 from diffpo.storage.ledger import write_json
 from diffpo.storage.whole import load_whole
-from diffpo.text.data.completions import spoken
-from diffpo.text.data.rows import read
+from diffpo.text.data.completions import join_spoken
+from diffpo.text.data.rows import read_cell
 from diffpo.text.data.tokenizing import require_vocabulary
 
 COLUMNS = ("sem_distance", "sem_distance_rejected")
@@ -55,7 +55,7 @@ class TextEncoder(ABC):
 
     @cached_property
     def tokenizer(self) -> Any:
-        with reaching(self.path, "a tokenizer"):
+        with name_failed_loads(self.path, "a tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, **SAFE)
         require_vocabulary(tokenizer)
         return tokenizer
@@ -107,17 +107,17 @@ class SentenceEncoder(TextEncoder):
         return (output.last_hidden_state * attended).sum(1) / attended.sum(1)
 
 
-def distances(encoder: TextEncoder, prompts: Sequence[Any], sides: Sequence[Any]) -> Float[Tensor, " n"]:
+def measure_distances(encoder: TextEncoder, prompts: Sequence[Any], sides: Sequence[Any]) -> Float[Tensor, " n"]:
     """1 - cosine of prompt and answer, in [0, 2]; texts or lists of messages."""
-    one, two = (encoder([spoken(text) for text in texts]) for texts in (prompts, sides))
+    one, two = (encoder([join_spoken(text) for text in texts]) for texts in (prompts, sides))
     return (1 - (one * two).sum(-1)).clamp(0, 2).cpu()
 
 
-def required(column: str, found: Any, row: int) -> Any:
+def require_cell(column: str, found: Any, row: int) -> Any:
     """What a cell holds, which has to be there."""
     if found is None:
         raise Refusal(f"Row {row} has null in {column}, which has no distance; fix or leave out such rows.")
-    return read(f"text in {column}", found, row)
+    return read_cell(f"text in {column}", found, row)
 
 
 def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch_size: int = 64) -> dict[str, Any]:
@@ -140,10 +140,10 @@ def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch
     def measured(rows: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[float]]:
         nonlocal cut
         names = {*source.needs, *source.candidates}
-        texts = {name: [required(name, x, i) for x, i in zip(rows[name], indices, strict=True)] for name in names}
-        cut += sum(encoder.cut([spoken(text) for text in texts[name]]) for name in names)
+        texts = {name: [require_cell(name, x, i) for x, i in zip(rows[name], indices, strict=True)] for name in names}
+        cut += sum(encoder.cut([join_spoken(text) for text in texts[name]]) for name in names)
         sides = zip(COLUMNS, source.needs, source.candidates, strict=True)
-        return {name: distances(encoder, texts[asked], texts[side]).tolist() for name, asked, side in sides}
+        return {name: measure_distances(encoder, texts[asked], texts[side]).tolist() for name, asked, side in sides}
 
     found = table.map(measured, batched=True, with_indices=True, batch_size=batch_size, load_from_cache_file=False)
     spread = {name: torch.tensor(found[name][:]) for name in COLUMNS}
@@ -152,7 +152,7 @@ def add_distances(encoder: TextEncoder, source: Columns, output_dir: Path, batch
     about |= {
         name: {"mean": float(x.mean()), "min": float(x.min()), "max": float(x.max())} for name, x in spread.items()
     }
-    with writing(str(output_dir)):
+    with name_failed_writes(str(output_dir)):
         output_dir.mkdir(parents=True, exist_ok=True)
         found.to_parquet(output_dir / "train.parquet")
     write_json(output_dir / SUMMARY, about)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Need, any_scored
-from diffpo.core.objective import Step
+from diffpo.core.objective import Requirements, Step
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow, RowMap
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.model.states import at, attach, before_completion, looking, own_rate, part_of
+from diffpo.text.model.states import attach_part, before_completion, own_rate, part_of, take_at, watch_states
 from diffpo.text.objective.preference import SequencePreference
 
 HEAD = "value"
@@ -90,17 +90,18 @@ class HPO(SequencePreference):
             raise Refusal(f"HPO needs a tau between 0 and 1, got {self.tau}; 0.5 expects the mean reward.")
 
     @property
-    def needs(self) -> tuple[Need, ...]:
+    def requires(self) -> Requirements:
         rewards = Need(
             "HPO",
             "rewards, which are not all 0",
             any_scored,
             "add diffpo.text.methods.Rewards to data.rows, or another map that reads scores",
         )
-        return (rewards, *super().needs)
+        required = super().requires
+        return replace(required, of_rows=(rewards, *required.of_rows))
 
     def attach(self, policy: Any, seed: int) -> None:
-        attach(policy, HEAD, ValueHead(policy.config.get_text_config().hidden_size, seed))
+        attach_part(policy, HEAD, ValueHead(policy.config.get_text_config().hidden_size, seed))
 
     def trained(self, policy: Any) -> list[Any]:
         return own_rate(policy, HEAD, self.head_lr)
@@ -110,7 +111,7 @@ class HPO(SequencePreference):
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
         head, position = part_of(policy, HEAD), before_completion(batch)
-        with looking(policy, lambda states: head(at(states, position).detach())) as found:
+        with watch_states(policy, lambda states: head(take_at(states, position).detach())) as found:
             pair = self.pair(policy, reference, batch)
         step, value = self.judged(pair, batch), found[-1]  # a reference on the same network was asked before
         gap = batch.label.score - value

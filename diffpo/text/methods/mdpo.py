@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step, rewards
+from diffpo.core.objective import Objective, Requirements, Step, pair_step, rewards
 from diffpo.core.pair import PairLogps
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal, require_positive
@@ -57,17 +57,10 @@ class MDPO(Objective):
         require_positive(self, beta=self.beta)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(3, 3, f"end data.rows with {CORRUPTED}")
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
+    def requires(self) -> Requirements:
         pictures = Need("MDPO", "answers about pictures", all_seen, f"end data.rows with {CORRUPTED}")
-        return (pictures,)
-
-    @property
-    def reference_inputs(self) -> str | None:
-        return "sums of tokens"
+        three = Candidates(3, 3, f"end data.rows with {CORRUPTED}")
+        return Requirements(three, (pictures,), cacheable_by="sums of tokens")
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         if not batch.inputs:
@@ -78,7 +71,7 @@ class MDPO(Objective):
 
         frozen = reference(logp)  # first: it keeps no activations, so it adds nothing to the policy's peak memory
         candidates = PairLogps(logp(policy), frozen, length=batch.scored[..., 1:].sum(-1).float())
-        answers, pictures = among(candidates, 0, 1), among(candidates, 0, 2)
+        answers, pictures = pick_two(candidates, 0, 1), pick_two(candidates, 0, 2)
         label, certain = replace(batch.label, score=batch.label.score[:2]), torch.ones_like(batch.label.prob)
         loss = Sigmoid(self.beta)
         step = pair_step(loss, answers, label)
@@ -98,7 +91,7 @@ def all_seen(rows: Sequence[PairRow]) -> bool:
     return all(isinstance(candidate, Seen) for row in rows for candidate in row.candidates)
 
 
-def among(candidates: PairLogps, better: int, worse: int) -> PairLogps:
+def pick_two(candidates: PairLogps, better: int, worse: int) -> PairLogps:
     """Two of the candidates as a pair."""
     two = [better, worse]
     return PairLogps(candidates.policy[two], candidates.reference[two], candidates.length[two])

@@ -1,21 +1,21 @@
 """Rationales: the model also learns to say why the chosen answer is better (RDPO and RORPO, arXiv:2407.14477)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step
+from diffpo.core.needs import Candidates
+from diffpo.core.objective import Objective, Requirements, Step
 from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import Reference
 from diffpo.losses.likelihood import ChosenNLL
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.model.likelihoods import token_logps
 from diffpo.text.objective.preference import SequencePreference
-from diffpo.text.objective.selecting import between
+from diffpo.text.objective.selecting import take_between
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,13 @@ class RationalePreference(Objective):
     rationale: PairLoss = field(default_factory=ChosenNLL)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(3, 3, "end data.rows with diffpo.text.WithRationale")
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.base.needs
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return self.base.asks
+    def requires(self) -> Requirements:
+        reasons = Candidates(3, 3, "end data.rows with diffpo.text.WithRationale")
+        return replace(self.base.requires, candidates=reasons, cacheable_by=None)
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
-        preferred = self.base(policy, reference, between(batch, 0, 2), draws)
-        reasons = between(batch, 2, 3)
+        preferred = self.base(policy, reference, take_between(batch, 0, 2), draws)
+        reasons = take_between(batch, 2, 3)
         said = token_logps(policy, reasons).sum(-1)
         pair = PairLogps(said, torch.zeros_like(said), length=reasons.scored[..., 1:].sum(-1).float())
         error = self.rationale(pair, reasons.label)

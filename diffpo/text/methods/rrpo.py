@@ -7,13 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.objective import Objective, Requirements, Step, pair_step
 from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import Reference
 from diffpo.losses.logistic import Sigmoid
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.objective.divergence import compared
+from diffpo.text.objective.divergence import compare_tokens
 from diffpo.text.objective.preference import Reduce, require_of_texts
 
 
@@ -55,17 +54,13 @@ class RRPO(Objective):
         require_of_texts(self.loss)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return self.loss.needs_candidates
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.loss.needs
+    def requires(self) -> Requirements:
+        return Requirements.of(self.loss)
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         weights, chosen = self.reduce.weights(batch), batch.scored[..., 1:].clone()
         chosen[1:] = False
-        both = compared(policy, reference, batch, where=chosen)
+        both = compare_tokens(policy, reference, batch, where=chosen)
         sums = ((weights * logps).sum(-1) for logps in (both.policy, both.reference))
         step = pair_step(self.loss, PairLogps(*sums, length=weights.sum(-1)), batch.label)
         divergence = both.divergence[0].sum(-1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates
-from diffpo.core.objective import Objective, Step
+from diffpo.core.objective import Objective, Requirements, Step
 from diffpo.core.pair import PairLogps
 from diffpo.core.references import Reference
 from diffpo.losses.likelihood import ChosenNLL
@@ -27,12 +27,8 @@ class SFT(Objective):
     learns_from: ClassVar[str] = "texts"
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(1)
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return ()
+    def requires(self) -> Requirements:
+        return Requirements(Candidates(1), answers=())
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
         best = batch.best()

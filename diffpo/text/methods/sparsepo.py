@@ -6,14 +6,13 @@ from typing import ClassVar
 from torch import nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.objective import Objective, Requirements, Step, pair_step
 from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.losses.logistic import Sigmoid
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.objective.divergence import compared
+from diffpo.text.objective.divergence import compare_tokens
 from diffpo.text.objective.masks import LearnedMasks, TokenMask
 from diffpo.text.objective.preference import require_of_texts
 
@@ -50,12 +49,8 @@ class SparsePO(Objective):
             )
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return self.loss.needs_candidates
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.loss.needs
+    def requires(self) -> Requirements:
+        return Requirements.of(self.loss)
 
     def attach(self, policy: nn.Module, seed: int) -> None:
         self.mask.attach(policy, seed)
@@ -63,7 +58,7 @@ class SparsePO(Objective):
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         scored = batch.scored[..., 1:]
         masks = self.mask(policy, reference, batch)
-        both = compared(policy, reference, batch, where=scored)
+        both = compare_tokens(policy, reference, batch, where=scored)
         divergence = masks.divergence * both.divergence
         pair = PairLogps(
             policy=(masks.ratio * both.policy + divergence).sum(-1),

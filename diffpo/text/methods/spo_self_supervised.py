@@ -9,17 +9,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step
+from diffpo.core.needs import Candidates
+from diffpo.core.objective import Objective, Requirements, Step
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import LastMap, PairRow
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.data.keywords import phrases, ranked, without
+from diffpo.text.data.keywords import find_phrases, rank_phrases, remove_phrases
 from diffpo.text.data.rows import one_text
-from diffpo.text.model.states import at, attach, last, own_rate, part_of, seen
+from diffpo.text.model.states import attach_part, find_last, own_rate, part_of, read_states, take_at
 from diffpo.text.objective.preference import SequencePreference
-from diffpo.text.objective.selecting import between, taken
+from diffpo.text.objective.selecting import take_between, take_candidates
 
 HEAD = "preference_degree"
 
@@ -53,12 +53,12 @@ class Degrade(LastMap):
 
     def degraded(self, text: str) -> list[str]:
         """Copies at levels 1, 2, ...; none if there are too few phrases to tell levels apart."""
-        found = phrases(text)
-        best = ranked(found)
+        found = find_phrases(text)
+        best = rank_phrases(found)
         if len(best) < self.levels:
             return []
         cuts = [ceil(level * len(best) / self.levels) for level in range(1, self.levels)]
-        return [without(text, found, set(best[:cut])) for cut in cuts]
+        return [remove_phrases(text, found, set(best[:cut])) for cut in cuts]
 
 
 @dataclass(frozen=True)
@@ -84,33 +84,28 @@ class SelfSupervised(Objective):
     head_lr: float = 1e-4
 
     @property
-    def needs_candidates(self) -> Candidates:
+    def requires(self) -> Requirements:
         degrade = f"end data.rows with diffpo.text.methods.Degrade of {self.levels} levels"
-        return Candidates(2 * self.levels, 2 * self.levels, degrade)
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.base.needs
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return self.base.asks
+        levels = Candidates(2 * self.levels, 2 * self.levels, degrade)
+        return replace(self.base.requires, candidates=levels, cacheable_by=None)
 
     def attach(self, policy: Any, seed: int) -> None:
         head = nn.utils.skip_init(nn.Linear, policy.config.get_text_config().hidden_size, self.levels)
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
-        attach(policy, HEAD, head)
+        attach_part(policy, HEAD, head)
 
     def trained(self, policy: Any) -> list[Any]:
         return own_rate(policy, HEAD, self.head_lr)
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
-        aligned = self.base(policy, reference, between(batch, 0, 2), draws)
+        aligned = self.base(policy, reference, take_between(batch, 0, 2), draws)
         levels = torch.stack([draws.integers(f"level of {side}", self.levels) for side in ("chosen", "rejected")])
-        copies = taken(batch, 2 * levels + torch.arange(2, device=levels.device)[:, None])
-        head, position = part_of(policy, HEAD), last(copies)
-        logits = seen(policy, copies, lambda states: head(at(states, position).flatten(0, 1).float())).float()
+        copies = take_candidates(batch, 2 * levels + torch.arange(2, device=levels.device)[:, None])
+        head, position = part_of(policy, HEAD), find_last(copies)
+        logits = read_states(
+            policy, copies, lambda states: head(take_at(states, position).flatten(0, 1).float())
+        ).float()
         error = cross_entropy(logits, levels.flatten(), reduction="none").unflatten(0, levels.shape).sum(0)
         right = (logits.argmax(-1) == levels.flatten()).float().unflatten(0, levels.shape).mean(0)
         curves = {"degree/cross_entropy": error.detach() / 2, "degree/accuracies": right}

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates, Need, all_within_one
-from diffpo.core.objective import Objective, Step, rewards
+from diffpo.core.objective import Objective, Requirements, Step, rewards
 from diffpo.core.references import Reference
 from diffpo.core.refusal import require_positive
 from diffpo.text.data.batches import TokenBatch
@@ -78,18 +78,14 @@ class TPO(Objective):
         require_positive(self, beta=self.beta)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return Candidates(2)
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
+    def requires(self) -> Requirements:
         scores = Need(
             "TPO",
             "scores in [0, 1] that differ within a row",
             lambda rows: all_within_one(rows) and any(len(set(row.scores)) > 1 for row in rows),
             "read the data with diffpo.text.Lists, and set its low and high to the range of the scorer",
         )
-        return (scores,)
+        return Requirements(Candidates(2), (scores,))
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch, draws: Draws) -> Step:
         steps, score = Steps.of(batch), batch.label.score

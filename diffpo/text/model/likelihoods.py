@@ -36,16 +36,16 @@ def token_logps(model: nn.Module, batch: TokenBatch, at_once: int = LOGITS) -> F
         return spread[..., None]
 
     with forward_as(head, likelihoods):
-        out = forward(model, batch)
+        out = forward_logits(model, batch)
     return out[:, :-1, 0].float().unflatten(0, batch.ids.shape[:2])
 
 
 def token_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "k b t v"]:
     """Logits over the whole vocabulary in fp32, for methods that need the distribution of each token."""
-    return forward(model, batch)[:, :-1].float().unflatten(0, batch.ids.shape[:2])
+    return forward_logits(model, batch)[:, :-1].float().unflatten(0, batch.ids.shape[:2])
 
 
-def forward(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "n s v"]:
+def forward_logits(model: nn.Module, batch: TokenBatch) -> Float[Tensor, "n s v"]:
     ids, attended = batch.ids.flatten(0, 1), batch.attended.flatten(0, 1).long()
     return model(input_ids=ids, attention_mask=attended, use_cache=False, **batch.inputs).logits
 

@@ -14,8 +14,8 @@ from diffpo.core.draws import Draws
 from diffpo.core.references import FrozenCopy, Reference, SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import is_sharded, whole_state
-from diffpo.storage.files import writing
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.hub import SAFE, name_failed_loads
 from diffpo.storage.whole import load_whole
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.data.tokenizing import Tokenizing
@@ -106,7 +106,7 @@ class CausalLM:
         Raises:
             Refusal: if it cannot be found, or tells no texts apart.
         """
-        with reaching(self.path, "a tokenizer"):
+        with name_failed_loads(self.path, "a tokenizer"):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.path, revision=self.revision, **SAFE)
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
@@ -125,7 +125,7 @@ class CausalLM:
                 f"{folder} holds an adapter, not {self.kind}; name its base in base.path and the adapter in "
                 "base.adapter diffpo.text.TextWarmLoRA, or merge them (peft's merge_and_unload)."
             )
-        with reaching(self.path, self.kind):
+        with name_failed_loads(self.path, self.kind):
             return AutoConfig.from_pretrained(self.path, revision=self.revision, **SAFE)
 
     def load(
@@ -234,7 +234,7 @@ class LoadedCausalLM:
             Refusal: if the disk is full.
         """
         then = "if there is a checkpoint of the last step, --resume latest then writes them"
-        with writing(f"The weights in {folder}", then):
+        with name_failed_writes(f"The weights in {folder}", then):
             if writes:
                 self.tokenizing.tokenizer.save_pretrained(folder)
             if self.config.adapter is not None:

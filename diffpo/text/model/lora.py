@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
-from diffpo.storage.hub import reaching
-from diffpo.storage.whole import match_weights, require_finite, tell_unwrapped, unwrapped
+from diffpo.storage.hub import name_failed_loads
+from diffpo.storage.whole import match_weights, require_finite, tell_unwrapped, unwrap_name
 from diffpo.train.adapters import (
     START,
     TRAINED,
@@ -84,7 +84,7 @@ class TextLoRA(TextAdapter, LowRank):
 
     def inject(self, network: Any, config: LoraConfig) -> None:
         config.base_model_name_or_path = network.name_or_path
-        inject(config, network, TRAINED, f"base.adapter ({', '.join(self.targets)})")
+        inject_adapters(config, network, TRAINED, f"base.adapter ({', '.join(self.targets)})")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def trained_in(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in network.named_parameters() if TRAINED in name.split(".")]
 
 
-def inject(config: LoraConfig, network: Any, name: str, asker: str) -> None:
+def inject_adapters(config: LoraConfig, network: Any, name: str, asker: str) -> None:
     """Put new adapters into a network in place.
 
     Args:
@@ -154,14 +154,14 @@ def inject_saved(network: Any, path: str, *names: str) -> None:
             train more than low-rank updates.
     """
     what = f"a LoRA of this {type(network).__name__}"
-    with reaching(path, what):
+    with name_failed_loads(path, what):
         config, weights = read_config(path), load_peft_weights(path, device="cpu")
     require_finite(weights.items(), path, what)
     for name in names:
-        inject(low_rank_alone(config, path), network, name, path)
+        inject_adapters(low_rank_alone(config, path), network, name, path)
     state = network.state_dict()
     own = get_peft_model_state_dict(network, state, adapter_name=names[0], save_embedding_layers=False)
-    ours = {key: plain(key, own) for key in weights}
+    ours = {key: strip_key(key, own) for key in weights}
     if twice := [key for key, n in Counter(ours.values()).items() if n > 1]:
         raise Refusal(f"{path} holds {twice[0]} twice, under two names; take one of them out.")
     found = {ours[key]: tensor for key, tensor in weights.items()}
@@ -170,14 +170,14 @@ def inject_saved(network: Any, path: str, *names: str) -> None:
     same = [key for key, x in base.items() if torch.equal(found[key].to(x), x)]
     trained = {key: tensor for key, tensor in found.items() if key not in same}
     # peft translates names of other releases of transformers, so it is asked what did not fit.
-    loaded = all([fits(network, trained, name) for name in names])
+    loaded = all([load_fitting(network, trained, name) for name in names])
     if not loaded:
-        match_weights(shapes(found), shapes(own), path, what, spare=same)
+        match_weights(tensor_shapes(found), tensor_shapes(own), path, what, spare=same)
     assert loaded, f"{path} has all names and shapes, and peft did not take them"
     tell_unwrapped([key for key, plain_key in ours.items() if key not in (plain_key, f"{OUTER}{plain_key}")], path)
 
 
-def fits(network: Any, weights: Mapping[str, Tensor], name: str) -> bool:
+def load_fitting(network: Any, weights: Mapping[str, Tensor], name: str) -> bool:
     """Load an adapter's weights, and say whether they are those that it has, in names and in shapes."""
     with warnings.catch_warnings(action="ignore"):
         result: Any = set_peft_model_state_dict(network, dict(weights), name, ignore_mismatched_sizes=True)
@@ -191,20 +191,20 @@ def read_config(path: str) -> PeftConfig:
         raise Refusal(f"the installed peft knows no adapters of kind {error}; update it, or name a LoRA.") from error
 
 
-def plain(key: str, own: Collection[str]) -> str:
+def strip_key(key: str, own: Collection[str]) -> str:
     """A name in a file of adapters without what peft, wrappers and the adapter's name put into it.
 
     Args:
         own: names in the network, without that of the adapter.
     """
-    key = unwrapped(unwrapped(key).removeprefix(OUTER))
+    key = unwrap_name(unwrap_name(key).removeprefix(OUTER))
     layer, found, rest = key.partition(".lora_")
     kind, *parts = rest.split(".")
     shorter = [".".join([f"{layer}{found}{kind}", *kept]) for kept in (parts[1:], [])]
     return next((name for name in (key, *shorter) if name in own), key)
 
 
-def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+def tensor_shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 

@@ -11,7 +11,7 @@ from diffpo.core.objective import Objective
 from diffpo.storage.hub import is_hub_id
 from diffpo.text.data.pairs import TextData
 from diffpo.text.model.loading import CausalLM
-from diffpo.train.model_card import closing, opening, paths
+from diffpo.train.model_card import find_paths, write_closing, write_opening
 
 
 def write_card(
@@ -37,10 +37,10 @@ def write_card(
         repo: where it will be published, which the card then loads it from; None is the folder.
     """
     sections = [
-        *opening(repo or folder.resolve().name, base.path, "text preferences", objective, ema),
-        f"## Loading\n\n```python\n{snippet(base, repo or str(folder))}\n```",
+        *write_opening(repo or folder.resolve().name, base.path, "text preferences", objective, ema),
+        f"## Loading\n\n```python\n{write_text_snippet(base, repo or str(folder))}\n```",
         f"## Training\n\nData: `{data.source}`\n\n{report}",
-        *closing(folder, base.path, settings, command),
+        *write_closing(folder, base.path, settings, command),
     ]
     text = "\n\n".join(section for section in sections if section)
     ModelCard(f"---\n{front_matter(base, data).to_yaml()}\n---\n\n{text}\n").save(folder / "README.md")
@@ -51,7 +51,7 @@ def front_matter(base: CausalLM, data: TextData) -> ModelCardData:
     of_hub = is_hub_id(base.path)
     relation = "finetune" if base.adapter is None else "adapter"
     tags = [base.task, "diffpo"]
-    sources: list[str] = [path for layout in data.source.layouts for path in paths(asdict(layout))]  # type: ignore[reportArgumentType]
+    sources: list[str] = [path for layout in data.source.layouts for path in find_paths(asdict(layout))]  # type: ignore[reportArgumentType]
     named: dict[str, Any] = {"base_model": base.path, "base_model_relation": relation} if of_hub else {}
     return ModelCardData(
         library_name="transformers" if base.adapter is None else "peft",
@@ -62,7 +62,7 @@ def front_matter(base: CausalLM, data: TextData) -> ModelCardData:
     )
 
 
-def snippet(base: CausalLM, where: str) -> str:
+def write_text_snippet(base: CausalLM, where: str) -> str:
     """Python that loads the result with transformers alone."""
     revision = "" if base.revision is None or base.adapter is None else f', revision="{base.revision}"'
     loaded = where if base.adapter is None else base.path

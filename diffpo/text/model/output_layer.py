@@ -64,9 +64,9 @@ class LinearLogps(torch.autograd.Function):
         at_once: int,
     ) -> Float[Tensor, " m"]:
         said, totals = torch.zeros_like(tokens, dtype=torch.float32), []
-        for block in blocks(states, weight, at_once):
+        for block in split_vocabulary(states, weight, at_once):
             logits = linear(states, weight[block], None if bias is None else bias[block]).float()
-            inside, place = within(tokens, block)
+            inside, place = find_in_block(tokens, block)
             said = torch.where(inside, logits.gather(-1, place[:, None]).squeeze(-1), said)
             totals.append(logits.logsumexp(-1))
         total = torch.stack(totals).logsumexp(0)
@@ -85,9 +85,9 @@ class LinearLogps(torch.autograd.Function):
         to_weight = torch.empty_like(weight) if trains_weight else None
         to_bias = torch.empty_like(bias) if trains_bias else None
         with torch.autocast(*ctx.autocast):
-            for block in blocks(states, weight, ctx.at_once):
+            for block in split_vocabulary(states, weight, ctx.at_once):
                 logits = linear(states, weight[block], None if bias is None else bias[block])
-                inside, place = within(tokens, block)
+                inside, place = find_in_block(tokens, block)
                 change = logits.float().sub_(total[:, None]).exp_()
                 change.scatter_add_(-1, place[:, None], -inside[:, None].float()).mul_(-slope[:, None])
                 if to_bias is not None:
@@ -100,13 +100,13 @@ class LinearLogps(torch.autograd.Function):
         return None if to_states is None else to_states.to(states.dtype), to_weight, to_bias, None, None
 
 
-def blocks(states: Float[Tensor, "m h"], weight: Float[Tensor, "v h"], at_once: int) -> Iterator[slice]:
+def split_vocabulary(states: Float[Tensor, "m h"], weight: Float[Tensor, "v h"], at_once: int) -> Iterator[slice]:
     """Of the vocabulary, such that at most that many logits are held."""
     size = max(1, at_once // max(1, len(states)))
     return (slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size))
 
 
-def within(tokens: Int[Tensor, " m"], block: slice) -> tuple[Tensor, Tensor]:
+def find_in_block(tokens: Int[Tensor, " m"], block: slice) -> tuple[Tensor, Tensor]:
     """Which tokens are in a block, and where in it; those that are not get some place."""
     inside = (tokens >= block.start) & (tokens < block.stop)
     return inside, (tokens - block.start).clamp(0, block.stop - block.start - 1)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.model.likelihoods import forward, forward_as
+from diffpo.text.model.likelihoods import forward_as, forward_logits
 
 Look = Callable[[Float[Tensor, "n s h"]], Tensor]
 
 
 @contextmanager
-def looking(model: nn.Module, look: Look) -> Iterator[list[Tensor]]:
+def watch_states(model: nn.Module, look: Look) -> Iterator[list[Tensor]]:
     """Inside, `look` sees the states (n, s, h) of each forward pass of a language model; the list holds what it says.
 
     It looks within the network's own forward pass, so a part of the network may be used there, whatever wraps it.
@@ -30,19 +30,19 @@ def looking(model: nn.Module, look: Look) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def seen(model: nn.Module, batch: TokenBatch, look: Look) -> Float[Tensor, "n c"]:
+def read_states(model: nn.Module, batch: TokenBatch, look: Look) -> Float[Tensor, "n c"]:
     """What `look` says of the states (n = k b, s, h) of a batch, in a forward pass that computes no logits."""
     with forward_as(head_of(model), lambda states: look(states).unsqueeze(1)):
-        return forward(model, batch).squeeze(1)
+        return forward_logits(model, batch).squeeze(1)
 
 
-def at(states: Float[Tensor, "n s h"], position: Int[Tensor, "k b"]) -> Float[Tensor, "k b h"]:
+def take_at(states: Float[Tensor, "n s h"], position: Int[Tensor, "k b"]) -> Float[Tensor, "k b h"]:
     """The state of each candidate at one position."""
     rows = torch.arange(len(states), device=states.device)
     return states[rows, position.flatten()].unflatten(0, position.shape)
 
 
-def last(batch: TokenBatch) -> Int[Tensor, "k b"]:
+def find_last(batch: TokenBatch) -> Int[Tensor, "k b"]:
     """Position of the last token."""
     return batch.attended.sum(-1) - 1
 
@@ -52,7 +52,7 @@ def before_completion(batch: TokenBatch) -> Int[Tensor, "k b"]:
     return (batch.scored.int().argmax(-1) - 1).clamp(min=0)
 
 
-def attach(policy: Any, name: str, part: nn.Module) -> None:
+def attach_part(policy: Any, name: str, part: nn.Module) -> None:
     """Make a part a submodule of a network, trained in fp32 on the network's device.
 
     Raises:
@@ -64,7 +64,7 @@ def attach(policy: Any, name: str, part: nn.Module) -> None:
 
 
 def part_of(model: nn.Module, name: str) -> nn.Module:
-    """What `attach` added to a network, which training may have wrapped since.
+    """What `attach_part` added to a network, which training may have wrapped since.
 
     Raises:
         Refusal: if nothing was.

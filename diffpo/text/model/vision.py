@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.files import writing
-from diffpo.storage.hub import SAFE, reaching
+from diffpo.storage.files import name_failed_writes
+from diffpo.storage.hub import SAFE, name_failed_loads
 from diffpo.text.data.chat import Chat, Prompt
 from diffpo.text.data.completions import Candidate, Message
 from diffpo.text.data.messages import kind_of
@@ -73,7 +73,7 @@ class SeeingTokenizing(Tokenizing):
     def inputs(self, tokens: Sequence[Tokens], size: int) -> dict[str, Tensor]:
         """What the network is given beside tokens, of sequences that are padded to `size`."""
         each: Any = [seen.inputs for seen in tokens if isinstance(seen, SeenTokens)]
-        found = {name: joined([inputs[name] for inputs in each]) for name in each[0]}
+        found = {name: cat_padded([inputs[name] for inputs in each]) for name in each[0]}
         return {name: pad(x, (0, size - x.shape[-1])) if name in PER_TOKEN else x for name, x in found.items()}
 
     def asked(self, prompt: Prompt) -> Sequence[Message]:
@@ -123,7 +123,7 @@ class Parts:
         return self.processor.apply_chat_template(whole, **options)
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
+def cat_padded(tensors: Sequence[Tensor]) -> Tensor:
     """One after the other, filled up with zeros at the end of all other axes."""
     sizes = torch.tensor([x.shape[1:] for x in tensors]).amax(0).tolist()
     filled = [
@@ -148,7 +148,7 @@ class VisionLM(CausalLM):
     task: ClassVar[str] = "image-text-to-text"
 
     def tokenizing(self) -> SeeingTokenizing:
-        with reaching(self.path, "a processor"):
+        with name_failed_loads(self.path, "a processor"):
             processor: Any = AutoProcessor.from_pretrained(self.path, revision=self.revision, **SAFE)
         if self.chat_template is not None:
             processor.chat_template = self.chat_template
@@ -168,5 +168,5 @@ class LoadedVisionLM(LoadedCausalLM):
         super().save(folder, writes)
         assert isinstance(self.tokenizing, SeeingTokenizing)
         if writes:
-            with writing(f"The processor in {folder}"):
+            with name_failed_writes(f"The processor in {folder}"):
                 self.tokenizing.processor.save_pretrained(folder)

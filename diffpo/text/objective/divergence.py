@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffpo.core.references import Reference
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.model.likelihoods import LOGITS, forward, forward_as
+from diffpo.text.model.likelihoods import LOGITS, forward_as, forward_logits
 from diffpo.text.model.states import head_of
 
 
@@ -27,7 +27,7 @@ class Compared(NamedTuple):
     divergence: Float[Tensor, "k b t"]
 
 
-def compared(
+def compare_tokens(
     policy: nn.Module, reference: Reference, batch: TokenBatch, where: Bool[Tensor, "k b t"], at_once: int = LOGITS
 ) -> Compared:
     """Both models at the scored tokens of a batch, with one pass of each.
@@ -49,7 +49,7 @@ def compared(
 
     def states(model: nn.Module) -> Float[Tensor, "n h"]:
         with forward_as(head_of(model), wanted):
-            return forward(model, batch)[0]
+            return forward_logits(model, batch)[0]
 
     frozen = reference(states)
 
@@ -69,7 +69,7 @@ def compared(
             return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in every])[None]
 
     with forward_as(head, pieces):
-        found = forward(policy, batch)[0]
+        found = forward_logits(policy, batch)[0]
     blank = torch.zeros(scored.shape, device=found.device)
     trained, fixed, divergence = (blank.masked_scatter(scored, values) for values in found.unbind(-1))
     return Compared(trained, fixed.detach(), divergence)

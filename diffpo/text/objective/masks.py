@@ -18,7 +18,7 @@ from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.model.likelihoods import forward_as
-from diffpo.text.model.states import attach, head_of, part_of
+from diffpo.text.model.states import attach_part, head_of, part_of
 
 PART = "token_masks"
 
@@ -84,11 +84,13 @@ class ActivationMask(TokenMask):
         scored = batch.scored[..., 1:]
         kinds: dict[str, list[Tensor]] = defaultdict(list)
         with self.watched(model, kinds):
-            output = states(model, batch, mean_logit)
+            output = hidden_states(model, batch, mean_logit)
         kinds["layers"] = [hidden.float().mean(-1) for hidden in output.hidden_states[1:]]
         kinds["logits"] = [output.logits[..., 0].float()]
         predicted = ([x[:, :-1].unflatten(0, scored.shape[:2]) for x in kind] for kind in kinds.values())
-        return torch.stack([torch.stack([scaled(x, scored) for x in kind]).mean(0) for kind in predicted]).mean(0)
+        return torch.stack([torch.stack([scale_scored(x, scored) for x in kind]).mean(0) for kind in predicted]).mean(
+            0
+        )
 
     @contextmanager
     def watched(self, model: nn.Module, kinds: dict[str, list[Tensor]]) -> Iterator[None]:
@@ -110,14 +112,14 @@ class ActivationMask(TokenMask):
             yield
 
 
-def scaled(x: Float[Tensor, "k b t"], scored: Bool[Tensor, "k b t"]) -> Float[Tensor, "k b t"]:
+def scale_scored(x: Float[Tensor, "k b t"], scored: Bool[Tensor, "k b t"]) -> Float[Tensor, "k b t"]:
     """From 0 to 1 over the scored tokens of each completion; 0 if they are all the same."""
     low = x.masked_fill(~scored, math.inf).amin(-1, keepdim=True)
     high = x.masked_fill(~scored, -math.inf).amax(-1, keepdim=True)
     return ((x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)).where(scored, 0.0)
 
 
-def states(model: nn.Module, batch: TokenBatch, look: Callable[[nn.Module, Tensor], Tensor]) -> Any:
+def hidden_states(model: nn.Module, batch: TokenBatch, look: Callable[[nn.Module, Tensor], Tensor]) -> Any:
     """The hidden states of all layers, that of the embeddings first; as logits, what `look` makes of the last."""
     head = head_of(model)
     ids, attended = batch.ids.flatten(0, 1), batch.attended.flatten(0, 1).long()
@@ -153,14 +155,14 @@ class LearnedMasks(TokenMask):
     def attach(self, policy: Any, seed: int) -> None:
         config, rng = policy.config.get_text_config(), torch.Generator().manual_seed(seed)
         shape = config.num_hidden_layers, config.hidden_size
-        attach(policy, PART, nn.ModuleList(MaskNetwork(*shape, rng) for _ in range(self.networks)))
+        attach_part(policy, PART, nn.ModuleList(MaskNetwork(*shape, rng) for _ in range(self.networks)))
 
     def __call__(self, policy: nn.Module, reference: Reference, batch: TokenBatch) -> Masks:
         scored = batch.scored[..., 1:]
         keep = scored.flatten(0, 1)
 
         def hidden(model: nn.Module) -> Float[Tensor, "layers n width"]:
-            layers = states(model, batch, no_logits).hidden_states[1:]
+            layers = hidden_states(model, batch, no_logits).hidden_states[1:]
             return torch.stack([layer[:, :-1][keep] for layer in layers]).float()
 
         inner = reference(hidden)

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
-from diffpo.core.needs import Candidates, Need
-from diffpo.core.objective import Objective, Step, pair_step
+from diffpo.core.objective import Objective, Requirements, Step, pair_step
 from diffpo.core.pair import PairLogps, PairLoss
 from diffpo.core.references import SCORES, Reference
 from diffpo.core.refusal import Refusal
@@ -71,20 +70,8 @@ class SequencePreference(Objective):
         require_of_texts(self.loss)
 
     @property
-    def needs_candidates(self) -> Candidates:
-        return self.loss.needs_candidates
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.loss.needs
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        return (SCORES,) if self.loss.needs_reference else ()
-
-    @property
-    def reference_inputs(self) -> str | None:
-        return repr(self.reduce)
+    def requires(self) -> Requirements:
+        return Requirements.of(self.loss, (SCORES,) * self.loss.needs_reference, repr(self.reduce))
 
     def __call__(self, policy: nn.Module, reference: Reference | None, batch: TokenBatch, draws: Draws) -> Step:
         return self.judged(self.pair(policy, reference, batch), batch)
@@ -98,7 +85,7 @@ class SequencePreference(Objective):
 
         # The reference first: the policy's graph is not yet held meanwhile.
         nothing = weights.new_zeros(weights.shape[:2])
-        frozen = reference(logp) if reference is not None and self.needs_reference else nothing
+        frozen = reference(logp) if reference is not None and self.loss.needs_reference else nothing
         return PairLogps(logp(policy), frozen, length=weights.sum(-1))
 
     def judged(self, pair: PairLogps, batch: TokenBatch) -> Step:

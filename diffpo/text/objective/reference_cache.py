@@ -15,17 +15,17 @@ from diffpo.core.references import SCORES, Reference
 from diffpo.core.refusal import Refusal
 from diffpo.text.data.pairs import TextData, TextPairs
 from diffpo.text.model.loading import CausalLM
-from diffpo.train.reference_cache import Remembered, open_answers
+from diffpo.train.reference_cache import CachedReference, open_answers
 
 
-class EpochsAlike(Remembered):
+class TextCachedReference(CachedReference):
     """Answers that no draw moves, so that those of one epoch are those of all."""
 
     def at(self, draws: Draws | None) -> None:
         super().at(None if draws is None else replace(draws, epoch=(0,) * len(draws.row)))
 
 
-def remembered(
+def cache_text_reference(
     folder: Path,
     inner: Callable[[], Reference],
     objective: Objective,
@@ -35,7 +35,7 @@ def remembered(
     seed: int,
     storage: torch.dtype,
     judges: bool = False,
-) -> Remembered:
+) -> CachedReference:
     """The base's log-likelihoods of each candidate, kept in a folder.
 
     Runs that differ in loss, beta, optimizer, length, batch or rank of a LoRA share it; those that differ in anything
@@ -50,25 +50,29 @@ def remembered(
         Refusal: if what the objective asks cannot be remembered, or the folder holds the answers of another run.
         Refusal: if the folder cannot be written.
     """
-    if objective.reference_inputs is None or set(objective.asks) != {SCORES}:
+    if objective.requires.cacheable_by is None or set(objective.requires.answers) != {SCORES}:
         raise Refusal(
-            f"What {type(objective).__name__} asks its reference is not one number each; set remember to null."
+            f"What {type(objective).__name__} asks its reference is not one number each; set reference_cache to null."
         )
     state = PartialState()
     if state.distributed_type == DistributedType.FSDP:
-        raise Refusal("Under FSDP all processes must ask the reference together; set remember to null, or use DDP.")
+        raise Refusal(
+            "Under FSDP all processes must ask the reference together; set reference_cache to null, or use DDP."
+        )
     shape = 1, sum(table.ids for table in pairs.tables), pairs.first(1).ids.shape[0]
     with state.main_process_first():
         if state.is_main_process:
-            open_answers(folder, identity(objective, base, data, seed, storage), {SCORES: shape})
-    known = EpochsAlike(None, folder)
+            open_answers(folder, identify_likelihoods(objective, base, data, seed, storage), {SCORES: shape})
+    known = TextCachedReference(None, folder)
     state.wait_for_everyone()  # nobody adds before all have looked
     if judges or not known.is_complete(pairs.row_ids):
         known.inner = inner()
     return known
 
 
-def identity(objective: Objective, base: CausalLM, data: TextData, seed: int, storage: torch.dtype) -> dict[str, Any]:
+def identify_likelihoods(
+    objective: Objective, base: CausalLM, data: TextData, seed: int, storage: torch.dtype
+) -> dict[str, Any]:
     """What a log-likelihood under the reference depends on."""
     network = base.path, base.revision, base.adapter and base.adapter.start, base.quantization
     return {
@@ -78,7 +82,7 @@ def identity(objective: Objective, base: CausalLM, data: TextData, seed: int, st
         "rows": [str(row_map) for row_map in data.rows],
         "cut": [data.max_length, data.max_prompt_length],
         "tools": data.tools,
-        "asked": objective.reference_inputs,
+        "asked": objective.requires.cacheable_by,
         "seed": seed,
         "precision": str(storage),
     }

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffpo.text.data.batches import TokenBatch
 
 
-def taken(batch: TokenBatch, which: Int[Tensor, "m b"]) -> TokenBatch:
+def take_candidates(batch: TokenBatch, which: Int[Tensor, "m b"]) -> TokenBatch:
     """For each row the candidates with these numbers, without padding that none of them needs."""
     rows = torch.arange(batch.ids.shape[1], device=which.device)
     size = int(batch.attended[which, rows].sum(-1).max())
@@ -28,7 +28,7 @@ def taken(batch: TokenBatch, which: Int[Tensor, "m b"]) -> TokenBatch:
     )
 
 
-def between(batch: TokenBatch, begin: int, end: int) -> TokenBatch:
+def take_between(batch: TokenBatch, begin: int, end: int) -> TokenBatch:
     """Of every row the candidates from `begin` to before `end`."""
     numbers = torch.arange(begin, end, device=batch.ids.device)
-    return taken(batch, numbers[:, None].expand(-1, batch.ids.shape[1]))
+    return take_candidates(batch, numbers[:, None].expand(-1, batch.ids.shape[1]))

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize, one_hot
 
 from diffpo.core.references import Reference
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.model.likelihoods import forward, forward_as
+from diffpo.text.model.likelihoods import forward_as, forward_logits
 from diffpo.text.model.states import head_of
 
 
@@ -43,7 +43,7 @@ class SimilarSteps(StepWeight):
 
         def found(model: nn.Module) -> Float[Tensor, "k b n d"]:
             with forward_as(head_of(model), sums):
-                return forward(model, batch).unflatten(0, batch.ids.shape[:2])
+                return forward_logits(model, batch).unflatten(0, batch.ids.shape[:2])
 
         unit = normalize(torch.einsum("ibnd,ijbnm->ijbmd", reference(found), steps.merged), dim=-1)
         return 1 + (unit * unit.transpose(0, 1)).sum(-1)

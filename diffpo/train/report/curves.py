@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffpo.storage.files import sparing
+from diffpo.storage.files import tell_failed_writes
 from diffpo.train.report.figure import COLORS, INSTALL, is_drawable, open_figure, save_figure
 from diffpo.train.run import METRICS
 
@@ -80,7 +80,7 @@ def draw_curves(folder: Path) -> str:
                 label=label,
             )
         pair.legend(frameon=False)
-    with sparing(f"{folder / CURVES}"):
+    with tell_failed_writes(f"{folder / CURVES}"):
         save_figure(figure, folder / CURVES)
     return ""
 

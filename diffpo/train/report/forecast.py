@@ -13,7 +13,7 @@ from torch import nn
 
 from diffpo.cli.names import find_public_path
 from diffpo.core.objective import Objective
-from diffpo.processes.launchers import precision
+from diffpo.processes.launchers import autocast_type
 from diffpo.train.adapters import Adapter
 from diffpo.train.run import FitConfig, count_accumulated, count_copies, require_disk
 
@@ -48,7 +48,7 @@ def tell_length(fit: FitConfig, size: int | None, accelerator: Accelerator) -> s
     return (
         f"length      {steps} steps of {fit.batch_size} pairs ({processes} processes x {fit.per_device_batch_size} x "
         f"{accumulated} accumulated), {epochs}\n"
-        f"precision   {str(precision(accelerator)).removeprefix('torch.')} on {accelerator.device}"
+        f"precision   {str(autocast_type(accelerator)).removeprefix('torch.')} on {accelerator.device}"
     )
 
 

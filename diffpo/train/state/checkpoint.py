@@ -18,7 +18,16 @@ from safetensors import SafetensorError
 from diffpo.cli.moved import rename_moved
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
-from diffpo.storage.digests import FILES, digests, flush, found_in, name_files, named_in, wrong_file, wrong_size
+from diffpo.storage.digests import (
+    FILES,
+    digest_files,
+    flush_file,
+    found_in,
+    name_files,
+    named_in,
+    wrong_file,
+    wrong_size,
+)
 from diffpo.storage.files import CONFIG, in_one_line, remedy_of
 from diffpo.train.state.training_state import TrainingState
 
@@ -73,13 +82,13 @@ class Checkpoints:
     def found(self) -> list[Path]:
         """Checkpoints, oldest first; half-written ones are skipped with a warning, all that is no such folder without
         one."""
-        for folder in [*folders(self.root), self.root / "partial"]:
+        for folder in [*list_checkpoints(self.root), self.root / "partial"]:
             if folder.exists() and not is_whole(folder):
                 log.warning(f"{folder} is half-written (a save was interrupted); it is skipped.")
         return self._whole()
 
     def _whole(self) -> list[Path]:
-        return [folder for folder in folders(self.root) if is_whole(folder)]
+        return [folder for folder in list_checkpoints(self.root) if is_whole(folder)]
 
     @property
     def bytes(self) -> int:
@@ -111,7 +120,7 @@ class Checkpoints:
                 name_files(partial, {"step": step})
                 shutil.rmtree(final, ignore_errors=True)  # a half-written one
                 partial.rename(final)
-                flush(self.root)
+                flush_file(self.root)
         for old in self._whole()[: -self.keep] if main else ():
             old.rename(partial)  # at once: what a kill leaves of it is no checkpoint
             shutil.rmtree(partial, ignore_errors=True)
@@ -217,7 +226,7 @@ class Checkpoints:
             then = json.loads((folder / DATA).read_bytes())
         except ValueError as error:
             raise Refusal(self._damaged(folder, f"{DATA} is no JSON")) from error
-        if changed := differences(flat(then), flat(self.data)):
+        if changed := find_differences(flatten_tree(then), flatten_tree(self.data)):
             raise Refusal(
                 f"The data have changed since {folder} was written: {changed}. Restore them, or start anew in another "
                 "output_dir."
@@ -230,10 +239,10 @@ class Checkpoints:
 
     def _require_same(self, folder: Path) -> None:
         try:
-            then, now = shaping((folder / CONFIG).read_text()), shaping(self.config)
+            then, now = shaping_settings((folder / CONFIG).read_text()), shaping_settings(self.config)
         except (ValueError, yaml.YAMLError) as error:
             raise Refusal(self._damaged(folder, f"{CONFIG} is no config")) from error
-        if changed := differences(then, now):
+        if changed := find_differences(then, now):
             raise Refusal(
                 f"{folder} belongs to another run: {changed}. Restore these, or start anew in another output_dir; "
                 f"only {', '.join(MAY_DIFFER)} and the number of processes may change."
@@ -253,7 +262,7 @@ class Checkpoints:
             )
 
 
-def folders(root: Path) -> list[Path]:
+def list_checkpoints(root: Path) -> list[Path]:
     """What may be checkpoints, oldest first: folders with just such a name, no links to others, no copies."""
     found = [path for path in root.glob("checkpoint-*") if NAME.fullmatch(path.name)]
     return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=step_of)
@@ -295,30 +304,30 @@ def wrong_in(folder: Path) -> str:
         return wrong
     said = named_in(folder)
     files: dict[str, Any] = said["files"] if said else {}
-    found = digests(folder, files)
+    found = digest_files(folder, files)
     return next((f"{name} is not what was written" for name in files if found[name] != files[name]), "")
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def find_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In what two flat mappings differ, in words."""
     changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     more = f"; and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
     return "; ".join(f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in changed[:TOLD]) + more
 
 
-def shaping(config: str) -> dict[str, Any]:
+def shaping_settings(config: str) -> dict[str, Any]:
     """Settings that shape a run, flat."""
-    found = flat(rename_moved(yaml.safe_load(config)))
+    found = flatten_tree(rename_moved(yaml.safe_load(config)))
     free = tuple(f"{name}." for name in MAY_DIFFER)
     return {key: value for key, value in found.items() if not f"{key}.".startswith(free)}
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_tree(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one with dotted keys; lists count as values."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     return {
         key: value
         for name, branch in tree.items()
-        for key, value in flat(branch, f"{prefix}.{name}".strip(".")).items()
+        for key, value in flatten_tree(branch, f"{prefix}.{name}".strip(".")).items()
     }

@@ -90,7 +90,7 @@ class TrainingState:
         for name, state in self._states():
             if main:
                 attempt(write_tree, folder, name, state)
-        attempt(write_tree, folder, self._generators, generators(self.accelerator.device))
+        attempt(write_tree, folder, self._generators, read_generators(self.accelerator.device))
         if failures:
             raise failures[0]
 
@@ -111,7 +111,7 @@ class TrainingState:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(read_tree(folder, SCALER))
         if (folder / f"{self._generators}.json").exists():  # or there were fewer processes
-            restore(read_tree(folder, self._generators), self.accelerator.device)
+            restore_generators(read_tree(folder, self._generators), self.accelerator.device)
 
     @property
     def _generators(self) -> str:
@@ -154,7 +154,7 @@ class TrainingState:
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=options)
 
 
-def generators(device: torch.device) -> dict[str, Any]:
+def read_generators(device: torch.device) -> dict[str, Any]:
     """State of the global generators. Draws about pairs need none; dropout does, and what users bring."""
     numbers: Any = np.random.get_state()
     kind, key, *rest = numbers
@@ -164,7 +164,7 @@ def generators(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def restore(found: Mapping[str, Any], device: torch.device) -> None:
+def restore_generators(found: Mapping[str, Any], device: torch.device) -> None:
     random.setstate(found["python"])
     np.random.set_state(found["numpy"])
     torch.set_rng_state(found["torch"])

@@ -32,8 +32,8 @@ def write_tree(folder: Path, name: str, tree: Any) -> None:
         tensors[known] = tensor
         return known
 
-    stored, files = packed(tree, keep), 0
-    for piece in pieces(tensors):
+    stored, files = pack_tree(tree, keep), 0
+    for piece in split_tensors(tensors):
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in piece.items()}
         save_file(copies, tensors_in(folder, name, files))
         files += 1
@@ -50,14 +50,14 @@ def read_tree(folder: Path, name: str) -> Any:
     tensors: dict[str, Tensor] = {}
     for number in range(said["files"]):
         tensors |= load_file(tensors_in(folder, name, number))
-    return unpacked(said["tree"], tensors)
+    return unpack_tree(said["tree"], tensors)
 
 
 def tensors_in(folder: Path, name: str, number: int) -> Path:
     return folder / f"{name}-{number}.safetensors"
 
 
-def pieces(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def split_tensors(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Tensors that go to one file, in order."""
     piece, size = dict[str, Tensor](), 0
     for name, tensor in tensors.items():
@@ -70,7 +70,7 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield piece
 
 
-def packed(tree: Any, keep: Callable[[Tensor], str]) -> Any:
+def pack_tree(tree: Any, keep: Callable[[Tensor], str]) -> Any:
     """A tree for JSON, which knows neither tensors nor tuples, and keys that are texts only.
 
     Args:
@@ -81,16 +81,16 @@ def packed(tree: Any, keep: Callable[[Tensor], str]) -> Any:
     if isinstance(tree, Tensor):
         return {"tensor": keep(tree)}
     if isinstance(tree, Mapping):
-        return {"mapping": [[packed(key, keep), packed(value, keep)] for key, value in tree.items()]}
+        return {"mapping": [[pack_tree(key, keep), pack_tree(value, keep)] for key, value in tree.items()]}
     if type(tree) in (list, tuple):
-        return {type(tree).__name__: [packed(value, keep) for value in tree]}
+        return {type(tree).__name__: [pack_tree(value, keep) for value in tree]}
     raise Refusal(
         f"The state of this run holds a {type(tree).__name__}, which checkpoints do not store; choose another "
         "optimizer, objective or reference, or set fit.save_every to null."
     )
 
 
-def unpacked(stored: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unpack_tree(stored: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What was packed.
 
     Raises:
@@ -102,5 +102,5 @@ def unpacked(stored: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "tensor":
         return tensors[value]
     if kind == "mapping":
-        return {unpacked(key, tensors): unpacked(entry, tensors) for key, entry in value}
-    return {"list": list, "tuple": tuple}[kind](unpacked(entry, tensors) for entry in value)
+        return {unpack_tree(key, tensors): unpack_tree(entry, tensors) for key, entry in value}
+    return {"list": list, "tuple": tuple}[kind](unpack_tree(entry, tensors) for entry in value)

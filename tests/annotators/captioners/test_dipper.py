@@ -1,7 +1,7 @@
 import pytest
 from tiny_speakers import t5
 
-from diffpo.annotators.captioners.dipper import Dipper, windows
+from diffpo.annotators.captioners.dipper import Dipper, slide_windows
 from diffpo.annotators.captioners.roles import Strength
 from diffpo.core.refusal import Refusal
 
@@ -17,8 +17,8 @@ def test_it_reads_what_it_made_of_the_sentences_before():
 
 
 def test_sentences_are_taken_three_at_a_time():
-    assert windows("A b.  C d! E?\nF 3.5 g. H", 3) == ["A b. C d! E?", "F 3.5 g. H"]
-    assert windows("no mark", 3) == ["no mark"]
+    assert slide_windows("A b.  C d! E?\nF 3.5 g. H", 3) == ["A b. C d! E?", "F 3.5 g. H"]
+    assert slide_windows("no mark", 3) == ["no mark"]
 
 
 def test_texts_of_different_lengths_in_one_batch(tmp_path):
@@ -28,7 +28,8 @@ def test_texts_of_different_lengths_in_one_batch(tmp_path):
     texts = ["a red. a blue. a circle.", "on the left", "a red circle. on the right."]
     together = dipper(texts, Strength.medium, [1, 2, 3])
     assert [
-        max(1, len(text.split())) <= 4 * len(windows(asked, 1)) for text, asked in zip(together, texts, strict=True)
+        max(1, len(text.split())) <= 4 * len(slide_windows(asked, 1))
+        for text, asked in zip(together, texts, strict=True)
     ]
     assert [
         dipper([text], Strength.medium, [seed])[0] for text, seed in zip(texts, (1, 2, 3), strict=True)

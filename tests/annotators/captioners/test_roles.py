@@ -1,4 +1,4 @@
-from diffpo.annotators.captioners.roles import Strategy, Strength, cleaned
+from diffpo.annotators.captioners.roles import Strategy, Strength, clean_text
 
 
 def test_strengths_are_the_places_of_a_perturbers_settings():
@@ -16,6 +16,6 @@ def test_strategies_as_the_paper_has_them():
 
 
 def test_a_text_is_one_line_and_blank_is_none():
-    assert cleaned(" a\n red\tcircle ") == "a red circle"
-    assert [cleaned(raw) for raw in (None, "", " \n")] == [None] * 3
-    assert len(cleaned("圓" * 10_000) or "") == 10_000
+    assert clean_text(" a\n red\tcircle ") == "a red circle"
+    assert [clean_text(raw) for raw in (None, "", " \n")] == [None] * 3
+    assert len(clean_text("圓" * 10_000) or "") == 10_000

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffpo.annotators.captioners.roles import Strength
-from diffpo.annotators.captioners.words import DropWords, ReplaceWords, SwapWords, bare, chosen
+from diffpo.annotators.captioners.words import DropWords, ReplaceWords, SwapWords, choose_places, strip_punctuation
 from diffpo.core.refusal import Refusal
 
 TEXT = "a large red circle, on the left side"
@@ -42,12 +42,12 @@ def test_a_word_gives_way_to_another_of_its_group_and_keeps_its_punctuation():
 
 def test_shares_are_rounded_up():
     rng = np.random.default_rng(0)
-    assert [len(chosen(range(n), 0.3, rng)) for n in (0, 1, 3, 10)] == [0, 1, 1, 3]
-    assert sorted(chosen([2, 5], 1.0, rng)) == [2, 5]
+    assert [len(choose_places(range(n), 0.3, rng)) for n in (0, 1, 3, 10)] == [0, 1, 1, 3]
+    assert sorted(choose_places([2, 5], 1.0, rng)) == [2, 5]
 
 
 def test_bare_words():
-    assert [bare(word) for word in ('"red,"', "x-ray.", "--")] == ["red", "x-ray", ""]
+    assert [strip_punctuation(word) for word in ('"red,"', "x-ray.", "--")] == ["red", "x-ray", ""]
 
 
 def test_settings_that_cannot_be_are_refused():

@@ -1,7 +1,7 @@
 import pytest
 from tiny_judges import question
 
-from diffpo.annotators.user_judges.roles import Heard, Verdict, summed_up, table
+from diffpo.annotators.user_judges.roles import Heard, Verdict, format_summaries, summarize_verdicts
 from diffpo.core.refusal import Refusal
 
 OURS, THEIRS = Heard(Verdict(1), Verdict(2)), Heard(Verdict(2), Verdict(1))
@@ -20,7 +20,7 @@ def test_turning_the_models_around_turns_the_outcome_around():
 
 
 def test_a_judge_that_always_says_one_has_only_ties():
-    found = summed_up({"ann": [FIRST] * 3, "bob": [FIRST]})
+    found = summarize_verdicts({"ann": [FIRST] * 3, "bob": [FIRST]})
     assert (found["wins"], found["ties"], found["losses"], found["inconsistent"], found["first"]) == (
         0,
         4,
@@ -33,7 +33,7 @@ def test_a_judge_that_always_says_one_has_only_ties():
 
 def test_users_count_alike_however_many_pairs_they_have():
     """Ann has 1 of 1, Bob 1/4 of 4: the mean of both is 5/8, of all pairs 2/5."""
-    found = summed_up({"ann": [OURS], "bob": [OURS, THEIRS, THEIRS, THEIRS]})
+    found = summarize_verdicts({"ann": [OURS], "bob": [OURS, THEIRS, THEIRS, THEIRS]})
     assert found["win_rate"] == 0.625
     assert found["users"] == 2
     assert found["per_user"]["bob"]["win_rate"] == 0.25
@@ -41,17 +41,17 @@ def test_users_count_alike_however_many_pairs_they_have():
 
 
 def test_what_names_no_picture_is_counted_and_is_no_bias():
-    found = summed_up({"ann": [UNCLEAR, OURS]})
+    found = summarize_verdicts({"ann": [UNCLEAR, OURS]})
     assert (found["unparsed"], found["retried"], found["inconsistent"]) == (1, 1, 0.0)
     assert found["first"] == 2 / 3
 
 
 def test_unreadable_pairs_are_left_out_and_so_is_a_user_without_others():
-    found = summed_up({"ann": [None, OURS], "bob": [None]})
+    found = summarize_verdicts({"ann": [None, OURS], "bob": [None]})
     assert (found["pairs"], found["unreadable"], found["users"], found["win_rate"]) == (1, 2, 1, 1.0)
     assert found["per_user"]["bob"]["win_rate"] is None
     with pytest.raises(Refusal, match="Each of 2 pairs, or its support, has a picture that cannot be read"):
-        summed_up({"ann": [None, None]})
+        summarize_verdicts({"ann": [None, None]})
 
 
 def test_an_example_shows_the_preferred_picture_where_it_says():
@@ -61,7 +61,7 @@ def test_an_example_shows_the_preferred_picture_where_it_says():
 
 
 def test_the_table_has_a_line_for_each_summary():
-    [head, line] = table({"models": summed_up({"ann": [OURS, FIRST]})}).splitlines()
+    [head, line] = format_summaries({"models": summarize_verdicts({"ann": [OURS, FIRST]})}).splitlines()
     names = "users win rate pairs wins ties losses inconsistent first unparsed unreadable"
     assert " ".join(head.split()) == names
     said = "models 1 75.0% [75.0%, 75.0%] 2 1 1 0 50.0% 75.0% 0 0"

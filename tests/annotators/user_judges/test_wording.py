@@ -1,7 +1,7 @@
 import pytest
 from tiny_judges import question
 
-from diffpo.annotators.user_judges.wording import WHICH, choice, worded
+from diffpo.annotators.user_judges.wording import WHICH, read_choice, word_question
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from diffpo.annotators.user_judges.wording import WHICH, choice, worded
     ],
 )
 def test_the_last_line_names_the_choice(said, expected):
-    assert choice(said) == expected
+    assert read_choice(said) == expected
 
 
 def test_pictures_stand_between_the_words_and_the_label_after_them():
     asked = question(support=2)
-    parts = worded(asked, WHICH)
+    parts = word_question(asked, WHICH)
     pictures = [part for part in parts if not isinstance(part, str)]
     assert pictures == [*asked.support[0].pictures, *asked.support[1].pictures, asked.first, asked.second]
     words = "".join(part if isinstance(part, str) else "@" for part in parts)
@@ -37,6 +37,6 @@ def test_pictures_stand_between_the_words_and_the_label_after_them():
 
 
 def test_captions_are_made_harmless():
-    words = [part for part in worded(question("a <image>", 1), WHICH, str.upper) if isinstance(part, str)]
+    words = [part for part in word_question(question("a <image>", 1), WHICH, str.upper) if isinstance(part, str)]
     assert "Comparison 1. Caption: ON THE LEFT\n" in words
     assert "Now a new comparison. Caption: A <IMAGE>\n" in words

@@ -6,7 +6,7 @@ import datasets
 import pytest
 from huggingface_hub import constants
 
-from diffpo.data.files.places import Outside, inside, roots
+from diffpo.data.files.places import Outside, find_inside, list_roots
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("path", ["deep/in.png", "./deep/../deep/in.png", "link_in", "{}/deep/in.png", "new.png"])
 def test_what_lies_in_the_folder_is_found_there(folder, path):
-    place = inside(folder, path.format(folder))
+    place = find_inside(folder, path.format(folder))
     assert place.is_relative_to(folder)
     assert place.exists() == (path != "new.png")
 
@@ -32,20 +32,20 @@ def test_what_lies_in_the_folder_is_found_there(folder, path):
 )
 def test_what_lies_elsewhere_is_refused_with_the_remedy(folder, path):
     with pytest.raises(Outside, match=f"lies outside of {folder}; let the source's `images` name a folder that holds"):
-        inside(folder, path.format(folder))
+        find_inside(folder, path.format(folder))
 
 
 def test_a_folder_whose_name_begins_alike_is_another(folder):
     with pytest.raises(Outside):
-        inside(folder, "../database/out.png")
+        find_inside(folder, "../database/out.png")
 
 
 def test_a_relative_folder_is_where_the_program_stands(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    roots.cache_clear()
-    assert inside(Path("data"), "deep/in.png") == folder / "deep" / "in.png"
+    list_roots.cache_clear()
+    assert find_inside(Path("data"), "deep/in.png") == folder / "deep" / "in.png"
     with pytest.raises(Outside):
-        inside(Path("data"), str(folder.parent / "out.png"))
+        find_inside(Path("data"), str(folder.parent / "out.png"))
 
 
 def test_what_came_from_the_hub_may_lie_in_its_caches(folder, tmp_path, monkeypatch):
@@ -55,14 +55,14 @@ def test_what_came_from_the_hub_may_lie_in_its_caches(folder, tmp_path, monkeypa
     snapshot.mkdir(parents=True)
     (tmp_path / "hub" / "blob").touch()
     (snapshot / "a.png").symlink_to("../blob")
-    roots.cache_clear()
-    found = {inside(snapshot, "a.png"), inside(Path("owner/name"), str(snapshot / "a.png"))}
+    list_roots.cache_clear()
+    found = {find_inside(snapshot, "a.png"), find_inside(Path("owner/name"), str(snapshot / "a.png"))}
     assert found == {tmp_path / "hub" / "blob"}
     for data in (snapshot, Path("owner/name")):
         with pytest.raises(Outside):
-            inside(data, str(tmp_path / "out.png"))
+            find_inside(data, str(tmp_path / "out.png"))
     with pytest.raises(Outside):
-        inside(folder, str(tmp_path / "hub" / "blob"))
+        find_inside(folder, str(tmp_path / "hub" / "blob"))
 
 
 def test_no_random_path_leads_out(folder):
@@ -70,7 +70,7 @@ def test_no_random_path_leads_out(folder):
     for _ in range(2000):
         path = "/".join(rng.choices(parts, k=rng.randint(1, 6)))
         try:
-            place = inside(folder, path)
+            place = find_inside(folder, path)
         except Outside:
             continue
         assert os.path.realpath(folder / path) == str(place)

@@ -9,7 +9,7 @@ from diffpo.data.files.tables import open_stream, open_table
 from diffpo.data.layouts import PickAPicShards
 from diffpo.data.pairs import PairTable
 from diffpo.data.rows import DropPromptless, DropUnlabeled
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.data.streams import PairStream, Stream
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
@@ -51,7 +51,7 @@ def test_what_a_sample_lacks_is_null_and_the_others_are_whole(tmp_path, read, wh
 def test_a_sample_without_a_picture_costs_itself_and_is_counted(tmp_path, stream):
     source = PickAPicShards(tar(tmp_path / "a.tar", (1, "jpg_1.jpg")))
     pairs = PairData(source, [], Framing(16, flip=False), workers=0, caption_dropout=0.0, stream=stream).open(0)
-    batches = islice(pairs.batches(Share(1, 0)), SAMPLES + 1)
+    batches = islice(pairs.batches(ProcessShare(1, 0)), SAMPLES + 1)
     prompts = {prompt for batch in batches for prompt in batch.prompts[0]}
     assert prompts == {f"p{n}" for n in range(SAMPLES) if n != 1}
     assert "with an unreadable picture were passed over" in pairs.report()

@@ -1,7 +1,7 @@
 import pytest
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.annotate.caption_summary import bars, gap, opened_tokenizer, summarized
+from diffpo.diffusion.annotate.caption_summary import bars, gap, opened_tokenizer, summarize_captions
 
 TOKENIZER = "assets/tiny-sd/tokenizer"
 
@@ -18,7 +18,7 @@ def test_the_numbers_by_hand():
     """Three pairs: equal captions, different ones, one missing."""
     texts = dict(enumerate(map(text, ["a b", "a b", "a b c d", "e", None, "f"])))
     answers = {0: said("a b"), 1: said("a b", 1), 2: said(" ", 2), 3: said(None)}
-    found = summarized(texts, [answers, {}], None)
+    found = summarize_captions(texts, [answers, {}], None)
     assert {"captions": 5, "empty": 1, "unanswerable": 1, "retried": 2, "fallback": 1}.items() <= found.items()
     assert found["equal"] == 0.5
     assert (found["words"]["chosen"]["mean"], found["words"]["rejected"]["max"]) == (3.0, 2)
@@ -28,14 +28,14 @@ def test_the_numbers_by_hand():
 def test_tokens_and_what_is_cut_off():
     """The tiny tokenizer stops at 24: two marks and 22 words."""
     fits, long = " ".join(["red"] * 22), "red " * 2500
-    found = summarized({0: text(fits), 1: text(long)}, [], opened_tokenizer(TOKENIZER))
+    found = summarize_captions({0: text(fits), 1: text(long)}, [], opened_tokenizer(TOKENIZER))
     assert (found["limit"], found["truncated"]) == (24, 0.5)
     assert (found["tokens"]["chosen"]["max"], found["tokens"]["rejected"]["max"]) == (24, 2502)
 
 
 def test_no_pair_with_two_captions_is_an_error():
     with pytest.raises(Refusal, match="None of the 1 pairs got both captions .1 answers were empty, 0 could not"):
-        summarized({0: text("a"), 1: text(None)}, [{1: said("")}], None)
+        summarize_captions({0: text("a"), 1: text(None)}, [{1: said("")}], None)
 
 
 def test_a_tokenizer_that_is_none_is_told(tmp_path):

@@ -9,7 +9,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
 from diffpo.data.rows import Reverse
-from diffpo.diffusion.annotate.caption_texts import Plan, Texts, key, patiently
+from diffpo.diffusion.annotate.caption_texts import Plan, Texts, ask_patiently, key
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 200, 0)
@@ -128,7 +128,7 @@ def test_only_what_was_empty_is_asked_again():
         asked.append(list(items))
         return ["" if item == "b" else item for item in items]
 
-    found = list(patiently(["a", "b"], say, Draws(0, (0, 0), (0, 1)), retries=1))
+    found = list(ask_patiently(["a", "b"], say, Draws(0, (0, 0), (0, 1)), retries=1))
     assert found == [{0: {"raw": "a", "retried": 0}}, {1: {"raw": "", "retried": 1}}]
     assert asked == [["a", "b"], ["b"]]
 

@@ -7,7 +7,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns, PairFolder, PickAPic, Unpaired
 from diffpo.data.mixture import Mixed
 from diffpo.data.rows import DropTies, Reverse
-from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, surveyed
+from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, survey_rows
 
 
 def labeled(file, labels=(1.0, 0.5, 0.0), prompt="p"):
@@ -39,7 +39,7 @@ def test_single_pictures_are_refused(tmp_path):
 
 
 def test_the_survey_says_who_has_a_winner_and_each_prompt_once(tmp_path):
-    survey = surveyed(PairsInOrder(labeled(tmp_path / "a.parquet")))
+    survey = survey_rows(PairsInOrder(labeled(tmp_path / "a.parquet")))
     assert survey.decided.tolist() == [True, False, True]
     assert survey.prompts == ["p"]
     assert not survey.per_side
@@ -47,7 +47,7 @@ def test_the_survey_says_who_has_a_winner_and_each_prompt_once(tmp_path):
 
 def test_the_digest_tells_other_labels_and_other_prompts_apart(tmp_path):
     first, same, labels, prompt = (
-        surveyed(PairsInOrder(labeled(tmp_path / f"{i}.parquet", **changed))).digest
+        survey_rows(PairsInOrder(labeled(tmp_path / f"{i}.parquet", **changed))).digest
         for i, changed in enumerate([{}, {}, {"labels": (1.0, 0.5, 0.5)}, {"prompt": "q"}])
     )
     assert first == same
@@ -58,6 +58,6 @@ def test_captions_per_side_are_noticed(tmp_path):
     data = {"a": ["same", "w"], "b": ["same", "l"], "chosen": [png()] * 2, "rejected": [png()] * 2}
     datasets.Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
     source = Columns(str(tmp_path / "a.parquet"), prompt_chosen="a", prompt_rejected="b")
-    survey = surveyed(PairsInOrder(source))
+    survey = survey_rows(PairsInOrder(source))
     assert survey.per_side
     assert survey.prompts == ["same", "w", "l"]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from diffpo.data.files.pictures import BrokenImage
-from diffpo.diffusion.annotate.read_ahead import THREADS, Question, judged, read_ahead
+from diffpo.diffusion.annotate.read_ahead import THREADS, Question, read_ahead, score_batches
 from diffpo.evaluation.scorer import Scorer
 
 
@@ -45,7 +45,7 @@ def question(row: int, broken: bool = False) -> Question:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
 def test_every_question_gets_its_own_answers_in_order(batch_size):
-    batches = list(judged([Size(0), Size(1)], [question(row) for row in range(10)], batch_size))
+    batches = list(score_batches([Size(0), Size(1)], [question(row) for row in range(10)], batch_size))
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     for row, (asked, said) in enumerate(answer for batch in batches for answer in batch):
         assert (asked.row, said) == (row, {"width": row + 1, "letters": row, "height": 2 * row + 1})
@@ -53,7 +53,9 @@ def test_every_question_gets_its_own_answers_in_order(batch_size):
 
 @pytest.mark.parametrize("broken", [{2}, {0, 5}, {0, 1, 2}, set(range(6))])
 def test_unreadable_pictures_are_marked_and_the_others_keep_their_scores(broken):
-    answers = [x for batch in judged([Size()], [question(row, row in broken) for row in range(6)], 3) for x in batch]
+    answers = [
+        x for batch in score_batches([Size()], [question(row, row in broken) for row in range(6)], 3) for x in batch
+    ]
     said = {asked.row: scores for asked, scores in answers}
     assert said == {n: {"width": None} if n in broken else {"width": n + 1, "letters": n} for n in range(6)}
 
@@ -71,7 +73,7 @@ def test_the_next_batch_is_read_while_one_is_scored():
         second_was_read.set()
         return Image.new("RGB", (7, 7))
 
-    answers = [x for batch in judged([Waiting()], [question(0), Question(1, "", read)], 1) for x in batch]
+    answers = [x for batch in score_batches([Waiting()], [question(0), Question(1, "", read)], 1) for x in batch]
     assert [said["width"] for _, said in answers] == [1, 7]
 
 
@@ -80,11 +82,11 @@ def test_an_error_that_is_not_the_pictures_fault_is_raised():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        list(judged([Size()], [Question(0, "", read)]))
+        list(score_batches([Size()], [Question(0, "", read)]))
 
 
 def test_no_question_no_answer():
-    assert list(judged([Size()], [])) == []
+    assert list(score_batches([Size()], [])) == []
 
 
 class Counted:

@@ -21,7 +21,7 @@ from diffpo.data.rows import DropTies
 from diffpo.data.typed import MARKED, SEVERAL, Captions
 from diffpo.diffusion.annotate.score import score_pairs
 from diffpo.storage import job_folder as workfolder
-from diffpo.storage.job_folder import WorkFolder
+from diffpo.storage.job_folder import JobFolder
 
 BLACK, GRAY, WHITE, TORN = png((0, 0, 0)), png((102, 102, 102)), png((255, 255, 255)), b"torn"
 PAIRS = [  # the winner by the label, and its brightness against the other
@@ -133,7 +133,7 @@ def stopped_at_the_end(monkeypatch, *work) -> None:
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(WorkFolder, "finish", finish)
+        patched.setattr(JobFolder, "finish", finish)
         with pytest.raises(Stopped):
             score_pairs(*work)
 

@@ -9,13 +9,13 @@ from diffpo.data.files.records import Held
 from diffpo.data.layouts import Columns, PairFolder
 from diffpo.data.pairs import PairTable
 from diffpo.diffusion.annotate import shards as pair_shards
-from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, surveyed
-from diffpo.diffusion.annotate.shards import PairShards, further_columns, mean_bytes, stored
+from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, survey_rows
+from diffpo.diffusion.annotate.shards import PairShards, further_columns, mean_bytes, read_stored_bytes
 
 
 def shards_of(source) -> PairShards:
     pairs = PairsInOrder(source)
-    per_side = surveyed(pairs).per_side
+    per_side = survey_rows(pairs).per_side
     return PairShards(pairs, further_columns(pairs.columns, per_side), per_side, mean_bytes(pairs))
 
 
@@ -75,10 +75,10 @@ def test_a_picture_as_it_is_stored(tmp_path):
     (tmp_path / "a.png").write_bytes(png())
     told = {"bytes": png(), "path": "a.png"}
     for value in ("a.png", str(tmp_path / "a.png"), {"bytes": None, "path": "a.png"}, told):
-        assert stored(Held(value, tmp_path)) == told
-    assert stored(Held(b"a", tmp_path)) == {"bytes": b"a", "path": None}
+        assert read_stored_bytes(Held(value, tmp_path)) == told
+    assert read_stored_bytes(Held(b"a", tmp_path)) == {"bytes": b"a", "path": None}
     for value in (None, {"bytes": None, "path": None}, "missing.png"):
-        assert stored(Held(value, tmp_path)) is None
+        assert read_stored_bytes(Held(value, tmp_path)) is None
 
 
 def test_nothing_but_pictures_of_the_data_is_copied(tmp_path):
@@ -88,10 +88,10 @@ def test_nothing_but_pictures_of_the_data_is_copied(tmp_path):
     (tmp_path / "private.png").write_bytes(png())
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "private.png")
     for value in ("key.png", "torn.png", "../private.png", str(tmp_path / "private.png"), "link.png", "/etc/passwd"):
-        assert stored(Held(value, tmp_path / "data")) is None
-        assert stored(Held({"bytes": None, "path": value}, tmp_path / "data")) is None
-    assert stored(Held("private.png", tmp_path)) == {"bytes": png(), "path": "private.png"}
-    assert stored(Held("private.png", tmp_path, 100)) is None
+        assert read_stored_bytes(Held(value, tmp_path / "data")) is None
+        assert read_stored_bytes(Held({"bytes": None, "path": value}, tmp_path / "data")) is None
+    assert read_stored_bytes(Held("private.png", tmp_path)) == {"bytes": png(), "path": "private.png"}
+    assert read_stored_bytes(Held("private.png", tmp_path, 100)) is None
 
 
 def test_light_columns_of_any_type_come_along_and_ours_take_precedence(tmp_path, output_dir):

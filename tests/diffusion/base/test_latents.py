@@ -12,13 +12,13 @@ from tiny import pair_folder, saved, saved_xl, vae
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
-from diffpo.diffusion.base.latents import require_known_latents, statistics, unscaled
+from diffpo.diffusion.base.latents import latent_statistics, require_known_latents, unscale_latents
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
-from diffpo.diffusion.evaluation.drawing import decoded
+from diffpo.diffusion.evaluation.drawing import decode_latents
 from diffpo.diffusion.model.encoder import Encoder
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.model.pipeline import load_base
@@ -83,9 +83,9 @@ def test_decoding_equals_that_of_diffusers_own_pipeline(pipe):
         for kind in ("latent", "np")
     )
     with torch.no_grad():
-        ours = pipe.vae.decode(unscaled(pipe.vae, latents)).sample
+        ours = pipe.vae.decode(unscale_latents(pipe.vae, latents)).sample
     np.testing.assert_allclose(pipe.image_processor.postprocess(ours, output_type="np"), pictures, rtol=0, atol=1e-6)
-    [picture] = decoded(pipe, latents)
+    [picture] = decode_latents(pipe, latents)
     assert np.abs(np.asarray(picture, dtype=int) - np.round(pictures[0] * 255)).max() <= 1
     assert isinstance(picture, Image.Image)
 
@@ -94,13 +94,15 @@ def test_what_is_decoded_is_what_was_encoded(pipe):
     mean, _ = Encoder.of(pipe).posterior(PIXELS)
     with torch.no_grad():
         raw = pipe.vae.encode(as_given(PIXELS)).latent_dist.mean
-    torch.testing.assert_close(unscaled(pipe.vae, mean * pipe.vae.config.scaling_factor), raw, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        unscale_latents(pipe.vae, mean * pipe.vae.config.scaling_factor), raw, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_vae_without_normalization_is_only_scaled():
     network, latents = vae(), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert statistics(network) is None
-    assert torch.equal(unscaled(network, latents), latents / network.config.scaling_factor)
+    assert latent_statistics(network) is None
+    assert torch.equal(unscale_latents(network, latents), latents / network.config.scaling_factor)
 
 
 def framed(source) -> PairData:

@@ -11,7 +11,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.schedules import (
     EDM,
     SCHEDULE,
-    changed,
+    change_scheduler,
     require_as_trained,
     require_ddpm,
     require_said,
@@ -120,7 +120,7 @@ def test_betas_one_by_one_say_enough(base, tmp_path):
 
 def test_what_was_said_to_the_constructor_is_said():
     require_said(made("DDIMScheduler", **SD), "x")
-    require_said(changed(made("DDIMScheduler"), SD), "x")
+    require_said(change_scheduler(made("DDIMScheduler"), SD), "x")
 
 
 def test_what_a_single_file_says_of_itself():
@@ -155,5 +155,5 @@ def test_a_user_may_know_better():
 @pytest.mark.parametrize("overrides", [{"beta_schedule": "foo"}, {"beta_start": "x"}, {"num_train_timesteps": -1}])
 def test_settings_that_a_scheduler_does_not_take_are_one_line(overrides):
     with pytest.raises(Refusal, match="DDIMScheduler does not take base.scheduler .*: .*Error: ") as caught:
-        changed(made("DDIMScheduler", **SD), overrides)
+        change_scheduler(made("DDIMScheduler", **SD), overrides)
     assert "\n" not in str(caught.value)

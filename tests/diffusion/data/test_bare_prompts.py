@@ -9,7 +9,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder, PromptsOnly
 from diffpo.data.mixture import Mixed
 from diffpo.data.pairs import require_suits
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import require_encodable
@@ -29,7 +29,7 @@ def data(folder, **changed) -> PairData:
 
 def first(folder):
     pairs = data(folder, caption_dropout=0.0).open()
-    return next(iter(pairs.batches(Share(3, 0, 0, 1, first=0)))), pairs
+    return next(iter(pairs.batches(ProcessShare(3, 0, 0, 1, first=0)))), pairs
 
 
 def test_every_prompt_is_visited_and_nothing_is_decoded(tmp_path):

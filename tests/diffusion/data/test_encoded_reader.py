@@ -9,7 +9,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.mixture import Mixed
 from diffpo.data.rows import PairRow, RowMap
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 
@@ -20,7 +20,7 @@ def root(tmp_path_factory):
 
 
 def batches(data, n=6, size=3):
-    return list(islice(data.open(0).batches(Share(size, 0)), n))
+    return list(islice(data.open(0).batches(ProcessShare(size, 0)), n))
 
 
 def test_visits_flips_and_dropped_captions_are_those_of_pictures(root):
@@ -69,7 +69,7 @@ def test_prompts_of_row_maps_are_those_that_are_encoded(root):
 
 def test_the_report_tells_of_prompts_and_unreadable_pairs(root):
     pairs = encoded(root).open(0)
-    list(islice(pairs.batches(Share(4, 0)), 2))
+    list(islice(pairs.batches(ProcessShare(4, 0)), 2))
     assert pairs.report() == (
         "8 of 8 rows were kept; 1 with an unreadable picture were passed over: rows [3]. 1 of 16 pictures read were "
         "smaller than the resolution and were enlarged. 0 of 9 prompts were longer than 24 tokens and cut when they "

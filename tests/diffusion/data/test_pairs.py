@@ -13,7 +13,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns, PairFolder
 from diffpo.data.mixture import Mixed
 from diffpo.data.rows import ForTraining, ForValidation, PairRow, RowMap
-from diffpo.data.sampler import Pick, Share
+from diffpo.data.sampler import ProcessShare, Visit
 from diffpo.data.streams import Stream
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import HeldOut, PairData
@@ -26,7 +26,7 @@ def opened(folder, **changed):
 
 def test_batches_do_not_depend_on_workers(tmp_path):
     pair_folder(tmp_path)
-    none, two = (list(islice(opened(tmp_path, workers=n).batches(Share(2, 0)), 5)) for n in (0, 2))
+    none, two = (list(islice(opened(tmp_path, workers=n).batches(ProcessShare(2, 0)), 5)) for n in (0, 2))
     for a, b in zip(none, two, strict=True):
         assert (a.row, a.epoch, a.prompts) == (b.row, b.epoch, b.prompts)
         assert torch.equal(a.pixels, b.pixels)
@@ -34,14 +34,14 @@ def test_batches_do_not_depend_on_workers(tmp_path):
 
 def test_a_row_looks_the_same_in_any_batch(tmp_path):
     pairs = opened(pair_folder(tmp_path), framing=Framing(16, random_crop=True))
-    alone = pairs[Pick(3, 2)]
-    batch = next(iter(pairs.batches(Share(6, 0, first=3))))
+    alone = pairs[Visit(3, 2)]
+    batch = next(iter(pairs.batches(ProcessShare(6, 0, first=3))))
     assert torch.equal(batch.pixels[:, batch.row.index(2)], alone.view.pixels)
 
 
 def test_caption_dropout_empties_both_sides(tmp_path):
     pairs = opened(pair_folder(tmp_path))
-    seen = [pairs[Pick(epoch, index)].prompts for epoch in range(20) for index in range(6)]
+    seen = [pairs[Visit(epoch, index)].prompts for epoch in range(20) for index in range(6)]
     assert all(chosen == rejected for chosen, rejected in seen)
     assert 0.35 < sum(chosen == "" for chosen, _ in seen) / len(seen) < 0.65
 
@@ -49,14 +49,14 @@ def test_caption_dropout_empties_both_sides(tmp_path):
 @pytest.mark.parametrize(("share", "emptied"), [(0.0, 0), (1.0, 6)])
 def test_caption_dropout_at_its_ends(tmp_path, share, emptied):
     pairs = opened(pair_folder(tmp_path), caption_dropout=share)
-    assert sum(pairs[Pick(0, i)].prompts[0] == "" for i in range(6)) == emptied
+    assert sum(pairs[Visit(0, i)].prompts[0] == "" for i in range(6)) == emptied
 
 
 def test_a_broken_picture_costs_its_pair_and_is_counted(tmp_path):
     pair_folder(tmp_path)
     (tmp_path / "rejected" / "2.png").write_bytes(b"")
     pairs = opened(tmp_path)
-    batches = list(islice(pairs.batches(Share(3, 0)), 4))
+    batches = list(islice(pairs.batches(ProcessShare(3, 0)), 4))
     assert all(2 not in batch.row for batch in batches)
     assert {row for _, row in pairs.seen.broken} == {2}
     assert "1 with an unreadable picture were passed over: rows [2]" in pairs.report()
@@ -91,7 +91,7 @@ def test_mixed_sources_fill_every_batch_and_replace_broken_pairs_from_their_own(
     (folders[1] / "chosen" / "4.png").write_bytes(b"")
     source = Mixed([PairFolder(str(folder)) for folder in folders], [1.0, 1.0])
     pairs = PairData(source, framing=Framing(16), workers=0).open(0)
-    batches = list(islice(pairs.batches(Share(8, 0)), 6))
+    batches = list(islice(pairs.batches(ProcessShare(8, 0)), 6))
     assert pairs.size == 12
     assert pairs.row_ids.tolist() == list(range(12))
     assert all(3 <= sum(row < 3 for row in batch.row) <= 5 for batch in batches)
@@ -103,9 +103,9 @@ def test_mixed_sources_fill_every_batch_and_replace_broken_pairs_from_their_own(
 def test_mixed_sources_are_shared_and_resumed_bitwise(tmp_path):
     folders = [pair_folder(tmp_path / name, n) for name, n in (("a", 3), ("b", 5))]
     data = PairData(Mixed([PairFolder(str(folder)) for folder in folders]), framing=Framing(16), workers=0)
-    whole = list(islice(data.open(0).batches(Share(4, 0)), 5))
-    later = islice(data.open(0).batches(Share(4, 0, first=3)), 2)
-    ranks = [list(islice(data.open(0).batches(Share(2, 0, rank, 2)), 5)) for rank in (0, 1)]
+    whole = list(islice(data.open(0).batches(ProcessShare(4, 0)), 5))
+    later = islice(data.open(0).batches(ProcessShare(4, 0, first=3)), 2)
+    ranks = [list(islice(data.open(0).batches(ProcessShare(2, 0, rank, 2)), 5)) for rank in (0, 1)]
     for a, b in zip(whole[3:], later, strict=True):
         assert (a.row, a.epoch) == (b.row, b.epoch)
         assert torch.equal(a.pixels, b.pixels)
@@ -152,7 +152,7 @@ def test_numbers_out_of_range_are_refused(changed, message):
 
 def test_draws_repeat_after_a_cycle_though_the_order_does_not(tmp_path):
     data = {"cycle": 2, "rows": [], "framing": Framing(16, random_crop=True)}
-    batches = list(islice(opened(pair_folder(tmp_path), **data).batches(Share(6, 0)), 4))
+    batches = list(islice(opened(pair_folder(tmp_path), **data).batches(ProcessShare(6, 0)), 4))
     assert [batch.epoch[0] for batch in batches] == [0, 1, 0, 1]
     assert batches[0].row != batches[2].row
     first, again = (
@@ -173,20 +173,20 @@ def test_batches_of_one_shape(tmp_path):
     data = PairData(InShapes(str(pair_folder(tmp_path))), framing=Framing(16), workers=0, together=2)
     pairs = data.open(0)
     assert pairs.size == 8
-    batches = list(islice(pairs.batches(Share(2, 0)), 8))
+    batches = list(islice(pairs.batches(ProcessShare(2, 0)), 8))
     assert all(len({row % 2 for row in batch.row}) == 1 for batch in batches)
     assert {row for batch in batches[:4] for row in batch.row} == set(range(6))
     assert pairs.first(9).row == (0, 2, 4)
     with pytest.raises(Refusal, match="data.together 2 is not a multiple of fit.per_device_batch_size 3"):
-        next(pairs.batches(Share(3, 0)))
+        next(pairs.batches(ProcessShare(3, 0)))
 
 
 def test_a_broken_pair_is_replaced_by_one_of_its_shape(tmp_path):
     pair_folder(tmp_path)
     (tmp_path / "chosen" / "5.png").write_bytes(b"")
     pairs = PairData(InShapes(str(tmp_path)), framing=Framing(16), workers=0).open(0)
-    assert list(pairs.onward(Pick(0, 5))) == [5, 1, 3]
-    assert pairs[Pick(0, 5)].row.id == 1
+    assert list(pairs.onward(Visit(0, 5))) == [5, 1, 3]
+    assert pairs[Visit(0, 5)].row.id == 1
 
 
 def test_several_sources_in_several_shapes_are_refused(tmp_path):
@@ -196,11 +196,11 @@ def test_several_sources_in_several_shapes_are_refused(tmp_path):
 
 
 def test_a_pair_of_one_picture_is_passed_over_and_counted_and_nothing_else_moves(tmp_path):
-    whole = list(islice(opened(pair_folder(tmp_path / "whole")).batches(Share(3, 0)), 4))
+    whole = list(islice(opened(pair_folder(tmp_path / "whole")).batches(ProcessShare(3, 0)), 4))
     pair_folder(tmp_path / "same")
     shutil.copy(tmp_path / "same" / "chosen" / "2.png", tmp_path / "same" / "rejected" / "2.png")
     pairs = opened(tmp_path / "same")
-    batches = list(islice(pairs.batches(Share(3, 0)), 4))
+    batches = list(islice(pairs.batches(ProcessShare(3, 0)), 4))
     for before, after in zip(whole, batches, strict=True):
         kept = [i for i, row in enumerate(before.row) if row != 2]
         assert all(before.row[i] == after.row[i] for i in kept)
@@ -228,7 +228,7 @@ def captioned(folder):
 def test_of_several_captions_each_visit_draws_one_whatever_the_batches(tmp_path, stream):
     data = replace(captioned(tmp_path), stream=stream)
     pairs = data.open(0)
-    ones, threes = (list(islice(pairs.batches(Share(n, 0)), 12 // n)) for n in (1, 3))
+    ones, threes = (list(islice(pairs.batches(ProcessShare(n, 0)), 12 // n)) for n in (1, 3))
     said = [prompt for batch in ones for prompt in batch.prompts[0]]
     assert said == [prompt for batch in threes for prompt in batch.prompts[0]]
     assert set(said) == {"a", "b", "c"}
@@ -237,6 +237,6 @@ def test_of_several_captions_each_visit_draws_one_whatever_the_batches(tmp_path,
 
 def test_held_out_pairs_are_judged_by_the_first_caption(tmp_path):
     validation = HeldOut(source=captioned(tmp_path).source).held_out(captioned(tmp_path)).open(0)
-    batches = islice(validation.batches(Share(4, 0)), 3)
+    batches = islice(validation.batches(ProcessShare(4, 0)), 3)
     assert {prompt for batch in batches for side in batch.prompts for prompt in side} == {"a"}
     assert "4 have several captions, of which the first was taken" in validation.report()

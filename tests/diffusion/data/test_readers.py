@@ -10,7 +10,7 @@ from diffpo.data.files.records import Held
 from diffpo.data.rows import PairRow
 from diffpo.data.typed import Captions
 from diffpo.diffusion.data.framing import Framing
-from diffpo.diffusion.data.readers import PixelReader, Seen, gathered
+from diffpo.diffusion.data.readers import PixelReader, Seen, gather_ids
 
 
 def row(number, *sizes, **fields):
@@ -94,7 +94,7 @@ def test_broken_and_identical_pairs_are_told_apart():
     seen, reader = Seen(), PixelReader(Framing(16), 0.0, 0)
     rows = [of(4, RED, RED), of(5, b"", RED), of(6, RED, RED), of(7, RED, BLUE)]
     seen.note(reader.collate([reader([(0, row) for row in rows])]))
-    assert (gathered(seen.identical), gathered(seen.broken)) == ([(0, 4), (0, 6)], [(0, 5)])
+    assert (gather_ids(seen.identical), gather_ids(seen.broken)) == ([(0, 4), (0, 6)], [(0, 5)])
     with pytest.raises(Refusal, match="None of 3 pairs .*: 1 cannot be read, and 2 have the same .* them row 6; name"):
         reader([(0, row) for row in rows[:3]])
 

@@ -5,7 +5,7 @@ from tiny import pair_folder
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import HeldOut, PairData
 
@@ -13,7 +13,7 @@ FRAMING = Framing(16, random_crop=True)
 
 
 def rows(pairs) -> set[int]:
-    return set(next(iter(pairs.batches(Share(pairs.size, seed=0)))).row)
+    return set(next(iter(pairs.batches(ProcessShare(pairs.size, seed=0)))).row)
 
 
 @pytest.fixture

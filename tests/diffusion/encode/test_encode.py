@@ -22,7 +22,7 @@ from diffpo.data.layouts import Columns, Unpaired
 from diffpo.data.mixture import Mixed
 from diffpo.data.row_maps import ScoreLabel
 from diffpo.data.rows import FirstCaption
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.data.streams import Stream
 from diffpo.data.typed import MARKED, SEVERAL
 from diffpo.diffusion.data.encoded import EncodedPairs
@@ -78,7 +78,7 @@ def test_encoding_in_other_batches_moves_last_bits_alone(root):
 def losses(model, data) -> torch.Tensor:
     """Of single pairs, at a policy that has moved, computed as `fit` does."""
     found = []
-    for raw in islice(data.open(0).batches(Share(1, 0)), 8):
+    for raw in islice(data.open(0).batches(ProcessShare(1, 0)), 8):
         draws = Draws(0, raw.epoch, raw.row)
         batch = model.encode(raw, draws)
         with torch.no_grad(), torch.autocast("cpu", model.storage, enabled=model.storage != torch.float32):
@@ -226,7 +226,9 @@ def test_several_captions_and_pictures_that_are_the_same_are_as_from_pictures(ro
     assert found["notes"] == {SEVERAL: 2, MARKED: 1}
     model, data = base(root).load(), replace(plain, source=EncodedPairs(str(tmp_path / "out")))
     ours, theirs = data.open(0), plain.open(0)
-    for batch, raw in islice(zip(ours.batches(Share(2, 0)), theirs.batches(Share(2, 0)), strict=True), 6):
+    for batch, raw in islice(
+        zip(ours.batches(ProcessShare(2, 0)), theirs.batches(ProcessShare(2, 0)), strict=True), 6
+    ):
         wanted = model.encoder(raw)
         assert (batch.row, batch.epoch, batch.identical) == (raw.row, raw.epoch, raw.identical)
         torch.testing.assert_close(batch.mean, wanted.mean, rtol=1e-5, atol=2e-6)

@@ -12,7 +12,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.pairs import PairData
-from diffpo.diffusion.encode.fingerprint import encoders, require_encoded_for
+from diffpo.diffusion.encode.fingerprint import list_encoders, require_encoded_for
 from diffpo.diffusion.model.loading import StableDiffusion
 
 
@@ -28,7 +28,7 @@ def changed_weights(file: Path) -> None:
 
 
 def differing(one: StableDiffusion, other: StableDiffusion) -> set[str]:
-    before, after = encoders(one), encoders(other)
+    before, after = list_encoders(one), list_encoders(other)
     return {key for key in before if before[key] != after[key]}
 
 
@@ -61,9 +61,9 @@ def test_a_variant_is_its_own_weights(base):
     shutil.copy(vae / "diffusion_pytorch_model.safetensors", vae / "diffusion_pytorch_model.fp16.safetensors")
     changed_weights(vae / "diffusion_pytorch_model.fp16.safetensors")
     assert "vae" in differing(base, replace(base, variant="fp16"))
-    before = encoders(base)
+    before = list_encoders(base)
     changed_weights(vae / "diffusion_pytorch_model.fp16.safetensors")
-    assert encoders(base) == before
+    assert list_encoders(base) == before
 
 
 def test_what_an_empty_prompt_becomes_belongs_to_it(tmp_path):
@@ -74,14 +74,14 @@ def test_what_an_empty_prompt_becomes_belongs_to_it(tmp_path):
 def test_a_single_file_is_known_by_its_content(base, tmp_path):
     save_single_file(pipeline(), tmp_path / "a.safetensors")
     single = StableDiffusion(str(tmp_path / "a.safetensors"), config=base.path)
-    found = encoders(single)
+    found = list_encoders(single)
     assert found["vae"] == found["text_encoders"]
     assert found["single_file_config"] == base.path
 
 
 def test_training_another_vae_is_refused_and_pictures_are_not_asked(base, tmp_path):
     (tmp_path / "encoded").mkdir()
-    (tmp_path / "encoded" / "encoding.json").write_text(json.dumps(encoders(base)))
+    (tmp_path / "encoded" / "encoding.json").write_text(json.dumps(list_encoders(base)))
     data = PairData(EncodedPairs(str(tmp_path / "encoded")))
     require_encoded_for(base, data)
     with pytest.raises(Refusal, match="vae was 'sha256 .*' and is 'some/vae'; encode the pairs anew with scripts"):

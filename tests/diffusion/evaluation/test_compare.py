@@ -8,10 +8,10 @@ from PIL import Image
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation import drawing
-from diffpo.diffusion.evaluation.compare import SideBySide, diversity, write_report
+from diffpo.diffusion.evaluation.compare import SideBySide, measure_diversity, write_report
 from diffpo.diffusion.evaluation.drawing import Sampling
 from diffpo.evaluation.prompts import Prompts
-from diffpo.evaluation.win_rates import versions
+from diffpo.evaluation.win_rates import list_versions
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, read_caption
 from diffpo.lab.shapes.oracle import measure, utility
 from diffpo.lab.shapes.scenes import HUES, Scene, random_attributes, random_scene, render
@@ -55,7 +55,7 @@ def drawn_by_hand(monkeypatch):
     def generate(pipeline, prompts, seeds, *_, **__):
         return [pipeline.draw(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
-    monkeypatch.setattr(drawing, "generate", generate)
+    monkeypatch.setattr(drawing, "generate_pictures", generate)
 
 
 def evaluate(folder, n_prompts: int = N, pictures: int = 2, seed: int = 7, **pipelines) -> dict:
@@ -78,7 +78,7 @@ def test_the_report_follows_its_schema(tmp_path):
     summary |= {f"{key}_{name}" for key in ("attributes", "style") for name in ("base", "tuned")}
     assert report.keys() == top | summary
     assert (report["seed"], report["n_prompts"], report["steps"]) == (7, N, 3)
-    assert report["versions"] == versions()
+    assert report["versions"] == list_versions()
     assert report["models"].keys() == {"base", "tuned"}
     assert report["models"]["tuned"].keys() >= {"attributes", "style", "scores", "diversity"}
     assert report["models"]["tuned"]["scores"]["oracle"].keys() == {"mean", "median"}
@@ -231,9 +231,9 @@ def test_an_unreadable_picture_has_no_part_in_diversity(tmp_path):
     files = [tmp_path / f"{n}.png" for n in range(4)]
     for file, shade in zip(files, (0, 255, 51, 102), strict=True):
         Image.new("RGB", (8, 8), (shade,) * 3).save(file)
-    assert diversity(files, prompts=2) == pytest.approx((1.0 + 0.2) / 2)
+    assert measure_diversity(files, prompts=2) == pytest.approx((1.0 + 0.2) / 2)
     files[0].write_bytes(b"no picture")
-    assert diversity(files, prompts=2) == pytest.approx(0.2)
+    assert measure_diversity(files, prompts=2) == pytest.approx(0.2)
 
 
 def test_prompts_that_a_scorer_cuts_are_told(tmp_path, monkeypatch):

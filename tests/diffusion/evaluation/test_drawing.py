@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation import drawing
-from diffpo.diffusion.evaluation.drawing import Sampling, draw, draw_or_copy, picture_file
+from diffpo.diffusion.evaluation.drawing import Sampling, draw_or_copy, draw_pictures, picture_file
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 TWO = Sampling(pictures=2, steps=1, guidance=2.0, first_seed=7, batch_size=4)
@@ -36,47 +36,47 @@ def test_pictures_of_a_prompt_stand_together_and_seeds_count_up(pipeline, tmp_pa
         asked.extend(zip(prompts, seeds, strict=True))
         return [Image.new("RGB", (8, 8), (seed, 0, 0)) for seed in seeds]
 
-    monkeypatch.setattr(drawing, "generate", generate)
-    files = draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
+    monkeypatch.setattr(drawing, "generate_pictures", generate)
+    files = draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
     assert asked == [(PROMPTS[n // 2], 7 + n) for n in range(6)]
     assert files == [tmp_path / f"{n:05d}.png" for n in range(6)]
     assert pixels(files)[:, 0, 0, 0].tolist() == [7, 8, 9, 10, 11, 12]
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_pictures(pipeline, tmp_path, monkeypatch):
-    whole = draw(lambda: pipeline, PROMPTS, TWO, tmp_path / "whole", {}, "x")
-    calls, generate = count(1), drawing.generate
+    whole = draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path / "whole", {}, "x")
+    calls, generate = count(1), drawing.generate_pictures
 
     def killed(*given, **named):
         if next(calls) == 2:
             raise KeyboardInterrupt
         return generate(*given, **named)
 
-    monkeypatch.setattr(drawing, "generate", killed)
+    monkeypatch.setattr(drawing, "generate_pictures", killed)
     with pytest.raises(KeyboardInterrupt):
-        draw(lambda: pipeline, PROMPTS, TWO, tmp_path / "stopped", {}, "x")
+        draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path / "stopped", {}, "x")
     kept = sorted(file.name for file in (tmp_path / "stopped").glob("*.png"))
     assert kept == [f"{n:05d}.png" for n in range(4)]
     before = (tmp_path / "stopped" / kept[0]).stat().st_mtime_ns
-    resumed = draw(lambda: pipeline, PROMPTS, TWO, tmp_path / "stopped", {}, "x")
+    resumed = draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path / "stopped", {}, "x")
     np.testing.assert_array_equal(pixels(whole), pixels(resumed))
     assert resumed[0].stat().st_mtime_ns == before
 
 
 def test_finished_pictures_need_no_model(pipeline, tmp_path):
-    files = draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
-    assert draw(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x") == files
+    files = draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+    assert draw_pictures(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x") == files
 
 
 def test_what_one_run_has_drawn_another_copies_if_nothing_differs(pipeline, tmp_path, monkeypatch):
     first = draw_or_copy(tmp_path / "kept", pipeline, PROMPTS, TWO, tmp_path / "a", "x")
-    drawn, generate = [], drawing.generate
+    drawn, generate = [], drawing.generate_pictures
 
     def counted(_, prompts, *given, **named):
         drawn.extend(prompts)
         return generate(_, prompts, *given, **named)
 
-    monkeypatch.setattr(drawing, "generate", counted)
+    monkeypatch.setattr(drawing, "generate_pictures", counted)
     second = draw_or_copy(tmp_path / "kept", pipeline, PROMPTS, TWO, tmp_path / "b", "x")
     assert drawn == []
     np.testing.assert_array_equal(pixels(first), pixels(second))
@@ -96,9 +96,9 @@ def test_what_one_run_has_drawn_another_copies_if_nothing_differs(pipeline, tmp_
 )
 def test_pictures_of_something_else_are_not_taken_for_these(pipeline, tmp_path, changed, named):
     asked = {"prompts": PROMPTS, "sampling": TWO, "folder": tmp_path, "identity": {"model": "a"}, "title": "x"}
-    draw(lambda: pipeline, **asked)
+    draw_pictures(lambda: pipeline, **asked)
     with pytest.raises(Refusal, match=f"{named}.*choose another output_dir"):
-        draw(lambda: pipeline, **asked | changed)
+        draw_pictures(lambda: pipeline, **asked | changed)
 
 
 def test_processes_share_whole_batches(pipeline, tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_processes_share_whole_batches(pipeline, tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(drawing, "PartialState", Second)
-    draw(lambda: pipeline, PROMPTS, one, tmp_path, {}, "x")
+    draw_pictures(lambda: pipeline, PROMPTS, one, tmp_path, {}, "x")
     assert [file.name for file in tmp_path.glob("*.png")] == ["00001.png"]
 
 
@@ -129,12 +129,12 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_no_half_picture(pipeline, tmp_
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(Refusal, match="No space left.*goes on where it stopped"):
-        draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
+        draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
     assert f"{number - 1:05d}.png" not in {file.name for file in tmp_path.glob("*.png")}
 
 
 def test_a_folder_says_what_its_pictures_are_of(pipeline, tmp_path):
-    draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+    draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
     about = json.loads((tmp_path / "drawn.json").read_text())
     assert (about["model"], about["sampling"]["first_seed"]) == ("a", 7)
     assert picture_file(tmp_path, 5).exists()
@@ -153,7 +153,7 @@ def test_the_vae_keeps_its_type():
 
 def test_pictures_can_be_drawn_in_half_precision(tmp_path):
     half = Sampling(steps=1, dtype="bfloat16")
-    files = draw(tiny.pipeline, PROMPTS, half, tmp_path, {}, "x")
+    files = draw_pictures(tiny.pipeline, PROMPTS, half, tmp_path, {}, "x")
     assert pixels(files).shape == (3, 32, 32, 3)
 
 
@@ -164,26 +164,26 @@ def test_nothing_to_draw_is_refused():
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_picture_that_is_not_what_was_drawn_is_drawn_again(pipeline, tmp_path, damage, caplog):
-    files = draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
+    files = draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
     before = [file.read_bytes() for file in files]
     DAMAGES[damage](files[4], 7)
-    draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
+    draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path, {}, "x")
     assert [file.read_bytes() for file in files] == before
     assert (
         f"1 pictures in {tmp_path} are not what was drawn, the first is 00004.png; they are drawn again" in caplog.text
     )
-    draw(refused, PROMPTS, TWO, tmp_path, {}, "x")
+    draw_pictures(refused, PROMPTS, TWO, tmp_path, {}, "x")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["drawn.json", "files.json"])
 def test_what_a_folder_of_pictures_says_of_itself_may_be_damaged(pipeline, tmp_path, name, damage, caplog):
-    draw(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+    draw_pictures(lambda: pipeline, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
     DAMAGES[damage](tmp_path / name, 7)
     if (name, damage) == ("files.json", "removed"):
-        draw(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+        draw_pictures(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
         assert "are taken as they are: nothing there tells what was drawn" in caplog.text
         return
     with pytest.raises(Refusal, match=name.replace(".", r"\.") + "|holds results of something else") as said:
-        draw(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
+        draw_pictures(refused, PROMPTS, TWO, tmp_path, {"model": "a"}, "x")
     assert "\n" not in str(said.value)

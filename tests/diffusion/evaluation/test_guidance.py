@@ -8,7 +8,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation import guidance
 from diffpo.diffusion.evaluation.drawing import Sampling
 from diffpo.diffusion.evaluation.guidance import GuidanceSweep, mean_with_interval
-from diffpo.diffusion.evaluation.model import Model
+from diffpo.diffusion.evaluation.model import ComparedModel
 from diffpo.diffusion.evaluation.scores import Judges
 from diffpo.evaluation.prompts import Prompts
 from diffpo.lab.shapes.scenes import random_attributes, random_scene, render
@@ -33,10 +33,10 @@ def test_each_model_gets_the_scale_at_which_its_mean_is_highest(development, tmp
             clean.save(folder / f"{n}.png")
         return sorted(folder.glob("*.png"))
 
-    monkeypatch.setattr(guidance, "draw", draw)
+    monkeypatch.setattr(guidance, "draw_pictures", draw)
     sweep = GuidanceSweep(development, scales=[1.0, 2.0, 4.0], pictures=2)
     judges, asked = Judges([Oracle()]), ["a red circle"]
-    curves = sweep(Model("base", "nowhere"), lambda: None, asked, judges, Sampling(), tmp_path / "out")
+    curves = sweep(ComparedModel("base", "nowhere"), lambda: None, asked, judges, Sampling(), tmp_path / "out")
     found = sweep.report({"base": curves}, asked, judges)
     assert (found["chosen"], found["metric"], found["n_prompts"], found["pictures"]) == ({"base": 2.0}, "oracle", 1, 2)
     points = found["curves"]["base"]["oracle"]

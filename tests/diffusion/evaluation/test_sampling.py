@@ -5,13 +5,13 @@ from tiny import pipeline
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation import drawing as sampling
-from diffpo.diffusion.evaluation.drawing import decoded, generate
+from diffpo.diffusion.evaluation.drawing import decode_latents, generate_pictures
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 
 
 def pictures(prompts, seeds, batch_size: int = 16) -> np.ndarray:
-    made = generate(pipeline(), prompts, seeds, steps=2, guidance=2.0, batch_size=batch_size)
+    made = generate_pictures(pipeline(), prompts, seeds, steps=2, guidance=2.0, batch_size=batch_size)
     return np.stack([np.asarray(picture, dtype=np.int16) for picture in made])
 
 
@@ -35,25 +35,25 @@ def test_the_prompt_matters():
 
 def test_the_global_generator_is_left_alone():
     state = torch.get_rng_state()
-    generate(pipeline(), PROMPTS[:1], [5], steps=1, guidance=2.0)
+    generate_pictures(pipeline(), PROMPTS[:1], [5], steps=1, guidance=2.0)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_no_prompts_make_no_pictures():
-    assert generate(pipeline(), [], []) == []
+    assert generate_pictures(pipeline(), [], []) == []
 
 
 def test_many_pixels_are_decoded_a_part_at_a_time(monkeypatch):
     pipe, parts = pipeline(), []
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    at_once = [np.asarray(picture, dtype=np.int16) for picture in decoded(pipe, latents)]
+    at_once = [np.asarray(picture, dtype=np.int16) for picture in decode_latents(pipe, latents)]
     decode = pipe.vae.decode
     monkeypatch.setattr(pipe.vae, "decode", lambda some: parts.append(len(some)) or decode(some))
     monkeypatch.setattr(sampling, "PIXELS", 2 * 32 * 32)
-    np.testing.assert_allclose([np.asarray(picture) for picture in decoded(pipe, latents)], at_once, atol=1)
+    np.testing.assert_allclose([np.asarray(picture) for picture in decode_latents(pipe, latents)], at_once, atol=1)
     assert parts == [2, 1]
 
 
 def test_more_steps_than_the_scheduler_knows_are_refused():
     with pytest.raises(Refusal, match="1001 denoising steps are more than the 1000 that the scheduler knows"):
-        generate(pipeline(), PROMPTS[:1], [5], steps=1001)
+        generate_pictures(pipeline(), PROMPTS[:1], [5], steps=1001)

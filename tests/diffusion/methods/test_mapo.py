@@ -41,7 +41,7 @@ def test_a_label_of_zero_is_the_swapped_pair():
 
 def test_needs_no_reference():
     objective = DenoisingPreference(MaPO())
-    assert not objective.needs_reference
+    assert not objective.requires.reference
     step = objective(denoiser(), None, image_batch(), draws())
     chosen, rejected = step.metrics["mse/policy_chosen"], step.metrics["mse/policy_rejected"]
     torch.testing.assert_close(step.metrics["rewards/margins"], 0.05 * (rejected - chosen))

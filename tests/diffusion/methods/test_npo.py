@@ -92,5 +92,5 @@ def test_guidance_that_is_off_is_refused():
 
 
 def test_its_reference_cannot_be_remembered():
-    assert JointGuidance().reference_inputs is None
-    assert JointGuidance().asks == ("noise", "scores")
+    assert JointGuidance().requires.cacheable_by is None
+    assert JointGuidance().requires.answers == ("noise", "scores")

@@ -9,7 +9,7 @@ from diffpo.core.needs import Candidates
 from diffpo.core.references import Ema, FrozenCopy
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import Conditioning
-from diffpo.diffusion.methods.self_npo import SelfNPO, later, noised_from
+from diffpo.diffusion.methods.self_npo import SelfNPO, draw_later, noised_from
 from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Flow, Velocity
 from diffpo.diffusion.objective.trajectories import FromNoise, FromPictures
 
@@ -44,9 +44,9 @@ def test_no_time_later_adds_no_noise():
 
 def test_later_times_lie_after_the_end_and_reach_the_last():
     shares = torch.linspace(0, 0.999999, 2000)
-    found = later(torch.full((2000,), 799), 1000, shares)
+    found = draw_later(torch.full((2000,), 799), 1000, shares)
     assert found.unique().tolist() == list(range(800, 1000))
-    assert later(torch.tensor([998]), 1000, torch.tensor([0.9])).tolist() == [999]
+    assert draw_later(torch.tensor([998]), 1000, torch.tensor([0.9])).tolist() == [999]
 
 
 @pytest.mark.parametrize("prediction", [Epsilon(), Velocity(), Flow()])
@@ -55,7 +55,7 @@ def test_loss_by_hand(prediction):
     policy = denoiser(prediction=prediction)
     objective, reference, batch = SelfNPO(huber=0.1), FrozenCopy(policy.unet), batch_with_empty()
     cut = objective.trajectories(policy, reference, batch.best(), draws())
-    s = later(cut.t, 1000, draws().uniform("later 0"))
+    s = draw_later(cut.t, 1000, draws().uniform("later 0"))
     x_s = noised_from(policy, cut.x_t, cut.t, s, draws().normal("fresh 0", 4, 8, 8)[None])
     a, sigma, out = policy.signal(s), policy.noise(s), policy.out(x_s, s, cut.batch.cond)
     seen = {Epsilon: (x_s - sigma * out) / a, Velocity: a * x_s - sigma * out, Flow: x_s - sigma * out}
@@ -118,7 +118,7 @@ def test_prompts_are_enough_from_noise():
     one, two = (objective(policy, FrozenCopy(policy.unet), some, draws()) for some in (batch, others))
     torch.testing.assert_close(one.loss, two.loss, rtol=1e-4, atol=1e-5)
     assert len(one.metrics["huber/policy"]) == 6
-    assert (objective.needs_candidates, SelfNPO().needs_candidates) == (Candidates(0), Candidates(1))
+    assert (objective.requires.candidates, SelfNPO().requires.candidates) == (Candidates(0), Candidates(1))
 
 
 def test_a_row_does_not_see_its_batch():

@@ -28,7 +28,7 @@ def test_needs_no_reference_and_ignores_the_loser():
     other = type(batch)(
         torch.stack([batch.latents[0], torch.full_like(batch.latents[1], 9.0)]), batch.cond, batch.label, batch.row
     )
-    assert not SFT().needs_reference
+    assert not SFT().requires.reference
     torch.testing.assert_close(
         SFT()(denoiser(), None, batch, draws()).loss,
         SFT()(denoiser(), None, other, draws()).loss,

@@ -46,7 +46,7 @@ def trained(root, output_dir, objective=None, base=None, **changed):
     data = pairs(root)
     require_prediction(model.denoiser, *model.first(data))
     objective = objective or DenoisingPreference(Sigmoid(2000.0))
-    frozen = model.reference() if objective.needs_reference else None
+    frozen = model.reference() if objective.requires.reference else None
     fit(objective, model.unet, frozen, data, model.prepare, adamw(1e-2), run)
     model.save(output_dir)
     return model

@@ -161,7 +161,7 @@ def test_scale_moves_a_text_beta_to_images():
 def test_reference_free_loss_never_calls_a_reference():
     policy, _ = policy_and_reference()
     objective = DenoisingPreference(SimPO(), scale=100.0)
-    assert not objective.needs_reference
+    assert not objective.requires.reference
     step = objective(policy, None, image_batch(), draws())
     assert step.loss.isfinite()
     assert "mse/reference_chosen" not in step.metrics

@@ -17,7 +17,7 @@ from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.inversion import PolicyInversion, ReferenceInversion
 from diffpo.diffusion.objective.noising import Among, ForwardNoise
 from diffpo.diffusion.objective.preference import DenoisingPreference
-from diffpo.diffusion.objective.reference_cache import remembered
+from diffpo.diffusion.objective.reference_cache import cache_reference
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.margin import IPO
 from diffpo.train.fit import fit
@@ -48,7 +48,7 @@ def opened(root: Path, folder: Path, objective=SIGMOID, base: StableDiffusion | 
 
     read = changed.pop("data", pairs)
     settings = {"seed": 0, "storage": torch.float32} | changed
-    return remembered(folder, inner, objective, base, read, pairs.open(0), LATENTS, **settings), made
+    return cache_reference(folder, inner, objective, base, read, pairs.open(0), LATENTS, **settings), made
 
 
 def train(root: Path, output_dir: Path, remember: Path | None, objective=SIGMOID, steps: int = 6):
@@ -58,7 +58,7 @@ def train(root: Path, output_dir: Path, remember: Path | None, objective=SIGMOID
     model, read = base.load(), data(root)
     pairs, reference = read.open(0), model.reference()
     if remember:
-        reference = remembered(
+        reference = cache_reference(
             remember, lambda: model.reference(), objective, base, read, pairs, LATENTS, 0, torch.float32
         )
     fit(objective, model.unet, reference, pairs, model.prepare, adamw(1e-3), run)
@@ -130,5 +130,5 @@ def test_what_cannot_be_remembered_is_refused(root, tmp_path):
     for walked in (PolicyInversion(), ReferenceInversion(visits=2)):
         with pytest.raises(Refusal, match="InPO asks its reference cannot be remembered"):
             opened(root, tmp_path, objective=InPO(noising=walked))
-    with pytest.raises(Refusal, match="set reference or remember to null"):
+    with pytest.raises(Refusal, match="set reference or reference_cache to null"):
         require_still(partial(FrozenCopy))

@@ -8,7 +8,7 @@ from diffpo.core.references import FrozenCopy
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.model.denoiser import Epsilon, Flow, Velocity
-from diffpo.diffusion.objective.trajectories import FromNoise, FromPictures, guided
+from diffpo.diffusion.objective.trajectories import FromNoise, FromPictures, guide_output
 
 
 def batch_with_empty(b: int = 3):
@@ -82,9 +82,9 @@ def test_guidance_of_minus_one_does_not_hear_the_prompt_and_none_hears_it_alone(
     policy, batch = denoiser(), batch_with_empty()
     x, t = batch.latents, torch.tensor([10, 500, 990])
     conditional, unconditional = policy.out(x, t, batch.cond), policy.out(x, t, batch.unconditional)
-    assert torch.equal(guided(policy, x, t, batch, -1.0), unconditional)
-    assert torch.equal(guided(policy, x, t, batch, 0.0), conditional)
-    away = guided(policy, x, t, batch, -5.0)
+    assert torch.equal(guide_output(policy, x, t, batch, -1.0), unconditional)
+    assert torch.equal(guide_output(policy, x, t, batch, 0.0), conditional)
+    away = guide_output(policy, x, t, batch, -5.0)
     torch.testing.assert_close(away, 5 * unconditional - 4 * conditional)
 
 

@@ -13,18 +13,16 @@ from tiny_negatives import saved_difference, saved_lora
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.pipelines.negative_networks import (
     NEGATIVE,
-    active,
-    adapted,
     add_difference,
-    attach,
+    attach_negative,
     merged_copy,
     read_adapters,
     read_difference,
     read_full,
-    switched,
 )
 from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE
 from diffpo.lora.layers import require_put
+from diffpo.lora.switch import active, adapted, switched
 
 LATENTS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 STATES = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -57,7 +55,7 @@ def test_an_attached_lora_changes_nothing_until_it_is_switched_on(tmp_path):
     network.conv_in.weight.requires_grad_(True)
     trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     before = out(network)
-    scales = attach(network, read_adapters(pipe, saved_lora(tmp_path / "negative"), "unet"), mix=0.8)
+    scales = attach_negative(network, read_adapters(pipe, saved_lora(tmp_path / "negative"), "unet"), mix=0.8)
     assert scales == {"style": None, NEGATIVE: 0.8}
     assert torch.equal(out(network), before)
     assert {name for name, parameter in network.named_parameters() if parameter.requires_grad} == trainable
@@ -71,7 +69,7 @@ def test_an_attached_lora_changes_nothing_until_it_is_switched_on(tmp_path):
 def test_switching_equals_merging_equals_diffusers_own_adapters(tmp_path):
     pipe, path = with_style(tmp_path / "style"), saved_lora(tmp_path / "negative")
     merged = out(merged_copy(pipe.unet, read_adapters(pipe, path, "unet"), mix=0.6))
-    scales = attach(pipe.unet, read_adapters(pipe, path, "unet"), mix=0.6)
+    scales = attach_negative(pipe.unet, read_adapters(pipe, path, "unet"), mix=0.6)
     with switched(adapted(pipe.unet), scales):
         shared = out(pipe.unet)
     theirs = with_style(tmp_path / "again")
@@ -175,7 +173,7 @@ def test_a_path_without_weights_says_what_was_looked_for(tmp_path):
 def test_a_lora_of_any_trainer_is_a_negative(tmp_path, layout):
     pipe, layers = pipeline(), layers_of(unet())
     lora = read_adapters(pipe, saved_layers(tmp_path / "a.safetensors", layers, layout), "unet")
-    attach(pipe.unet, lora, mix=1.0)
+    attach_negative(pipe.unet, lora, mix=1.0)
     require_put(pipe.unet, layers, NEGATIVE)
 
 
@@ -190,7 +188,7 @@ def test_a_dora_is_added_as_a_whole_or_not_at_all(tmp_path):
     path = saved_layers(tmp_path / "a.safetensors", layers_of(unet(), dora=True))
     pipe = pipeline()
     whole = out(merged_copy(pipe.unet, read_adapters(pipe, path, "unet")))
-    scales = attach(pipe.unet, read_adapters(pipe, path, "unet"), 1.0)
+    scales = attach_negative(pipe.unet, read_adapters(pipe, path, "unet"), 1.0)
     with switched(adapted(pipe.unet), scales):
         assert torch.allclose(out(pipe.unet), whole, atol=1e-5)
     for pipe, mix, told in (
@@ -198,10 +196,12 @@ def test_a_dora_is_added_as_a_whole_or_not_at_all(tmp_path):
         (with_style(tmp_path), 1.0, "are style"),
     ):
         with pytest.raises(Refusal, match=told):
-            attach(pipe.unet, read_adapters(pipe, path, "unet"), mix)
+            attach_negative(pipe.unet, read_adapters(pipe, path, "unet"), mix)
 
 
 def test_a_negative_is_read_beside_adapters_that_are_there(tmp_path):
     pipe, layers = with_style(tmp_path / "style"), layers_of(unet(), ("to_k", "conv1"))
-    attach(pipe.unet, read_adapters(pipe, saved_layers(tmp_path / "a.safetensors", layers, "kohya"), "unet"), 0.5)
+    attach_negative(
+        pipe.unet, read_adapters(pipe, saved_layers(tmp_path / "a.safetensors", layers, "kohya"), "unet"), 0.5
+    )
     require_put(pipe.unet, layers, NEGATIVE)

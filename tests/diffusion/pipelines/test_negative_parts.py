@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Blend, Network
 from diffpo.diffusion.model.kohya import export_kohya
-from diffpo.diffusion.pipelines.negative_parts import Adapters, Difference, opened, require_known_range
+from diffpo.diffusion.pipelines.negative_parts import Adapters, Difference, open_part, require_known_range
 from diffpo.lora.files import Layer
 
 THETA = {"a": torch.tensor([1.0, 3.0, 1e-3]), "b": torch.tensor([[0.1, 0.7]])}
@@ -47,7 +47,7 @@ def test_a_lora_adds_what_diffusers_fuses(tmp_path, kohya, scale):
         export_kohya(lora, tmp_path / "kohya.safetensors", torch.float32)
         lora = str(tmp_path / "kohya.safetensors")
     base = tiny.unet()
-    part = opened(lora, base.config)
+    part = open_part(lora, base.config)
     mixed = {**Blend(base.state_dict(), ((scale, part),))}
     unet.fuse_lora(lora_scale=scale)
     unet.unload_lora()
@@ -66,7 +66,7 @@ def test_only_what_a_part_has_offsets_for_is_changed():
 def test_a_network_is_found_in_a_run_a_folder_or_a_file(tmp_path, place):
     unet = tiny.unet()
     unet.save_pretrained(tmp_path / "run" / "unet")
-    part = opened(str(tmp_path / place), unet.config)
+    part = open_part(str(tmp_path / place), unet.config)
     assert isinstance(part, Network)
     assert all(torch.equal(part.weights[name], tensor) for name, tensor in unet.state_dict().items())
 
@@ -76,12 +76,12 @@ def test_a_network_is_found_in_a_run_a_folder_or_a_file(tmp_path, place):
 )
 def test_a_difference_is_known_by_its_name_or_its_metadata(tmp_path, name, metadata):
     save_file({"a": torch.ones(3)}, tmp_path / name, metadata)
-    assert isinstance(opened(str(tmp_path / name), tiny.unet().config), Difference)
+    assert isinstance(open_part(str(tmp_path / name), tiny.unet().config), Difference)
 
 
 def test_a_difference_is_found_in_its_folder(tmp_path):
     save_file({"a": torch.ones(3)}, tmp_path / "difference.safetensors")
-    assert isinstance(opened(str(tmp_path), tiny.unet().config), Difference)
+    assert isinstance(open_part(str(tmp_path), tiny.unet().config), Difference)
 
 
 def test_another_architecture_names_the_first_tensor_that_differs():
@@ -99,7 +99,7 @@ def test_what_a_lora_does_to_text_encoders_is_left_out_and_told(tmp_path):
     lora |= {f"{text}.lora_A.weight": torch.ones(2, 8), f"{text}.lora_B.weight": torch.ones(8, 2)}
     save_file(lora, tmp_path / "lora.safetensors")
     with pytest.warns(UserWarning, match=r"also changes other networks \(2 weights, first text_encoder.*left out"):
-        part = opened(str(tmp_path / "lora.safetensors"), tiny.unet().config)
+        part = open_part(str(tmp_path / "lora.safetensors"), tiny.unet().config)
     assert part.names == {f"{PREFIX.removeprefix('unet.')}.weight"}
 
 
@@ -115,13 +115,13 @@ def test_what_cannot_be_read_in_pieces_is_refused(tmp_path, file, message):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
     with pytest.raises(Refusal, match=message):
-        opened(str(tmp_path / file if file == "a.bin" else tmp_path), tiny.unet().config)
+        open_part(str(tmp_path / file if file == "a.bin" else tmp_path), tiny.unet().config)
 
 
 def test_a_checkpoint_in_the_original_layout_says_how_to_convert_it(tmp_path):
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "x.safetensors")
     with pytest.raises(Refusal, match=r"original layout; convert it once with StableDiffusionPipeline.from_single"):
-        opened(str(tmp_path / "x.safetensors"), tiny.unet().config)
+        open_part(str(tmp_path / "x.safetensors"), tiny.unet().config)
 
 
 def test_scales_outside_the_published_range_are_told(recwarn):

@@ -13,7 +13,7 @@ from diffpo.data.layouts import Columns
 from diffpo.diffusion.evaluation import drawing
 from diffpo.diffusion.evaluation.drawing import Sampling
 from diffpo.diffusion.users.branch import UserBranch
-from diffpo.diffusion.users.drawing import Support, UserModel, drawn_for_users, others, win_rate_by_users
+from diffpo.diffusion.users.drawing import Support, UserModel, drawn_for_users, shuffle_users, win_rate_by_users
 
 PROMPTS = ["a red circle", "a blue cross on the left"]
 SAMPLING = Sampling(pictures=1, steps=1, guidance=2.0, batch_size=2)
@@ -85,7 +85,7 @@ def test_a_model_that_hears_draws_for_each_user_and_number_of_shots(world, suppo
     pipe = hearing.hearing()
     for user in ("ann", "bob"):
         pipe.for_user(support.tokens(user, 3))
-        made = drawing.generate(pipe, PROMPTS, [0, 1], 1, 2.0, 2)
+        made = drawing.generate_pictures(pipe, PROMPTS, [0, 1], 1, 2.0, 2)
         assert pictures(rows["ppd-3"][user]) == [picture.tobytes() for picture in made]
     assert pictures(rows["ppd-3"]["ann"]) != pictures(rows["ppd-3"]["bob"])
 
@@ -102,13 +102,13 @@ def test_shuffled_users_are_heard_as_somebody_else(world, support, tmp_path):
     (own,) = drawn_for_users(model(world, "ppd", user_attention=path), support, PROMPTS, SAMPLING, tmp_path).values()
     mixed = model(world, "shuffled", user_attention=path, shuffled=True)
     (files,) = drawn_for_users(mixed, support, PROMPTS, SAMPLING, tmp_path).values()
-    for user, other in others(list(support.shown)).items():
+    for user, other in shuffle_users(list(support.shown)).items():
         assert pictures(files[user]) == pictures(own[other])
 
 
 def test_nobody_is_heard_as_oneself():
     for seed in range(5):
-        found = others(["ann", "bob", "cid"], seed)
+        found = shuffle_users(["ann", "bob", "cid"], seed)
         assert sorted(found) == sorted(found.values()) == ["ann", "bob", "cid"]
         assert all(user != other for user, other in found.items())
 
@@ -116,7 +116,7 @@ def test_nobody_is_heard_as_oneself():
 def test_what_is_drawn_is_not_drawn_again_but_for_other_support(world, support, tmp_path, monkeypatch):
     hearing = model(world, "ppd", user_attention=str(world / "hearing"))
     drawn_for_users(hearing, support, PROMPTS, SAMPLING, tmp_path)
-    monkeypatch.setattr(drawing, "generate", lambda *a, **k: pytest.fail("drawn again"))
+    monkeypatch.setattr(drawing, "generate_pictures", lambda *a, **k: pytest.fail("drawn again"))
     drawn_for_users(hearing, support, PROMPTS, SAMPLING, tmp_path)
     other = Support.of(Bright(), Columns(str(world / "pairs.parquet")), pairs=3, seed=1)
     with pytest.raises(Refusal, match="results of something else"):

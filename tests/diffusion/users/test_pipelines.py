@@ -11,7 +11,7 @@ from diffpo.diffusion.users.pipelines import (
     StableDiffusionUserPipeline,
     StableDiffusionXLUserPipeline,
     UserEmbeddingMixin,
-    mixed,
+    interpolate_users,
 )
 
 TOKENS, WIDTH = 3, 8
@@ -126,9 +126,9 @@ def test_user_guidance_stretches_what_the_user_changes():
 
 
 def test_ends_of_an_interpolation_are_the_users():
-    assert torch.equal(mixed([(1.0, ANN), (0.0, BOB)]), ANN)
-    assert torch.equal(mixed([(0.0, ANN), (1.0, BOB)]), BOB)
-    torch.testing.assert_close(mixed([(0.25, ANN), (0.75, BOB)]), 0.25 * ANN + 0.75 * BOB)
+    assert torch.equal(interpolate_users([(1.0, ANN), (0.0, BOB)]), ANN)
+    assert torch.equal(interpolate_users([(0.0, ANN), (1.0, BOB)]), BOB)
+    torch.testing.assert_close(interpolate_users([(0.25, ANN), (0.75, BOB)]), 0.25 * ANN + 0.75 * BOB)
 
 
 def test_users_and_a_negative_network_together():

@@ -3,7 +3,7 @@ import torch
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.users.embeddings import UserEmbeddings, shard_names, write_index, write_shard
-from diffpo.diffusion.users.separability import ranked, recognized
+from diffpo.diffusion.users.separability import rank_users, recognize_users
 
 
 def stored(folder, users: dict[str, list[list[float]]]) -> UserEmbeddings:
@@ -24,17 +24,17 @@ def stored(folder, users: dict[str, list[list[float]]]) -> UserEmbeddings:
 def test_the_last_chunk_goes_to_the_nearest_mean(tmp_path):
     """Of three users one points the other way in the held-out chunk; a fourth has too few chunks to count."""
     right, left, up = [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]
-    found = recognized(stored(tmp_path, {"a": [right] * 3, "b": [left] * 3, "c": [up, up, right], "d": [up] * 2}))
+    found = recognize_users(stored(tmp_path, {"a": [right] * 3, "b": [left] * 3, "c": [up, up, right], "d": [up] * 2}))
     assert found == (3, pytest.approx(2 / 3), 1.0)
 
 
 def test_ranks_count_nearer_means_and_ties():
     means = torch.eye(3)[:, None]
     held_out = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.5, 0.0], [1.0, 1.0, 1.0]])[:, None]
-    assert ranked(held_out, means).tolist() == [0, 1, 2]
+    assert rank_users(held_out, means).tolist() == [0, 1, 2]
 
 
 def test_too_few_chunks_are_told(tmp_path):
     users = stored(tmp_path, {"a": [[1.0]] * 3, "b": [[1.0]] * 2})
     with pytest.raises(Refusal, match="1 of 2 users in .* have 3 chunks or more, telling them apart takes 2 such"):
-        recognized(users)
+        recognize_users(users)

@@ -14,7 +14,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
 from diffpo.data.mixture import Mixed
 from diffpo.data.rows import DropTies
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
@@ -44,7 +44,7 @@ def data(world, dropout: float = 0.0, **changed) -> PairData:
 
 
 def first(some: PairData, n: int = 12):
-    return next(iter(some.open().batches(Share(n, 0))))
+    return next(iter(some.open().batches(ProcessShare(n, 0))))
 
 
 def test_a_batch_tells_each_pairs_user_by_an_embedding_that_was_not_made_of_it(world):
@@ -92,7 +92,7 @@ def test_encoded_pairs_tell_the_same_users(world, tmp_path):
 def test_users_count_alike_if_asked(world):
     """ann has twice bob's pairs; three visits each make an epoch."""
     pairs = data(world, per_user=3).open()
-    raw = next(iter(pairs.batches(Share(6, 0))))
+    raw = next(iter(pairs.batches(ProcessShare(6, 0))))
     table = pairs.tables[0]
     users = {row.id: row.shots.user for row in (table[i] for i in range(len(table)))}
     assert sorted(users[row] for row in raw.row) == ["ann"] * 3 + ["bob"] * 3

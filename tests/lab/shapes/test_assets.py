@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from diffpo.data.files.pictures import read_image
 from diffpo.data.layouts import PickAPic
 from diffpo.data.pairs import PairTable
-from diffpo.diffusion.evaluation.drawing import generate
+from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.lab.shapes.captions import placed, read_caption
 from diffpo.lab.shapes.oracle import measure, utility
 from diffpo.lab.shapes.preferences import split_scenes
@@ -43,7 +43,7 @@ def test_the_pipeline_loads_plainly_and_draws_what_is_asked():
     pipe = StableDiffusionPipeline.from_pretrained("assets/tiny-sd")
     assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
     asked = prompts("evaluation")[:12]
-    made = generate(pipe, asked, range(12), steps=20, guidance=2.5)
+    made = generate_pictures(pipe, asked, range(12), steps=20, guidance=2.5)
     assert (
         np.mean([measure(image).right(read_caption(prompt)) for image, prompt in zip(made, asked, strict=True)]) > 0.85
     )

@@ -18,8 +18,8 @@ from tiny_text import saved_pairs, tokenizer
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
-from diffpo.data.rows import PairRow, RowMap, mapped
-from diffpo.data.sampler import Share
+from diffpo.data.rows import PairRow, RowMap, apply_maps
+from diffpo.data.sampler import ProcessShare
 from diffpo.text.data.completions import Completion, Segment
 from diffpo.text.data.layouts import Conversations
 from diffpo.text.data.pairs import TextData, TextReader
@@ -100,7 +100,7 @@ def test_prompts_have_a_limit_of_their_own(tmp_path):
 def test_useless_rows_are_dropped_and_counted_and_cuts_are_reported(tmp_path):
     rows = [pair("yes", "no", "abcdefgh"), pair("yes", "yes"), pair("", "no"), pair(None, "no")]
     pairs = opened(tmp_path, rows, max_length=8)
-    next(iter(pairs.batches(Share(2, seed=0))))
+    next(iter(pairs.batches(ProcessShare(2, seed=0))))
     assert pairs.report() == (
         "1 of 4 rows were kept, DropIdentical dropped 1, DropEmpty dropped 2. Of 4 texts read, 4 prompts were cut on "
         "the left."
@@ -110,7 +110,7 @@ def test_useless_rows_are_dropped_and_counted_and_cuts_are_reported(tmp_path):
 def test_candidates_that_are_cut_to_the_same_are_counted(tmp_path):
     pairs = opened(tmp_path, [pair("yesyes", "yesno", "a"), pair("yes", "no")], max_length=4)
     assert pairs.first(1).notes["are the same tokens as all others of their row, so they teach nothing"] == 2
-    next(iter(pairs.batches(Share(2, seed=0))))
+    next(iter(pairs.batches(ProcessShare(2, seed=0))))
     assert (
         "Of 4 texts read, 2 are the same tokens as all others of their row, so they teach nothing." in pairs.report()
     )
@@ -203,7 +203,7 @@ def test_whatever_a_row_holds_it_is_read_dropped_or_refused_in_one_line(template
     maps, became = [ReadTexts(), DropEmpty(), DropIdentical(), RequireNumbers()], Counter[str]()
     for row in islice(odd_rows(seed=len(template)), 300):
         try:
-            found = mapped(row, maps, Draws(0, (0,), (5,)))
+            found = apply_maps(row, maps, Draws(0, (0,), (5,)))
             if isinstance(found, PairRow) and None not in found.prompts:
                 assert all(len(tokens.completion) for tokens in reader(found))
             became[type(found).__name__] += 1
@@ -215,15 +215,15 @@ def test_whatever_a_row_holds_it_is_read_dropped_or_refused_in_one_line(template
 
 def test_batches_are_a_function_of_seed_and_position(tmp_path):
     pairs = TextData(Columns(saved_pairs(tmp_path / "x.parquet")), together=2, workers=0).open(0, TOKENIZING)
-    stream = pairs.batches(Share(2, seed=0))
+    stream = pairs.batches(ProcessShare(2, seed=0))
     rows = [next(stream).row for _ in range(9)]
-    assert next(iter(pairs.batches(Share(2, seed=0, first=7)))).row == rows[7]
+    assert next(iter(pairs.batches(ProcessShare(2, seed=0, first=7)))).row == rows[7]
     assert sorted(sum(rows[:6], ())) == list(range(12))
 
 
 def test_rows_of_similar_length_stand_together(tmp_path):
     pairs = opened(tmp_path, [pair("yes" * (1 + i % 2 * 9), "no") for i in range(16)], together=4)
-    stream = pairs.batches(Share(4, seed=0))
+    stream = pairs.batches(ProcessShare(4, seed=0))
     assert {len({row % 2 for row in next(stream).row}) for _ in range(4)} == {1}
 
 
@@ -240,7 +240,7 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
     opened(tmp_path, [pair([YES], [NO], [IMAGE])])
     pairs = TextData(Columns(str(tmp_path / "rows.parquet")), workers=1).open(0, TOKENIZING)
     with pytest.raises(Refusal, match="^Row 0: A message of user has a part of type 'image'"):
-        next(iter(pairs.batches(Share(1, seed=0))))
+        next(iter(pairs.batches(ProcessShare(1, seed=0))))
 
 
 def test_missing_columns_are_named(tmp_path):

@@ -9,7 +9,7 @@ from diffpo.data.files.records import Held
 from diffpo.data.rows import PairRow
 from diffpo.data.typed import MARK, MARKED, Captions
 from diffpo.text.data.completions import Completion, Segment
-from diffpo.text.data.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, length, one_text
+from diffpo.text.data.rows import DropEmpty, DropIdentical, ReadTexts, RequireNumbers, count_characters, one_text
 
 DRAWS = Draws(0, (0,), (0,))
 CHAT = [{"role": "user", "content": "hi"}]
@@ -129,8 +129,8 @@ def test_numbers_have_to_be_finite(wrong):
 
 
 def test_the_length_of_a_row_is_that_of_its_longest_candidate_with_its_prompt():
-    assert length(row("a", Completion((Segment("bc"), Segment("d"))), prompt="pp")) == 5
-    assert length(row("a", "b", prompt=CHAT)) == 3
+    assert count_characters(row("a", Completion((Segment("bc"), Segment("d"))), prompt="pp")) == 5
+    assert count_characters(row("a", "b", prompt=CHAT)) == 3
 
 
 YES = {"role": "assistant", "content": "yes"}

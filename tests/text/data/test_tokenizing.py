@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from diffpo.core.refusal import Refusal
 from diffpo.text.data.chat import BEGUN, ENDED
 from diffpo.text.data.completions import Completion, Segment
-from diffpo.text.data.tokenizing import APART, COMPLETIONS, PARTS, PROMPTS, UNKNOWN, Tokenizing, counted
+from diffpo.text.data.tokenizing import APART, COMPLETIONS, PARTS, PROMPTS, UNKNOWN, Tokenizing, count_notes
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def test_a_token_of_prompt_and_completion_is_split_and_counted(tokenizing):
     tokens = tokenizing("x", "y")
     assert words(tokenizing, tokens.prompt) == ["<s>", "x"]
     assert said(tokenizing, tokens)[0] == ("y", True, 1)
-    assert counted([tokens]) == {APART: 1}
+    assert count_notes([tokens]) == {APART: 1}
 
 
 def test_a_part_inside_a_token_is_counted(tokenizing):
     tokens = tokenizing("is", Completion((Segment("t", part=1), Segment("he", part=2))))
     assert said(tokenizing, tokens)[0] == ("the", True, 2)
-    assert counted([tokens]) == {PARTS: 1}
+    assert count_notes([tokens]) == {PARTS: 1}
 
 
 def test_a_chat_ends_as_its_template_says(tokenizing):
@@ -135,9 +135,9 @@ def test_a_beginning_that_texts_have_themselves_is_there_once_and_counted():
     tokenizing = Tokenizing(templated(None))
     twice, once = tokenizing("<s>Hi:", " yes"), tokenizing("Hi:", " yes")
     assert (twice.prompt, twice.completion) == (once.prompt, once.completion)
-    assert (counted([twice]), counted([once])) == ({BEGUN: 1}, {})
+    assert (count_notes([twice]), count_notes([once])) == ({BEGUN: 1}, {})
     answer = tokenizing("Hi:", "<s> yes</s>")
-    assert (answer.prompt, answer.completion, counted([answer])) == (
+    assert (answer.prompt, answer.completion, count_notes([answer])) == (
         once.prompt,
         once.completion,
         {BEGUN: 1, ENDED: 1},
@@ -151,7 +151,7 @@ def test_an_end_that_texts_have_themselves_is_there_once_and_counted(end):
     tokenizing = Tokenizing(templated(None))
     twice = tokenizing("Hi:", f" yes{end}")
     assert twice.completion == tokenizing("Hi:", " yes").completion
-    assert counted([twice]) == {ENDED: 1}
+    assert count_notes([twice]) == {ENDED: 1}
 
 
 def test_an_end_inside_an_answer_stays():
@@ -163,18 +163,18 @@ def test_an_end_inside_an_answer_stays():
 
 def test_a_beginning_in_the_first_message_is_there_once():
     tokens = Tokenizing(templated("{{ bos_token }}" + BARE.replace("[{{ m['role'] }}]", "")))([user("<s>a")], "b")
-    assert counted([tokens]) == {BEGUN: 1}
+    assert count_notes([tokens]) == {BEGUN: 1}
 
 
 def test_what_has_no_token_is_counted(tokenizing):
-    assert counted([tokenizing("is", "NO")]) == {UNKNOWN: 1}
-    assert counted([tokenizing("is", "no")]) == {}
+    assert count_notes([tokenizing("is", "NO")]) == {UNKNOWN: 1}
+    assert count_notes([tokenizing("is", "no")]) == {}
 
 
 def test_a_token_that_also_begins_sequences_says_nothing_of_unknown_ones():
     tokenizer = templated(None)
     tokenizer.unk_token = "<s>"
-    assert counted([Tokenizing(tokenizer)("is", "no")]) == {}
+    assert count_notes([Tokenizing(tokenizer)("is", "no")]) == {}
 
 
 def empty(**more) -> PreTrainedTokenizerFast:

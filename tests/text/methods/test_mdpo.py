@@ -13,7 +13,7 @@ from diffpo.core.references import FrozenCopy, Reference
 from diffpo.core.refusal import Refusal
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.methods import mdpo
-from diffpo.text.methods.mdpo import MDPO, among
+from diffpo.text.methods.mdpo import MDPO, pick_two
 from diffpo.text.objective.preference import SequencePreference
 
 
@@ -56,7 +56,7 @@ def test_without_its_own_terms_it_is_dpo_bit_for_bit():
     reference, policy, batch = FrozenCopy(seeing_model()), moved(seeing_model()), answers_about_pictures()
     alone = MDPO(conditional=0.0, anchor=0.0)(policy, reference, batch, draws())
     listed = PairLogps(*(logps(policy, reference, batch)), torch.ones(3, 2))
-    plain = MDPO().beta * among(listed, 0, 1).margin
+    plain = MDPO().beta * pick_two(listed, 0, 1).margin
     torch.testing.assert_close(alone.loss, -torch.nn.functional.logsigmoid(plain).mean(), rtol=1e-4, atol=1e-5)
 
 

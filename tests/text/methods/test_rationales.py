@@ -12,7 +12,7 @@ from diffpo.losses.reference_free import ORPO
 from diffpo.text.methods.rationales import RationalePreference
 from diffpo.text.model.likelihoods import token_logps
 from diffpo.text.objective.preference import SequencePreference
-from diffpo.text.objective.selecting import between
+from diffpo.text.objective.selecting import take_between
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 BATCH = token_batch(k=3)
@@ -36,9 +36,9 @@ def test_the_papers_sum_grows_with_the_tokens():
 @pytest.mark.parametrize("base", [SequencePreference(), SequencePreference(ORPO())], ids=["RDPO", "RORPO"])
 def test_gamma_zero_is_the_base_bit_for_bit(base):
     frozen, grads, losses = FrozenCopy(language_model(1)), [], []
-    for objective, batch in ((RationalePreference(base, gamma=0.0), BATCH), (base, between(BATCH, 0, 2))):
+    for objective, batch in ((RationalePreference(base, gamma=0.0), BATCH), (base, take_between(BATCH, 0, 2))):
         model = language_model()
-        step = objective(model, frozen if base.needs_reference else None, batch, DRAWS)
+        step = objective(model, frozen if base.requires.reference else None, batch, DRAWS)
         step.loss.backward()
         grads.append(model.lm_head.weight.grad)
         losses.append(step.loss.detach())

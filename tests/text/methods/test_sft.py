@@ -27,7 +27,7 @@ def test_rejected_completions_and_references_are_not_asked():
     batch = token_batch()
     single = SFT()(language_model(), None, batch.best(), draws())
     torch.testing.assert_close(SFT()(language_model(), None, batch, draws()).loss, single.loss, rtol=1e-4, atol=1e-5)
-    assert (SFT().needs_reference, SFT().needs_candidates) == (False, Candidates(1))
+    assert (SFT().requires.reference, SFT().requires.candidates) == (False, Candidates(1))
 
 
 def test_weights_count():

@@ -8,11 +8,11 @@ from diffpo.core.draws import Draws
 from diffpo.core.references import FrozenCopy
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow
-from diffpo.text.data.keywords import phrases
+from diffpo.text.data.keywords import find_phrases
 from diffpo.text.methods.spo_self_supervised import HEAD, Degrade, SelfSupervised
 from diffpo.text.model.states import part_of
 from diffpo.text.objective.preference import SequencePreference
-from diffpo.text.objective.selecting import between
+from diffpo.text.objective.selecting import take_between
 
 DRAWS = Draws(0, (0, 0, 0), (0, 1, 2))
 BATCH = token_batch(k=6)
@@ -41,7 +41,7 @@ def test_copies_lack_ever_more_of_the_best_phrases():
     assert row.prompts == ("p",) * 6
     assert row.scores == (0.0,) * 6
     for side in (0, 1):
-        lengths = [len(phrases(text)) for text in row.candidates[side::2]]
+        lengths = [len(find_phrases(text)) for text in row.candidates[side::2]]
         assert lengths == [3, 2, 1]
 
 
@@ -61,7 +61,7 @@ def test_at_the_start_it_is_log_two_and_two_gamma_log_of_the_levels():
 
 def test_gamma_zero_is_the_base_bit_for_bit():
     frozen, grads, losses = FrozenCopy(language_model(1)), [], []
-    for objective, batch in ((SelfSupervised(gamma=0.0), BATCH), (SequencePreference(), between(BATCH, 0, 2))):
+    for objective, batch in ((SelfSupervised(gamma=0.0), BATCH), (SequencePreference(), take_between(BATCH, 0, 2))):
         model = trained()
         step = objective(model, frozen, batch, DRAWS)
         step.loss.backward()

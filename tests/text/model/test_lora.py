@@ -16,7 +16,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.text.model.likelihoods import token_logits, token_logps
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base, load_tuned
 from diffpo.text.model.lora import OUTER, TextLoRA, TextWarmLoRA
-from diffpo.text.model.model_card import snippet
+from diffpo.text.model.model_card import write_text_snippet
 
 
 def started(tmp_path: Path) -> LoadedCausalLM:
@@ -88,7 +88,7 @@ def test_the_card_loads_the_policy_and_the_files_are_those_of_peft(tmp_path):
     names = {path.name for path in (tmp_path / "lora").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
     loaded = {}
-    exec(snippet(trained_model.config, str(tmp_path / "lora")), loaded)
+    exec(write_text_snippet(trained_model.config, str(tmp_path / "lora")), loaded)
     batch = token_batch()
     there = token_logps(loaded["model"].get_base_model(), batch)
     assert torch.equal(there, token_logps(trained_model.network, batch))

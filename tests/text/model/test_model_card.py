@@ -4,7 +4,7 @@ from diffpo.text.data.layouts import Conversations
 from diffpo.text.data.pairs import TextData
 from diffpo.text.model.loading import CausalLM
 from diffpo.text.model.lora import TextLoRA
-from diffpo.text.model.model_card import front_matter, snippet, write_card
+from diffpo.text.model.model_card import front_matter, write_card, write_text_snippet
 from diffpo.text.model.vision import VisionLM
 from diffpo.text.objective.preference import SequencePreference
 
@@ -26,13 +26,13 @@ def test_the_card_says_how_and_on_what_it_was_trained(tmp_path):
 
 def test_an_adapter_is_loaded_into_its_base():
     base = CausalLM("someone/base", adapter=TextLoRA(), revision="v1")
-    assert 'from_pretrained("someone/base", revision="v1")' in snippet(base, "out")
-    assert snippet(base, "out").endswith('model = PeftModel.from_pretrained(model, "out")')
+    assert 'from_pretrained("someone/base", revision="v1")' in write_text_snippet(base, "out")
+    assert write_text_snippet(base, "out").endswith('model = PeftModel.from_pretrained(model, "out")')
     assert front_matter(base, DATA).to_dict()["base_model_relation"] == "adapter"
 
 
 def test_a_model_that_sees_is_loaded_with_its_processor():
-    lines = snippet(VisionLM("someone/sees"), "out").splitlines()
+    lines = write_text_snippet(VisionLM("someone/sees"), "out").splitlines()
     assert lines[0] == "from transformers import AutoModelForImageTextToText, AutoProcessor"
     assert lines[-1] == 'processor = AutoProcessor.from_pretrained("out")'
     assert front_matter(VisionLM("someone/sees"), DATA).pipeline_tag == "image-text-to-text"

@@ -5,7 +5,16 @@ from torch import nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.text.model.likelihoods import token_logps
-from diffpo.text.model.states import at, attach, before_completion, last, looking, own_rate, part_of, seen
+from diffpo.text.model.states import (
+    attach_part,
+    before_completion,
+    find_last,
+    own_rate,
+    part_of,
+    read_states,
+    take_at,
+    watch_states,
+)
 
 BATCH = token_batch()
 
@@ -19,13 +28,13 @@ def hidden(model) -> torch.Tensor:
 def test_states_are_those_that_enter_the_output_layer():
     model = language_model()
     plain = token_logps(model, BATCH)
-    with looking(model, lambda states: states.clone()) as found:
+    with watch_states(model, lambda states: states.clone()) as found:
         looked = token_logps(model, BATCH)
     assert torch.equal(looked, plain)
     torch.testing.assert_close(found[0], hidden(model))
     torch.testing.assert_close(
-        seen(model, BATCH, lambda states: at(states, last(BATCH)).flatten(0, 1)),
-        at(hidden(model), last(BATCH)).flatten(0, 1),
+        read_states(model, BATCH, lambda states: take_at(states, find_last(BATCH)).flatten(0, 1)),
+        take_at(hidden(model), find_last(BATCH)).flatten(0, 1),
     )
     token_logps(model, BATCH)
     assert len(found) == 1
@@ -33,16 +42,18 @@ def test_states_are_those_that_enter_the_output_layer():
 
 def test_gradients_flow_back_from_what_is_seen():
     model = language_model()
-    seen(model, BATCH, lambda states: states[:, 0]).sum().backward()
+    read_states(model, BATCH, lambda states: states[:, 0]).sum().backward()
     assert model.model.embed_tokens.weight.grad.abs().sum() > 0
     assert model.lm_head.weight.grad is None
 
 
 def test_positions_are_those_of_the_last_token_and_of_the_last_of_the_prompt():
-    assert torch.equal(last(BATCH), BATCH.attended.sum(-1) - 1)
+    assert torch.equal(find_last(BATCH), BATCH.attended.sum(-1) - 1)
     assert torch.equal(before_completion(BATCH), torch.full((2, 3), 2))
     states = torch.arange(6 * 9.0).reshape(6, 9, 1)
-    assert torch.equal(at(states, last(BATCH)).squeeze(-1), torch.arange(6).reshape(2, 3) * 9 + last(BATCH))
+    assert torch.equal(
+        take_at(states, find_last(BATCH)).squeeze(-1), torch.arange(6).reshape(2, 3) * 9 + find_last(BATCH)
+    )
 
 
 class Wrapped(nn.parallel.DistributedDataParallel):
@@ -55,7 +66,7 @@ class Wrapped(nn.parallel.DistributedDataParallel):
 
 def test_a_part_is_found_in_a_wrapped_network_and_has_a_rate_of_its_own():
     model, part = language_model().half(), nn.Linear(2, 1)
-    attach(model, "part", part)
+    attach_part(model, "part", part)
     assert part_of(Wrapped(model), "part") is part
     assert part.weight.dtype == torch.float32
     model.lm_head.requires_grad_(False)
@@ -69,6 +80,6 @@ def test_a_part_that_is_missing_or_there_already_is_told():
     model = language_model()
     with pytest.raises(Refusal, match="has no part 'part'; call objective.attach"):
         part_of(model, "part")
-    attach(model, "part", nn.Linear(1, 1))
+    attach_part(model, "part", nn.Linear(1, 1))
     with pytest.raises(Refusal, match="has a part 'part' already"):
-        attach(model, "part", nn.Linear(1, 1))
+        attach_part(model, "part", nn.Linear(1, 1))

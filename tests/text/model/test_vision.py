@@ -18,14 +18,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import require_suits
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.text.data.completions import Segment
 from diffpo.text.data.pairs import TextData
 from diffpo.text.data.pictures import CorruptedPicture, PictureColumns, Seen
 from diffpo.text.methods.mdpo import MDPO
 from diffpo.text.model.likelihoods import token_logps
 from diffpo.text.model.lora import OUTER, TextLoRA, TextWarmLoRA
-from diffpo.text.model.vision import VisionLM, joined
+from diffpo.text.model.vision import VisionLM, cat_padded
 
 TEXT = Value("string")
 GRADIENT = Image.linear_gradient("L").convert("RGB")
@@ -90,7 +90,7 @@ def test_three_candidates_bring_three_pictures_of_which_the_third_is_another(bas
 
 def test_a_batch_of_pictures_of_two_shapes_trains(loaded, data):
     pairs = data.open(0, loaded.tokenizing)
-    batch = next(iter(pairs.batches(Share(3, 0))))
+    batch = next(iter(pairs.batches(ProcessShare(3, 0))))
     loaded.require_fits(batch, 64)
     require_suits(MDPO(), pairs)
     policy, ready = loaded.prepare(loaded.network, batch, draws(3))
@@ -189,7 +189,7 @@ def test_a_lora_whose_names_are_of_an_earlier_release_of_transformers_is_the_sam
 
 
 def test_tensors_are_joined_and_filled_up_with_zeros():
-    found = joined([torch.ones(1, 1, 2), torch.ones(2, 2, 1)])
+    found = cat_padded([torch.ones(1, 1, 2), torch.ones(2, 2, 1)])
     assert found.tolist() == [[[1, 1], [0, 0]], [[1, 0], [1, 0]], [[1, 0], [1, 0]]]
 
 

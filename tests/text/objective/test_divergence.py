@@ -8,7 +8,7 @@ from torch.nn.functional import kl_div
 
 from diffpo.core.references import FrozenCopy, SwitchedOff
 from diffpo.text.model.likelihoods import token_logits, token_logps
-from diffpo.text.objective.divergence import compared
+from diffpo.text.objective.divergence import compare_tokens
 from diffpo.train.adapters import adapters_off
 
 BATCH = token_batch()
@@ -28,7 +28,7 @@ def with_lora():
 
 def test_likelihoods_are_those_of_the_plain_way():
     policy, other = language_model(0), language_model(1)
-    both = compared(policy, FrozenCopy(other), BATCH, SCORED)
+    both = compare_tokens(policy, FrozenCopy(other), BATCH, SCORED)
     torch.testing.assert_close(both.policy, token_logps(policy, BATCH))
     torch.testing.assert_close(both.reference, token_logps(other, BATCH))
     assert not both.reference.requires_grad
@@ -38,7 +38,7 @@ def test_likelihoods_are_those_of_the_plain_way():
 def test_divergence_and_gradient_are_those_of_whole_distributions(at_once):
     policy, other = language_model(0), language_model(1)
     twin = copy.deepcopy(policy)
-    divergence = compared(policy, FrozenCopy(other), BATCH, SCORED, at_once).divergence
+    divergence = compare_tokens(policy, FrozenCopy(other), BATCH, SCORED, at_once).divergence
     whole = naive(twin, other)
     torch.testing.assert_close(divergence, whole)
     divergence.square().sum().backward()
@@ -49,21 +49,21 @@ def test_divergence_and_gradient_are_those_of_whole_distributions(at_once):
 
 def test_divergence_of_a_model_from_itself_is_zero_and_pulls_nowhere():
     policy = language_model()
-    divergence = compared(policy, FrozenCopy(policy), BATCH, SCORED).divergence
+    divergence = compare_tokens(policy, FrozenCopy(policy), BATCH, SCORED).divergence
     divergence.sum().backward()
     assert not divergence.any()
     assert max(p.grad.abs().max() for p in policy.parameters()) < 1e-6
 
 
 def test_divergence_is_nowhere_negative():
-    assert (compared(language_model(0), FrozenCopy(language_model(1)), BATCH, SCORED).divergence >= 0).all()
+    assert (compare_tokens(language_model(0), FrozenCopy(language_model(1)), BATCH, SCORED).divergence >= 0).all()
 
 
 def test_divergence_is_computed_where_it_is_asked_for():
     where = SCORED.clone()
     where[1] = False
     policy, reference = language_model(0), FrozenCopy(language_model(1))
-    some, every = compared(policy, reference, BATCH, where), compared(policy, reference, BATCH, SCORED)
+    some, every = compare_tokens(policy, reference, BATCH, where), compare_tokens(policy, reference, BATCH, SCORED)
     assert torch.equal(some.divergence, every.divergence * where)
     assert torch.equal(some.policy, every.policy)
 
@@ -72,8 +72,8 @@ def test_divergence_is_computed_where_it_is_asked_for():
 def test_reference_may_be_the_policy_with_its_adapters_off(at_once):
     policy, base = with_lora(), language_model()
     twin = copy.deepcopy(policy)
-    both = compared(policy, SwitchedOff(policy, adapters_off), BATCH, SCORED, at_once)
-    copied = compared(twin, FrozenCopy(base), BATCH, SCORED)
+    both = compare_tokens(policy, SwitchedOff(policy, adapters_off), BATCH, SCORED, at_once)
+    copied = compare_tokens(twin, FrozenCopy(base), BATCH, SCORED)
     for mine, theirs in zip(both, copied, strict=True):
         torch.testing.assert_close(mine, theirs)
     (both.divergence - both.policy).sum().backward()
@@ -91,6 +91,6 @@ def test_reference_may_be_the_policy_with_its_adapters_off(at_once):
 def test_the_output_layer_is_as_it_was():
     policy = language_model()
     before = token_logits(policy, BATCH)
-    compared(policy, FrozenCopy(policy), BATCH, SCORED)
+    compare_tokens(policy, FrozenCopy(policy), BATCH, SCORED)
     assert "forward" not in vars(policy.lm_head)
     assert torch.equal(token_logits(policy, BATCH), before)

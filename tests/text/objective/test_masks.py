@@ -17,7 +17,7 @@ from diffpo.text.objective.masks import (
     LearnedMasks,
     MaskNetwork,
     mean_logit,
-    scaled,
+    scale_scored,
 )
 
 BATCH = token_batch()
@@ -38,17 +38,17 @@ def learned(mask, seed=0):
 
 def test_scaled_by_hand():
     x, scored = torch.tensor([[[9.0, 2, 4, 3, -5]]]), torch.tensor([[[False, True, True, True, False]]])
-    assert torch.equal(scaled(x, scored), torch.tensor([[[0, 0, 1, 0.5, 0]]]))
+    assert torch.equal(scale_scored(x, scored), torch.tensor([[[0, 0, 1, 0.5, 0]]]))
 
 
 def test_scaled_once_is_scaled_after_standardizing():
     """The z-normalization of the authors' code changes nothing: what follows undoes any shift and scale."""
     x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(scaled(x, SCORED), scaled((x - 0.3) / 1.7, SCORED))
+    torch.testing.assert_close(scale_scored(x, SCORED), scale_scored((x - 0.3) / 1.7, SCORED))
 
 
 def test_one_token_is_scaled_to_zero():
-    assert not scaled(torch.ones(1, 1, 2), torch.tensor([[[True, False]]])).any()
+    assert not scale_scored(torch.ones(1, 1, 2), torch.tensor([[[True, False]]])).any()
 
 
 def test_activation_mask_lies_between_0_and_1_and_has_no_gradient():
@@ -65,7 +65,7 @@ def test_activation_mask_is_the_mean_over_kinds_of_means_over_layers():
     policy = language_model()
     with torch.no_grad():
         output = policy(BATCH.ids.flatten(0, 1), BATCH.attended.flatten(0, 1).long(), output_hidden_states=True)
-    of = lambda x: scaled(x.mean(-1)[:, :-1].unflatten(0, (2, 3)), SCORED)  # noqa: E731
+    of = lambda x: scale_scored(x.mean(-1)[:, :-1].unflatten(0, (2, 3)), SCORED)  # noqa: E731
     layers = (of(output.hidden_states[1]) + of(output.hidden_states[2])) / 2
     blocks = []
     for layer in policy.model.layers:

@@ -48,12 +48,13 @@ def test_log_likelihoods_of_both_sides_are_reported():
 
 
 def test_a_loss_without_reference_asks_none():
-    assert not SequencePreference(SimPO()).needs_reference
+    assert not SequencePreference(SimPO()).requires.reference
     SequencePreference(SimPO())(language_model(), None, token_batch(), draws())
 
 
 def test_how_tokens_add_up_decides_what_the_reference_is_asked():
-    assert SequencePreference().reference_inputs != SequencePreference(reduce=Desensitised()).reference_inputs
+    plain, desensitised = SequencePreference(), SequencePreference(reduce=Desensitised())
+    assert plain.requires.cacheable_by != desensitised.requires.cacheable_by
 
 
 def test_moments_of_length_are_those_of_margin_and_difference():

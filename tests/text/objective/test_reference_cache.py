@@ -9,13 +9,13 @@ from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.losses.reference_free import SimPO
 from diffpo.text.data.pairs import TextData
 from diffpo.text.model.likelihoods import token_logps
 from diffpo.text.model.loading import CausalLM
 from diffpo.text.objective.preference import Desensitised, SequencePreference
-from diffpo.text.objective.reference_cache import remembered
+from diffpo.text.objective.reference_cache import cache_text_reference
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def recall(tmp_path, world, inner, objective: Objective | None = None, data: Tex
     data = data or given
     pairs = data.open(0, base.tokenizing())
     about = objective or SequencePreference(), base, data, pairs, 0, torch.float32
-    return pairs, remembered(tmp_path / "memory", inner, *about)
+    return pairs, cache_text_reference(tmp_path / "memory", inner, *about)
 
 
 def test_what_was_answered_in_one_epoch_is_known_in_all_and_to_other_runs(tmp_path, world):
     model = world[0].load()
     pairs, known = recall(tmp_path, world, model.reference)
-    batch = next(iter(pairs.batches(Share(4, seed=0))))
+    batch = next(iter(pairs.batches(ProcessShare(4, seed=0))))
 
     def score(network):
         return token_logps(network, batch).sum(-1)
@@ -63,5 +63,5 @@ def test_a_run_that_would_ask_something_else_is_refused(tmp_path, world):
 
 
 def test_an_objective_without_such_numbers_is_refused(tmp_path, world):
-    with pytest.raises(Refusal, match="set remember to null"):
+    with pytest.raises(Refusal, match="set reference_cache to null"):
         recall(tmp_path, world, nobody, SequencePreference(SimPO()))

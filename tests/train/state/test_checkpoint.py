@@ -17,7 +17,7 @@ from diffpo.diffusion.model.lora import LoRA
 from diffpo.storage.lock import LOCK
 from diffpo.train.run import METRICS
 from diffpo.train.state import training_state
-from diffpo.train.state.checkpoint import Checkpoints, flat
+from diffpo.train.state.checkpoint import Checkpoints, flatten_tree
 from diffpo.train.state.training_state import TrainingState
 
 
@@ -358,4 +358,8 @@ def test_a_run_folder_is_no_checkpoint(run_folder, tmp_path):
 
 
 def test_flat_joins_nested_names_and_keeps_lists_whole():
-    assert flat({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None}) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": None}
+    assert flatten_tree({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None}) == {
+        "a.b.c": 1,
+        "a.d": [1, {"e": 2}],
+        "f": None,
+    }

@@ -13,7 +13,7 @@ from torch import nn
 from diffpo.core.references import Ema
 from diffpo.core.refusal import Refusal
 from diffpo.storage.digests import name_files
-from diffpo.train.state.training_state import TrainingState, generators, restore
+from diffpo.train.state.training_state import TrainingState, read_generators, restore_generators
 
 
 class Dropped(nn.Module):
@@ -59,10 +59,10 @@ def test_generators_go_on_where_they_were():
     def drawn():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
-    before = generators(torch.device("cpu"))
+    before = read_generators(torch.device("cpu"))
     wanted = drawn()
     assert drawn() != wanted
-    restore(before, torch.device("cpu"))
+    restore_generators(before, torch.device("cpu"))
     assert drawn() == wanted
 
 

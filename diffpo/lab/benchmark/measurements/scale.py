@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from diffpo.data.layouts import PickAPic
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.data.streams import Stream
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
@@ -145,7 +145,7 @@ def copied(path: Path) -> float:
 def resumed(path: Path, way: str, first: int) -> float:
     pairs = data(path, way).open()
     began = time.perf_counter()
-    next(iter(pairs.batches(Share(BATCH, 0, first=first))))
+    next(iter(pairs.batches(ProcessShare(BATCH, 0, first=first))))
     return time.perf_counter() - began
 
 
@@ -153,14 +153,14 @@ def measured(path: Path, way: str, batches: int, steps: int) -> dict[str, float]
     """Start-up, speed of reading in this process and by two workers, speed and memory of training."""
     began, busy = time.perf_counter(), time.process_time()
     pairs = data(path, way).open()
-    next(iter(pairs.batches(Share(BATCH, 0))))
+    next(iter(pairs.batches(ProcessShare(BATCH, 0))))
     found = {
         "from opening to the first batch, s": time.perf_counter() - began,
         "the same, s of one core": time.process_time() - busy,
     }
     for workers in (0, 2):
         pairs.workers = workers
-        walk = iter(pairs.batches(Share(BATCH, 0)))
+        walk = iter(pairs.batches(ProcessShare(BATCH, 0)))
         next(walk)
         began = time.perf_counter()
         read = sum(1 for _ in islice(walk, batches))

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from diffpo.data.files.pictures import read_image
-from diffpo.diffusion.annotate.read_ahead import Question, judged
+from diffpo.diffusion.annotate.read_ahead import Question, score_batches
 from diffpo.scorers.pickscore import PickScore
 
 SHAPES = {
@@ -106,7 +106,7 @@ def batched(scorer: PickScore, prompts: list[str], files: list[Path]) -> list[fl
         for n, (prompt, file) in enumerate(zip(prompts, files, strict=True))
     ]
     scorer.encoded.clear()  # every round starts from nothing
-    answers = [scores for batch in judged([scorer], questions, scorer.batch_size) for _, scores in batch]
+    answers = [scores for batch in score_batches([scorer], questions, scorer.batch_size) for _, scores in batch]
     return [float(scores["pickscore"] or 0) for scores in answers]
 
 

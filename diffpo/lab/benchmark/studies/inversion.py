@@ -16,7 +16,7 @@ from diffpo.core.objective import Objective, Step
 from diffpo.core.references import NOISE, SCORES, FrozenCopy, Reference, Score, SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import Pairs
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.data.batches import EncodedBatch, ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import ForwardNoise
@@ -25,7 +25,7 @@ from diffpo.lab.benchmark.studies.inversion_ways import DPO, WAYS
 from diffpo.lab.benchmark.ways.case import Case
 from diffpo.lab.benchmark.ways.ours import FOREVER, Ours
 from diffpo.lab.benchmark.ways.turns import Clock
-from diffpo.train.reference_cache import Remembered, open_answers
+from diffpo.train.reference_cache import CachedReference, open_answers
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Rounds(Pairs):
         for network in networks:
             network.register_forward_hook(note)
 
-    def batches(self, share: Share) -> Iterator[EncodedBatch]:
+    def batches(self, share: ProcessShare) -> Iterator[EncodedBatch]:
         self.turns |= {way: [] for way in self.ways}
         self.seconds |= {name: [] for name in self.others}
         for at in range(self.rounds):
@@ -238,10 +238,10 @@ def of_size(image: ImageBatch, pairs: int) -> ImageBatch:
     return ImageBatch(image.latents[:, place], cond, label, tuple(image.row[i] for i in place.tolist()))
 
 
-def nothing_but_zeros(folder: Path, epochs: int, image: ImageBatch) -> Remembered:
+def nothing_but_zeros(folder: Path, epochs: int, image: ImageBatch) -> CachedReference:
     """A reference that remembers zeros of both kinds."""
     k, pairs, *latents = image.latents.shape
     open_answers(folder, {}, {SCORES: (epochs, pairs, k), NOISE: (epochs, pairs, k, *latents)})
-    remembered = Remembered(None, folder)
+    remembered = CachedReference(None, folder)
     remembered.fill(0.0)
     return remembered

@@ -6,7 +6,7 @@ from threading import Semaphore, Thread
 from typing import Any
 
 from diffpo.data.pairs import Pairs
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 
 
 class Loop:
@@ -61,7 +61,7 @@ class InTurn(Pairs):
     def size(self) -> int | None:
         return self.pairs.size
 
-    def batches(self, share: Share) -> Iterator[Any]:
+    def batches(self, share: ProcessShare) -> Iterator[Any]:
         for batch in self.pairs.batches(share):
             self.turn()
             yield batch

@@ -24,7 +24,7 @@ from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.lab.benchmark.ways.case import Case
 from diffpo.train.fit import fit
-from diffpo.train.reference_cache import Remembered, open_answers
+from diffpo.train.reference_cache import CachedReference, open_answers
 from diffpo.train.run import FitConfig, open_run
 
 PIXELS, ENCODED, REMEMBERED = "ours, pixels", "ours, encoded", "ours, remembered"
@@ -110,10 +110,10 @@ def silence() -> Iterator[None]:
         yield
 
 
-def remembering(asked: Reference | None, pairs: int, folder: Path) -> Remembered:
+def remembering(asked: Reference | None, pairs: int, folder: Path) -> CachedReference:
     """A reference that remembers two epochs of so many pairs; with nobody to ask, it remembers zeros."""
     open_answers(folder, {}, {SCORES: (2, pairs, 2)})
-    remembered = Remembered(asked, folder)
+    remembered = CachedReference(asked, folder)
     if asked is None:
         remembered.fill(0.0)
     return remembered

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diffpo.data.pairs import Pairs
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 
 Clock = Callable[[], float]
 
@@ -49,7 +49,7 @@ class Turns(Pairs):
     def size(self) -> int:
         return len(next(iter(self.batches_of.values())).row)
 
-    def batches(self, share: Share) -> Iterator[Any]:
+    def batches(self, share: ProcessShare) -> Iterator[Any]:
         for _ in range(self.rounds):
             for name, raw in self.batches_of.items():
                 began = self.clock()
@@ -64,7 +64,7 @@ class Turns(Pairs):
 def in_turn(steps: Mapping[str, Callable[[], object]], rounds: int, clock: Clock) -> dict[str, list[float]]:
     """Seconds of each step, where none of them is our loop's."""
     turns = Turns({}, steps, rounds, clock)
-    assert not list(turns.batches(Share(1, 0)))
+    assert not list(turns.batches(ProcessShare(1, 0)))
     return turns.seconds
 
 

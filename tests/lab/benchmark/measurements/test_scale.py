@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.lab.benchmark.measurements.scale import BATCH, WAYS, data, memory, write_pairs
 
 
@@ -23,7 +23,7 @@ def test_the_pairs_have_winners_and_ties_and_a_caption_each(pairs):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_both_ways_give_batches_of_pictures(pairs, way):
-    batch = next(iter(data(pairs, way).open().batches(Share(BATCH, 0))))
+    batch = next(iter(data(pairs, way).open().batches(ProcessShare(BATCH, 0))))
     assert batch.pixels.shape == (2, BATCH, 3, 32, 32)
 
 

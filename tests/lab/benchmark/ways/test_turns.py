@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffpo.data.sampler import Share
+from diffpo.data.sampler import ProcessShare
 from diffpo.lab.benchmark.ways.turns import Turns, clock_of, in_turn, ratio
 
 
@@ -27,7 +27,7 @@ def test_each_way_is_charged_for_its_own_work():
 def test_what_the_loop_does_with_a_batch_is_charged_to_its_way():
     time = Time()
     turns = Turns({"a": "A", "b": "B"}, {"other": lambda: time.work(5.0)}, 2, time)
-    for raw in turns.batches(Share(1, 0)):
+    for raw in turns.batches(ProcessShare(1, 0)):
         time.work({"A": 1.0, "B": 2.0}[raw])
     assert turns.seconds == {"a": [1.0] * 2, "b": [2.0] * 2, "other": [5.0] * 2}
 
