@@ -54,7 +54,7 @@ def main(
     seed: int = 0,
     resume: str | None = None,
     encoding: Encoding | None = None,
-    remember: Path | None = None,
+    reference_cache: Path | None = None,
     sheet: Path | None = None,
     pairs: int = 8,
     settings: str = "",
@@ -78,7 +78,7 @@ def main(
         seed: of every random draw of the run.
         resume: ignored.
         encoding: the training would encode first; here the pictures themselves are read.
-        remember: ignored.
+        reference_cache: ignored.
         sheet: picture that the first pairs are drawn on; null is the name of output_dir with -first-pairs.png.
         pairs: drawn there.
         settings: the resolved config.
@@ -101,7 +101,7 @@ def main(
         require_suits(objective, some)
     length, storage = tell_length(fit, opened.size, accelerator), autocast_type(accelerator)
     encodes = not all(some.is_encoded for some in read)
-    model = base.load(accelerator.device, storage, seed, encodes, True, objective.needs_unconditional)
+    model = base.load(accelerator.device, storage, seed, encodes, True, objective.requires.unconditional)
     objective.attach(model.unet, seed)
     raw = opened.first(pairs)
     first, draws = model.first(opened)
@@ -112,7 +112,7 @@ def main(
         said = list(tell_pairs(raw, find_mirrored(raw, opened.reader)))
         draw_sheet(raw, read_pictures(raw, model.parts.vae), said).save(place)
     encoders = [model.parts.vae, *encoders_of(model)] if encodes else []
-    copied = storage.itemsize if objective.needs_reference and base.adapter is None and reference is None else 0
+    copied = storage.itemsize if objective.requires.reference and base.adapter is None and reference is None else 0
     step = count_step(objective, model, opened, fit)
     print(tell_trained(objective, base.unet or base.path, base.adapter, model.unet, fit), length, sep="\n")
     print(f"pairs       {opened.report()}{' ' + tell_cut(model, opened) if encodes else ''}")
@@ -134,7 +134,7 @@ def count_step(objective: Objective, model: LoadedStableDiffusion, pairs: Any, f
     batch = replace(one.repeated(many), empty=model.empty)
     draws = Draws(pairs.seed, (0,) * many, batch.row, model.denoiser.a.device)
     # The untuned network is its own reference here: a copy would be computed in the same way.
-    reference = SwitchedOff(model.unet, lambda network: nullcontext()) if objective.needs_reference else None
+    reference = SwitchedOff(model.unet, lambda network: nullcontext()) if objective.requires.reference else None
 
     def work() -> None:
         with torch.autocast(draws.device.type, model.storage, enabled=model.storage != torch.float32):

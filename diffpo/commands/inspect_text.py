@@ -42,7 +42,7 @@ def main(
     evaluation: Evaluation | None = None,
     seed: int = 0,
     resume: str | None = None,
-    remember: Path | None = None,
+    reference_cache: Path | None = None,
     pairs: int = 3,
     settings: str = "",
 ) -> None:
@@ -63,7 +63,7 @@ def main(
         evaluation: ignored.
         seed: of every random draw of the run.
         resume: ignored.
-        remember: ignored.
+        reference_cache: ignored.
         pairs: shown as the network reads them.
         settings: the resolved config.
     """
@@ -82,7 +82,7 @@ def main(
     model = base.load(accelerator.device, storage, seed)
     model.require_fits(first, data.max_length)
     objective.attach(model.network, seed)
-    copied = storage.itemsize if objective.needs_reference and base.adapter is None and reference is None else 0
+    copied = storage.itemsize if objective.requires.reference and base.adapter is None and reference is None else 0
     print(tell_trained(objective, base.path, base.adapter, model.network, fit), length, sep="\n")
     print(f"pairs       {opened.report()} {tell_tokens(opened)} {model.report()}".rstrip())
     if held_out:
