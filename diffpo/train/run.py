@@ -46,7 +46,8 @@ class FitConfig:
         log_every: optimiser steps between reads of the metrics.
         save_every: optimiser steps between checkpoints (one more at the end); null writes none.
         keep: newest checkpoints that stay.
-        report_to: trackers of accelerate: tensorboard, wandb, trackio, ...
+        report_to: trackers of accelerate: tensorboard, wandb, trackio, ... Files that are this run's alone lie in
+            output_dir.
 
     Raises:
         Refusal: if a number is out of its range, not exactly one of steps and epochs is given, or `ema` is no decay.
@@ -205,9 +206,21 @@ def open_run(
     if config.report_to:
         values = flatten_tree(yaml.safe_load(settings) or {})
         accelerator.init_trackers(
-            "diffpo", {key: v if isinstance(v, int | float) else str(v) for key, v in values.items()}
+            "diffpo",
+            {key: v if isinstance(v, int | float) else str(v) for key, v in values.items()},
+            init_kwargs=keep_inside(output_dir),
         )
     return run
+
+
+def keep_inside(folder: Path) -> dict[str, dict[str, str]]:
+    """Options of trackers that write to the current folder otherwise. TensorBoard and Aim are told by accelerate;
+    trackio and MLflow keep one store for all runs, where their own settings say."""
+    return {
+        "wandb": {"dir": str(folder)},
+        "dvclive": {"dir": str(folder / "dvclive")},
+        "swanlab": {"logdir": str(folder / "swanlog")},
+    }
 
 
 def count_accumulated(config: FitConfig, processes: int) -> int:

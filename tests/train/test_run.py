@@ -1,4 +1,5 @@
 import signal
+from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, setrlimit
 from types import SimpleNamespace
 
@@ -218,3 +219,25 @@ def test_a_line_for_which_there_is_no_room_leaves_nothing(tmp_path, before):
         setrlimit(RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
     assert file.read_text() == before
+
+
+def test_files_of_trackers_lie_in_the_folder_of_the_run(tmp_path, monkeypatch, fresh_accelerator):
+    pytest.importorskip("tensorboard")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    run = open_run(FitConfig(steps=1, report_to=["tensorboard"]), tmp_path / "run", settings="seed: 0")
+    run.log({"loss": 1.0}, 1)
+    run.accelerator.end_training()
+    assert list(elsewhere.iterdir()) == []
+    assert list((tmp_path / "run" / "diffpo").glob("events.*"))
+
+
+def test_wandb_is_told_to_write_there_and_not_where_the_run_was_started(tmp_path, monkeypatch, fresh_accelerator):
+    told = {}
+    monkeypatch.setattr(module, "require_trackers", lambda names: None)
+    monkeypatch.setattr(
+        "accelerate.Accelerator.init_trackers", lambda self, project, config, init_kwargs: told.update(init_kwargs)
+    )
+    open_run(FitConfig(steps=1, report_to=["wandb"]), tmp_path / "run", settings="seed: 0")
+    assert told["wandb"] == {"dir": str(tmp_path / "run")}
+    assert all(Path(path).is_relative_to(tmp_path / "run") for options in told.values() for path in options.values())

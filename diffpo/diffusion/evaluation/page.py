@@ -60,7 +60,7 @@ def write_page(output_dir: Path, rows: int = 500, side: int = 320) -> Path:
     path = output_dir / "report.html"
     with name_failed_writes(str(path), REMEDY):
         said = {"numbers": numbers, "pictures": pictures, "seeds": seeds(lines)}
-        said |= {"decimals": {scorer["name"]: scorer["decimals"] for scorer in numbers["scorers"]}}
+        said |= {"thing": "picture", "decimals": {scorer["name"]: scorer["decimals"] for scorer in numbers["scorers"]}}
         path.write_text(render(report, output_dir, "page.html", **said), "utf-8")
     return path
 

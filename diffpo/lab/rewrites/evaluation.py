@@ -29,6 +29,8 @@ from diffpo.evaluation.win_rates import (
 )
 from diffpo.lab.rewrites.drawing import Drawing
 from diffpo.lab.rewrites.oracle import RewriteOracle
+from diffpo.lab.rewrites.page import write_page
+from diffpo.lab.rewrites.shift import estimate_shift
 from diffpo.lab.rewrites.turns import answered
 from diffpo.lab.rewrites.writing import Writing
 from diffpo.scorers.clip_score import CLIPScore
@@ -42,11 +44,13 @@ from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base
 class Rewriting(Evaluation):
     """At the end of a run: base and tuned model rewrite the same prompts from the same draws, and are judged.
 
-    Writes `report.json` (fractions, never percent) and `evaluation/<model>/prompts.jsonl` with every rewrite and what
-    was measured: the oracle's utility, `attributes` kept, `style` and `clean` (`RewriteOracle`), `length` in tokens,
-    and `drift`, the semantic distance from the prompt (1 - cosine in the space of a CLIP, as in arXiv:2507.20133).
-    `diversity` is the mean Jaccard distance of the words of two rewrites of one prompt. With `drawing`, `pictured` is
-    the share of the attributes asked for that the picture of a rewrite shows.
+    Writes `report.json` (fractions, never percent), `report.html` to look at, and `evaluation/<model>/prompts.jsonl`
+    with every rewrite and what was measured: the oracle's utility, `attributes` kept, `style` and `clean`
+    (`RewriteOracle`), `length` in tokens, and `drift`, the semantic distance from the prompt (1 - cosine in the space
+    of a CLIP, as in arXiv:2507.20133). `diversity` is the mean Jaccard distance of the words of two rewrites of one
+    prompt; `shift` is the mean of log p - log p of the first model over a model's own rewrites (of single turns, of
+    one vocabulary), which estimates KL from it at temperature 1. With `drawing`, `pictured` is the share of the
+    attributes asked for that the picture of a rewrite shows.
 
     Args:
         prompts: what is rewritten; prompts that were not trained on.
@@ -90,6 +94,7 @@ class Rewriting(Evaluation):
             found = self.contest(dict([base, *beside, *others]), asked, output_dir)
             report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
             write_report(report | headline(report), output_dir)
+            write_page(output_dir)
             print("\n".join([format_table(report), *rates(report)]))
         PartialState().wait_for_everyone()
 
@@ -99,6 +104,7 @@ class Rewriting(Evaluation):
         numbers: dict[str, Numbers] = {}
         entries: dict[str, Any] = {}
         drawn: dict[str, Pictures] = {}
+        base = next(iter(models.values()))
         for name, model in models.items():
             folder = output_dir / "evaluation" / name
             folder.mkdir(parents=True)
@@ -116,6 +122,8 @@ class Rewriting(Evaluation):
                 **summarize_pictures(numbers[name], [scorer.name]),
                 "diversity": diversity(written),
             }
+            if self.turns == 1 and tokenizer.get_vocab() == base.tokenizing.tokenizer.get_vocab():
+                entries[name]["shift"] = estimate_shift(model, base, asked, written)
         if drawn:
             with name_failed_writes(f"{output_dir}/before_after.png", REMEDY):
                 before_after(drawn, 1).save(output_dir / "before_after.png")

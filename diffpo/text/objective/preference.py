@@ -91,7 +91,23 @@ class SequencePreference(Objective):
     def judged(self, pair: PairLogps, batch: TokenBatch) -> Step:
         step = pair_step(self.loss, pair, batch.label)
         chosen, *_, rejected = pair.policy.detach()
-        return Step(step.loss, step.metrics | {"logps/chosen": chosen, "logps/rejected": rejected})
+        told = {"logps/chosen": chosen, "logps/rejected": rejected}
+        return Step(step.loss, step.metrics | told | length_moments(pair))
+
+
+def length_moments(pair: PairLogps) -> dict[str, Float[Tensor, " b"]]:
+    """What the uncentred correlation of margin and difference in length is made of: length bias.
+
+    Exchanged sides change none of them, and where policy and reference are one, two are 0.
+    """
+    first, *_, last = pair.log_ratio.detach()
+    long, *_, short = pair.length
+    margin, longer = first - last, long - short
+    return {
+        "length/margin_by_difference": margin * longer,
+        "length/margin_square": margin.square(),
+        "length/difference_square": longer.square(),
+    }
 
 
 def require_of_texts(loss: PairLoss) -> None:

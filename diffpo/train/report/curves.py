@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 CURVES = "curves.png"
 HELD_OUT = "validation/"
+LENGTH = "length/correlation"  # made of moments that are logged, see `correlate`
 FEW = 30  # points, which are then marked
 
 
@@ -45,6 +47,7 @@ PANELS = (
         {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
         0.0,
     ),
+    Panel("correlation of margin and difference in length: 0 is no length bias", {LENGTH: "correlation"}, 0.0),
     Panel("log-likelihood of the texts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
 )
 
@@ -56,7 +59,7 @@ def draw_curves(folder: Path) -> str:
 
     That matplotlib is missing, or the file cannot be written, is only told: the run is done.
     """
-    curves = read_curves(folder / METRICS)
+    curves = correlate(read_curves(folder / METRICS))
     found = [panel for panel in PANELS if any(name in curves for name in panel.names)]
     if not found:
         return ""
@@ -88,6 +91,19 @@ def curves_of(panel: Panel, curves: dict[str, Points]) -> Iterator[tuple[str, Po
         for prefix, of in (("", ""), (HELD_OUT, ", held-out pairs")):
             if points := curves.get(prefix + name):
                 yield label + of, points, bool(prefix)
+
+
+def correlate(curves: dict[str, Points]) -> dict[str, Points]:
+    """The same with the uncentred correlation of margin and difference in length; 0 where one does not vary."""
+    found = dict(curves)
+    for prefix in ("", HELD_OUT):
+        parts = ("margin_by_difference", "margin_square", "difference_square")
+        moments = [curves.get(f"{prefix}length/{part}", []) for part in parts]
+        found[prefix + LENGTH] = [
+            (step, both / math.sqrt(margin * longer) if margin * longer else 0.0)
+            for (step, both), (_, margin), (_, longer) in zip(*moments, strict=True)
+        ]
+    return {name: points for name, points in found.items() if points}
 
 
 def read_curves(file: Path) -> dict[str, Points]:

@@ -52,7 +52,8 @@ def lines(folder, name: str) -> list[dict]:
 
 
 def test_the_report_compares_every_two_models_and_tuned_with_base_at_the_top(finished):
-    _, report = finished
+    folder, report = finished
+    assert (folder / "report.html").exists()
     assert list(report["models"]) == ["base", "same", "tuned"]
     assert [(pair["a"], pair["b"]) for pair in report["pairs"]] == [
         ("same", "base"),

@@ -6,11 +6,12 @@ import torch
 from tiny import draws
 from tiny_text import language_model, token_batch
 
+from diffpo.core.pair import PairLogps
 from diffpo.core.references import FrozenCopy
 from diffpo.losses.logistic import Sigmoid
 from diffpo.losses.reference_free import SimPO
 from diffpo.text.model.likelihoods import token_logps
-from diffpo.text.objective.preference import Desensitised, SequencePreference
+from diffpo.text.objective.preference import Desensitised, SequencePreference, length_moments
 
 
 def other():
@@ -54,3 +55,16 @@ def test_a_loss_without_reference_asks_none():
 def test_how_tokens_add_up_decides_what_the_reference_is_asked():
     plain, desensitised = SequencePreference(), SequencePreference(reduce=Desensitised())
     assert plain.requires.cacheable_by != desensitised.requires.cacheable_by
+
+
+def test_moments_of_length_are_those_of_margin_and_difference():
+    policy, reference = torch.tensor([[-1.0, -5.0], [-4.0, -3.0]]), torch.tensor([[-2.0, -4.0], [-2.0, -3.0]])
+    pair = PairLogps(policy, reference, torch.tensor([[5.0, 3.0], [2.0, 7.0]]))  # margins 3 and -1, longer by 3 and -4
+    found = length_moments(pair)
+    assert found["length/margin_by_difference"].tolist() == [9.0, 4.0]
+    assert found["length/margin_square"].tolist() == [9.0, 1.0]
+    assert found["length/difference_square"].tolist() == [9.0, 16.0]
+    exchanged = length_moments(PairLogps(policy.flip(0), reference.flip(0), pair.length.flip(0)))
+    assert all(torch.equal(exchanged[name], values) for name, values in found.items())
+    same = length_moments(PairLogps(policy, policy, pair.length))
+    assert same["length/margin_by_difference"].tolist() == same["length/margin_square"].tolist() == [0.0, 0.0]

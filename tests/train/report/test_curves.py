@@ -5,7 +5,7 @@ from PIL import Image
 
 from diffpo.train.report import curves as module
 from diffpo.train.report import figure
-from diffpo.train.report.curves import PANELS, curves_of, draw_curves, read_curves
+from diffpo.train.report.curves import LENGTH, PANELS, correlate, curves_of, draw_curves, read_curves
 
 LINES = [
     {"step": 10, "loss": 0.7, "rewards/margins": 0.0},
@@ -62,3 +62,13 @@ def test_without_matplotlib_a_line_says_what_is_missing_and_nothing_is_drawn(tmp
 def test_a_run_without_metrics_has_no_curves(tmp_path):
     assert draw_curves(tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_correlation_with_length_is_made_of_its_moments():
+    def moments(both: float, margin: float, longer: float) -> dict:
+        numbers = {"margin_by_difference": both, "margin_square": margin, "difference_square": longer}
+        return {f"length/{name}": [(5, number)] for name, number in numbers.items()}
+
+    assert correlate(moments(-3.0, 4.0, 9.0))[LENGTH] == [(5, -0.5)]
+    assert correlate(moments(0.0, 0.0, 9.0))[LENGTH] == [(5, 0.0)]
+    assert correlate({"loss": [(5, 1.0)]}) == {"loss": [(5, 1.0)]}
