@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from datasets import Dataset
 from shards import png
@@ -37,6 +38,7 @@ def onevision(folder: Path, template: str = TEMPLATE, scale: float = 1.0) -> str
     Args:
         scale: of all weights; large ones say many different things.
     """
+    pytest.importorskip("torchvision", reason="its processor of videos needs torchvision")
     vision = SiglipVisionConfig(**TEXT | {"image_size": 16, "patch_size": 8}, vision_use_head=False)
     text = Qwen2Config(
         **TEXT | TOKENS | {"num_hidden_layers": LAYERS, "num_key_value_heads": 2},
