@@ -16,7 +16,7 @@ from weakref import WeakSet, WeakValueDictionary
 from diffpo.core.refusal import Refusal
 from diffpo.storage.files import name_failed_writes
 
-LOCK = ".diffpo.storage.lock"
+LOCK = ".diffpo.lock"
 MOST = 2**12  # bytes that it holds
 OTHERWISE = "choose another output_dir"
 HARMLESS = (".*", "log.txt", "*.log", "*.out", "*.err", "overrides.json")  # what may lie there before a program starts
