@@ -216,7 +216,7 @@ class PairTable:
         for lacks, those in lacking.items():
             raise Refusal(
                 f"{len(those)} of {rows} rows have no {lacks} (it is null), the first is row {those[0]}; "
-                f"fix the data, or drop such rows with --data.rows+=diffpo.data.rows.{REMEDIES[lacks]}."
+                f"fix the data, or drop such rows with --data.rows+=diffpo.data.{REMEDIES[lacks]}."
             )
 
     def _mapped(self, index: int, record: Mapping[str, Any]) -> PairRow | RowMap:

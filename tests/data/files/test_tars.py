@@ -60,7 +60,7 @@ def test_a_sample_without_a_picture_costs_itself_and_is_counted(tmp_path, stream
 def test_a_sample_without_a_prompt_or_a_label_can_be_dropped(tmp_path):
     for lacks, remedy in (("original_prompt.txt", DropPromptless()), ("label_0.txt", DropUnlabeled())):
         source = PickAPicShards(tar(tmp_path / f"{type(remedy).__name__}.tar", (3, lacks)))
-        said = rf"1 of 8 rows have no .* the first is row 3; .*diffpo.data.rows.{type(remedy).__name__}\."
+        said = rf"1 of 8 rows have no .* the first is row 3; .*diffpo.data.{type(remedy).__name__}\."
         with pytest.raises(Refusal, match=said):
             PairTable(source, [], seed=0)
         table = PairTable(source, [remedy], seed=0)
