@@ -14,8 +14,9 @@ from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.model.lora import LoRA
-from diffpo.diffusion.model.model_card import paths, write_card
+from diffpo.diffusion.model.model_card import write_card
 from diffpo.diffusion.objective.preference import DenoisingPreference
+from diffpo.train.model_card import find_paths
 
 SETTINGS = "objective:\n  beta: 5000\n"
 
@@ -77,7 +78,10 @@ def test_local_bases_and_data_stay_out_of_the_head(tmp_path, monkeypatch):
 
 
 def test_sources_inside_sources_are_found():
-    assert paths({"sources": [{"path": "a", "split": "x"}, {"inner": {"path": "b"}}], "weights": None}) == ["a", "b"]
+    assert find_paths({"sources": [{"path": "a", "split": "x"}, {"inner": {"path": "b"}}], "weights": None}) == [
+        "a",
+        "b",
+    ]
 
 
 @pytest.mark.parametrize(

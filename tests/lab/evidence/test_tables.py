@@ -65,7 +65,7 @@ def test_a_number_that_no_run_has_measured_is_no_column_and_one_of_some_rows_is_
     alone = ENTRY | {"diversity": None}
     report = {"n_prompts": 2, "models": {"base": alone, "tuned": alone}, "versions": {}}
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
-    found = measured({"methods": {"sft": []}, "baseline": "sft", "seeds": [0]}, tmp_path)
+    found = measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
     head, _, base, _ = table(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
     assert head.endswith("| win rate over sft | style |")
     assert base.endswith("|  | 0.250 |")

@@ -354,7 +354,7 @@ def test_data_that_have_changed_are_refused_by_what_has(run_folder, tmp_path):
 
 def test_a_run_folder_is_no_checkpoint(run_folder, tmp_path):
     with pytest.raises(Refusal, match="is not a whole checkpoint; name a folder checkpoint-N"):
-        fit_points(tmp_path, resume=str(run_folder))
+        fit_points(tmp_path / "another", resume=str(run_folder))
 
 
 def test_flat_joins_nested_names_and_keeps_lists_whole():
