@@ -3,11 +3,13 @@
 import inspect
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -193,10 +195,16 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # jsonargparse's own parsers of parts
             super().error(message, ex)
-        close = suggest_names(message, self.track)
+        close = [*suggest_names(message, self.track), *self._suggest_options(message)]
         hint = f"did you mean {' or '.join(close)}?" if close else f"{self.prog} --help lists all options."
         print(f"error: {message.rstrip()}\nhint: {hint}", file=sys.stderr)
         sys.exit(2)
+
+    def _suggest_options(self, message: str) -> list[str]:
+        """Options that are close to those that the error does not know."""
+        ours = [option for action in self._actions for option in action.option_strings]
+        unknown = re.findall(r"(?<!\S)(--[\w.]+)", message) if message.startswith("unrecognized") else []
+        return [match for option in unknown for match in get_close_matches(option, ours, n=1, cutoff=0.8)]
 
 
 def asks_for_help(args: list[str]) -> bool:

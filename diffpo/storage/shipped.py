@@ -3,6 +3,7 @@
 In a wheel they lie beside the code, put there when it is built; the repository has one copy of each.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def find_recipe(said: str) -> Path:
         return names[ends[0]]
     if ends:
         raise Refusal(f"Several recipes are called {said!r}: {', '.join(ends)}; name one of them in full.")
-    raise Refusal(f"There is no file and no recipe {said!r}; `diffpo recipes` lists those that came along.")
+    close = get_close_matches(said, [*names, *(name.rpartition("/")[2] for name in names)], n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise Refusal(f"There is no file and no recipe {said!r}; {hint}`diffpo recipes` lists those that came along.")
 
 
 def find_shipped(value: str) -> Path | None:

@@ -25,7 +25,10 @@ def require_trackers(names: Sequence[str]) -> None:
     if strange := [name for name in names if name not in known]:
         raise Refusal(f"fit.report_to names {', '.join(strange)}; the known trackers are {', '.join(known)}.")
     if absent := [name for name in names if name not in installed]:
-        raise Refusal(f"fit.report_to names {', '.join(absent)}, not installed; pip install {' '.join(absent)}.")
+        raise Refusal(
+            f"fit.report_to names {', '.join(absent)}, not installed; pip install {' '.join(absent)}, or leave it "
+            "out: metrics.jsonl has the same numbers."
+        )
 
 
 class Meter:

@@ -342,6 +342,12 @@ def test_a_usage_error_is_the_error_and_one_hint(capsys, wrong, hint):
     assert not any("usage:" in line for line in error)
 
 
+def test_an_option_that_is_nearly_one_gets_the_close_one(config, capsys):
+    with pytest.raises(SystemExit):
+        parse(program, ["--config", config, "--data.framing.resolutoin=64"])
+    assert capsys.readouterr().err.endswith("hint: did you mean --data.framing.resolution?\n")
+
+
 def test_an_old_class_path_says_the_new_one(tmp_path, monkeypatch, capsys):
     (tmp_path / "old.yaml").write_text(
         "data: {source: {class_path: diffpo.sources.PickAPic}, rows: [diffpo.rows.DropTies]}"

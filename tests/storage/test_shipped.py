@@ -43,6 +43,11 @@ def test_a_name_that_none_has_is_refused():
         find_recipe("nope")
 
 
+def test_a_name_that_is_nearly_one_gets_the_close_one():
+    with pytest.raises(Refusal, match="no recipe 'smpo_sdxxl'; did you mean smpo_sdxl"):
+        find_recipe("smpo_sdxxl")
+
+
 def test_paths_that_the_folder_lacks_are_those_that_came_along(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_shipped("assets/tiny-sd") == shipped_root() / "assets" / "tiny-sd"
