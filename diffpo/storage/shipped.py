@@ -11,7 +11,8 @@ from diffpo.core.refusal import Refusal
 
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = PACKAGE / "shipped"  # of a wheel
-PARTS = ("configs", "assets")
+PARTS = ("configs/", "assets/tiny-")  # what is read; assets/ also gets records and worlds that are built
+WRITTEN = {"output_dir", "output", "record", "readme"}  # options that name what is written: never ours
 
 
 def shipped_root() -> Path:
@@ -59,7 +60,7 @@ def find_recipe(said: str) -> Path:
 
 def find_shipped(value: str) -> Path | None:
     """What came along under a path (`assets/...`) that the user's folder lacks; None if nothing did."""
-    if value.partition("/")[0] not in PARTS or Path(value).exists():
+    if not value.startswith(PARTS) or Path(value).exists():
         return None
     path = shipped_root() / value
     return path if path.exists() else None
@@ -72,7 +73,7 @@ def replace_shipped(tree: Any, taken: dict[str, str]) -> Any:
         taken: gets what was replaced, to be told.
     """
     if isinstance(tree, dict):
-        return {key: replace_shipped(value, taken) for key, value in tree.items()}
+        return {key: value if key in WRITTEN else replace_shipped(value, taken) for key, value in tree.items()}
     if isinstance(tree, list):
         return [replace_shipped(value, taken) for value in tree]
     if isinstance(tree, str) and (found := find_shipped(tree)):

@@ -57,6 +57,20 @@ def test_paths_that_the_folder_lacks_are_those_that_came_along(tmp_path, monkeyp
     assert find_shipped("assets/tiny-sd") is None
 
 
+@pytest.mark.parametrize("place", ["assets", "assets/evidence", "assets/oracle-check", "configs"])
+def test_places_that_commands_write_to_stay_in_the_users_folder(tmp_path, monkeypatch, place):
+    """The record of `diffpo evidence` is assets/evidence: from another folder it must not reach a clone's."""
+    assert (shipped_root() / place).exists()
+    monkeypatch.chdir(tmp_path)
+    assert find_shipped(place) is None
+
+
+def test_what_is_written_is_never_what_came_along(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree = {"output_dir": "assets/tiny-sd", "inner": {"output": "assets/tiny-pairs"}}
+    assert replace_shipped(tree, {}) == tree
+
+
 def test_a_config_is_filled_and_what_was_taken_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     taken: dict[str, str] = {}
