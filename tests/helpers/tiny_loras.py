@@ -5,10 +5,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from single_file import unet_name
+from tiny import image_batch, unet
 from torch import Tensor
 
+from diffpo.diffusion.model.lora import LoRA
 from diffpo.lora.files import METADATA, Layer, layer_shapes
 from diffpo.lora.layers import peft_settings, peft_state
 
@@ -116,3 +121,28 @@ def saved_layers(
     beside = "alpha" in names("conv_in")
     save_file(written(layers, names) | (extra or {}), path, None if beside else settings_of(layers))
     return str(path)
+
+
+def output(network) -> torch.Tensor:
+    """What a tiny UNet says of a fixed batch."""
+    batch = image_batch()
+    with torch.no_grad():
+        return network(batch.latents.flatten(0, 1), torch.tensor(500), **batch.cond.kwargs()).sample
+
+
+def shift_adapter(network, name: str = "default") -> None:
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if f".{name}." in key:
+                parameter.add_(0.1)
+
+
+def save_shifted(folder):
+    """Write a trained LoRA of the tiny UNet as diffusers does; the UNet that has it."""
+    network = unet()
+    LoRA(rank=2, alpha=6.0).attach(network)
+    shift_adapter(network)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network, adapter_name="default"))
+    metadata = network.peft_config["default"].to_dict()
+    StableDiffusionPipeline.save_lora_weights(folder, layers, unet_lora_adapter_metadata=metadata)
+    return network

@@ -1,9 +1,7 @@
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import get_peft_model_state_dict
-from tiny import image_batch, unet
+from tiny import unet
+from tiny_loras import output, save_shifted, shift_adapter
 
 from diffpo.core.references import SwitchedOff
 from diffpo.core.refusal import Refusal
@@ -11,29 +9,10 @@ from diffpo.diffusion.model.lora import LoRA, WarmLoRA
 from diffpo.train.adapters import adapter_only, adapters_off
 
 
-def output(network) -> torch.Tensor:
-    batch = image_batch()
-    with torch.no_grad():
-        return network(batch.latents.flatten(0, 1), torch.tensor(500), **batch.cond.kwargs()).sample
-
-
-def shift_adapter(network, name: str = "default") -> None:
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if f".{name}." in key:
-                parameter.add_(0.1)
-
-
 @pytest.fixture
 def lora_file(tmp_path):
     """A trained LoRA of the tiny UNet as diffusers writes it, and that UNet."""
-    network = unet()
-    LoRA(rank=2, alpha=6.0).attach(network)
-    shift_adapter(network)
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network, adapter_name="default"))
-    metadata = network.peft_config["default"].to_dict()
-    StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
-    return tmp_path, network
+    return tmp_path, save_shifted(tmp_path)
 
 
 def test_switched_off_lora_is_the_base_bitwise_and_comes_back():

@@ -3,12 +3,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
-from tiny import image_batch, moved, pipeline, trained, unet
-from tiny_loras import layers_of, saved_layers
+from tiny import moved, pipeline, trained, unet
+from tiny_loras import layers_of, output, save_shifted, saved_layers, shift_adapter
 
 import diffpo.diffusion.model.lora
 from diffpo.core.references import SwitchedOff
@@ -18,29 +15,10 @@ from diffpo.lora.layers import require_put
 from diffpo.train.adapters import adapters_off
 
 
-def output(network) -> torch.Tensor:
-    batch = image_batch()
-    with torch.no_grad():
-        return network(batch.latents.flatten(0, 1), torch.tensor(500), **batch.cond.kwargs()).sample
-
-
-def shift_adapter(network, name: str = "default") -> None:
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if f".{name}." in key:
-                parameter.add_(0.1)
-
-
 @pytest.fixture
 def lora_file(tmp_path):
     """A trained LoRA of the tiny UNet as diffusers writes it, and that UNet."""
-    network = unet()
-    LoRA(rank=2, alpha=6.0).attach(network)
-    shift_adapter(network)
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network, adapter_name="default"))
-    metadata = network.peft_config["default"].to_dict()
-    StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
-    return tmp_path, network
+    return tmp_path, save_shifted(tmp_path)
 
 
 def test_new_lora_changes_nothing_at_start_and_trains_only_itself():
