@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 from diffpo.storage.files import tell_failed_writes
 from diffpo.train.report.figure import COLORS, INSTALL, is_drawable, open_figure, save_figure
@@ -17,6 +18,8 @@ CURVES = "curves.png"
 HELD_OUT = "validation/"
 LENGTH = "length/correlation"  # made of moments that are logged, see `correlate`
 FEW = 30  # points, which are then marked
+
+TITLE = 40  # characters of a line above a panel: more would reach into the next one
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def draw_curves(folder: Path) -> str:
         return f"{CURVES} is not drawn, as matplotlib is not installed; {INSTALL}."
     figure, axes = open_figure(len(found))
     for panel, pair in zip(found, axes, strict=True):
-        pair.set_title(panel.title)
+        pair.set_title(fill(panel.title, TITLE))
         pair.set_xlabel("step")
         if panel.level is not None:
             pair.axhline(panel.level, color="#888888", linewidth=1)

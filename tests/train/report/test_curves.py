@@ -72,3 +72,16 @@ def test_the_correlation_with_length_is_made_of_its_moments():
     assert correlate(moments(-3.0, 4.0, 9.0))[LENGTH] == [(5, -0.5)]
     assert correlate(moments(0.0, 0.0, 9.0))[LENGTH] == [(5, 0.0)]
     assert correlate({"loss": [(5, 1.0)]}) == {"loss": [(5, 1.0)]}
+
+
+def test_no_title_reaches_into_the_next_panel(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(module, "save_figure", lambda figure, path: drawn.append(figure))
+    names = {name: float(n) for n, name in enumerate(name for panel in PANELS for name in panel.names)}
+    draw_curves(logged(tmp_path, [{"step": 10} | names, {"step": 20} | names]))
+    [figure] = drawn
+    figure.draw_without_rendering()
+    titles = [pair.title.get_window_extent() for pair in figure.axes]
+    assert len(titles) > 3
+    assert not any(one.overlaps(other) for n, one in enumerate(titles) for other in titles[:n])
+    assert all(0 <= title.x0 < title.x1 <= figure.bbox.width for title in titles)
