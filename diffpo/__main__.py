@@ -2,7 +2,7 @@
 
 import sys
 
-from diffpo.cli.verbs import Group, Verb, launch_verb
+from diffpo.cli.verbs import Verb, VerbGroup, launch_verb
 
 VERBS = {
     "quickstart": Verb("diffpo.commands.quickstart", "train and compare in the tiny world, here, in minutes", True),
@@ -18,7 +18,7 @@ VERBS = {
     "judge-users": Verb("diffpo.commands.judge_users", "ask a judge which picture a user would prefer"),
     "evaluate": Verb("diffpo.commands.evaluate", "models side by side: same prompts and seeds, every scorer"),
     "evaluate-users": Verb("diffpo.commands.evaluate_users", "models that draw for users, judged by users"),
-    "convert": Group(
+    "convert": VerbGroup(
         {
             "mix-negative": Verb("diffpo.commands.mix_negative", "a negative for guidance, of base and tuned weights"),
             "extrapolate": Verb("diffpo.commands.extrapolate", "momentum between rounds, as a step of weights"),
@@ -26,7 +26,7 @@ VERBS = {
         },
         "weights of finished runs, made into others",
     ),
-    "measure": Group(
+    "measure": VerbGroup(
         {
             "ranking-accuracy": Verb("diffpo.commands.ranking_accuracy", "how often a model ranks pairs right"),
             "semantic-distance": Verb("diffpo.commands.semantic_distance", "how far answers are from their prompts"),
@@ -34,7 +34,7 @@ VERBS = {
         "what a text run is measured by besides its loss",
     ),
     "evidence": Verb("diffpo.commands.evidence", "a grid of methods and seeds, as a table with intervals"),
-    "benchmark": Group(
+    "benchmark": VerbGroup(
         {
             "step": Verb("diffpo.lab.benchmark.measurements.step", "a training step beside the published one"),
             "inversion": Verb("diffpo.lab.benchmark.measurements.inversion", "training at inverted latents"),

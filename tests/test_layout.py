@@ -39,6 +39,33 @@ TRACKS = {
 }
 CATALOGUES = {"methods", "losses", "scorers", "commands"}  # of one role each, so they may hold more
 MOST = 12  # modules of a folder
+# Functions and classes of one name in two modules, each with its reason; any other name is that of one thing.
+TRACK, WORLD = "the same of pictures and of texts", "the same of the world of shapes and of that of rewrites"
+TWINS = {
+    "main": "what a command starts",
+    "SFT": TRACK,
+    "DMPO": "two papers gave two methods one name: of pictures arXiv:2507.07510, of texts arXiv:2406.14868",
+    "KTO": "on single pictures, and as a loss of pairs",
+    "Example": TRACK,
+    "load_base": TRACK,
+    "load_tuned": TRACK,
+    "front_matter": TRACK,
+    "write_card": TRACK,
+    "write_page": TRACK,
+    "tell_pairs": TRACK,
+    "build_tokenizer": WORLD,
+    "sample_pairs": WORLD,
+    "write_prompts": WORLD,
+    "style": WORLD,
+    "utility": WORLD,
+    "published_name": "of weights, by each scorer whose published files call them otherwise",
+    "Users": "to be renamed: whom batches visit equally, and who judges runs",
+    "Panel": "to be renamed: of people who judge, and of a figure",
+    "name_files": "to be renamed: of a table, and into a list",
+    "describe": "to be renamed: layers of a file, and a run",
+    "require_same": "to be renamed: command lines of runs, and results of a folder",
+    "table": "to be renamed: of methods, and of users",
+}
 
 
 def name(path: Path) -> str:
@@ -112,6 +139,17 @@ def test_a_function_can_be_read_in_one_go(path):
 def test_a_folder_can_be_seen_at_a_glance(path):
     modules = [module for module in path.parent.glob("*.py") if module != path]
     assert len(modules) <= MOST or path.parent.name in CATALOGUES
+
+
+def test_a_name_is_that_of_one_thing():
+    homes = defaultdict[str, set[str]](set)
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                homes[node.name].add(dotted(path))
+    twins = {shared: sorted(modules) for shared, modules in homes.items() if len(modules) > 1}
+    assert {shared: modules for shared, modules in twins.items() if shared not in TWINS} == {}
+    assert TWINS.keys() - twins.keys() == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -26,7 +26,7 @@ def require_given(build: Callable[..., Any], chosen: Mapping[str, Any] | Namespa
         if value is None and not takes_null(kind) and defaults[name].default is not None:
             raise Refusal(f"{here} is null, which it cannot be; give it a value, or leave it out if it has one.")
         for number, part in enumerate(value if isinstance(value, list) else [value]):
-            if (found := parts(kind, part)) is not None:
+            if (found := split_built(kind, part)) is not None:
                 require_given(*found, f"{here}[{number}]" if isinstance(value, list) else here)
 
 
@@ -41,7 +41,7 @@ def takes_null(kind: Any) -> bool:
     return kind in (Any, None, NoneType, object) or isinstance(kind, TypeVar | str) or NoneType in get_args(kind)
 
 
-def parts(kind: Any, value: Any) -> tuple[Callable[..., Any], Mapping[str, Any] | Namespace] | None:
+def split_built(kind: Any, value: Any) -> tuple[Callable[..., Any], Mapping[str, Any] | Namespace] | None:
     """What is built of a value, and its arguments; None if nothing is."""
     if isinstance(value, Namespace | dict) and isinstance(value.get("class_path"), str):
         named: Any = import_object(value["class_path"])

@@ -23,7 +23,7 @@ class Verb:
 
 
 @dataclass(frozen=True)
-class Group:
+class VerbGroup:
     """A word that a second one follows.
 
     Attributes:
@@ -35,7 +35,7 @@ class Group:
     help: str
 
 
-def launch_verb(program: str, verbs: Mapping[str, Verb | Group], words: list[str] | None = None) -> None:
+def launch_verb(program: str, verbs: Mapping[str, Verb | VerbGroup], words: list[str] | None = None) -> None:
     """Call what the command line names, or say what there is.
 
     Args:
@@ -52,7 +52,7 @@ def launch_verb(program: str, verbs: Mapping[str, Verb | Group], words: list[str
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(verbs)}."
         print(f"error: {program} knows no {words[0]!r}; {hint}", file=sys.stderr)
         sys.exit(2)
-    if isinstance(verb, Group):
+    if isinstance(verb, VerbGroup):
         return launch_verb(f"{program} {words[0]}", verb.verbs, words[1:])
     if verb.takes_words:
         return import_module(verb.module).main(words[1:])
@@ -60,7 +60,7 @@ def launch_verb(program: str, verbs: Mapping[str, Verb | Group], words: list[str
     return launch(import_module(verb.module).main, words[1:], f"{program} {words[0]}")
 
 
-def list_verbs(program: str, verbs: Mapping[str, Verb | Group]) -> str:
+def list_verbs(program: str, verbs: Mapping[str, Verb | VerbGroup]) -> str:
     width = max(map(len, verbs))
     lines = [f"  {word:{width}}  {verb.help}" for word, verb in verbs.items()]
     return "\n".join([f"usage: {program} <command> ...", "", *lines, "", f"{program} <command> --help says more."])

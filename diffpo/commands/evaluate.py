@@ -17,7 +17,7 @@ from diffpo.diffusion.evaluation.geneval import write_geneval
 from diffpo.diffusion.evaluation.guidance import GuidanceSweep
 from diffpo.diffusion.evaluation.model import ComparedModel, list_warnings, require_distinct, stamp_files
 from diffpo.diffusion.evaluation.page import write_page
-from diffpo.diffusion.evaluation.scores import Judges, Pictures
+from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.scorer import Scorer
 from diffpo.evaluation.win_rates import cut_short, format_table
@@ -78,7 +78,7 @@ def main(
         else:
             files = finished[model.name]
             identity = {**model.identity, "files": stamp_files(files)}
-        pictures[model.name] = Pictures(files, folder, identity)
+        pictures[model.name] = ModelPictures(files, folder, identity)
         about[model.name] = {
             "source": model.source,
             "folder": model.name if drawn else str(files[0].parent.resolve()),

@@ -25,7 +25,7 @@ from diffpo.diffusion.users.drawing import Files, Support, UserModel, drawn_for,
 from diffpo.diffusion.users.pipelines import interpolate_users
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import format_report, list_versions
-from diffpo.lab.users.comparison import compared, judged, utilities
+from diffpo.lab.users.comparison import compare_rows, judge_pictures, utilities
 from diffpo.lab.users.tastes import Population, Taste
 from diffpo.processes.everyone import on_main
 from diffpo.storage.files import name_failed_writes, require_name
@@ -39,7 +39,7 @@ SIDE = 96  # of a picture on a sheet
 
 
 @dataclass(frozen=True)
-class Between:
+class UserMixtures:
     """Drawing for mixtures of two users.
 
     Args:
@@ -78,7 +78,7 @@ def main(
     prompts: Prompts,
     output_dir: Path,
     sampling: Sampling,
-    between: Between | None = None,
+    between: UserMixtures | None = None,
     sheets: Sheets | None = None,
     users: list[str] | None = None,
     seed: int = 0,
@@ -108,7 +108,7 @@ def main(
     began, asked = time.perf_counter(), [record["prompt"] for record in prompts.read()]
     people = Population.read(tastes).all
     heard = Support.of(embedder, support, most_shots(models, between), seed)
-    require_known(models, heard, people, between, sheets, users)
+    require_names(models, heard, people, between, sheets, users)
     if users:
         heard = heard.only(users)
     with name_failed_writes(f"output_dir {output_dir}", REMEDY):
@@ -123,12 +123,12 @@ def main(
         report = {"seed": sampling.first_seed, "n_prompts": len(asked), **asdict(sampling), "seconds": seconds}
         report |= {"versions": list_versions(), "interval": INTERVAL, "support": dict(heard.identity)}
         judging = {user: people[user] for user in heard.shown}
-        worth = judged(rows, judging, asked)
-        report |= compared(rows, worth, judging, asked)
+        worth = judge_pictures(rows, judging, asked)
+        report |= compare_rows(rows, worth, judging, asked)
         write_json(output_dir / "utilities.json", {row: found.tolist() for row, found in worth.items()})
         if between:
-            report["between"] = asdict(between) | {"utility": curve(mixtures, between, people, asked)}
-            sheet(
+            report["between"] = asdict(between) | {"utility": measure_mixtures(mixtures, between, people, asked)}
+            draw_user_sheet(
                 list(mixtures.values()),
                 range(0, min(4, len(asked)) * sampling.pictures, sampling.pictures),
                 output_dir / "between.png",
@@ -136,25 +136,27 @@ def main(
         if sheets:
             users = list(heard.shown)[: sheets.users]
             columns = [rows[models[0].rows[0]][users[0]], *(rows[sheets.row][user] for user in users)]
-            sheet(columns, [number * sampling.pictures for number in sheets.prompts], output_dir / "users.png")
+            draw_user_sheet(
+                columns, [number * sampling.pictures for number in sheets.prompts], output_dir / "users.png"
+            )
         write_report(report, output_dir)
-        print(table(report))
+        print(format_users(report))
     if lock:
         lock.release()
     state.end_training()
 
 
-def most_shots(models: Sequence[UserModel], between: Between | None) -> int:
+def most_shots(models: Sequence[UserModel], between: UserMixtures | None) -> int:
     """Support pairs that every user has to have."""
     heard = [shots for model in models if model.user_attention for shots in model.shots]
     return max([1, *heard, *([between.shots] if between else [])])
 
 
-def require_known(
+def require_names(
     models: Sequence[UserModel],
     support: Support,
     people: Mapping[str, Taste],
-    between: Between | None,
+    between: UserMixtures | None,
     sheets: Sheets | None,
     judging: Sequence[str] | None = None,
 ) -> None:
@@ -179,7 +181,7 @@ def require_known(
 
 
 def drawn_between(
-    between: Between,
+    between: UserMixtures,
     models: Sequence[UserModel],
     support: Support,
     asked: Sequence[str],
@@ -204,8 +206,8 @@ def drawn_between(
     }
 
 
-def curve(
-    mixtures: Mapping[float, list[Path]], between: Between, people: Mapping[str, Taste], asked: Sequence[str]
+def measure_mixtures(
+    mixtures: Mapping[float, list[Path]], between: UserMixtures, people: Mapping[str, Taste], asked: Sequence[str]
 ) -> dict[str, list[float]]:
     """Mean utility of the mixtures' pictures for each of the two users."""
     return {
@@ -214,14 +216,14 @@ def curve(
     }
 
 
-def sheet(columns: Sequence[Sequence[Path]], numbers: Sequence[int], file: Path) -> None:
+def draw_user_sheet(columns: Sequence[Sequence[Path]], numbers: Sequence[int], file: Path) -> None:
     """A row for each number of a picture."""
     shown = [read_image(str(files[number])) for number in numbers for files in columns]
     enlarged = [picture.resize((SIDE, SIDE), Image.Resampling.NEAREST) for picture in shown]
     make_image_grid(enlarged, rows=len(numbers), cols=len(columns)).save(file)
 
 
-def table(report: Mapping[str, Any]) -> str:
+def format_users(report: Mapping[str, Any]) -> str:
     """One row per model and number of shots."""
     first = next(iter(report["models"]))
     over = {pair["a"]: format_report(pair) for pair in report["pairs"] if pair["b"] == first}

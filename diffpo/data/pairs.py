@@ -16,7 +16,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Cell, records
-from diffpo.data.files.tables import heavy_columns, require_columns, require_texts
+from diffpo.data.files.tables import heavy_columns, require_columns, require_unicode
 from diffpo.data.rows import PairRow, RowMap, apply_maps
 from diffpo.data.sampler import ProcessShare
 from diffpo.data.source import Layout, Source
@@ -164,7 +164,7 @@ class PairTable:
         self.cells = source.cells(table)
         heavy = (heavy_columns(table.features) | set(source.candidates)) - set(source.needs)
         self.light = table.remove_columns([name for name in table.column_names if name in heavy])
-        require_texts(self.light)
+        require_unicode(self.light)
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 5)))

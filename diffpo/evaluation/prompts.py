@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.core.refusal import Refusal, require_at_least
-from diffpo.data.files.tables import heavy_columns, open_table, require_columns, require_texts
+from diffpo.data.files.tables import heavy_columns, open_table, require_columns, require_unicode
 from diffpo.data.typed import MARK, show_value, texts_of
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.text_files import read_text
@@ -71,6 +71,6 @@ class Prompts:
         table = open_table(self.path, self.split, self.revision, "prompts")
         require_columns(table.column_names, [self.column], self)
         light = table.remove_columns(sorted(heavy_columns(table.features) - {self.column}))
-        require_texts(light)
+        require_unicode(light)
         records = light.select(range(min(len(table), self.count or len(table)))).to_list()
         return [record | {"prompt": record[self.column]} for record in records]

@@ -83,7 +83,7 @@ class ImageReward(Learned):
     def load(self) -> nn.Module:
         tensors = read_saved(self.path, "ImageReward.pt", self.revision, "ImageReward's weights")
         with init_empty_weights(include_buffers=False):
-            network = Blip()
+            network = BlipReward()
         used = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
         fill_network(network, used, self.path, "ImageReward", published_name)
         return network
@@ -115,7 +115,7 @@ class ImageReward(Learned):
         return (rewards - MEAN) / STD
 
 
-class Blip(nn.Module):
+class BlipReward(nn.Module):
     """The reward r: the first token's state after cross attention to the picture, through linear layers."""
 
     def __init__(self):
@@ -133,7 +133,7 @@ class Blip(nn.Module):
 
 
 def published_name(name: str) -> str:
-    """What the published file calls a weight of `Blip`."""
+    """What the published file calls a weight of `BlipReward`."""
     for ours, theirs in NAMES.items():
         name = name.replace(ours, theirs)
     return name

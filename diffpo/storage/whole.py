@@ -156,15 +156,15 @@ def silence_reports() -> Iterator[None]:
     """Inside, libraries do not list weights that did not fit: whoever loads refuses them in one line."""
     loggers = [logging.getLogger(name) for name in LISTING]
     for logger in loggers:
-        logger.addFilter(nothing)
+        logger.addFilter(drop_record)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(nothing)
+            logger.removeFilter(drop_record)
 
 
-def nothing(_: logging.LogRecord) -> bool:
+def drop_record(_: logging.LogRecord) -> bool:
     return False
 
 

@@ -4,12 +4,12 @@ import sys
 import pytest
 
 from diffpo.__main__ import VERBS
-from diffpo.cli.verbs import Group, Verb, launch_verb, list_verbs
+from diffpo.cli.verbs import Verb, VerbGroup, launch_verb, list_verbs
 
 
 def every_verb(verbs=VERBS, before="diffpo"):
     for word, verb in verbs.items():
-        if isinstance(verb, Group):
+        if isinstance(verb, VerbGroup):
             yield from every_verb(verb.verbs, f"{before} {word}")
         else:
             yield f"{before} {word}", verb

@@ -13,7 +13,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import read_image
 from diffpo.diffusion.evaluation import drawing
 from diffpo.diffusion.users.branch import UserBranch
-from diffpo.lab.users.tastes import judged_pairs, population, split_requests
+from diffpo.lab.users.tastes import judged_pairs, population, split_prompts
 
 PROMPTS = ["a red circle", "a circle on the left"]
 USERS = 4
@@ -30,7 +30,7 @@ def world(tmp_path_factory):
     branch.save(pipe, root / "hearing")
     people = population(2, USERS)
     people.write(root / "users.json")
-    made = judged_pairs(pipeline(), split_requests().training, people.held_out, 2, USERS, steps=1)
+    made = judged_pairs(pipeline(), split_prompts().training, people.held_out, 2, USERS, steps=1)
     made.map(lambda row: {"label_0": 1.0}).to_parquet(root / "held_out.parquet")
     (root / "prompts.txt").write_text("\n".join(PROMPTS))
     return root

@@ -33,7 +33,7 @@ from diffpo.losses.margin import IPO
 from diffpo.losses.reference_free import CPO, ORPO, SimPO
 from diffpo.losses.two_sided import BCO, NCA
 from diffpo.text.data.completions import Segment
-from diffpo.text.data.pictures import Seen
+from diffpo.text.data.pictures import PictureAnswer
 from diffpo.text.methods.hpo import HPO
 from diffpo.text.methods.mdpo import MDPO
 from diffpo.text.methods.rationales import RationalePreference
@@ -80,7 +80,7 @@ def scored(*scores: float) -> Listed:
 
 def seen() -> Listed:
     picture = Held(Image.new("RGB", (8, 8)), Path())
-    return listed(3, candidates=(Seen((Segment("a"),), picture),) * 3)
+    return listed(3, candidates=(PictureAnswer((Segment("a"),), picture),) * 3)
 
 
 SOFT, RAW = listed(prob=0.75), scored(21.0, 19.0)

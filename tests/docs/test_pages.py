@@ -16,7 +16,7 @@ from pages import PAGES, README, ROOT, find_anchors, name, read_commands, read_f
 import diffpo
 from diffpo.__main__ import VERBS
 from diffpo.cli.command import CommandLine
-from diffpo.cli.verbs import Group, Verb
+from diffpo.cli.verbs import Verb, VerbGroup
 
 TEXT = {page: page.read_text() for page in PAGES}
 ALL = "\n".join(TEXT.values())
@@ -146,7 +146,7 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
 
 def find_verb(words: list[str], verbs: dict) -> tuple[Verb, list[str]]:
     verb = verbs[words[0]]
-    return find_verb(words[1:], dict(verb.verbs)) if isinstance(verb, Group) else (verb, words[1:])
+    return find_verb(words[1:], dict(verb.verbs)) if isinstance(verb, VerbGroup) else (verb, words[1:])
 
 
 def find_program(words: list[str]) -> tuple[Verb | None, list[str]]:

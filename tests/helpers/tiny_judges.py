@@ -9,7 +9,7 @@ from shards import png
 from tiny import picture
 
 from diffpo.annotators.embedders.embedder import Shown
-from diffpo.annotators.user_judges.roles import Choice, Example, UserJudge, UserQuestion, Verdict
+from diffpo.annotators.user_judges.roles import Choice, SupportExample, UserJudge, UserQuestion, Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,9 @@ class Bright(UserJudge):
 
 def question(caption: str = "a red circle", support: int = 1) -> UserQuestion:
     """Of which the supporting pairs have their preferred picture first, then second, and so on."""
-    examples = [Example(Shown("on the left", picture(seed=n), picture(seed=n + 1)), 1 + n % 2) for n in range(support)]
+    examples = [
+        SupportExample(Shown("on the left", picture(seed=n), picture(seed=n + 1)), 1 + n % 2) for n in range(support)
+    ]
     return UserQuestion("ann", tuple(examples), caption, picture("white"), picture("black"))
 
 

@@ -9,7 +9,7 @@ from golden.seeded import picture
 
 from diffpo.core.refusal import Refusal
 from diffpo.scorers import image_reward
-from diffpo.scorers.image_reward import UNUSED, Blip, ImageReward, published_name
+from diffpo.scorers.image_reward import UNUSED, BlipReward, ImageReward, published_name
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/image_reward/golden.json").read_text())
 SHAPES = {name: tuple(map(int, shape.split())) for name, shape in GOLDEN["shapes"].items()}
@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_original_package(scorer):
 
 def test_the_published_files_names_and_shapes_are_those_expected():
     with torch.device("meta"):
-        expected = {published_name(name): tuple(tensor.shape) for name, tensor in Blip().state_dict().items()}
+        expected = {published_name(name): tuple(tensor.shape) for name, tensor in BlipReward().state_dict().items()}
     unused = {name: SHAPES[name][:-1] + (1024,) if "vision" in name else SHAPES[name] for name in UNUSED}
     unused |= {"blip.vision_proj.bias": (256,), "blip.text_proj.weight": (256, 768)}
     unused |= {"blip.text_encoder.embeddings.position_ids": (1, 512)}

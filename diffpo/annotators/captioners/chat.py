@@ -23,7 +23,7 @@ Content = str | list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Chat(Pretrained):
+class ChatModel(Pretrained):
     """A model whose tokenizer or processor has a chat template."""
 
     def check(self) -> None:
@@ -66,7 +66,7 @@ class Chat(Pretrained):
 
 
 @dataclass(frozen=True, eq=False)
-class ChatCaptioner(Chat, Captioner):
+class ChatCaptioner(ChatModel, Captioner):
     """Any image-text-to-text model of transformers: LLaVA-NeXT, Qwen2.5-VL, ...
 
     DCPO (arXiv:2502.06023) shows LLaVA-v1.6-34B picture and original prompt. Its instruction is not published; ours is
@@ -109,7 +109,7 @@ class ChatCaptioner(Chat, Captioner):
 
 
 @dataclass(frozen=True, eq=False)
-class ChatPerturber(Chat, Perturber):
+class ChatPerturber(ChatModel, Perturber):
     """Any chat model of transformers that reads and writes text.
 
     Args:

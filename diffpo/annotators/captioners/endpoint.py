@@ -176,7 +176,7 @@ class Endpoint(Served, Captioner):
 
     def question(self, picture: Image.Image, prompt: str) -> Content:
         text = self.instruction.replace("{prompt}", prompt)
-        return [{"type": "image_url", "image_url": {"url": data_url(picture)}}, {"type": "text", "text": text}]
+        return [{"type": "image_url", "image_url": {"url": encode_picture(picture)}}, {"type": "text", "text": text}]
 
     def __call__(self, pictures: Sequence[Image.Image], prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         return self.answers([self.question(*asked) for asked in zip(pictures, prompts, strict=True)], seeds)
@@ -206,7 +206,7 @@ class EndpointPerturber(Served, Perturber):
         return self.answers([instruction.replace("{text}", text) for text in texts], seeds)
 
 
-def data_url(picture: Image.Image) -> str:
+def encode_picture(picture: Image.Image) -> str:
     """The picture itself as an address."""
     held = BytesIO()
     picture.save(held, "PNG")

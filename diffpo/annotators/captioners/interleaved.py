@@ -8,12 +8,12 @@ from typing import Any
 from transformers import AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from diffpo.annotators.captioners.chat import Chat
+from diffpo.annotators.captioners.chat import ChatModel
 from diffpo.core.refusal import Refusal
 
 
 @dataclass(frozen=True, eq=False)
-class Interleaved(Chat):
+class Interleaved(ChatModel):
     """An image-text-to-text model. Templates of LLaVA write all pictures in front of all texts, so pictures are not
     left to the template: what it writes for one is put between the words."""
 

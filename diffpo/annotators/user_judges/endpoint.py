@@ -6,10 +6,10 @@ from typing import Any
 
 from PIL import Image
 
-from diffpo.annotators.captioners.endpoint import Content, Served, data_url
+from diffpo.annotators.captioners.endpoint import Content, Served, encode_picture
 from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.annotators.embedders.embedder import Shown
-from diffpo.annotators.user_judges.roles import Example, UserJudge, UserQuestion, Verdict
+from diffpo.annotators.user_judges.roles import SupportExample, UserJudge, UserQuestion, Verdict
 from diffpo.annotators.user_judges.wording import WHICH, read_choice, word_question
 
 
@@ -35,14 +35,14 @@ class EndpointUserJudge(Served, UserJudge):
     @property
     def sample(self) -> Content:
         gray = Image.new("RGB", (64, 64), "gray")
-        example = Example(Shown("a gray square", gray, gray), 1)
+        example = SupportExample(Shown("a gray square", gray, gray), 1)
         return self.content(UserQuestion("nobody", (example,), "a gray square", gray, gray))
 
     def content(self, question: UserQuestion) -> Content:
         return [
             {"type": "text", "text": part}
             if isinstance(part, str)
-            else {"type": "image_url", "image_url": {"url": data_url(part)}}
+            else {"type": "image_url", "image_url": {"url": encode_picture(part)}}
             for part in word_question(question, self.instruction)
         ]
 

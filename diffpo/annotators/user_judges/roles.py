@@ -20,7 +20,7 @@ from diffpo.evaluation.win_rates import bootstrap_interval, format_report
 Choice = Literal[1, 2]
 
 
-class Example(NamedTuple):
+class SupportExample(NamedTuple):
     """A comparison that the person made, as it is shown: `preferred` is where the preferred picture stands."""
 
     shown: Shown
@@ -43,7 +43,7 @@ class UserQuestion:
     """
 
     user: str
-    support: tuple[Example, ...]
+    support: tuple[SupportExample, ...]
     caption: str
     first: Image.Image
     second: Image.Image
@@ -78,7 +78,7 @@ class UserJudge(Speaker):
         """
 
 
-class Heard(NamedTuple):
+class PairVerdict(NamedTuple):
     """What a judge says of one pair, ours against theirs.
 
     Attributes:
@@ -101,7 +101,7 @@ class Heard(NamedTuple):
         return self.straight.choice is not None and self.straight.choice == self.turned.choice
 
 
-def summarize_verdicts(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str, Any]:
+def summarize_verdicts(heard: Mapping[str, Sequence[PairVerdict | None]]) -> dict[str, Any]:
     """Who wins, over persons and for each.
 
     Args:
@@ -114,7 +114,7 @@ def summarize_verdicts(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str,
     Raises:
         Refusal: if no pair could be judged.
     """
-    rates = {user: rate for user, said in heard.items() if (rate := win_rate(said)) is not None}
+    rates = {user: rate for user, said in heard.items() if (rate := rate_person(said)) is not None}
     if not rates:
         pairs = sum(map(len, heard.values()))
         raise Refusal(f"Each of {pairs} pairs, or its support, has a picture that cannot be read; check the pictures.")
@@ -125,13 +125,13 @@ def summarize_verdicts(heard: Mapping[str, Sequence[Heard | None]]) -> dict[str,
     return overall | count_verdicts([one for said in heard.values() for one in said]) | {"per_user": per_user}
 
 
-def win_rate(said: Iterable[Heard | None]) -> float | None:
+def rate_person(said: Iterable[PairVerdict | None]) -> float | None:
     """A tie counts half; None if nothing could be judged."""
     outcomes = [one.outcome for one in said if one is not None]
     return float(np.mean(outcomes)) if outcomes else None
 
 
-def count_verdicts(said: Sequence[Heard | None]) -> dict[str, Any]:
+def count_verdicts(said: Sequence[PairVerdict | None]) -> dict[str, Any]:
     """Pairs that were judged, `unreadable` ones apart: `wins`, `ties`, `losses`; `inconsistent`, the share of them
     whose two verdicts contradict each other; `first`, the share of verdicts for the first place among those that name
     one (0.5 is without bias; both are null if there is nothing to share); answers that are `unparsed`, and those that

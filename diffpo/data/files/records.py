@@ -17,7 +17,7 @@ def records(table: Dataset) -> Iterator["Record"]:
     alone: dict[str, Dataset] = {}
     names = table.column_names
     for begin in range(0, len(table), TOGETHER):
-        columns = Columns(table, names, slice(begin, begin + TOGETHER), alone)
+        columns = LazyColumns(table, names, slice(begin, begin + TOGETHER), alone)
         for index in range(min(TOGETHER, len(table) - begin)):
             yield Record(columns, index)
 
@@ -27,7 +27,7 @@ class Record(Mapping[str, Any]):
 
     __slots__ = ("columns", "index")
 
-    def __init__(self, columns: "Columns", index: int):
+    def __init__(self, columns: "LazyColumns", index: int):
         self.columns, self.index = columns, index
 
     def __getitem__(self, name: str) -> Any:
@@ -40,7 +40,7 @@ class Record(Mapping[str, Any]):
         return len(self.columns.names)
 
 
-class Columns(dict[str, list[Any]]):
+class LazyColumns(dict[str, list[Any]]):
     """Columns of some rows, each read when it is first asked for.
 
     Args:

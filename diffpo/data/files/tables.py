@@ -240,7 +240,7 @@ def find_inner_feature(feature: Any) -> Any:
     return feature.feature if isinstance(feature, datasets.List) else feature
 
 
-def require_texts(table: Dataset) -> None:
+def require_unicode(table: Dataset) -> None:
     """Raise a Refusal if a column of texts holds something else than UTF-8: JSON files are read without a look."""
     for name in table.column_names:
         try:

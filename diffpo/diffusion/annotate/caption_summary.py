@@ -7,7 +7,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.annotate.caption_texts import Said, Text
+from diffpo.diffusion.annotate.caption_texts import RawAnswer, Text
 from diffpo.storage.hub import SAFE, name_failed_loads
 
 BINS = 20
@@ -27,7 +27,7 @@ def opened_tokenizer(path: str) -> Any:
 
 
 def summarize_captions(
-    texts: Mapping[int, Text], answers: Sequence[Mapping[int, Said]], tokenizer: Any | None
+    texts: Mapping[int, Text], answers: Sequence[Mapping[int, RawAnswer]], tokenizer: Any | None
 ) -> dict[str, Any]:
     """What `captions.json` says of the texts.
 
@@ -58,10 +58,10 @@ def summarize_captions(
     found["equal"] = float(np.mean([chosen == rejected for chosen, rejected in whole]))
     named = {name: list(filter(None, side)) for name, side in zip(("chosen", "rejected"), sides, strict=True)}
     found["words"] = {name: lengths([len(text.split()) for text in side]) for name, side in named.items()}
-    return found | ({} if tokenizer is None else tokens(named, tokenizer))
+    return found | ({} if tokenizer is None else summarize_tokens(named, tokenizer))
 
 
-def tokens(named: Mapping[str, list[str]], tokenizer: Any) -> dict[str, Any]:
+def summarize_tokens(named: Mapping[str, list[str]], tokenizer: Any) -> dict[str, Any]:
     """Lengths in tokens with those for begin and end, and the share that the tokenizer's limit (CLIP: 77) cuts off."""
     counts = {name: count_tokens(texts, tokenizer) for name, texts in named.items()}
     limit = tokenizer.model_max_length

@@ -25,7 +25,7 @@ BATCHES = 64
 REMEMBERED = 2**16  # captions of pictures that may come again
 
 
-class Said(TypedDict):
+class RawAnswer(TypedDict):
     """A raw answer, None if there was nothing to ask about; and how often it was asked for again."""
 
     raw: str | None
@@ -117,10 +117,10 @@ class Texts:
     folder: Path
     identity: Mapping[str, Any]
     batch_size: int
-    known: dict[int, Said] = field(default_factory=dict)
+    known: dict[int, RawAnswer] = field(default_factory=dict)
 
     @cached_property
-    def captions(self) -> dict[int, Said]:
+    def captions(self) -> dict[int, RawAnswer]:
         """By number: 2n is the chosen picture of pair n, 2n + 1 the rejected one; only those the strategy asks for."""
         if not self.plan.strategy.captioned or self.plan.captioner is None:
             return {}
@@ -131,7 +131,7 @@ class Texts:
         return said
 
     @cached_property
-    def perturbed(self) -> dict[int, Said]:
+    def perturbed(self) -> dict[int, RawAnswer]:
         """By pair, if the strategy perturbs."""
         if self.plan.strategy.perturbed is None or self.plan.perturber is None:
             return {}
@@ -140,15 +140,15 @@ class Texts:
         self.plan.perturber.rest()
         return said
 
-    def shared_out(self, numbers: Sequence[int], found: Any, what: str, unit: str) -> dict[int, Said]:
+    def shared_out(self, numbers: Sequence[int], found: Any, what: str, unit: str) -> dict[int, RawAnswer]:
         folder = self.folder / what
         return shared_out(numbers, found, BATCHES * self.batch_size, folder, self.identity, what, unit)
 
-    def captioned(self, captioner: Captioner, numbers: Sequence[int]) -> Iterator[dict[int, Said]]:
+    def captioned(self, captioner: Captioner, numbers: Sequence[int]) -> Iterator[dict[int, RawAnswer]]:
         """A picture that comes again with the same prompt has the same caption, in this process without asking."""
         for batch in read_ahead(list(list_questions(self.pairs, numbers)), self.batch_size):
             keys = {question.row: key(picture, question.prompt) for question, picture in batch if picture}
-            yield {question.row: nothing() for question, picture in batch if not picture}
+            yield {question.row: make_no_answer() for question, picture in batch if not picture}
             if len(self.known) > REMEMBERED:
                 self.known.clear()
             pictures = {keys[question.row]: (picture, question.prompt) for question, picture in batch if picture}
@@ -160,12 +160,12 @@ class Texts:
                 yield {number: found[of] for number, of in keys.items() if of in found}
             yield {number: self.known[of] for number, of in keys.items() if of not in new}
 
-    def reworded(self, perturber: Perturber, side: int, numbers: Sequence[int]) -> Iterator[dict[int, Said]]:
+    def reworded(self, perturber: Perturber, side: int, numbers: Sequence[int]) -> Iterator[dict[int, RawAnswer]]:
         say = partial(other_words, perturber, self.plan.strength)
         for begin in range(0, len(numbers), self.batch_size):
             rows = {n: self.pairs[n] for n in numbers[begin : begin + self.batch_size]}
             texts = {n: text for n, row in rows.items() if (text := self.text(n, row, side)) is not None}
-            yield {n: nothing() for n in rows if n not in texts}
+            yield {n: make_no_answer() for n in rows if n not in texts}
             draws = self.draws([rows[n].id for n in texts])
             for said in ask_patiently(list(texts.values()), say, draws, self.plan.retries):
                 yield {list(texts)[i]: of_text for i, of_text in said.items()}
@@ -206,7 +206,7 @@ def other_words(perturber: Perturber, strength: Strength, texts: Sequence[str], 
 
 def ask_patiently(
     asked: Sequence[T], say: Callable[[Sequence[T], Sequence[int]], list[str]], draws: Draws, retries: int
-) -> Iterator[dict[int, Said]]:
+) -> Iterator[dict[int, RawAnswer]]:
     """Answers by index as they become final: one that is not empty, or the last try.
 
     Args:
@@ -221,15 +221,15 @@ def ask_patiently(
         try:
             texts = dict(zip(left, say([asked[i] for i in left], seeds), strict=True))
         except Interrupted as error:
-            yield {left[i]: Said(raw=text, retried=attempt) for i, text in error.said.items() if clean_text(text)}
+            yield {left[i]: RawAnswer(raw=text, retried=attempt) for i, text in error.said.items() if clean_text(text)}
             raise
         final = {i: text for i, text in texts.items() if clean_text(text) or attempt == retries}
-        yield {i: Said(raw=text, retried=attempt) for i, text in final.items()}
+        yield {i: RawAnswer(raw=text, retried=attempt) for i, text in final.items()}
         left = [i for i in left if i not in final]
 
 
-def nothing() -> Said:
-    return Said(raw=None, retried=0)
+def make_no_answer() -> RawAnswer:
+    return RawAnswer(raw=None, retried=0)
 
 
 def key(picture: Image.Image, prompt: str) -> int:

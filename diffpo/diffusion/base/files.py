@@ -29,7 +29,7 @@ def locate_weights(path: str, *stems: str) -> Path:
         return Path(snapshot_download(path, allow_patterns=names + [f"unet/{name}" for name in names]))
 
 
-def weight_files(place: Path, stem: str = WEIGHTS) -> list[Path]:
+def find_weight_files(place: Path, stem: str = WEIGHTS) -> list[Path]:
     """The files that weights of a network are in: a file, those in `unet/`, or those at the top of a folder.
 
     Args:

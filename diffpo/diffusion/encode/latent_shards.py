@@ -36,7 +36,7 @@ class Looked(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures(Dataset[Looked]):
+class FramedPairs(Dataset[Looked]):
     """Pairs, decoded and framed."""
 
     pairs: PairTable
@@ -113,7 +113,7 @@ class EncodedShards(Shards):
     def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         mine = [n for name in names for n in self.files[name]]
         loader = from_workers(
-            Pictures(self.pairs, self.framing),
+            FramedPairs(self.pairs, self.framing),
             self.workers,
             lambda: self.k * len(self.variants) * 3 * max(height * width for height, width in self.framing.shapes),
             batch_size=1,

@@ -17,7 +17,7 @@ from diffpo.storage import arrow
 from diffpo.storage.arrow import Shards
 
 
-def record(prompt: str, states: Tensor, pooled: Tensor | None, truncated: bool) -> dict[str, Any]:
+def record_states(prompt: str, states: Tensor, pooled: Tensor | None, truncated: bool) -> dict[str, Any]:
     """One line of the table."""
     return {
         "key": key_of(prompt),
@@ -65,4 +65,4 @@ class PromptShards(Shards):
             states = self.conditioner.states(prompts + prompts[-1:] * (self.batch_size - len(prompts)))
             pooled = [None] * self.batch_size if states.pooled is None else list(states.pooled)
             told = zip(prompts, states.prompt, pooled, self.conditioner.cut(prompts), strict=False)
-            yield from (record(*line) for line in told)
+            yield from (record_states(*line) for line in told)

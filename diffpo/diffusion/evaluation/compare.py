@@ -20,7 +20,7 @@ from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.diffusion.evaluation.drawing import Sampling, draw_or_copy, draw_pictures
 from diffpo.diffusion.evaluation.model import list_warnings
 from diffpo.diffusion.evaluation.page import write_page
-from diffpo.diffusion.evaluation.scores import Judges, Pictures
+from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.scorer import Scorer
 from diffpo.evaluation.win_rates import (
@@ -40,7 +40,7 @@ THUMBNAIL = 64  # diversity is measured on pictures of at most this side
 
 
 def compare_models(
-    pictures: Mapping[str, Pictures],
+    pictures: Mapping[str, ModelPictures],
     prompts: Sequence[str],
     judges: Judges,
     sampling: Sampling,
@@ -97,7 +97,7 @@ def find_shared_value(values: Any) -> Any:
     return different.pop() if len(different) == 1 else None
 
 
-def list_pictures(made: Pictures, prompts: Sequence[str], numbers: Numbers, first_seed: int | None) -> None:
+def list_pictures(made: ModelPictures, prompts: Sequence[str], numbers: Numbers, first_seed: int | None) -> None:
     """`prompts.jsonl`: one line per picture."""
     per_prompt = len(made.files) // len(prompts)
     lines = []
@@ -172,12 +172,12 @@ class SideBySide(Evaluation):
         state.wait_for_everyone()
         asked = self.asked()
 
-        def drawn(name: str, pipeline: Any) -> Pictures:
+        def drawn(name: str, pipeline: Any) -> ModelPictures:
             if name == "base" and self.base_pictures:
                 files = draw_or_copy(self.base_pictures, pipeline, asked, self.sampling, top / name, name)
             else:
                 files = draw_pictures(lambda: pipeline, asked, self.sampling, top / name, {}, name)
-            return Pictures(files, top / name, {})
+            return ModelPictures(files, top / name, {})
 
         pictures = {name: drawn(name, pipeline) for name, pipeline in pipelines.items()}
         about = {
@@ -223,7 +223,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     return top
 
 
-def before_after(pictures: Mapping[str, Pictures], step: int, columns: int = 12, side: int = 96) -> Image.Image:
+def before_after(pictures: Mapping[str, ModelPictures], step: int, columns: int = 12, side: int = 96) -> Image.Image:
     """One row per model, one column per prompt."""
     shown = [made.files[::step][:columns] for made in pictures.values()]
     enlarged = [Image.open(file).resize((side, side), Image.Resampling.NEAREST) for row in shown for file in row]

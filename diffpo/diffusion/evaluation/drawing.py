@@ -96,7 +96,7 @@ def draw_pictures(
     same_as_before(folder, {**identity, "prompts": digest_texts(prompts), "sampling": asdict(sampling)})
     asked = [prompt for prompt in prompts for _ in range(sampling.pictures)]
     files = [picture_file(folder, number) for number in range(len(asked))]
-    drawn = Drawn(folder)
+    drawn = DrawnFiles(folder)
     state.wait_for_everyone()  # nobody adds before all have seen the same
     batches = [range(n, min(n + sampling.batch_size, len(asked))) for n in range(0, len(asked), sampling.batch_size)]
     mine = batches[state.process_index :: state.num_processes]
@@ -122,7 +122,7 @@ def draw_pictures(
     return files
 
 
-class Drawn:
+class DrawnFiles:
     """Which pictures of a folder are what was drawn: `files.json` names them, or, until all are there, a ledger."""
 
     def __init__(self, folder: Path):
@@ -198,7 +198,7 @@ def weights_of(pipeline: Any) -> str:
     return found.hexdigest()
 
 
-def save_all(pictures: Sequence[tuple[Path, Image.Image]], drawn: Drawn) -> None:
+def save_all(pictures: Sequence[tuple[Path, Image.Image]], drawn: DrawnFiles) -> None:
     """Write pictures, each under another name until the disk holds it whole."""
     with name_failed_writes("A picture", REMEDY):
         for file, picture in pictures:

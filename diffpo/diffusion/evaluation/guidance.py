@@ -10,7 +10,7 @@ import numpy as np
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation.drawing import Sampling, draw_pictures
 from diffpo.diffusion.evaluation.model import ComparedModel
-from diffpo.diffusion.evaluation.scores import Judges, Pictures
+from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import bootstrap_interval
 
@@ -73,7 +73,7 @@ class GuidanceSweep:
             once = replace(sampling, guidance=scale, pictures=self.pictures)
             place, title = folder / model.name / f"guidance-{scale:g}", f"{model.name} at {scale:g}"
             files = draw_pictures(load, asked, once, place, model.identity, title)
-            numbers = judges.numbers(Pictures(files, place, model.identity), asked, title)
+            numbers = judges.numbers(ModelPictures(files, place, model.identity), asked, title)
             for name in judges.names:
                 curves[name].append({"scale": scale, **mean_with_interval(numbers[name])})
         return curves

@@ -61,7 +61,7 @@ def write_page(output_dir: Path, rows: int = 500, side: int = 320) -> Path:
     with name_failed_writes(str(path), REMEDY):
         said = {"numbers": numbers, "pictures": pictures, "seeds": seeds(lines)}
         said |= {"thing": "picture", "decimals": {scorer["name"]: scorer["decimals"] for scorer in numbers["scorers"]}}
-        path.write_text(render(report, output_dir, "page.html", **said), "utf-8")
+        path.write_text(render_page(report, output_dir, "page.html", **said), "utf-8")
     return path
 
 
@@ -154,7 +154,7 @@ class Against:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ScorerVerdict:
     """What one scorer says.
 
     Attributes:
@@ -178,7 +178,7 @@ class Verdict:
         return [other for other in self.others if other.high < 0.5]
 
 
-def verdict(report: dict[str, Any], scorer: str) -> Verdict:
+def verdict(report: dict[str, Any], scorer: str) -> ScorerVerdict:
     rates: dict[str, list[Against]] = {name: [] for name in report["models"]}
     for pair in report["pairs"]:
         if pair["metric"] == scorer:
@@ -186,10 +186,10 @@ def verdict(report: dict[str, Any], scorer: str) -> Verdict:
             rates[pair["a"]].append(Against(pair["b"], rate, low, high))
             rates[pair["b"]].append(Against(pair["a"], 1 - rate, 1 - high, 1 - low))
     leader = max(rates, key=lambda name: sum(other.rate for other in rates[name]))
-    return Verdict(scorer, leader, rates[leader])
+    return ScorerVerdict(scorer, leader, rates[leader])
 
 
-def render(report: dict[str, Any], output_dir: Path, page: str, parts: Sequence[Path] = (), **said: Any) -> str:
+def render_page(report: dict[str, Any], output_dir: Path, page: str, parts: Sequence[Path] = (), **said: Any) -> str:
     """Fill a template; all text is escaped.
 
     Args:
@@ -205,7 +205,7 @@ def render(report: dict[str, Any], output_dir: Path, page: str, parts: Sequence[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template.filters |= {"percent": percent, "interval": interval, "fixed": fixed, "script": script}
+    template.filters |= {"percent": percent, "interval": show_interval, "fixed": fixed, "script": script}
     curves = output_dir / CURVES
     return template.get_template(page).render(
         report=report,
@@ -223,7 +223,7 @@ def percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{fraction:.1%}".replace("%", "\u00a0%")
 
 
-def interval(other: Against) -> str:
+def show_interval(other: Against) -> str:
     return f"[{100 * other.low:.1f}, {100 * other.high:.1f}]"
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class ModelPictures:
     """One model's finished pictures, prompt by prompt, and what they are of."""
 
     files: list[Path]
@@ -67,7 +67,7 @@ class Judges:
     def names(self) -> list[str]:
         return [scorer.name for scorer in self.scorers]
 
-    def numbers(self, pictures: Pictures, prompts: Sequence[str], title: str) -> Numbers:
+    def numbers(self, pictures: ModelPictures, prompts: Sequence[str], title: str) -> Numbers:
         """Of each scorer, and each aspect: (prompts, pictures), NaN where a picture cannot be read.
 
         All processes share the work; what a former call found is not scored again.
@@ -85,7 +85,7 @@ class Judges:
         }
 
 
-def score_pictures(scorer: Scorer, pictures: Pictures, asked: Sequence[str], title: str) -> dict[int, Scores]:
+def score_pictures(scorer: Scorer, pictures: ModelPictures, asked: Sequence[str], title: str) -> dict[int, Scores]:
     """What one scorer says of every picture, by number."""
     state = PartialState()
     folder, identity = (
@@ -112,6 +112,6 @@ def score_pictures(scorer: Scorer, pictures: Pictures, asked: Sequence[str], tit
     return read_current(Ledger(folder, identity, state.process_index), pictures)
 
 
-def read_current(ledger: Ledger, pictures: Pictures) -> dict[int, Scores]:
+def read_current(ledger: Ledger, pictures: ModelPictures) -> dict[int, Scores]:
     """What was said of pictures that are still the same."""
     return {n: scores for n, (digest, scores) in ledger.done.items() if digest == pictures.digests[n]}

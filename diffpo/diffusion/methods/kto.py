@@ -69,13 +69,13 @@ class KTO(Objective):
         as_liked = self.desirable * torch.sigmoid(kl - reward)
         as_disliked = self.undesirable * torch.sigmoid(reward - kl)
         per_row: Float[Tensor, " b"] = (liked * as_liked + (1 - liked) * as_disliked).mean(0)
-        curves = {"kl": (kl / self.beta).expand_as(per_row)} | curves_of(
+        curves = {"kl": (kl / self.beta).expand_as(per_row)} | watch_sides(
             reward.detach(), trained.detach(), frozen, liked
         )
         return Step((label.weight * per_row).mean(), curves | by_timestep(curves, noised.t, len(policy.a)))
 
 
-def curves_of(
+def watch_sides(
     reward: Float[Tensor, "k b"],
     trained: Float[Tensor, "k b"],
     frozen: Float[Tensor, "k b"],

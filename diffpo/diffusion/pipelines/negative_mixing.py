@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Blend
-from diffpo.diffusion.base.files import WEIGHTS, locate_weights, weight_files, write_sharded
+from diffpo.diffusion.base.files import WEIGHTS, find_weight_files, locate_weights, write_sharded
 from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, open_part, require_known_range, require_layout
 from diffpo.storage.digests import name_exported
 from diffpo.storage.files import name_failed_writes
@@ -20,7 +20,7 @@ from diffpo.storage.tensors import LazyTensors, open_tensors
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixedNegative:
     """What was written.
 
     Attributes:
@@ -44,7 +44,7 @@ def mix_negative(
     dtype: torch.dtype | None = None,
     difference: bool = False,
     shard_size: int = 10**9,
-) -> Mixed:
+) -> MixedNegative:
     """Write theta + alpha (positive - theta) + mix (negative - theta) as `output_dir/unet`.
 
     No more than one shard is in memory, and nothing is at `output_dir` until all is written.
@@ -101,7 +101,9 @@ def mix_negative(
             unfinished.rename(output_dir)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    return Mixed(output_dir / (DIFFERENCE if difference else "unet"), len(names), (moved / squares(theta)) ** 0.5)
+    return MixedNegative(
+        output_dir / (DIFFERENCE if difference else "unet"), len(names), (moved / squares(theta)) ** 0.5
+    )
 
 
 def opened_base(path: str) -> tuple[LazyTensors, FrozenDict]:
@@ -110,7 +112,7 @@ def opened_base(path: str) -> tuple[LazyTensors, FrozenDict]:
     Raises:
         Refusal: if there is none in safetensors, or no config beside it.
     """
-    files = weight_files(locate_weights(path, WEIGHTS))
+    files = find_weight_files(locate_weights(path, WEIGHTS))
     if not files or files[0].suffix != ".safetensors":
         raise Refusal(
             f"{path} has no UNet in safetensors ({WEIGHTS}.safetensors in unet/ or at the top); "

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Network
-from diffpo.diffusion.base.files import weight_files
+from diffpo.diffusion.base.files import find_weight_files
 from diffpo.diffusion.base.parts import from_folder
 from diffpo.diffusion.base.single_files import Checkpoint
-from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, Difference
+from diffpo.diffusion.pipelines.negative_parts import DIFFERENCE, MARK, WeightDifference
 from diffpo.diffusion.pipelines.routing import uncompiled_network
 from diffpo.lora.files import LoraFile, parse_lora, read_lora
 from diffpo.lora.layers import put_layers
@@ -28,7 +28,7 @@ from diffpo.storage.whole import load_whole
 NEGATIVE = "negative"
 
 
-def read_difference(path: str) -> Difference | None:
+def read_difference(path: str) -> WeightDifference | None:
     """The weight difference that a local file or folder holds (`scripts/convert_weights.py mix-negative`); None for
     anything else.
 
@@ -37,11 +37,11 @@ def read_difference(path: str) -> Difference | None:
     """
     place = Path(path)
     require_exported(place)
-    files = weight_files(place, Path(DIFFERENCE).stem) if place.suffix == ".safetensors" or place.is_dir() else []
+    files = find_weight_files(place, Path(DIFFERENCE).stem) if place.suffix == ".safetensors" or place.is_dir() else []
     weights = open_tensors(files)
     if place.is_file() and place.name != DIFFERENCE and not (files and MARK.items() <= read_header(place).items()):
         return None
-    return Difference(path, weights) if files else None
+    return WeightDifference(path, weights) if files else None
 
 
 def read_full(path: str, network: Any, part: str) -> Any:
@@ -155,7 +155,7 @@ def merged_copy(network: Any, lora: LoraFile | None = None, mix: float = 1.0) ->
 
 
 @torch.no_grad()
-def add_difference(network: nn.Module, difference: Difference, mix: float) -> None:
+def add_difference(network: nn.Module, difference: WeightDifference, mix: float) -> None:
     """Shift weights in place by `mix` times a difference, computed in fp32.
 
     Raises:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Network, Part
-from diffpo.diffusion.base.files import WEIGHTS, locate_weights, weight_files
+from diffpo.diffusion.base.files import WEIGHTS, find_weight_files, locate_weights
 from diffpo.lora.files import Layer, LoraFile, read_lora
 from diffpo.storage.tensors import open_tensors, read_header
 
@@ -28,7 +28,7 @@ MARK = {"diffpo": "difference"}
 
 
 @dataclass(frozen=True, eq=False)
-class Difference(Part):
+class WeightDifference(Part):
     """Offsets themselves, of some or all weights, as `scripts/convert_weights.py mix-negative --difference true`
     writes them.
     """
@@ -92,12 +92,12 @@ def open_part(path: str, config: FrozenDict) -> Part:
     place = locate_weights(path, WEIGHTS, Path(DIFFERENCE).stem)
     if place.is_file() and place.suffix != ".safetensors":
         raise Refusal(f"{path} is no .safetensors file; load it with diffusers once and save it again as one.")
-    if place.is_dir() and (files := weight_files(place, Path(DIFFERENCE).stem)):
-        return Difference(path, open_tensors(files))
-    files = weight_files(place)
+    if place.is_dir() and (files := find_weight_files(place, Path(DIFFERENCE).stem)):
+        return WeightDifference(path, open_tensors(files))
+    files = find_weight_files(place)
     weights = open_tensors(files)
     if place.is_file() and (place.name == DIFFERENCE or read_header(place).get("diffpo") == MARK["diffpo"]):
-        return Difference(path, weights)
+        return WeightDifference(path, weights)
     if weights and not any("lora" in name for name in weights):
         require_layout(path, weights)
         return Network(path, weights)

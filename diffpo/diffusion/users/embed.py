@@ -182,12 +182,12 @@ def embed_users(
     folder.begin(identity, state.process_index)
     make_missing(folder, shards)
     if state.is_main_process:
-        finish(folder, shards, identity | chunks.counts)
+        finish_embeddings(folder, shards, identity | chunks.counts)
     state.wait_for_everyone()
     return read_json(folder.path / SUMMARY)
 
 
-def finish(folder: JobFolder, shards: UserShards, about: dict[str, Any]) -> None:
+def finish_embeddings(folder: JobFolder, shards: UserShards, about: dict[str, Any]) -> None:
     told = [read_json(beside(folder.unfinished / name)) for name in shards.files]
     embedded = sum(len(of_shard["chunks"]) for of_shard in told)
     if not embedded:

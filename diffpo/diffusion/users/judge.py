@@ -14,8 +14,8 @@ from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.annotators.embedders.embedder import Shown
 from diffpo.annotators.user_judges.roles import (
     Choice,
-    Example,
-    Heard,
+    PairVerdict,
+    SupportExample,
     UserJudge,
     UserQuestion,
     Verdict,
@@ -29,7 +29,7 @@ from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
 from diffpo.diffusion.annotate.read_ahead import Question, read_ahead
 from diffpo.diffusion.annotate.score import read_candidate
 from diffpo.diffusion.evaluation.model import stamp_files
-from diffpo.diffusion.users.panel import Drawn, Panel, Query, Seated, drawn_in
+from diffpo.diffusion.users.panel import DrawnForUsers, Panel, Query, Seated, drawn_in
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.job_folder import JobFolder, join_processes
 from diffpo.storage.ledger import REMEDY
@@ -55,13 +55,15 @@ class Hearing:
     seed: int
     batch_size: int
 
-    def all(self, folder: Path, identity: Mapping[str, Any], what: str) -> list[Heard | None]:
+    def all(self, folder: Path, identity: Mapping[str, Any], what: str) -> list[PairVerdict | None]:
         """What is said of each query; None if one of its pictures cannot be read."""
         numbers, at_a_time = range(2 * len(self.queries)), BATCHES * self.batch_size
         lines = shared_out(numbers, self.found, at_a_time, folder, identity, what, "question")
         said = [None if lines[number] is None else Verdict(**lines[number]) for number in numbers]
         both = zip(said[::2], said[1::2], strict=True)
-        return [None if straight is None or turned is None else Heard(straight, turned) for straight, turned in both]
+        return [
+            None if straight is None or turned is None else PairVerdict(straight, turned) for straight, turned in both
+        ]
 
     def found(self, numbers: Sequence[int]) -> Iterator[dict[int, Any]]:
         for unreadable, questions in self.asked(numbers):
@@ -79,7 +81,7 @@ class Hearing:
     def asked(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], dict[int, UserQuestion]]]:
         """Batch by batch the numbers of questions that cannot be shown, and the other questions."""
         per_question = 2 * len(self.queries[0].support) + 2
-        shown = [Question(n, "", picture) for n in numbers for picture in read_pictures(self.queries[n // 2], n % 2)]
+        shown = [Question(n, "", picture) for n in numbers for picture in list_readers(self.queries[n // 2], n % 2)]
         for batch in read_ahead(shown, per_question * self.batch_size, per_question):
             found: dict[int, list[Image.Image | None]] = defaultdict(list)
             for question, picture in batch:
@@ -95,7 +97,7 @@ class Hearing:
         """
         sides = zip(query.support, support[::2], support[1::2], strict=True)
         examples = [
-            Example(Shown(str(row.prompts[0]), liked, disliked), self.preferred(query.user, row))
+            SupportExample(Shown(str(row.prompts[0]), liked, disliked), self.preferred(query.user, row))
             for row, liked, disliked in sides
         ]
         return UserQuestion(query.user, tuple(examples), query.caption, first, second)
@@ -104,7 +106,7 @@ class Hearing:
         """Where the preferred picture of a supporting pair stands, whatever the pair supports."""
         return 1 if Draws(self.seed, (0,), (row.id,)).uniform(f"support/{user}").item() < 0.5 else 2
 
-    def record(self, query: Query, heard: Heard | None) -> dict[str, Any]:
+    def record(self, query: Query, heard: PairVerdict | None) -> dict[str, Any]:
         """All about a query: where which supporting picture stood, and what was said."""
         support = [{"pair": row.id, "preferred": self.preferred(query.user, row)} for row in query.support]
         about = {"user": query.user, "pair": query.pair, "caption": query.caption, "support": support}
@@ -114,7 +116,7 @@ class Hearing:
         return about | {"outcome": heard.outcome, **said}
 
 
-def read_pictures(query: Query, turned: int) -> list[Any]:
+def list_readers(query: Query, turned: int) -> list[Any]:
     """What reads the pictures of a question: first, second, then those of the support."""
     sides = (query.theirs, query.ours) if turned else (query.ours, query.theirs)
     return [*sides, *(partial(read_candidate, side) for row in query.support for side in row.candidates)]
@@ -173,7 +175,7 @@ def judge_users(
     for name, some in queries.items():
         hearing = Hearing(judge, some, panel.seed, batch_size)
         said = hearing.all(folder.unfinished / name, identity, name) if some else []
-        of_user: dict[str, list[Heard | None]] = defaultdict(list)
+        of_user: dict[str, list[PairVerdict | None]] = defaultdict(list)
         for query, heard in zip(some, said, strict=True):
             of_user[query.user].append(heard)
         about[name] = summarize_verdicts(of_user) if some else None
@@ -187,7 +189,7 @@ def judge_users(
     return about
 
 
-def ask_judge(seated: Seated, drawn: tuple[Drawn, Drawn] | None) -> dict[str, list[Query]]:
+def ask_judge(seated: Seated, drawn: tuple[DrawnForUsers, DrawnForUsers] | None) -> dict[str, list[Query]]:
     """What the judge is tested on, and what it compares.
 
     Raises:

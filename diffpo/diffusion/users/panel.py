@@ -157,7 +157,7 @@ class Seated:
             for preferred, other in [row.candidates]
         ]
 
-    def drawn(self, users: Sequence[str], ours: "Drawn", theirs: "Drawn") -> list[Query]:
+    def drawn(self, users: Sequence[str], ours: "DrawnForUsers", theirs: "DrawnForUsers") -> list[Query]:
         """Pictures that two models drew for the same users and prompts."""
         return [
             Query(user, support, one.prompt, partial(read_image, one.file), partial(read_image, two.file))
@@ -172,7 +172,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class DrawnForUsers:
     """What one model drew for users."""
 
     folder: Path
@@ -182,7 +182,7 @@ class Drawn:
     def files(self) -> list[Path]:
         return [Path(one.file) for pictures in self.of_user.values() for one in pictures]
 
-    def require_like(self, other: "Drawn") -> None:
+    def require_like(self, other: "DrawnForUsers") -> None:
         """Raise a Refusal if two models drew for other users, or other prompts."""
         for one, two in ((self, other), (other, self)):
             if missing := sorted(one.of_user.keys() - two.of_user.keys()):
@@ -199,7 +199,7 @@ class Drawn:
                 )
 
 
-def drawn_in(folder: Path) -> Drawn:
+def drawn_in(folder: Path) -> DrawnForUsers:
     """A folder with one for each user: pictures 00000.png and so on, and `prompts.jsonl`, which has a line for each
     with its `prompt` and, where it is called otherwise, its `file`.
 
@@ -210,7 +210,7 @@ def drawn_in(folder: Path) -> Drawn:
     of_user = {listing.parent.name: pictures_in(listing) for listing in sorted(folder.glob(f"*/{LISTING}"))}
     if not any(of_user.values()):
         raise Refusal(f"{folder} has no pictures for users; each user x needs x/{LISTING} and x/00000.png etc.")
-    return Drawn(folder, of_user)
+    return DrawnForUsers(folder, of_user)
 
 
 def pictures_in(listing: Path) -> list[Picture]:

@@ -77,12 +77,12 @@ class UserEmbeddingMixin:
         told = user_embeds[None] if user_embeds.ndim == 2 else user_embeds
         if pictures % len(told):
             raise Refusal(f"{len(told)} users were given for {pictures} pictures; give one, or one per prompt.")
-        heard = Heard(told.repeat_interleave(pictures // len(told), 0), user_guidance_scale)
+        heard = UserCalls(told.repeat_interleave(pictures // len(told), 0), user_guidance_scale)
         with answer_calls(self.unet, heard):
             return stock(*args, **kwargs)
 
 
-class Heard:
+class UserCalls:
     """Tells each call of a UNet whom it draws for.
 
     A call with more rows than pictures has the unconditional half in front; one with as many has none, because

@@ -39,7 +39,7 @@ def main(
             name: [(x, max(a, floor), max(b, floor), max(c, floor)) for x, a, b, c in curve]
             for name, curve in curves.items()
         }
-    plot(curves, f"{scorer or sweep['metric']}, mean over {sweep['n_prompts']} development prompts", output)
+    plot_guidance(curves, f"{scorer or sweep['metric']}, mean over {sweep['n_prompts']} development prompts", output)
     print(f"{output}: {len(curves)} curves")
 
 
@@ -59,7 +59,7 @@ def by_method(curves: dict, scorer: str) -> dict[str, list[tuple[float, float, f
     return found
 
 
-def plot(curves: dict[str, list[tuple[float, float, float, float]]], title: str, path: Path) -> None:
+def plot_guidance(curves: dict[str, list[tuple[float, float, float, float]]], title: str, path: Path) -> None:
     """Curves on the left, their names on the right."""
     figure, [axes] = open_figure(1)
     figure.set_size_inches(PANEL[0] + 2.2, PANEL[1])

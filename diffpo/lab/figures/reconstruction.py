@@ -27,7 +27,7 @@ from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.objective.inversion import Inversion, PolicyInversion
 from diffpo.evaluation.win_rates import bootstrap_interval
-from diffpo.lab.figures.reconstruction_plot import plot
+from diffpo.lab.figures.reconstruction_plot import plot_reconstruction
 
 WAYS = {
     "plain DDIM inversion": PolicyInversion(jitter=False),
@@ -69,16 +69,16 @@ def main(
     for name, way in WAYS.items():
         for n in (n for n in steps if n * (1 + way.refinements) <= most_calls):
             errors = relative_errors(replace(way, steps=n), model.denoiser, batch, draws).cpu().numpy()
-            row = {"steps": n, "calls": n * (1 + way.refinements), **summary(errors)}
+            row = {"steps": n, "calls": n * (1 + way.refinements), **summarize_errors(errors)}
             found[name].append(row)
             print(f"{name:<36}" + "  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
     output_dir.mkdir(parents=True, exist_ok=True)
     about = {"pictures": 2 * len(batch.row), "base": base.path, "curves": found}
     (output_dir / "reconstruction.json").write_text(json.dumps(about, indent=2) + "\n")
-    plot(found, output_dir / "reconstruction.png")
+    plot_reconstruction(found, output_dir / "reconstruction.png")
 
 
-def summary(errors: Float[np.ndarray, " n"]) -> dict[str, float]:
+def summarize_errors(errors: Float[np.ndarray, " n"]) -> dict[str, float]:
     """Mean over pictures with its bootstrap interval, and the picture that is missed most."""
     low, high = bootstrap_interval(errors)
     return {"error": float(errors.mean()), "low": low, "high": high, "worst": float(errors.max())}

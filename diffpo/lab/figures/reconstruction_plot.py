@@ -11,7 +11,7 @@ Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 PANELS = {"steps": "steps of inversion", "calls": "network calls for inversion"}
 
 
-def plot(curves: Curves, path: Path) -> None:
+def plot_reconstruction(curves: Curves, path: Path) -> None:
     """Error against steps of the walk, and against calls of the network, side by side."""
     figure, panels = open_figure(len(PANELS))
     for axes, (key, label) in zip(panels, PANELS.items(), strict=True):

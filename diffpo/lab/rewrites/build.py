@@ -106,14 +106,14 @@ def train_language_model(
     rows = conversations(asked, np.random.default_rng(seed))
 
     def loss() -> Tensor:
-        ids, labels = tokens(tokenizer, [next(rows) for _ in range(batch)])
+        ids, labels = tokenize_turns(tokenizer, [next(rows) for _ in range(batch)])
         return model(ids, attention_mask=ids != tokenizer.pad_token_id, labels=labels).loss
 
     descend(model, loss, steps, lr, "language model")
     return model
 
 
-def tokens(tokenizer: Any, rows: Sequence[Sequence[tuple[str, str]]]) -> tuple[Tensor, Tensor]:
+def tokenize_turns(tokenizer: Any, rows: Sequence[Sequence[tuple[str, str]]]) -> tuple[Tensor, Tensor]:
     """Ids of conversations, padded on the right, and the same with -100 where nothing is to be learned."""
     ids, labels = [], []
     for turns in rows:

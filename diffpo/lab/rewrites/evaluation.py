@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation.compare import before_after, headline, write_report
-from diffpo.diffusion.evaluation.scores import Pictures
+from diffpo.diffusion.evaluation.scores import ModelPictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import (
     Evaluation,
@@ -95,7 +95,7 @@ class Rewriting(Evaluation):
             report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
             write_report(report | headline(report), output_dir)
             write_page(output_dir)
-            print("\n".join([format_table(report), *rates(report)]))
+            print("\n".join([format_table(report), *list_rates(report)]))
         PartialState().wait_for_everyone()
 
     def contest(self, models: Mapping[str, LoadedCausalLM], asked: Sequence[str], output_dir: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Rewriting(Evaluation):
         scorer, clip = RewriteOracle(), CLIPScore(self.embedder)
         numbers: dict[str, Numbers] = {}
         entries: dict[str, Any] = {}
-        drawn: dict[str, Pictures] = {}
+        drawn: dict[str, ModelPictures] = {}
         base = next(iter(models.values()))
         for name, model in models.items():
             folder = output_dir / "evaluation" / name
@@ -113,7 +113,7 @@ class Rewriting(Evaluation):
             numbers[name] = self.measured(written, tokenizer, asked, clip, folder)
             files = sorted(folder.glob("*.png"))
             if files:
-                drawn[name] = Pictures(files, folder, {})
+                drawn[name] = ModelPictures(files, folder, {})
             list_rewrites(written, asked, numbers[name], files, folder)
             entries[name] = {
                 "source": self.beside.get(name, name),
@@ -189,7 +189,7 @@ def list_rewrites(
         (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def rates(report: Mapping[str, Any]) -> list[str]:
+def list_rates(report: Mapping[str, Any]) -> list[str]:
     """Win rates that the table leaves out: those over another model than the first."""
     first = next(iter(report["models"]))
     return [f"{pair['a']} over {pair['b']}: {format_report(pair)}" for pair in report["pairs"] if pair["b"] != first]

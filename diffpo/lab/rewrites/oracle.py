@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.evaluation.scorer import Scorer, require_as_many
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES, read_caption
 from diffpo.lab.shapes.scenes import Attributes
+from diffpo.lab.shapes.scorer import stack_scores
 
 FAMILIES = (*TRAINING_FAMILIES, EVALUATION_FAMILY)
 NEEDED = {"color", "shape", "background", "position"}
@@ -89,14 +89,14 @@ class RewriteOracle(Scorer):
         return "attributes kept + style, -1 if no caption"
 
     def __call__(self, prompts: Sequence[str], candidates: Sequence[Any]) -> Float[Tensor, " n"]:
-        return tensor([utility(asked, written) for asked, written in read(prompts, candidates)])
+        return stack_scores([utility(asked, written) for asked, written in read_captions(prompts, candidates)])
 
     def aspects(self, prompts: Sequence[str], candidates: Sequence[Any]) -> dict[str, Float[Tensor, " n"]]:
-        both = read(prompts, candidates)
+        both = read_captions(prompts, candidates)
         return {
-            "attributes": tensor([kept(asked, written) for asked, written in both]),
-            "style": tensor([style(asked, written) for asked, written in both]),
-            "clean": tensor([float(written is not None) for _, written in both]),
+            "attributes": stack_scores([kept(asked, written) for asked, written in both]),
+            "style": stack_scores([style(asked, written) for asked, written in both]),
+            "clean": stack_scores([float(written is not None) for _, written in both]),
         }
 
     def check(self, prompts: Sequence[str]) -> None:
@@ -106,10 +106,6 @@ class RewriteOracle(Scorer):
                 raise Refusal(f"{prompt!r} leaves none of {', '.join(sorted(TASTE))} open; shorten it.")
 
 
-def read(prompts: Sequence[str], rewrites: Sequence[str]) -> list[tuple[Attributes, Attributes | None]]:
+def read_captions(prompts: Sequence[str], rewrites: Sequence[str]) -> list[tuple[Attributes, Attributes | None]]:
     require_as_many(prompts, rewrites)
     return [(read_caption(prompt), read_rewrite(rewrite)) for prompt, rewrite in zip(prompts, rewrites, strict=True)]
-
-
-def tensor(numbers: list[float]) -> Float[Tensor, " n"]:
-    return torch.tensor(numbers, dtype=torch.float64)

@@ -4,7 +4,7 @@ from itertools import chain
 from pathlib import Path
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation.page import decimals, read_lines, render, strict_json
+from diffpo.diffusion.evaluation.page import decimals, read_lines, render_page, strict_json
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY
 
@@ -45,5 +45,5 @@ def write_page(output_dir: Path, prompts: int = 100, each: int = 3) -> Path:
     }
     path = output_dir / "report.html"
     with name_failed_writes(str(path), REMEDY):
-        path.write_text(render({"warnings": [], **report}, output_dir, "rewrites.html", [PARTS], **said), "utf-8")
+        path.write_text(render_page({"warnings": [], **report}, output_dir, "rewrites.html", [PARTS], **said), "utf-8")
     return path

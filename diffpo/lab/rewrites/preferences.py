@@ -29,7 +29,7 @@ def write_prompts(split: RequestSplit, folder: Path, seed: int = 0) -> None:
 
 
 def sample_pairs(model: Any, tokenizer: Any, asked: list[Attributes], pairs: int = 3000, seed: int = 0) -> Dataset:
-    """Two different samples for each prompt, and a noisy verdict of the hidden utility (`judged`).
+    """Two different samples for each prompt, and a noisy verdict of the hidden utility (`judge_pair`).
 
     Args:
         asked: what the prompts are about.
@@ -40,10 +40,10 @@ def sample_pairs(model: Any, tokenizer: Any, asked: list[Attributes], pairs: int
     prompts = [prompt(asked[i], TRAINING_REQUESTS[j]) for i, j in picks]
     answers = write(model, tokenizer, prompts, Writing(rewrites=2, seed=seed), "pairs")
     both = zip(prompts, answers, strict=True)
-    return Dataset.from_list([judged(text, pair, rng) for text, pair in both if pair[0] != pair[1]])
+    return Dataset.from_list([judge_pair(text, pair, rng) for text, pair in both if pair[0] != pair[1]])
 
 
-def judged(prompt: str, pair: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:
+def judge_pair(prompt: str, pair: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:
     """One row: the side with the higher rating is chosen.
 
     A rating is the utility plus Gumbel noise, so that verdicts are Bradley-Terry draws; ratings that differ by less

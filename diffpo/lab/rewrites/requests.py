@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from diffpo.lab.shapes.captions import Family, joined, phrase
+from diffpo.lab.shapes.captions import Family, join_phrases, phrase
 from diffpo.lab.shapes.scenes import BACKGROUNDS, HUES, POSITIONS, SHAPES, SIZES, Attributes
 
 END = ":"  # where the request ends and its rewrite begins
@@ -26,7 +26,7 @@ def vague(a: Attributes) -> str:
 
 
 def keywords(a: Attributes) -> str:
-    return joined(a.shape, a.color, a.size, a.position, a.background)
+    return join_phrases(a.shape, a.color, a.size, a.position, a.background)
 
 
 def wish(a: Attributes) -> str:
@@ -37,7 +37,7 @@ def wish(a: Attributes) -> str:
 
 def turned(a: Attributes) -> str:
     place = phrase(a.background and f"on {a.background}", at(a))
-    return joined(phrase(place, "a", a.shape or "shape"), a.size, a.color)
+    return join_phrases(phrase(place, "a", a.shape or "shape"), a.size, a.color)
 
 
 def at(a: Attributes) -> str | None:
@@ -53,7 +53,7 @@ def prompt(asked: Attributes, family: Family) -> str:
     return family(asked) + END
 
 
-def requests() -> list[Attributes]:
+def list_requests() -> list[Attributes]:
     """All requests: color, shape or both, and at most one of background, position and size.
 
     So each leaves at least two attributes open that the hidden taste has an opinion of.
@@ -76,7 +76,7 @@ class RequestSplit:
 
 def split_requests(seed: int = 0, development: int = 64, evaluation: int = 100) -> RequestSplit:
     """Every request in one of three parts."""
-    everything = requests()
+    everything = list_requests()
     mixed = [everything[i] for i in np.random.default_rng(seed).permutation(len(everything))]
     held_out = development + evaluation
     return RequestSplit(mixed[held_out:], mixed[:development], mixed[development:held_out])

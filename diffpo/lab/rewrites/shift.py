@@ -26,12 +26,12 @@ def estimate_shift(
     texts = [(prompt, text) for prompt, each in zip(asked, written, strict=True) for text in each]
     apart = []
     for begin in range(0, len(texts), AT_ONCE):
-        batch = read(model, texts[begin : begin + AT_ONCE])
+        batch = tokenize_answers(model, texts[begin : begin + AT_ONCE])
         apart.append(log_likelihood(model, batch) - log_likelihood(base, batch))
     return torch.cat(apart).mean().item()
 
 
-def read(model: LoadedCausalLM, texts: Sequence[tuple[str, str]]) -> TokenBatch:
+def tokenize_answers(model: LoadedCausalLM, texts: Sequence[tuple[str, str]]) -> TokenBatch:
     """Prompts and completions as tokens, of which those of the completions count."""
     split = [model.tokenizing(prompt, text) for prompt, text in texts]
     size = max(len(tokens.prompt) + len(tokens.completion) for tokens in split)

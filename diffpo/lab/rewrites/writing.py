@@ -57,7 +57,7 @@ def write(
         rows = tuple(range(begin, begin + len(some)))
         noise = gumbel(Draws(writing.seed, (0,) * len(some), rows), writing.tokens, model.config.vocab_size)
         written += tokenizer.batch_decode(
-            sampled(model, tokenizer, some, writing.temperature * noise), skip_special_tokens=True
+            sample_tokens(model, tokenizer, some, writing.temperature * noise), skip_special_tokens=True
         )
     return [written[begin : begin + writing.rewrites] for begin in range(0, len(written), writing.rewrites)]
 
@@ -68,7 +68,9 @@ def gumbel(draws: Draws, tokens: int, vocabulary: int) -> Float[Tensor, "n t v"]
 
 
 @torch.no_grad()
-def sampled(model: Any, tokenizer: Any, prompts: list[str], noise: Float[Tensor, "n t v"]) -> list[Int[Tensor, " s"]]:
+def sample_tokens(
+    model: Any, tokenizer: Any, prompts: list[str], noise: Float[Tensor, "n t v"]
+) -> list[Int[Tensor, " s"]]:
     """Tokens after each prompt up to the end of its rewrite, the likeliest ones under logits plus noise."""
     device = model.device
     asked = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(device)

@@ -83,18 +83,18 @@ def train_vae(steps: int = 3000, batch: int = 32, lr: float = 1e-3, seed: int = 
     rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
     def loss() -> Tensor:
-        pixels = pictures([random_attributes(rng) for _ in range(batch)], rng)
+        pixels = render_pictures([random_attributes(rng) for _ in range(batch)], rng)
         posterior = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist
         error = vae.decode(posterior.sample(noise)).sample - pixels
         return error.abs().mean() + 2 * error.square().mean() + 4e-7 * posterior.kl().mean()
 
     descend(vae.to(memory_format=torch.channels_last), loss, steps, lr, "VAE")
-    means, _ = encode(vae, pictures([random_attributes(rng) for _ in range(512)], rng))
+    means, _ = encode(vae, render_pictures([random_attributes(rng) for _ in range(512)], rng))
     vae.register_to_config(scaling_factor=round(1 / means.std().item(), 5))
     return vae.to(memory_format=torch.contiguous_format)
 
 
-def pictures(attributes: list[Attributes], rng: np.random.Generator) -> Float[Tensor, "n 3 h w"]:
+def render_pictures(attributes: list[Attributes], rng: np.random.Generator) -> Float[Tensor, "n 3 h w"]:
     """Fresh renders in [-1, 1]."""
     drawn = np.stack([np.asarray(render(random_scene(a, rng))) for a in attributes])
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -152,7 +152,7 @@ def train_base(
     """
     rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     shown = [random_attributes(rng) for _ in range(scenes)]
-    parts = [encode(vae, pictures(shown[i : i + 500], rng)) for i in range(0, scenes, 500)]
+    parts = [encode(vae, render_pictures(shown[i : i + 500], rng)) for i in range(0, scenes, 500)]
     means, deviations = (torch.cat(part) * vae.config.scaling_factor for part in zip(*parts, strict=True))
     scheduler: Any = DDIMScheduler(
         beta_start=0.00085,

@@ -15,7 +15,7 @@ def phrase(*words: str | None) -> str:
 
 def plain(a: Attributes) -> str:
     where = a.position and phrase("in the" if a.position == "center" else "on the", a.position)
-    return joined(
+    return join_phrases(
         phrase("a", a.size, a.color, a.shape or "shape", where), a.background and f"{a.background} background"
     )
 
@@ -28,24 +28,26 @@ def scenery_first(a: Attributes) -> str:
 def described(a: Attributes) -> str:
     thing = phrase("picture of a", a.shape or "shape", a.color and f"colored {a.color}")
     place = a.position and f"located {a.position}"
-    return joined(thing, a.size and f"{a.size} in size", place, a.background and f"{a.background} behind it")
+    return join_phrases(thing, a.size and f"{a.size} in size", place, a.background and f"{a.background} behind it")
 
 
 def listed(a: Attributes) -> str:
-    return joined(phrase(a.color, a.shape or "shape"), a.size, a.position, a.background and f"{a.background} backdrop")
+    return join_phrases(
+        phrase(a.color, a.shape or "shape"), a.size, a.position, a.background and f"{a.background} backdrop"
+    )
 
 
-def placed(a: Attributes) -> str:
+def on_canvas(a: Attributes) -> str:
     thing = phrase("one", a.size, a.color, a.shape or "shape", a.position and f"placed {a.position}")
     return phrase(a.background and f"on a {a.background} canvas", thing)
 
 
-def joined(*parts: str | None) -> str:
+def join_phrases(*parts: str | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
 TRAINING_FAMILIES: tuple[Family, ...] = (plain, scenery_first, described, listed)
-EVALUATION_FAMILY: Family = placed
+EVALUATION_FAMILY: Family = on_canvas
 VOCABULARY = {"color": HUES, "shape": SHAPES, "background": BACKGROUNDS, "position": POSITIONS, "size": SIZES}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from diffpo.evaluation.scorer import Scorer
-from diffpo.lab.shapes.build import WIDTH, descend, pictures, seeded
+from diffpo.lab.shapes.build import WIDTH, descend, render_pictures, seeded
 from diffpo.lab.shapes.captions import TRAINING_FAMILIES, Family
 from diffpo.lab.shapes.judging_pairs import Comparisons, changed
 from diffpo.lab.shapes.preferences import some_size
@@ -39,7 +39,9 @@ def train_clip(
         shown = [replace(scene, size=size) for size in ("small", "large") for scene in some[:BOTH_SIZES]]
         shown += [replace(scene, size=some_size(rng)) for scene in some[BOTH_SIZES:]]
         captions = [TRAINING_FAMILIES[rng.integers(len(TRAINING_FAMILIES))](scene) for scene in shown]
-        return model(pixel_values=pictures(shown, rng), **tokens(tokenizer, captions), return_loss=True).loss
+        return model(
+            pixel_values=render_pictures(shown, rng), **tokenize_prompts(tokenizer, captions), return_loss=True
+        ).loss
 
     descend(model, loss, steps, lr, "CLIP")
     return model
@@ -76,7 +78,7 @@ def untrained_clip(tokenizer: Any, width: int = 128, layers: int = 4, seed: int 
     return seeded(seed, CLIPModel, CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBEDDED))
 
 
-def tokens(tokenizer: Any, prompts: list[str]) -> Any:
+def tokenize_prompts(tokenizer: Any, prompts: list[str]) -> Any:
     return tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
 
 
@@ -100,7 +102,7 @@ def train_pickscore(
         some = rng.integers(len(comparisons.prompts), size=batch)
         prompts = [comparisons.prompts[i] for i in some]
         shown = torch.from_numpy(comparisons.pixels[:, some]).flatten(0, 1).permute(0, 3, 1, 2)
-        made = model(pixel_values=shown / 127.5 - 1, **tokens(tokenizer, prompts))
+        made = model(pixel_values=shown / 127.5 - 1, **tokenize_prompts(tokenizer, prompts))
         cosine = (made.image_embeds.unflatten(0, (2, batch)) * made.text_embeds).sum(-1)
         return picked(model.logit_scale.exp() * cosine, torch.from_numpy(comparisons.prob[some])).mean()
 

@@ -46,7 +46,7 @@ class Comparisons:
         return [Image.fromarray(pixels) for pixels in self.pixels[side]]
 
 
-def joined(parts: Sequence[Comparisons]) -> Comparisons:
+def join_comparisons(parts: Sequence[Comparisons]) -> Comparisons:
     return Comparisons(
         [prompt for part in parts for prompt in part.prompts],
         np.concatenate([part.pixels for part in parts], axis=1),
@@ -55,7 +55,7 @@ def joined(parts: Sequence[Comparisons]) -> Comparisons:
     )
 
 
-def compared(
+def compare_pictures(
     prompts: list[str],
     asked: list[Attributes],
     sides: Sequence[list[Image.Image]],
@@ -69,7 +69,7 @@ def compared(
     return Comparisons(prompts, pixels, utilities, prob)
 
 
-def requests(
+def draw_requests(
     scenes: list[Attributes], n: int, families: tuple[Family, ...], rng: np.random.Generator
 ) -> tuple[list[str], list[Attributes]]:
     """`n` captions in random families, of which a third states a size, and what they ask for."""
@@ -77,7 +77,7 @@ def requests(
     return [families[rng.integers(len(families))](scene) for scene in asked], asked
 
 
-def sampled(
+def sample_comparisons(
     pipeline: StableDiffusionPipeline,
     scenes: list[Attributes],
     n: int,
@@ -92,7 +92,7 @@ def sampled(
         habits: the steps, and the guidance scales, that a chunk may have.
     """
     rng = np.random.default_rng(first_seed)
-    prompts, asked = requests(scenes, n, families, rng)
+    prompts, asked = draw_requests(scenes, n, families, rng)
     sides: tuple[list[Image.Image], list[Image.Image]] = [], []
     for begin in tqdm(range(0, n, CHUNK), desc="samples"):
         some = prompts[begin : begin + CHUNK]
@@ -100,7 +100,7 @@ def sampled(
             chosen = {name: values[rng.integers(len(values))] for name, values in habits.items()}
             seeds = [first_seed + 2 * (begin + i) + j for i in range(len(some))]
             side += generate_pictures(pipeline, some, seeds, batch_size=CHUNK, **chosen)
-    return compared(prompts, asked, sides, rng)
+    return compare_pictures(prompts, asked, sides, rng)
 
 
 def imagined(
@@ -108,7 +108,7 @@ def imagined(
 ) -> Comparisons:
     """Pairs of rendered pictures (`attempt`), half of which have been through the pipeline's VAE."""
     rng = np.random.default_rng(seed)
-    prompts, asked = requests(scenes, n, families, rng)
+    prompts, asked = draw_requests(scenes, n, families, rng)
     sides: list[list[Image.Image]] = []
     for _ in range(2):
         drawn = [attempt(wanted, rng) for wanted in asked]
@@ -116,7 +116,7 @@ def imagined(
         for i, picture in zip(through, reconstructed(pipeline, [drawn[i] for i in through], rng), strict=True):
             drawn[i] = picture
         sides.append(drawn)
-    return compared(prompts, asked, sides, rng)
+    return compare_pictures(prompts, asked, sides, rng)
 
 
 def against_vivid(pipeline: StableDiffusionPipeline, known: Comparisons, seed: int) -> Comparisons:
@@ -129,7 +129,7 @@ def against_vivid(pipeline: StableDiffusionPipeline, known: Comparisons, seed: i
         for a in asked
     ]
     drawn = reconstructed(pipeline, [render(scene) for scene in scenes], rng)
-    return compared(known.prompts, asked, (known.pictures(0), drawn), rng)
+    return compare_pictures(known.prompts, asked, (known.pictures(0), drawn), rng)
 
 
 @torch.no_grad()

@@ -73,7 +73,7 @@ def two_objects(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.where((second == empty).all(-1, keepdims=True), lower, second))
 
 
-def sheet(pictures: list[Image.Image]) -> Image.Image:
+def tile_pictures(pictures: list[Image.Image]) -> Image.Image:
     """The pictures, at their own size and without loss, row by row."""
     return make_image_grid(pictures, rows=len(pictures) // COLUMNS, cols=COLUMNS)
 

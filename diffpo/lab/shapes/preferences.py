@@ -92,12 +92,12 @@ def sample_pairs(
             twice, seeds = [captions[i] for i in some for _ in range(2)], [2 * i + j for i in some for j in range(2)]
             made = iter(generate_pictures(pipeline, twice, seeds, steps, guidance, batch_size=CHUNK))
             for i in some:
-                yield row(captions[i], (next(made), next(made)), asked[i], 2 * i, rng)
+                yield build_record(captions[i], (next(made), next(made)), asked[i], 2 * i, rng)
 
     return Dataset.from_list(list(rows()), features=LAYOUT)
 
 
-def row(
+def build_record(
     caption: str, pair: tuple[Image.Image, Image.Image], asked: Attributes, seed: int, rng: np.random.Generator
 ) -> dict:
     stored = jpeg(pair[0]), jpeg(pair[1])

@@ -35,7 +35,7 @@ class Oracle(Scorer):
 
     def __call__(self, prompts: Sequence[str], candidates: Sequence[Any]) -> Float[Tensor, " n"]:
         require_as_many(prompts, candidates)
-        return tensor(
+        return stack_scores(
             [utility(measure(picture), read_caption(p)) for p, picture in zip(prompts, candidates, strict=True)]
         )
 
@@ -44,9 +44,9 @@ class Oracle(Scorer):
         seen: list[Measurement] = [measure(picture) for picture in candidates]
         both = list(zip(seen, asked, strict=True))
         return {
-            "attributes": tensor([measured.right(wanted) for measured, wanted in both]),
-            "style": tensor([style(measured, wanted) for measured, wanted in both]),
-            "clean": tensor([float(measured.clean) for measured in seen]),
+            "attributes": stack_scores([measured.right(wanted) for measured, wanted in both]),
+            "style": stack_scores([style(measured, wanted) for measured, wanted in both]),
+            "clean": stack_scores([float(measured.clean) for measured in seen]),
         }
 
     def check(self, prompts: Sequence[str]) -> None:
@@ -55,5 +55,5 @@ class Oracle(Scorer):
             read_caption(prompt)
 
 
-def tensor(numbers: list[float]) -> Float[Tensor, " n"]:
+def stack_scores(numbers: list[float]) -> Float[Tensor, " n"]:
     return torch.tensor(numbers, dtype=torch.float64)

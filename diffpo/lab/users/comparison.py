@@ -17,7 +17,7 @@ from diffpo.lab.users.tastes import Taste
 
 
 @cache
-def measured(file: Path) -> Measurement:
+def measure_file(file: Path) -> Measurement:
     return measure(read_image(str(file)))
 
 
@@ -25,14 +25,14 @@ def utilities(files: Sequence[Path], taste: Taste, asked: Sequence[str]) -> Floa
     """Of a user, of the pictures of all prompts."""
     each = len(files) // len(asked)
     wanted = [read_caption(prompt) for prompt in asked for _ in range(each)]
-    found = [taste.utility(measured(file), request) for file, request in zip(files, wanted, strict=True)]
+    found = [taste.utility(measure_file(file), request) for file, request in zip(files, wanted, strict=True)]
     return np.array(found).reshape(len(asked), each)
 
 
 Worth = Mapping[str, Float[np.ndarray, "users prompts pictures"]]
 
 
-def judged(
+def judge_pictures(
     rows: Mapping[str, Files], people: Mapping[str, Taste], asked: Sequence[str]
 ) -> dict[str, Float[np.ndarray, "users prompts pictures"]]:
     """Utilities of the pictures that each user gets, by name of the row of the tables."""
@@ -42,14 +42,14 @@ def judged(
     }
 
 
-def compared(
+def compare_rows(
     rows: Mapping[str, Files], worth: Worth, people: Mapping[str, Taste], asked: Sequence[str]
 ) -> dict[str, Any]:
     """What a report says of every row of its tables, and of every two.
 
     Args:
         rows: pictures that each user gets, by name of the row; `win_rate` of a user is over the first one.
-        worth: what `judged` says of them.
+        worth: what `judge_pictures` says of them.
     """
     first = next(iter(worth.values()))
     pairs = []
@@ -57,11 +57,11 @@ def compared(
         rate = win_rate_by_users(worth[a], worth[b])
         rates = {"win_rate": rate.rate, "win_rate_low": rate.low, "win_rate_high": rate.high}
         pairs.append({"a": a, "b": b, "metric": "taste", **rates})
-    models = {row: summary(files, worth[row], first, people, asked) for row, files in rows.items()}
+    models = {row: summarize_row(files, worth[row], first, people, asked) for row, files in rows.items()}
     return {"models": models, "pairs": pairs}
 
 
-def summary(
+def summarize_row(
     files: Files,
     worth: Float[np.ndarray, "users prompts pictures"],
     first: Float[np.ndarray, "users prompts pictures"],
@@ -76,7 +76,7 @@ def summary(
     faithful, clean = [], []
     for user in people:
         wanted = [read_caption(prompt) for prompt in asked for _ in range(worth.shape[2])]
-        seen = [measured(file) for file in files[user]]
+        seen = [measure_file(file) for file in files[user]]
         faithful.append(np.mean([m.right(request) for m, request in zip(seen, wanted, strict=True)]))
         clean.append(np.mean([m.clean for m in seen]))
     wins = np.where(worth == first, 0.5, worth > first).mean(axis=(1, 2))

@@ -145,7 +145,7 @@ def population(seen: int = 24, held_out: int = 8, seed: int = 0) -> Population:
     return Population(users["seen"], users["held-out"])
 
 
-def split_requests(seed: int = 0, development: int = 20, evaluation: int = 30) -> Split:
+def split_prompts(seed: int = 0, development: int = 20, evaluation: int = 30) -> Split:
     """All prompts that state two of color, shape, background and position, in three parts that share none.
 
     The rest is left open, for users to like.
@@ -216,11 +216,11 @@ def verdicts(
     shown: tuple[bytes, bytes], asked: Attributes, users: Mapping[str, Taste], rng: np.random.Generator, tie: float
 ) -> Iterator[dict]:
     """What users say of two pictures."""
-    first, second = map(measured, shown)
+    first, second = map(measure_bytes, shown)
     for user, taste in users.items():
         label = noisy_label(taste.utility(first, asked) - taste.utility(second, asked), rng, tie=tie)
         yield {"user_id": user, "label_0": label, "label_1": 1 - label}
 
 
-def measured(picture: bytes) -> Measurement:
+def measure_bytes(picture: bytes) -> Measurement:
     return measure(Image.open(BytesIO(picture)))

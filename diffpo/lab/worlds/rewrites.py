@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from diffpo.lab.rewrites.build import build_tokenizer, train_language_model
 from diffpo.lab.rewrites.lists import sample_lists
 from diffpo.lab.rewrites.preferences import sample_pairs, write_prompts
-from diffpo.lab.rewrites.requests import requests, split_requests
+from diffpo.lab.rewrites.requests import list_requests, split_requests
 from diffpo.lab.rewrites.turns import sample_conversations
 
 
@@ -42,7 +42,7 @@ def main(
     torch.set_flush_denormal(True)
     if base is None:
         tokenizer = build_tokenizer(seed)
-        model = train_language_model(tokenizer, requests(), steps, seed=seed)
+        model = train_language_model(tokenizer, list_requests(), steps, seed=seed)
     else:
         tokenizer = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)

@@ -11,7 +11,15 @@ from diffusers import StableDiffusionPipeline
 
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES
 from diffpo.lab.shapes.judges import agreement, faithfulness, save_judge, train_clip, train_pickscore
-from diffpo.lab.shapes.judging_pairs import HABITS, QUICKSTART, Comparisons, against_vivid, imagined, joined, sampled
+from diffpo.lab.shapes.judging_pairs import (
+    HABITS,
+    QUICKSTART,
+    Comparisons,
+    against_vivid,
+    imagined,
+    join_comparisons,
+    sample_comparisons,
+)
 from diffpo.lab.shapes.preferences import Split, split_scenes
 from diffpo.lab.shapes.scenes import random_scene, render
 from diffpo.scorers.clip_score import CLIPScore
@@ -86,11 +94,11 @@ def main(
     text = CLIP_CARD.format(parameters=clip.num_parameters() / 1e6, steps=clip_steps, table=table)
     tell(text, output_dir / "tiny-clip")
 
-    made = sampled(
+    made = sample_comparisons(
         pipeline, split.training, sampled_pairs, TRAINING_FAMILIES, SEED_OF_SAMPLES + 100_000 * seed, HABITS
     )
     drawn = imagined(pipeline, split.training, rendered_pairs, TRAINING_FAMILIES, seed)
-    pickscore = train_pickscore(clip, tokenizer, joined([made, drawn]), pickscore_steps, seed=seed)
+    pickscore = train_pickscore(clip, tokenizer, join_comparisons([made, drawn]), pickscore_steps, seed=seed)
     save_judge(pickscore, tokenizer, output_dir / "tiny-pickscore")
     table = pickscore_table(output_dir / "tiny-pickscore", held_out(pipeline, split, test_pairs))
     text = PICKSCORE_CARD.format(sampled=sampled_pairs, rendered=rendered_pairs, table=table)
@@ -100,10 +108,10 @@ def main(
 def held_out(pipeline: StableDiffusionPipeline, split: Split, n: int) -> dict[str, Comparisons]:
     """Pairs for prompts of the evaluation scenes, in the family of captions that no training uses."""
     family = (EVALUATION_FAMILY,)
-    base = sampled(pipeline, split.evaluation, n, family, SEED_OF_TESTS, QUICKSTART)
+    base = sample_comparisons(pipeline, split.evaluation, n, family, SEED_OF_TESTS, QUICKSTART)
     return {
         "the base's samples (25 steps, guidance 2.5)": base,
-        "the base's samples at other steps and guidance": sampled(
+        "the base's samples at other steps and guidance": sample_comparisons(
             pipeline, split.evaluation, n, family, SEED_OF_TESTS + 100_000, HABITS
         ),
         "a sample of the base against a vivid, often frayed render": against_vivid(pipeline, base, SEED_OF_TESTS),

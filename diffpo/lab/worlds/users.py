@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from diffpo.lab.shapes.preferences import write_prompts
-from diffpo.lab.users.tastes import judged_pairs, population, split_requests
+from diffpo.lab.users.tastes import judged_pairs, population, split_prompts
 from diffpo.storage.ledger import require_same, write_json
 
 BUILT = "built.json"
@@ -57,7 +57,7 @@ def main(
         require_same(json.loads((output_dir / BUILT).read_text()), about, output_dir)
         return
     torch.set_flush_denormal(True)
-    everybody, split = population(users, held_out, seed), split_requests(seed)
+    everybody, split = population(users, held_out, seed), split_prompts(seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     everybody.write(output_dir / "users.json")
     write_prompts(split, output_dir / "prompts", seed)

@@ -21,7 +21,7 @@ OPENED = "follow the chat template's turn of an answer, which lacks what its gen
 
 
 @dataclass(frozen=True)
-class Said:
+class WrittenCandidate:
     """One candidate as text.
 
     Attributes:
@@ -36,7 +36,7 @@ class Said:
 
 
 @dataclass(frozen=True, eq=False)
-class Chat:
+class ChatTemplate:
     """How conversations are written: by the tokenizer's chat template.
 
     Plain texts are written as they are; as soon as prompt or candidate is a list of messages, the template is used.
@@ -51,7 +51,7 @@ class Chat:
     tokenizer: Any
     tools: Sequence[Mapping[str, Any]] = ()
 
-    def __call__(self, prompt: Prompt, candidate: Candidate) -> Said:
+    def __call__(self, prompt: Prompt, candidate: Candidate) -> WrittenCandidate:
         """Prompt and candidate as text.
 
         Raises:
@@ -69,21 +69,21 @@ class Chat:
             before, [{"role": "assistant", "content": candidate}] if isinstance(candidate, str) else list(candidate)
         )
 
-    def plain(self, prompt: str, completion: Completion) -> Said:
+    def plain(self, prompt: str, completion: Completion) -> WrittenCandidate:
         """Without a template; what was written by one beforehand may say itself where it begins and ends."""
         text, first = completion.text, self.tokenizer.bos_token or ""
         begin, end = len(first) * text.startswith(first), len(without_end(text, self.tokenizer.eos_token))
         notes = (BEGUN,) * bool(begin) + (ENDED,) * (end < len(text))
         if not notes:
-            return Said(prompt, completion, ends=False)
+            return WrittenCandidate(prompt, completion, ends=False)
         starts = accumulate((len(segment.text) for segment in completion.segments), initial=0)
         kept = (
             replace(segment, text=segment.text[max(0, begin - start) : max(0, end - start)])
             for segment, start in zip(completion.segments, starts, strict=False)
         )
-        return Said(prompt, Completion(tuple(kept)), ends=False, notes=notes)
+        return WrittenCandidate(prompt, Completion(tuple(kept)), ends=False, notes=notes)
 
-    def turns(self, before: list[Message], said: list[Message]) -> Said:
+    def turns(self, before: list[Message], said: list[Message]) -> WrittenCandidate:
         """A conversation; each message of the assistant is a part."""
         self.require_tools_shown(before)
         opening = done = "" if said[0]["role"] == "assistant" else self.written(before)
@@ -110,9 +110,9 @@ class Chat:
                 "nothing to score; name another column, or drop such rows."
             )
         scored = Completion(tuple(segment for segment in segments[:-1] if segment.text))
-        return Said(opening, scored, ends=True, notes=tuple(dict.fromkeys(notes)))
+        return WrittenCandidate(opening, scored, ends=True, notes=tuple(dict.fromkeys(notes)))
 
-    def marked(self, before: list[Message], completion: Completion) -> Said:
+    def marked(self, before: list[Message], completion: Completion) -> WrittenCandidate:
         """A completion in pieces as one message of the assistant; what is added goes with its neighbor."""
         text = completion.text
         said = self.turns(before, [{"role": "assistant", "content": text}])

@@ -64,7 +64,7 @@ class Crop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen(Completion):
+class PictureAnswer(Completion):
     """An answer, and the picture that it is about.
 
     Attributes:
@@ -119,7 +119,7 @@ class CorruptedPicture(LastMap):
         if chosen == rejected:
             return None
         picture = row.column(self.image, self)
-        answers = Seen(chosen, picture), Seen(rejected, picture)
+        answers = PictureAnswer(chosen, picture), PictureAnswer(rejected, picture)
         if self.corrupted is None:
             share = self.low + (self.high - self.low) * draws.uniform("crop_share").item()
             crop = Crop(share, draws.uniform("crop_across").item(), draws.uniform("crop_down").item())

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from diffpo.core.refusal import Refusal
-from diffpo.text.data.chat import BEGUN, Chat, Prompt, Said
+from diffpo.text.data.chat import BEGUN, ChatTemplate, Prompt, WrittenCandidate
 from diffpo.text.data.completions import Candidate
 from diffpo.text.data.messages import require_texts
 
@@ -92,14 +92,14 @@ class Tokenizing:
             tools: that the prompt shows, by the chat template.
 
         Raises:
-            Refusal: if messages cannot be written as they are (`Chat`) or have parts that are no texts, or if the
-                network does not know a token.
+            Refusal: if messages cannot be written as they are (`ChatTemplate`) or have parts that are no texts, or if
+                the network does not know a token.
         """
         for messages in (prompt, candidate):
             require_texts(messages)
-        return self.split(Chat(self.tokenizer, tools)(prompt, candidate))
+        return self.split(ChatTemplate(self.tokenizer, tools)(prompt, candidate))
 
-    def split(self, said: Said) -> Tokens:
+    def split(self, said: WrittenCandidate) -> Tokens:
         """Tokens of one candidate as text.
 
         Prompt and completion are split together, as the text that they are; if the prompt's own tokens then differ,

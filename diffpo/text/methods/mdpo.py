@@ -18,7 +18,7 @@ from diffpo.core.refusal import Refusal, require_positive
 from diffpo.data.rows import PairRow
 from diffpo.losses.logistic import Sigmoid
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.data.pictures import Seen
+from diffpo.text.data.pictures import PictureAnswer
 from diffpo.text.model.likelihoods import token_logps
 
 CORRUPTED = "diffpo.text.CorruptedPicture"
@@ -88,7 +88,7 @@ class MDPO(Objective):
 
 
 def all_seen(rows: Sequence[PairRow]) -> bool:
-    return all(isinstance(candidate, Seen) for row in rows for candidate in row.candidates)
+    return all(isinstance(candidate, PictureAnswer) for row in rows for candidate in row.candidates)
 
 
 def pick_two(candidates: PairLogps, better: int, worse: int) -> PairLogps:

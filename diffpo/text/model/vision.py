@@ -14,10 +14,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from diffpo.core.refusal import Refusal
 from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import SAFE, name_failed_loads
-from diffpo.text.data.chat import Chat, Prompt
+from diffpo.text.data.chat import ChatTemplate, Prompt
 from diffpo.text.data.completions import Candidate, Message
 from diffpo.text.data.messages import kind_of
-from diffpo.text.data.pictures import Seen
+from diffpo.text.data.pictures import PictureAnswer
 from diffpo.text.data.tokenizing import Tokenizing, Tokens
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, names_in
 
@@ -59,9 +59,9 @@ class SeeingTokenizing(Tokenizing):
 
     def __call__(self, prompt: Prompt, candidate: Candidate, tools: Sequence[Mapping[str, Any]] = ()) -> Tokens:
         """Tokens of the question, with room for the picture as the processor makes it, and of the answer."""
-        if not isinstance(candidate, Seen):
+        if not isinstance(candidate, PictureAnswer):
             raise Refusal("It shows no picture; add diffpo.text.CorruptedPicture to data.rows.")
-        said = Chat(Parts(self.processor), tools)(self.asked(prompt), candidate)
+        said = ChatTemplate(Parts(self.processor), tools)(self.asked(prompt), candidate)
         completion = self.split(replace(said, prompt=""))
         read = self.processor(
             text=said.prompt, images=[candidate.shown()], add_special_tokens=False, return_tensors="pt"

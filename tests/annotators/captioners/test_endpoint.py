@@ -8,7 +8,7 @@ import pytest
 from fake_endpoint import serving
 from PIL import Image
 
-from diffpo.annotators.captioners.endpoint import Endpoint, EndpointPerturber, data_url
+from diffpo.annotators.captioners.endpoint import Endpoint, EndpointPerturber, encode_picture
 from diffpo.annotators.captioners.roles import Interrupted, Strength
 from diffpo.core.refusal import Refusal
 
@@ -152,4 +152,4 @@ def test_what_the_texts_depend_on():
 
 
 def test_a_picture_is_its_own_address():
-    assert data_url(PICTURES[0]).startswith("data:image/png;base64,iVBOR")
+    assert encode_picture(PICTURES[0]).startswith("data:image/png;base64,iVBOR")

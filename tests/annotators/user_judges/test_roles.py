@@ -1,12 +1,12 @@
 import pytest
 from tiny_judges import question
 
-from diffpo.annotators.user_judges.roles import Heard, Verdict, format_summaries, summarize_verdicts
+from diffpo.annotators.user_judges.roles import PairVerdict, Verdict, format_summaries, summarize_verdicts
 from diffpo.core.refusal import Refusal
 
-OURS, THEIRS = Heard(Verdict(1), Verdict(2)), Heard(Verdict(2), Verdict(1))
-FIRST, SECOND = Heard(Verdict(1), Verdict(1)), Heard(Verdict(2), Verdict(2))
-UNCLEAR = Heard(Verdict(1), Verdict(None, "well", 2))
+OURS, THEIRS = PairVerdict(Verdict(1), Verdict(2)), PairVerdict(Verdict(2), Verdict(1))
+FIRST, SECOND = PairVerdict(Verdict(1), Verdict(1)), PairVerdict(Verdict(2), Verdict(2))
+UNCLEAR = PairVerdict(Verdict(1), Verdict(None, "well", 2))
 
 
 def test_a_win_takes_both_orders():
@@ -16,7 +16,7 @@ def test_a_win_takes_both_orders():
 
 def test_turning_the_models_around_turns_the_outcome_around():
     for heard in (OURS, THEIRS, FIRST, SECOND, UNCLEAR):
-        assert Heard(heard.turned, heard.straight).outcome == 1 - heard.outcome
+        assert PairVerdict(heard.turned, heard.straight).outcome == 1 - heard.outcome
 
 
 def test_a_judge_that_always_says_one_has_only_ties():

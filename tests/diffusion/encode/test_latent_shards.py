@@ -5,7 +5,7 @@ from tiny_encoded import TORN, base, pixels, world
 
 from diffpo.data.pairs import PairTable
 from diffpo.diffusion.data.framing import Framing
-from diffpo.diffusion.encode.latent_shards import EncodedShards, Pictures
+from diffpo.diffusion.encode.latent_shards import EncodedShards, FramedPairs
 from diffpo.diffusion.model.encoder import Encoder
 from diffpo.diffusion.model.loading import load_pipeline
 
@@ -23,13 +23,13 @@ def shards(root, batch_size=3, **framing) -> EncodedShards:
 
 
 def records(work: EncodedShards) -> list[dict]:
-    pictures = Pictures(work.pairs, work.framing)
+    pictures = FramedPairs(work.pairs, work.framing)
     return work.records(range(work.rows), [pictures[n] for n in range(work.rows)])
 
 
 def test_a_record_holds_mean_and_deviation_of_each_picture_as_it_is_and_mirrored(root):
     work = shards(root)
-    record, shown = records(work)[0], Pictures(work.pairs, work.framing)[0]
+    record, shown = records(work)[0], FramedPairs(work.pairs, work.framing)[0]
     for variant, framed in zip(("", "flipped_"), shown.variants, strict=True):
         mean, std = work.encoder.posterior(framed.pixels)
         for side in range(2):

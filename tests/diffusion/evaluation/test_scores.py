@@ -5,7 +5,7 @@ import pytest
 from damage import DAMAGES
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation.scores import Judges, Pictures
+from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
 from diffpo.lab.shapes.captions import read_caption
 from diffpo.lab.shapes.scenes import random_scene, render
 from diffpo.lab.shapes.scorer import Oracle
@@ -16,7 +16,7 @@ def test_scorers_of_one_name_are_refused():
         Judges([Oracle(), Oracle()])
 
 
-def finished(folder, broken: int = 0) -> Pictures:
+def finished(folder, broken: int = 0) -> ModelPictures:
     """Two prompts with two pictures each, the first `broken` of which cannot be read."""
     folder.mkdir()
     files = [folder / f"{n:05d}.png" for n in range(4)]
@@ -24,7 +24,7 @@ def finished(folder, broken: int = 0) -> Pictures:
         render(random_scene(read_caption(TWO[n // 2]), np.random.default_rng(n))).save(file)
         if n < broken:
             file.write_bytes(b"no picture")
-    return Pictures(files, folder, {})
+    return ModelPictures(files, folder, {})
 
 
 TWO = ["a red circle on the left, white background", "a blue square on the right, black background"]

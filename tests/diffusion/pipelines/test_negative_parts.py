@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Blend, Network
 from diffpo.diffusion.model.kohya import export_kohya
-from diffpo.diffusion.pipelines.negative_parts import Adapters, Difference, open_part, require_known_range
+from diffpo.diffusion.pipelines.negative_parts import Adapters, WeightDifference, open_part, require_known_range
 from diffpo.lora.files import Layer
 
 THETA = {"a": torch.tensor([1.0, 3.0, 1e-3]), "b": torch.tensor([[0.1, 0.7]])}
@@ -57,7 +57,7 @@ def test_a_lora_adds_what_diffusers_fuses(tmp_path, kohya, scale):
 
 
 def test_only_what_a_part_has_offsets_for_is_changed():
-    part = Difference("it", {"b": torch.ones(1, 2)})
+    part = WeightDifference("it", {"b": torch.ones(1, 2)})
     assert Blend(THETA, ((1.0, part),)).changed == ["b"]
     assert Blend(THETA, ((1.0, POSITIVE), (1.0, part))).changed == ["a", "b"]
 
@@ -76,16 +76,16 @@ def test_a_network_is_found_in_a_run_a_folder_or_a_file(tmp_path, place):
 )
 def test_a_difference_is_known_by_its_name_or_its_metadata(tmp_path, name, metadata):
     save_file({"a": torch.ones(3)}, tmp_path / name, metadata)
-    assert isinstance(open_part(str(tmp_path / name), tiny.unet().config), Difference)
+    assert isinstance(open_part(str(tmp_path / name), tiny.unet().config), WeightDifference)
 
 
 def test_a_difference_is_found_in_its_folder(tmp_path):
     save_file({"a": torch.ones(3)}, tmp_path / "difference.safetensors")
-    assert isinstance(open_part(str(tmp_path), tiny.unet().config), Difference)
+    assert isinstance(open_part(str(tmp_path), tiny.unet().config), WeightDifference)
 
 
 def test_another_architecture_names_the_first_tensor_that_differs():
-    assert "the base has no c;" in refused(Difference("other", {"c": torch.ones(1)}))
+    assert "the base has no c;" in refused(WeightDifference("other", {"c": torch.ones(1)}))
     layer = Layer(torch.ones(1, 4), torch.ones(1, 1), 1.0)
     assert "its b is (1, 4), the base's (1, 2)" in refused(Adapters("lora", {"b": layer}))
     assert "lora is for another architecture: the base has no c.weight" in refused(

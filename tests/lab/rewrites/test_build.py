@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from diffpo.lab.rewrites.build import build_tokenizer, careless, conversations, tokens, train_language_model
+from diffpo.lab.rewrites.build import build_tokenizer, careless, conversations, tokenize_turns, train_language_model
 from diffpo.lab.rewrites.oracle import FAMILIES, kept, read_rewrite
-from diffpo.lab.rewrites.requests import EVALUATION_REQUEST, TRAINING_REQUESTS, prompt, requests
+from diffpo.lab.rewrites.requests import EVALUATION_REQUEST, TRAINING_REQUESTS, list_requests, prompt
 from diffpo.lab.shapes.captions import read_caption
 from diffpo.lab.shapes.scenes import Attributes, random_attributes
 
@@ -19,7 +19,7 @@ def tokenizer():
 
 def test_every_request_and_caption_survives_the_tokenizer(tokenizer):
     rng = np.random.default_rng(1)
-    texts = [prompt(asked, family) for asked in requests() for family in (*TRAINING_REQUESTS, EVALUATION_REQUEST)]
+    texts = [prompt(asked, family) for asked in list_requests() for family in (*TRAINING_REQUESTS, EVALUATION_REQUEST)]
     texts += [family(random_attributes(rng)) for family in FAMILIES[:-1] for _ in range(50)]
     ids = tokenizer(texts).input_ids
     assert not any(tokenizer.unk_token_id in each for each in ids)
@@ -64,7 +64,7 @@ def test_what_is_open_is_drawn_at_random():
 
 
 def test_examples_are_conversations_of_requests_and_full_captions():
-    rows = list(islice(conversations(requests(), np.random.default_rng(0)), 400))
+    rows = list(islice(conversations(list_requests(), np.random.default_rng(0)), 400))
     turns = [turn for row in rows for turn in row]
     assert all(read_rewrite(rewrite) and read_caption(request).stated() for request, rewrite in turns)
     shares = [np.mean([len(row) == n for row in rows]) for n in (1, 2, 3)]
@@ -72,7 +72,9 @@ def test_examples_are_conversations_of_requests_and_full_captions():
 
 
 def test_only_rewrites_are_learned(tokenizer):
-    ids, labels = tokens(tokenizer, [[("a red circle:", "a red")], [("a:", "red circle"), ("a blue:", "left")]])
+    ids, labels = tokenize_turns(
+        tokenizer, [[("a red circle:", "a red")], [("a:", "red circle"), ("a blue:", "left")]]
+    )
     assert ids.shape == labels.shape == (2, 11)
     learned = [tokenizer.convert_ids_to_tokens(row[row != -100].tolist()) for row in labels]
     assert learned == [["a", "red", "</s>"], ["red", "circle", "</s>", "left", "</s>"]]
@@ -81,12 +83,12 @@ def test_only_rewrites_are_learned(tokenizer):
 
 def test_a_conversation_is_trained_as_the_template_writes_it(tokenizer):
     messages = [{"role": "user", "content": "a red circle"}, {"role": "assistant", "content": "red circle, left"}] * 2
-    ids, _ = tokens(tokenizer, [[("a red circle:", "red circle, left")] * 2])
+    ids, _ = tokenize_turns(tokenizer, [[("a red circle:", "red circle, left")] * 2])
     written = tokenizer.apply_chat_template(messages, tokenize=False)
     assert ids[0].tolist() == tokenizer(written, add_special_tokens=False).input_ids
 
 
 def test_training_starts_the_same_each_time_and_learns(tokenizer):
-    first, again = (train_language_model(tokenizer, requests(), steps=3, batch=4) for _ in range(2))
+    first, again = (train_language_model(tokenizer, list_requests(), steps=3, batch=4) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert 1e6 < sum(p.numel() for p in first.parameters()) < 3e6

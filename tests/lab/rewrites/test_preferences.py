@@ -8,7 +8,7 @@ from diffpo.data.layouts import Columns
 from diffpo.data.pairs import PairTable
 from diffpo.lab.rewrites.build import build_tokenizer
 from diffpo.lab.rewrites.oracle import utility
-from diffpo.lab.rewrites.preferences import judged, sample_pairs, write_prompts
+from diffpo.lab.rewrites.preferences import judge_pair, sample_pairs, write_prompts
 from diffpo.lab.rewrites.requests import EVALUATION_REQUEST, TRAINING_REQUESTS, prompt, split_requests
 from diffpo.lab.shapes.captions import plain, read_caption
 from diffpo.lab.shapes.oracle import noisy_label
@@ -61,7 +61,7 @@ def test_labels_are_draws_of_rao_and_kupper():
     asked, rng = Attributes("red", "circle"), np.random.default_rng(0)
     gap = utility(asked, GOOD) - utility(asked, BAD)
     pair, n = (plain(GOOD), plain(BAD)), 4000
-    rows = [judged("a red circle:", pair, rng) for _ in range(n)]
+    rows = [judge_pair("a red circle:", pair, rng) for _ in range(n)]
     ties = np.mean([row["prob"] == 0.5 for row in rows])
     wins = np.mean([row["prob"] == 1 and row["chosen"] == pair[0] for row in rows])
     drawn = [noisy_label(gap, rng, temperature=0.2, tie=0.2) for _ in range(n)]
@@ -72,5 +72,5 @@ def test_labels_are_draws_of_rao_and_kupper():
 def test_what_is_no_caption_hardly_ever_wins():
     rng = np.random.default_rng(0)
     worst = "a small blue square on the left, brown background"
-    rows = [judged("a red circle:", ("red red", worst), rng) for _ in range(200)]
+    rows = [judge_pair("a red circle:", ("red red", worst), rng) for _ in range(200)]
     assert np.mean([row["chosen"] == worst for row in rows]) > 0.97

@@ -4,7 +4,7 @@ from diffpo.lab.rewrites.requests import split_requests
 from diffpo.lab.rewrites.turns import answered, held, messages, rated, sample_conversations
 from diffpo.lab.rewrites.writing import Writing, write
 from diffpo.lab.shapes.scenes import Attributes
-from diffpo.text.data.chat import Chat
+from diffpo.text.data.chat import ChatTemplate
 
 ASKED = Attributes("red", "circle")
 GOOD, BAD = "a large red circle in the center, white background", "a small blue circle on the left, gray background"
@@ -21,7 +21,7 @@ def test_conversations_alternate_and_have_two_or_three_turns(model, tokenizer):
 
 
 def test_parts_of_a_conversation_are_its_turns(tokenizer):
-    said = Chat(tokenizer)([{"role": "user", "content": "a"}], messages(["a", "b"], [GOOD, BAD]))
+    said = ChatTemplate(tokenizer)([{"role": "user", "content": "a"}], messages(["a", "b"], [GOOD, BAD]))
     assert [segment.part for segment in said.completion.segments if segment.scored] == [1, 2]
 
 

@@ -11,7 +11,7 @@ from diffpo.data.files.pictures import read_image
 from diffpo.data.layouts import PickAPic
 from diffpo.data.pairs import PairTable
 from diffpo.diffusion.evaluation.drawing import generate_pictures
-from diffpo.lab.shapes.captions import placed, read_caption
+from diffpo.lab.shapes.captions import on_canvas, read_caption
 from diffpo.lab.shapes.oracle import measure, utility
 from diffpo.lab.shapes.preferences import split_scenes
 
@@ -77,7 +77,7 @@ def test_no_scene_of_a_prompt_set_is_in_the_pairs_or_in_the_other_set(pairs):
 
 def test_shipped_prompts_are_those_of_the_split():
     split = split_scenes(0)
-    assert prompts("evaluation") == [placed(asked) for asked in split.evaluation]
+    assert prompts("evaluation") == [on_canvas(asked) for asked in split.evaluation]
     assert [read_caption(prompt) for prompt in prompts("development")] == split.development
 
 

@@ -12,7 +12,7 @@ from diffpo.lab.shapes.build import (
     build_tokenizer,
     encode,
     learn_merges,
-    pictures,
+    render_pictures,
     save_pipeline,
     train_base,
     train_vae,
@@ -69,7 +69,7 @@ def test_the_most_frequent_pair_is_merged_first_and_ties_follow_the_alphabet():
 
 def test_pictures_fill_the_range():
     rng = np.random.default_rng(0)
-    shown = pictures([random_attributes(rng) for _ in range(20)], rng)
+    shown = render_pictures([random_attributes(rng) for _ in range(20)], rng)
     assert shown.shape == (20, 3, 32, 32)
     assert -1 <= shown.min() < -0.8
     assert 0.8 < shown.max() <= 1
@@ -99,7 +99,9 @@ def test_a_vae_depends_on_its_seed_alone():
     other = train_vae(steps=2, batch=2)
     assert torch.equal(weights(one), weights(other))
     assert one.config.scaling_factor == other.config.scaling_factor
-    means, _ = encode(one, pictures([random_attributes(np.random.default_rng(9))] * 64, np.random.default_rng(9)))
+    means, _ = encode(
+        one, render_pictures([random_attributes(np.random.default_rng(9))] * 64, np.random.default_rng(9))
+    )
     assert means.std().item() * one.config.scaling_factor == pytest.approx(1, abs=0.3)
 
 

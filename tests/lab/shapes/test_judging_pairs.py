@@ -8,11 +8,11 @@ from diffpo.lab.shapes.judging_pairs import (
     against_vivid,
     attempt,
     changed,
-    compared,
+    compare_pictures,
     imagined,
-    joined,
+    join_comparisons,
     reconstructed,
-    sampled,
+    sample_comparisons,
     spoiled,
 )
 from diffpo.lab.shapes.oracle import measure, utility
@@ -28,7 +28,9 @@ def drawn(vividness: float, extent: float = 0.2, shown: Attributes = RED):
 
 
 def judged(n: int = 3, seed: int = 0) -> Comparisons:
-    return compared([plain(RED)] * n, [RED] * n, ([drawn(0.9)] * n, [drawn(0.5)] * n), np.random.default_rng(seed))
+    return compare_pictures(
+        [plain(RED)] * n, [RED] * n, ([drawn(0.9)] * n, [drawn(0.5)] * n), np.random.default_rng(seed)
+    )
 
 
 def test_the_gap_is_that_of_the_hidden_utility():
@@ -39,7 +41,7 @@ def test_the_gap_is_that_of_the_hidden_utility():
 
 def test_a_gap_of_many_temperatures_is_labeled_right_and_none_as_often_wrong_as_right():
     assert (judged(25).prob == 1).mean() > 0.85
-    same = compared([plain(RED)] * 25, [RED] * 25, ([drawn(0.9)] * 25,) * 2, np.random.default_rng(0))
+    same = compare_pictures([plain(RED)] * 25, [RED] * 25, ([drawn(0.9)] * 25,) * 2, np.random.default_rng(0))
     assert same.gap.tolist() == [0] * 25
     assert same.prob.mean() == pytest.approx(0.5, abs=0.2)
     assert set(same.prob) == {0.0, 0.5, 1.0}
@@ -51,7 +53,7 @@ def test_pictures_come_back_from_their_pixels():
 
 
 def test_joining_keeps_the_order():
-    whole = joined([judged(2), judged(3, seed=1)])
+    whole = join_comparisons([judged(2), judged(3, seed=1)])
     assert whole.pixels.shape == (2, 5, 32, 32, 3)
     assert len(whole.prompts) == len(whole.gap) == 5
     assert whole.prob.tolist() == [*judged(2).prob, *judged(3, seed=1).prob]
@@ -103,7 +105,7 @@ def test_imagined_pairs_depend_on_their_seed_alone():
 
 
 def test_samples_are_of_the_scenes_and_the_sides_differ():
-    made = sampled(pipeline(), SCENES, 4, TRAINING_FAMILIES, first_seed=7, habits=HURRIED)
+    made = sample_comparisons(pipeline(), SCENES, 4, TRAINING_FAMILIES, first_seed=7, habits=HURRIED)
     asked = {(a.color, a.position) for a in map(read_caption, made.prompts)}
     assert asked <= {("red", "left"), ("blue", "top")}
     assert not np.array_equal(*made.pixels)

@@ -6,7 +6,7 @@ from PIL import Image
 from tiny import picture
 
 from diffpo.lab.shapes.oracle import measure
-from diffpo.lab.shapes.oracle_check import COUNTS, confusion, read_labels, sheet, tiles, two_objects
+from diffpo.lab.shapes.oracle_check import COUNTS, confusion, read_labels, tile_pictures, tiles, two_objects
 
 SHIPPED = Path("assets/oracle-check")
 
@@ -48,7 +48,7 @@ def test_the_shipped_table_is_what_the_oracle_does_now():
 
 def test_a_sheet_loses_nothing():
     pictures = [picture(size=(32, 32), seed=i) for i in range(40)]
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(tiles(sheet(pictures)), pictures, strict=True))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(tiles(tile_pictures(pictures)), pictures, strict=True))
 
 
 def test_two_objects_stand_on_one_background():

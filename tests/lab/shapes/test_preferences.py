@@ -9,7 +9,7 @@ from diffpo.data.files.pictures import read_image
 from diffpo.data.layouts import PickAPic
 from diffpo.data.pairs import PairTable
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES, read_caption
-from diffpo.lab.shapes.preferences import Split, row, sample_pairs, split_scenes, write_prompts
+from diffpo.lab.shapes.preferences import Split, build_record, sample_pairs, split_scenes, write_prompts
 from diffpo.lab.shapes.scenes import BACKGROUNDS, HUES, POSITIONS, SHAPES, SIZES, random_scene, render
 
 
@@ -109,5 +109,5 @@ def test_the_better_picture_wins():
     wrong = replace(asked, color=next(name for name in HUES if name != asked.color))
     good, bad = (render(random_scene(a, np.random.default_rng(1))) for a in (asked, wrong))
     for pair, label in (((good, bad), 1.0), ((bad, good), 0.0)):
-        labels = [row("caption", pair, asked, 0, rng)["label_0"] for _ in range(30)]
+        labels = [build_record("caption", pair, asked, 0, rng)["label_0"] for _ in range(30)]
         assert labels.count(label) > labels.count(1 - label) + 10

@@ -3,7 +3,7 @@ import pytest
 
 from diffpo.lab.shapes.captions import plain, read_caption
 from diffpo.lab.shapes.scenes import Attributes, Scene, render
-from diffpo.lab.users.comparison import compared, judged, measured, utilities
+from diffpo.lab.users.comparison import compare_rows, judge_pictures, measure_file, utilities
 from diffpo.lab.users.tastes import Taste
 
 PEOPLE = {"ann": Taste(size=1.0), "bob": Taste(size=-1.0)}
@@ -21,7 +21,7 @@ def files(tmp_path_factory):
 
 
 def told(rows: dict) -> dict:
-    return compared(rows, judged(rows, PEOPLE, ASKED), PEOPLE, ASKED)
+    return compare_rows(rows, judge_pictures(rows, PEOPLE, ASKED), PEOPLE, ASKED)
 
 
 def test_what_one_user_likes_its_opposite_does_not(files):
@@ -52,5 +52,5 @@ def test_pictures_of_a_prompt_follow_one_another(files):
     shown = [files[name] for name in ("small", "large", "small", "small")]
     found = utilities(shown, PEOPLE["ann"], ASKED * 2)
     request = read_caption(ASKED[0])
-    small, large = (PEOPLE["ann"].utility(measured(files[name]), request) for name in ("small", "large"))
+    small, large = (PEOPLE["ann"].utility(measure_file(files[name]), request) for name in ("small", "large"))
     np.testing.assert_array_equal(found, [[small, large], [small, small]])

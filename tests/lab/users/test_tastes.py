@@ -11,7 +11,7 @@ from diffpo.data.pairs import PairTable
 from diffpo.lab.shapes.captions import read_caption
 from diffpo.lab.shapes.oracle import Measurement
 from diffpo.lab.shapes.scenes import EXTENT, VIVIDNESS, Attributes
-from diffpo.lab.users.tastes import AXES, Population, Taste, judged_pairs, population, split_requests, traits, verdicts
+from diffpo.lab.users.tastes import AXES, Population, Taste, judged_pairs, population, split_prompts, traits, verdicts
 
 SEEN = Attributes("red", "circle", "white", "right", "large")
 VIVID = Measurement(True, SEEN, extent=EXTENT[1], vividness=VIVIDNESS[1])
@@ -21,7 +21,7 @@ SHARE = 7**-0.5
 
 def judged(pairs: int = 3, viewers: int = 2, users=None, seed: int = 0):
     users = users or population().seen
-    return judged_pairs(tiny.pipeline(), split_requests().training, users, pairs, viewers, steps=1, seed=seed)
+    return judged_pairs(tiny.pipeline(), split_prompts().training, users, pairs, viewers, steps=1, seed=seed)
 
 
 def weights(users) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_tastes_are_read_as_they_were_written(tmp_path):
 
 
 def test_prompts_state_two_attributes_and_no_two_parts_share_one():
-    split = split_requests()
+    split = split_prompts()
     parts = [set(part) for part in (split.training, split.development, split.evaluation)]
     assert [len(part) for part in parts] == [99, 20, 30]
     assert len(set.union(*parts)) == 149
@@ -107,7 +107,7 @@ def test_a_pair_is_shown_to_several_users_and_reads_as_pick_a_pic(tmp_path):
     assert all(len({row.extra["user_id"] for row in rows[i : i + 4]}) == 4 for i in (0, 4, 8))
     assert len({cell for cells in zip(made["jpg_0"], made["jpg_1"], strict=True) for cell in cells}) == 6
     assert {read_image(side.read()).size for row in rows for side in row.candidates} == {(32, 32)}
-    assert {read_caption(row.prompts[0]) for row in rows} <= set(split_requests().training)
+    assert {read_caption(row.prompts[0]) for row in rows} <= set(split_prompts().training)
 
 
 def test_a_picture_is_stored_once_for_all_who_see_it(tmp_path):
@@ -131,7 +131,7 @@ def test_verdicts_of_opposite_users_differ_and_are_noisy(monkeypatch):
     """Equally faithful pictures whose sizes differ by a sixth of the range: a gap of 0.126 at temperature 0.1."""
     step = (EXTENT[1] - EXTENT[0]) / 6
     shown = {b"large": VIVID, b"small": replace(VIVID, extent=EXTENT[1] - step)}
-    monkeypatch.setattr("diffpo.lab.users.tastes.measured", shown.__getitem__)
+    monkeypatch.setattr("diffpo.lab.users.tastes.measure_bytes", shown.__getitem__)
     rng, users = np.random.default_rng(0), {"ann": Taste(size=1.0), "bob": Taste(size=-1.0)}
     said = [list(verdicts((b"large", b"small"), ASKED, users, rng, tie=0.2)) for _ in range(200)]
     ann, bob = (np.mean([one[i]["label_0"] for one in said]) for i in (0, 1))

@@ -3,13 +3,13 @@ from tiny_templates import BARE, CHATML, TEMPLATES, THINKING, TOOLS, assistant, 
 from tiny_text import tokenizer
 
 from diffpo.core.refusal import Refusal
-from diffpo.text.data.chat import BEGUN, ENDED, OPENED, Chat
+from diffpo.text.data.chat import BEGUN, ENDED, OPENED, ChatTemplate
 from diffpo.text.data.completions import Completion, Segment
 
 
 @pytest.fixture
 def chat():
-    return Chat(tokenizer())
+    return ChatTemplate(tokenizer())
 
 
 def scored(said) -> list[tuple[str, int]]:
@@ -49,21 +49,21 @@ def test_messages_without_a_template_are_refused():
     bare = tokenizer()
     bare.chat_template = None
     with pytest.raises(Refusal, match=r"no chat template; set base\.chat_template"):
-        Chat(bare)([user("is it")], "yes")
+        ChatTemplate(bare)([user("is it")], "yes")
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused():
     forgetful = tokenizer()
     forgetful.chat_template = "{% for m in messages[-2:] %}{{ m['content'] }}.{% endfor %}"
     with pytest.raises(Refusal, match="writes earlier turns anew"):
-        Chat(forgetful)([user("a")], [assistant("b"), user("c"), assistant("d")])
+        ChatTemplate(forgetful)([user("a")], [assistant("b"), user("c"), assistant("d")])
 
 
 def test_a_template_that_refuses_a_role_says_so_in_one_line():
     strict = tokenizer()
     strict.chat_template = "{{ raise_exception('no system') }}"
     with pytest.raises(Refusal, match="cannot write messages of user: no system"):
-        Chat(strict)([user("a")], "b")
+        ChatTemplate(strict)([user("a")], "b")
 
 
 def test_a_template_that_changes_a_completion_hides_its_parts(chat):
@@ -84,13 +84,13 @@ def test_several_templates_need_one_that_is_named(chat):
 
 
 def test_a_template_that_cannot_take_a_content_says_so_in_one_line():
-    joining = Chat(templated("{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% endfor %}"))
+    joining = ChatTemplate(templated("{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% endfor %}"))
     with pytest.raises(Refusal, match=r"cannot write messages of user, assistant: .*; change them, or set base\."):
         joining([user("a")], [assistant(None, tool_calls=[{"name": "f"}])])
 
 
 def test_an_answer_follows_its_turn_where_the_generation_prompt_opens_a_thought_that_it_has_not():
-    thinking = Chat(templated(THINKING))
+    thinking = ChatTemplate(templated(THINKING))
     said = thinking([user("is it")], "yes")
     assert said.prompt == "<s>[user]is it[assistant]"
     assert scored(said) == [("yes</s>", 1)]
@@ -99,13 +99,13 @@ def test_an_answer_follows_its_turn_where_the_generation_prompt_opens_a_thought_
 
 
 def test_each_turn_follows_where_its_thought_was_not_opened():
-    said = Chat(templated(THINKING))([user("a")], [assistant("b"), user("c"), assistant("d")])
+    said = ChatTemplate(templated(THINKING))([user("a")], [assistant("b"), user("c"), assistant("d")])
     assert scored(said) == [("b</s>", 1), ("d</s>", 2)]
     assert said.prompt + said.completion.text == "<s>[user]a[assistant]b</s>[user]c[assistant]d</s>"
 
 
 def test_a_thought_that_the_generation_prompt_opens_is_read_where_answers_have_it():
-    kept = Chat(templated(THINKING.replace(".split('</think>')[-1]", "")))
+    kept = ChatTemplate(templated(THINKING.replace(".split('</think>')[-1]", "")))
     said = kept([user("is it")], "<think>\nwell</think>yes")
     assert said.prompt == "<s>[user]is it[assistant]<think>\n"
     assert scored(said) == [("well</think>yes</s>", 1)]
@@ -117,18 +117,18 @@ def test_a_thought_that_the_generation_prompt_opens_is_read_where_answers_have_i
 )
 def test_a_thought_that_a_template_drops_is_refused(template):
     with pytest.raises(Refusal, match="leaves out what the assistant says: '<think>well</think>yes'.*chat_template"):
-        Chat(templated(template))([user("is it")], "<think>well</think>yes")
+        ChatTemplate(templated(template))([user("is it")], "<think>well</think>yes")
 
 
 def test_a_thought_in_a_field_that_a_template_drops_is_refused():
     with pytest.raises(Refusal, match="leaves out what the assistant says: 'well'"):
-        Chat(templated(CHATML))([user("is it")], [assistant("yes", reasoning_content="well")])
+        ChatTemplate(templated(CHATML))([user("is it")], [assistant("yes", reasoning_content="well")])
 
 
 def test_a_message_that_a_template_drops_is_refused():
     deaf = "{% for m in messages if m['role'] != 'system' %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
     with pytest.raises(Refusal, match="leaves out what the system says: 'short'"):
-        Chat(templated(deaf))([turn("system", "short"), user("is it")], "yes")
+        ChatTemplate(templated(deaf))([turn("system", "short"), user("is it")], "yes")
 
 
 def test_a_template_that_rewrites_the_only_question_is_not_told_to_train_on_the_last_turn():
@@ -136,24 +136,27 @@ def test_a_template_that_rewrites_the_only_question_is_not_told_to_train_on_the_
     with pytest.raises(
         Refusal, match=r"writes earlier turns anew .*; name one that does not in base\.chat_template\.$"
     ):
-        Chat(templated(fickle))([user("a")], "b")
+        ChatTemplate(templated(fickle))([user("a")], "b")
 
 
 def test_tools_are_shown_by_a_template_that_does():
     tools = [{"name": "f"}]
-    assert Chat(templated(TOOLS), tools)([user("a")], "b").prompt == '[tools][{"name": "f"}][user]a</s>[assistant]'
+    assert (
+        ChatTemplate(templated(TOOLS), tools)([user("a")], "b").prompt
+        == '[tools][{"name": "f"}][user]a</s>[assistant]'
+    )
     for template in set(TEMPLATES.values()) - {TOOLS}:
         with pytest.raises(Refusal, match=r"does not show the tools .*set data\.tools to null"):
-            Chat(templated(template), tools)([user("a")], "b")
+            ChatTemplate(templated(template), tools)([user("a")], "b")
 
 
 def test_plain_texts_show_no_tools():
     with pytest.raises(Refusal, match=r"a plain text, which no template shows; set data\.tools to null"):
-        Chat(templated(TOOLS), [{"name": "f"}])("a", "b")
+        ChatTemplate(templated(TOOLS), [{"name": "f"}])("a", "b")
 
 
 def test_a_candidate_that_goes_on_after_an_answer_scores_its_answers_alone():
-    said = Chat(templated(CHATML))([user("a"), assistant("b")], [user("c"), assistant("d")])
+    said = ChatTemplate(templated(CHATML))([user("a"), assistant("b")], [user("c"), assistant("d")])
     assert said.prompt == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
     assert scored(said) == [("d<|im_end|>", 1)]
 
@@ -161,7 +164,7 @@ def test_a_candidate_that_goes_on_after_an_answer_scores_its_answers_alone():
 @pytest.mark.parametrize("template", [CHATML, BARE, THINKING])
 @pytest.mark.parametrize("more", ["{}", "{}{}", "{}\n", "{} {}\n "])
 def test_an_end_that_messages_have_themselves_is_there_once(template, more):
-    chat = Chat(templated(template))
+    chat = ChatTemplate(templated(template))
     end = chat.tokenizer.eos_token
     said = chat([user("a")], [assistant("b" + more.replace("{}", end))])
     assert scored(said)[0][0].endswith("b" + end)

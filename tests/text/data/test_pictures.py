@@ -10,7 +10,7 @@ from tiny_eyes import held
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.records import Held
 from diffpo.data.rows import PairRow
-from diffpo.text.data.pictures import CorruptedPicture, Crop, PictureColumns, Seen
+from diffpo.text.data.pictures import CorruptedPicture, Crop, PictureAnswer, PictureColumns
 
 LEFT_TO_RIGHT = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8), (50, 1))).convert("RGB")
 PICTURE = held(LEFT_TO_RIGHT)
@@ -68,7 +68,7 @@ def test_what_cannot_be_is_refused_in_one_line():
     with pytest.raises(Refusal, match="Row 7 answers with a list of messages"):
         CorruptedPicture()(replace(row(), candidates=([{"role": "assistant", "content": "red"}], "blue")), draws(1))
     with pytest.raises(Refusal, match="Its picture cannot be read .UnidentifiedImageError"):
-        Seen((), Held(b"no picture", Path())).shown()
+        PictureAnswer((), Held(b"no picture", Path())).shown()
 
 
 def test_a_row_refers_to_its_pictures_without_reading_them():
@@ -80,4 +80,4 @@ def test_a_row_refers_to_its_pictures_without_reading_them():
 
 
 def test_a_picture_is_shown_as_it_is_stored():
-    assert np.array_equal(np.asarray(Seen((), PICTURE).shown()), np.asarray(LEFT_TO_RIGHT))
+    assert np.array_equal(np.asarray(PictureAnswer((), PICTURE).shown()), np.asarray(LEFT_TO_RIGHT))

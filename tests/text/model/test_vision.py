@@ -21,7 +21,7 @@ from diffpo.data.pairs import require_suits
 from diffpo.data.sampler import ProcessShare
 from diffpo.text.data.completions import Segment
 from diffpo.text.data.pairs import TextData
-from diffpo.text.data.pictures import CorruptedPicture, PictureColumns, Seen
+from diffpo.text.data.pictures import CorruptedPicture, PictureAnswer, PictureColumns
 from diffpo.text.methods.mdpo import MDPO
 from diffpo.text.model.likelihoods import token_logps
 from diffpo.text.model.lora import OUTER, TextLoRA, TextWarmLoRA
@@ -112,7 +112,7 @@ def test_what_the_batch_says_of_an_answer_does_not_depend_on_the_others(loaded, 
 
 def test_an_answer_is_cut_and_a_question_with_its_picture_is_not(base, data):
     tokenizing = base.tokenizing()
-    candidate = Seen((Segment("a red circle"),), held(Image.new("RGB", (40, 32))))
+    candidate = PictureAnswer((Segment("a red circle"),), held(Image.new("RGB", (40, 32))))
     tokens = tokenizing("left", candidate)
     asked = len(tokens.prompt)
     cut = tokens.cut(1, asked + 1)  # of asked + 2 tokens
@@ -131,7 +131,10 @@ def asked(parts) -> list[dict]:
 
 
 def test_a_question_in_parts_is_the_same_tokens_as_in_one_text(base):
-    tokenizing, candidate = base.tokenizing(), Seen((Segment("a red circle"),), held(Image.new("RGB", (40, 32))))
+    tokenizing, candidate = (
+        base.tokenizing(),
+        PictureAnswer((Segment("a red circle"),), held(Image.new("RGB", (40, 32)))),
+    )
     plain = tokenizing("on the left", candidate)
     for parts in (
         [{"type": "image"}, {"type": "text", "text": "on the left"}],
@@ -151,7 +154,7 @@ def test_a_question_in_parts_is_the_same_tokens_as_in_one_text(base):
 )
 def test_parts_that_are_not_shown_are_refused(base, parts, said):
     with pytest.raises(Refusal, match=said):
-        base.tokenizing()(asked(parts), Seen((Segment("a"),), held(Image.new("RGB", (40, 32)))))
+        base.tokenizing()(asked(parts), PictureAnswer((Segment("a"),), held(Image.new("RGB", (40, 32)))))
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "policy."])

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-from diffpo.lab.benchmark.ways.alone import alone
+from diffpo.lab.benchmark.ways.alone import step_alone
 from diffpo.lab.benchmark.ways.case import LR, WEIGHT_DECAY, Case
 
 FOREACH = partial(AdamW, lr=LR, weight_decay=WEIGHT_DECAY, foreach=True)  # torch's own choice on a GPU
@@ -110,7 +110,7 @@ def counted(way: str, case: Case, steps: int = 2) -> Counted:
         return 0.0
 
     with without_numbers(), peak:
-        alone(way, case, steps, read)
+        step_alone(way, case, steps, read)
     return Counted(readings[-2].kept, readings[-1].peak)
 
 

@@ -11,7 +11,7 @@ TOLERATED = 1.1  # times the stored ratio
 Measure = Callable[[str], float]
 
 
-def record(path: Path, cases: tuple[str, ...], measure: Measure) -> dict[str, float]:
+def record_ratios(path: Path, cases: tuple[str, ...], measure: Measure) -> dict[str, float]:
     """Measure and store the ratio of each case: never a time, which would say more about the machine."""
     found = {case: round(measure(case), 3) for case in cases}
     path.write_text(json.dumps({"ratio_to_bare_loop": found}, indent=2) + "\n")
@@ -25,7 +25,7 @@ def check(path: Path, measure: Measure) -> dict[str, float]:
         Refusal: if a case is more than a tenth slower than stored, both times.
     """
     found = {}
-    for case, stored in read(path).items():
+    for case, stored in read_ratios(path).items():
         limit = TOLERATED * stored
         found[case] = measure(case)
         if found[case] > limit:
@@ -40,6 +40,6 @@ def check(path: Path, measure: Measure) -> dict[str, float]:
     return found
 
 
-def read(path: Path) -> dict[str, float]:
+def read_ratios(path: Path) -> dict[str, float]:
     stored: dict[str, Any] = json.loads(path.read_text())
     return stored["ratio_to_bare_loop"]

@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Row:
+class MemoryRow:
     """GiB of one way of training at its peak, all of it computed.
 
     Attributes:
@@ -57,18 +57,18 @@ def options(shape: str) -> dict[str, Case]:
     return {"full": full, "full, checkpointing": saving} | fused | {"LoRA": adapters} | cases
 
 
-def rows(shape: str) -> Iterator[Row]:
+def rows(shape: str) -> Iterator[MemoryRow]:
     """The published way, ours from encoded pairs, and ours with remembered reference errors."""
     for name, case in options(shape).items():
         theirs, frozen = counted(PUBLISHED, case), frozen_networks(case)
         offloads = SHAPES[shape].is_xl and not case.lora
         gone = frozen.encoders + frozen.reference if offloads else 0.0
         bare = theirs.peak / GIB - frozen.encoders - frozen.reference
-        yield Row(name, PUBLISHED, theirs.kept / GIB - gone, theirs.peak / GIB - gone, theirs.peak / GIB - gone)
+        yield MemoryRow(name, PUBLISHED, theirs.kept / GIB - gone, theirs.peak / GIB - gone, theirs.peak / GIB - gone)
         for way, kept in ((ENCODED, frozen.reference), (REMEMBERED, 0.0)):
             if way == ENCODED or not case.lora:
                 ours = counted(way, case)
-                yield Row(name, way, ours.kept / GIB, ours.peak / GIB, bare + kept)
+                yield MemoryRow(name, way, ours.kept / GIB, ours.peak / GIB, bare + kept)
 
 
 def frozen_networks(case: Case) -> Frozen:

@@ -9,28 +9,28 @@ from functools import partial
 import psutil
 import torch
 
-from diffpo.lab.benchmark.ways.alone import alone
+from diffpo.lab.benchmark.ways.alone import step_alone
 from diffpo.lab.benchmark.ways.case import Case
 from diffpo.lab.benchmark.ways.turns import Clock
 
 GIB = 2**30
 
 
-def measured_peak(way: str, case: Case, steps: int = 3) -> float:
+def measure_peak(way: str, case: Case, steps: int = 3) -> float:
     """GiB that a step takes at most, measured in a fresh process: allocated on the GPU, or on a CPU resident beyond
     what the imports took. Loading and the first steps do not count."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_here, (way, case, steps))
+        return pool.apply(measure_peak_here, (way, case, steps))
 
 
-def peak_here(way: str, case: Case, steps: int) -> float:
+def measure_peak_here(way: str, case: Case, steps: int) -> float:
     """The same in this process, where what was done before counts too."""
     if case.device.type == "cuda":
-        alone(way, case, steps, until_last(steps, partial(torch.cuda.reset_peak_memory_stats, case.device)))
+        step_alone(way, case, steps, until_last(steps, partial(torch.cuda.reset_peak_memory_stats, case.device)))
         return torch.cuda.max_memory_allocated(case.device) / GIB
-    with sampled() as sizes:
+    with sample_memory() as sizes:
         before = sizes[0]
-        alone(way, case, steps, until_last(steps, sizes.clear))
+        step_alone(way, case, steps, until_last(steps, sizes.clear))
     return (max(sizes) - before) / GIB
 
 
@@ -47,7 +47,7 @@ def until_last(steps: int, forget: Callable[[], object]) -> Clock:
 
 
 @contextmanager
-def sampled(seconds: float = 0.005) -> Iterator[list[int]]:
+def sample_memory(seconds: float = 0.005) -> Iterator[list[int]]:
     """Resident bytes of this process, read every few milliseconds."""
     resident: Callable = psutil.Process().memory_info
     sizes, done = [resident().rss], threading.Event()
@@ -75,7 +75,7 @@ def tried(way: str, case: Case, gib: float) -> bool:
     whole = torch.cuda.get_device_properties(case.device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / whole), case.device)
     try:
-        alone(way, case, 2, lambda: 0.0)
+        step_alone(way, case, 2, lambda: 0.0)
     except torch.OutOfMemoryError:
         return False
     return True

@@ -18,7 +18,7 @@ from typing import Literal
 import diffusers
 import torch
 
-from diffpo.lab.benchmark.studies.inversion import Found, measure
+from diffpo.lab.benchmark.studies.inversion import Found, time_ways
 from diffpo.lab.benchmark.studies.inversion_ways import DPO, WAYS
 from diffpo.lab.benchmark.studies.report import Table, Value, place, told
 from diffpo.lab.benchmark.ways.case import launched
@@ -53,7 +53,7 @@ def main(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = launched(shape, lora, pairs, device)
     clock = clock_of(device) if device.type == "cuda" else time.process_time
-    found = table(measure(case, list(dict.fromkeys([DPO, *ways])), rounds, warmup, clock))
+    found = tabulate_ways(time_ways(case, list(dict.fromkeys([DPO, *ways])), rounds, warmup, clock))
     print(found.markdown())
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def main(
         (output_dir / "inversion.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
 
 
-def table(found: Found) -> Table:
+def tabulate_ways(found: Found) -> Table:
     """One row per way, at the sides of pairs that are compared."""
 
     def row(way: str) -> dict[str, Value]:

@@ -27,7 +27,7 @@ from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.pipelines.negative import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
 from diffpo.lab.benchmark.studies.report import Table, Value, place
 from diffpo.lab.benchmark.ways.shapes import SHAPES
-from diffpo.lab.benchmark.ways.turns import Clock, clock_of, in_turn
+from diffpo.lab.benchmark.ways.turns import Clock, bootstrap_median, clock_of, in_turn
 
 STOCK, SECOND, SHARED = "stock guidance", "second network", "shared network, LoRA switched"
 
@@ -62,7 +62,7 @@ def main(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clock = clock_of(device) if device.type == "cuda" else time.process_time
     pipelines = ways(shape, device, getattr(torch, dtype), rank)
-    rows = [row for batch in batch_sizes for row in measured(pipelines, batch, steps, warmup, rounds, clock)]
+    rows = [row for batch in batch_sizes for row in time_pipelines(pipelines, batch, steps, warmup, rounds, clock)]
     caption = (
         f"Seconds per picture of {steps} steps, shape {shape}, {dtype}, medians of {rounds} rounds; the ratio is the "
         f"median over rounds with a 95 % bootstrap interval; {place(device)}."
@@ -98,7 +98,7 @@ def write_lora(unet: Any, rank: int, folder: Path) -> None:
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
 
 
-def measured(
+def time_pipelines(
     pipelines: dict[str, Any], batch: int, steps: int, warmup: int, rounds: int, clock: Clock
 ) -> list[dict[str, Value]]:
     """One row per way."""
@@ -111,16 +111,9 @@ def measured(
     taken = {way: np.array(turns[warmup:]) for way, turns in seconds.items()}
     rows: list[dict[str, Value]] = []
     for way, turns in taken.items():
-        ratio, low, high = interval(turns / taken[STOCK])
+        ratio, low, high = bootstrap_median(turns / taken[STOCK])
         per_picture = median(turns) / batch
         rows.append(
             {"way": way, "batch": str(batch), "s/picture": per_picture, "ratio": ratio, "low": low, "high": high}
         )
     return rows
-
-
-def interval(ratios: np.ndarray) -> tuple[float, float, float]:
-    """The median and the middle 95 % of medians of resampled rounds."""
-    resampled = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
-    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)

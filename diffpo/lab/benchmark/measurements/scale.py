@@ -76,7 +76,7 @@ def main(
     for _ in range(rounds):
         for way in WAYS:
             for n in rows:
-                for name, value in fresh(measured, output_dir / str(n), cache, way, batches, steps).items():
+                for name, value in fresh(measure_way, output_dir / str(n), cache, way, batches, steps).items():
                     found[f"{way}: {name}"][n].append(value)
     for way in WAYS:
         found[f"{way}: first batch when resumed after half of the rows, s"] = {
@@ -122,10 +122,10 @@ def encoded(rng: np.random.Generator, kind: str) -> bytes:
 def fresh(measure: Any, path: Path, cache: Path, *args: Any) -> Any:
     """What a process that has only imported its modules measures."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(alone, measure, path, cache, *args).result()
+        return process.submit(run_alone, measure, path, cache, *args).result()
 
 
-def alone(measure: Any, path: Path, cache: Path, *args: Any) -> Any:
+def run_alone(measure: Any, path: Path, cache: Path, *args: Any) -> Any:
     set_start_method("fork", force=True)  # of the workers that read
     datasets.disable_progress_bars()
     datasets.config.HF_DATASETS_CACHE = cache
@@ -149,7 +149,7 @@ def resumed(path: Path, way: str, first: int) -> float:
     return time.perf_counter() - began
 
 
-def measured(path: Path, way: str, batches: int, steps: int) -> dict[str, float]:
+def measure_way(path: Path, way: str, batches: int, steps: int) -> dict[str, float]:
     """Start-up, speed of reading in this process and by two workers, speed and memory of training."""
     began, busy = time.perf_counter(), time.process_time()
     pairs = data(path, way).open()

@@ -20,7 +20,7 @@ import torch
 from diffpo.lab.benchmark.cost import guard
 from diffpo.lab.benchmark.cost.arithmetic import counted_flops, matrix_rate
 from diffpo.lab.benchmark.cost.memory import rows
-from diffpo.lab.benchmark.cost.resident import measured_peak
+from diffpo.lab.benchmark.cost.resident import measure_peak
 from diffpo.lab.benchmark.studies import report
 from diffpo.lab.benchmark.studies.changes import measured_changes
 from diffpo.lab.benchmark.studies.comparison import compare, encoded_against_bare
@@ -79,7 +79,7 @@ def main(
 
     if check or record:
         found = guard.check(check, guarded) if check else {}
-        found |= guard.record(record, tuple(TRAINED), guarded) if record else {}
+        found |= guard.record_ratios(record, tuple(TRAINED), guarded) if record else {}
         print(", ".join(f"{case}: {value:.3f} of the bare loop" for case, value in found.items()))
         return
 
@@ -91,12 +91,12 @@ def main(
                 if "speed" in sections:
                     found = [compare(case, steps, warmup, passes, clock) for passes in accumulate]
                     yield from (report.speed(comparison, flops) for comparison in found)
-                    yield report.parts(found[0], flops, matrix_rate(device, case.storage, clock, side))
+                    yield report.list_parts(found[0], flops, matrix_rate(device, case.storage, clock, side))
                 if "changes" in sections:
                     changes, seconds = measured_changes(case, flops, steps, warmup, clock, compile)
                     yield report.change_rows(case, changes, seconds)
                 if "memory" in sections:
-                    yield report.resident_rows(case, {way: measured_peak(way, case) for way in WAYS})
+                    yield report.resident_rows(case, {way: measure_peak(way, case) for way in WAYS})
         if count:
             yield report.flop_rows(count)
         for size in count:

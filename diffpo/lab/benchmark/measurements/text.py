@@ -23,15 +23,15 @@ import transformers
 import trl
 from datasets import logging as datasets_logging
 
-from diffpo.lab.benchmark.cost.resident import GIB, sampled
+from diffpo.lab.benchmark.cost.resident import GIB, sample_memory
 from diffpo.lab.benchmark.studies.report import Table, Value, place
 from diffpo.lab.benchmark.ways.loops import Loop
 from diffpo.lab.benchmark.ways.ours import any_precision, silence
-from diffpo.lab.benchmark.ways.texts import THEIRS, WAYS, Case, Shape
-from diffpo.lab.benchmark.ways.turns import Clock, clock_of, in_turn
+from diffpo.lab.benchmark.ways.texts import THEIRS, WAYS, Shape, TextCase
+from diffpo.lab.benchmark.ways.turns import Clock, bootstrap_median, clock_of, in_turn
 
 
-def seconds_of(case: Case, device: torch.device, warmup: int, rounds: int, clock: Clock) -> dict[str, np.ndarray]:
+def seconds_of(case: TextCase, device: torch.device, warmup: int, rounds: int, clock: Clock) -> dict[str, np.ndarray]:
     """Of each step of both ways, in turn."""
     with any_precision(), silence():
         loops = {name: Loop(partial(way, case, device, warmup + rounds + 1, [])) for name, way in WAYS.items()}
@@ -41,16 +41,16 @@ def seconds_of(case: Case, device: torch.device, warmup: int, rounds: int, clock
     return {name: np.array(turns[warmup:]) for name, turns in taken.items()}
 
 
-def measured_peak(name: str, case: Case, device: str, steps: int = 3) -> float:
+def measure_text_peak(name: str, case: TextCase, device: str, steps: int = 3) -> float:
     """GiB that a step takes at most, in a fresh process; see `diffpo.lab.benchmark.cost.resident`."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_here, (name, case, device, steps))
+        return pool.apply(measure_text_peak_here, (name, case, device, steps))
 
 
-def peak_here(name: str, case: Case, device: str, steps: int) -> float:
+def measure_text_peak_here(name: str, case: TextCase, device: str, steps: int) -> float:
     quiet()
     there = torch.device(device)
-    with sampled() as sizes, any_precision(), silence():
+    with sample_memory() as sizes, any_precision(), silence():
         before = sizes[0]
         loop = Loop(partial(WAYS[name], case, there, steps + 1, []))
         for _ in range(steps):
@@ -68,13 +68,6 @@ def quiet() -> None:
     datasets_logging.disable_progress_bar()
     datasets_logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
-
-
-def interval(ratios: np.ndarray) -> tuple[float, float, float]:
-    """The median and the middle 95 % of medians of resampled rounds."""
-    resampled = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
-    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
 
 
 def main(
@@ -111,10 +104,10 @@ def main(
     rows: list[dict[str, Value]] = []
     for shape in shapes:
         for known in precomputed:
-            case = Case(shape, pairs, prompt, tokens, known, checkpointing)
+            case = TextCase(shape, pairs, prompt, tokens, known, checkpointing)
             taken = seconds_of(case, device, warmup, rounds, clock)
-            peaks = {name: measured_peak(name, case, str(device)) if memory else None for name in WAYS}
-            rows += [row(name, case, taken, peaks) for name in WAYS]
+            peaks = {name: measure_text_peak(name, case, str(device)) if memory else None for name in WAYS}
+            rows += [build_row(name, case, taken, peaks) for name in WAYS]
     caption = (
         f"DPO on {pairs} pairs of {tokens} tokens ({prompt} of them the prompt), random Llama, medians of {rounds} "
         f"rounds; speed is TRL's time by ours with a 95 % bootstrap interval; memory "
@@ -128,8 +121,10 @@ def main(
         output.write_text(json.dumps(asdict(found), indent=2) + "\n")
 
 
-def row(name: str, case: Case, taken: dict[str, np.ndarray], peaks: dict[str, float | None]) -> dict[str, Value]:
-    speed, low, high = interval(taken[THEIRS] / taken[name])
+def build_row(
+    name: str, case: TextCase, taken: dict[str, np.ndarray], peaks: dict[str, float | None]
+) -> dict[str, Value]:
+    speed, low, high = bootstrap_median(taken[THEIRS] / taken[name])
     return {
         "model": case.shape,
         "reference": "precomputed" if case.precomputed else "in each step",

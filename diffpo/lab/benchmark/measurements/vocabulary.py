@@ -56,7 +56,7 @@ def peak(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def measure(way: str, vocabulary: int, tokens: int, width: int) -> dict[str, float]:
+def measure_pass(way: str, vocabulary: int, tokens: int, width: int) -> dict[str, float]:
     """MiB at most and seconds of the second pass; called in a process of its own, because a peak never falls."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,9 +76,9 @@ def measure(way: str, vocabulary: int, tokens: int, width: int) -> dict[str, flo
     return {"mib": peak(device) - before, "seconds": seconds}
 
 
-def measured(way: str, vocabulary: int, tokens: int, width: int) -> dict[str, float]:
+def measure_in_child(way: str, vocabulary: int, tokens: int, width: int) -> dict[str, float]:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (way, vocabulary, tokens, width))
+        return pool.apply(measure_pass, (way, vocabulary, tokens, width))
 
 
 def main() -> None:
@@ -90,7 +90,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file with the numbers")
     given = parser.parse_args()
     turns = [
-        {way: measured(way, given.vocabulary, given.tokens, given.width) for way in WAYS} for _ in range(given.rounds)
+        {way: measure_in_child(way, given.vocabulary, given.tokens, given.width) for way in WAYS}
+        for _ in range(given.rounds)
     ]
     ways = {way: {name: min(turn[way][name] for turn in turns) for name in ("mib", "seconds")} for way in WAYS}
     plain, ours = ways.values()

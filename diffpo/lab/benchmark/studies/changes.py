@@ -44,7 +44,7 @@ class Change:
         return ratio(*pair) if self.undone else ratio(*reversed(pair))
 
 
-def left_out(step: Published, flops: Costs) -> list[Change]:
+def list_left_out(step: Published, flops: Costs) -> list[Change]:
     """Work that is done once for all epochs instead of at each visit: its result is put in its place."""
     pixels, tokens, noisy, t = step.example()
     with torch.no_grad():
@@ -171,7 +171,9 @@ def measured_changes(
     base = published(case, case.sizes.pipeline(case.device))
     fused = partial(torch.optim.AdamW, lr=1e-6, weight_decay=1e-2, fused=True)
     others, quick = by_another_network(case, fused)
-    changes = left_out(base, flops) + without_work_saved(base) + others + ([compiled(case)] if compile_too else [])
+    changes = (
+        list_left_out(base, flops) + without_work_saved(base) + others + ([compiled(case)] if compile_too else [])
+    )
 
     def fused_update() -> None:
         for parameter in quick.parameters:

@@ -173,7 +173,7 @@ class Rounds(Pairs):
                 self.seconds[name].append(self.clock() - began)
 
 
-def measure(case: Case, ways: Sequence[str], rounds: int, warmup: int, clock: Clock) -> Found:
+def time_ways(case: Case, ways: Sequence[str], rounds: int, warmup: int, clock: Clock) -> Found:
     """Micro-batches of the ways in turn, as `diffpo.fit` takes them; none contains the optimizer's step.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffpo.lab.benchmark.cost.arithmetic import Costs, counted_flops
-from diffpo.lab.benchmark.cost.memory import CARD, CONTEXT, Row, largest_counted, largest_measured, options
+from diffpo.lab.benchmark.cost.memory import CARD, CONTEXT, MemoryRow, largest_counted, largest_measured, options
 from diffpo.lab.benchmark.studies.changes import Change, Seconds
 from diffpo.lab.benchmark.studies.comparison import DRAWS, PREDICTED, Comparison
 from diffpo.lab.benchmark.ways.bare import BARE
@@ -33,11 +33,11 @@ class Table:
 
     def markdown(self) -> str:
         head = list(self.rows[0])
-        lines = [head, ["---"] * len(head), *([shown(value) for value in row.values()] for row in self.rows)]
+        lines = [head, ["---"] * len(head), *([show_digits(value) for value in row.values()] for row in self.rows)]
         return "\n".join([self.caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
-def shown(value: Value) -> str:
+def show_digits(value: Value) -> str:
     """Three digits that count, or nothing where there is no number."""
     if value is None:
         return ""
@@ -80,7 +80,7 @@ def speed(found: Comparison, flops: Costs) -> Table:
     return Table(caption, [row(way) for way in (PUBLISHED, *PREDICTED, BARE)])
 
 
-def parts(found: Comparison, flops: Costs, rate: float) -> Table:
+def list_parts(found: Comparison, flops: Costs, rate: float) -> Table:
     """What the published way's step is made of.
 
     Args:
@@ -125,8 +125,8 @@ def resident_rows(case: Case, peaks: dict[str, float]) -> Table:
     return Table(f"Peak memory, measured, {what}: {told(case)}; {place(case.device)}.", rows)
 
 
-def counted_rows(shape: str, rows: Iterable[Row]) -> Table:
-    def told_of(row: Row) -> dict[str, Value]:
+def counted_rows(shape: str, rows: Iterable[MemoryRow]) -> Table:
+    def told_of(row: MemoryRow) -> dict[str, Value]:
         values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
         return values | {"peak / expected": row.peak / row.expected}
 

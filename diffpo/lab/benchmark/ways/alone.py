@@ -12,7 +12,7 @@ from diffpo.lab.benchmark.ways.turns import Clock, Turns
 WAYS = (PUBLISHED, PIXELS, ENCODED, REMEMBERED, BARE)
 
 
-def alone(way: str, case: Case, steps: int, clock: Clock) -> None:
+def step_alone(way: str, case: Case, steps: int, clock: Clock) -> None:
     """Take some optimizer steps, calling the clock before and after each."""
     pipeline = case.sizes.pipeline(case.device)
     if way in (PUBLISHED, BARE):

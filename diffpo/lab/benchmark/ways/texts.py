@@ -42,7 +42,7 @@ SHAPES: dict[Shape, dict[str, int]] = {
 
 
 @dataclass(frozen=True)
-class Case:
+class TextCase:
     """What both train.
 
     Attributes:
@@ -95,7 +95,7 @@ class Case:
         )
 
 
-def ours(case: Case, device: torch.device, steps: int, losses: list[float], turn: Callable[[], None]) -> None:
+def ours(case: TextCase, device: torch.device, steps: int, losses: list[float], turn: Callable[[], None]) -> None:
     policy = case.network(device).train()
     if case.checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
@@ -127,7 +127,7 @@ def ours(case: Case, device: torch.device, steps: int, losses: list[float], turn
         losses += [json.loads(line)["loss"] for line in (folder / "run" / METRICS).open()]
 
 
-class Between(TrainerCallback):
+class WaitBetweenSteps(TrainerCallback):
     """Waits where TRL's loop stands between two steps."""
 
     def __init__(self, turn: Callable[[], None]):
@@ -140,7 +140,7 @@ class Between(TrainerCallback):
         self.turn()
 
 
-def theirs(case: Case, device: torch.device, steps: int, losses: list[float], turn: Callable[[], None]) -> None:
+def theirs(case: TextCase, device: torch.device, steps: int, losses: list[float], turn: Callable[[], None]) -> None:
     policy = case.network(device)
     with TemporaryDirectory() as folder:
         config = DPOConfig(
@@ -166,7 +166,7 @@ def theirs(case: Case, device: torch.device, steps: int, losses: list[float], tu
             config,
             train_dataset=Dataset.from_list(case.texts(steps)),
             processing_class=case.tokenizer(),
-            callbacks=[Between(turn)],
+            callbacks=[WaitBetweenSteps(turn)],
             optimizers=(OPTIMIZER(policy.parameters()), None),
         )
         trainer.train()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffpo.data.pairs import Pairs
@@ -71,3 +72,10 @@ def in_turn(steps: Mapping[str, Callable[[], object]], rounds: int, clock: Clock
 def ratio(slower: list[float], faster: list[float]) -> float:
     """How many times as long the first takes: the median over rounds, so one disturbed round counts for nothing."""
     return median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def bootstrap_median(ratios: np.ndarray) -> tuple[float, float, float]:
+    """The median and the middle 95 % of medians of resampled rounds."""
+    resampled = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
+    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975])
+    return float(np.median(ratios)), float(low), float(high)

@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from diffpo.core.objective import Objective, Step
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.objective.preference import DenoisingPreference
-from diffpo.lab.benchmark.cost.guard import check, read, record
+from diffpo.lab.benchmark.cost.guard import check, read_ratios, record_ratios
 from diffpo.lab.benchmark.studies.comparison import encoded_against_bare
 from diffpo.lab.benchmark.ways.case import launched
 
@@ -18,7 +18,7 @@ ASSET = Path(__file__).parents[4] / "assets" / "benchmark.json"
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    record(tmp_path / "ratios.json", ("full", "lora"), {"full": 1.01, "lora": 1.03}.__getitem__)
+    record_ratios(tmp_path / "ratios.json", ("full", "lora"), {"full": 1.01, "lora": 1.03}.__getitem__)
     return tmp_path / "ratios.json"
 
 
@@ -72,4 +72,4 @@ def test_only_ratios_are_stored(stored):
 
 
 def test_the_stored_ratios_are_within_reach_of_the_bare_loop():
-    assert all(0.9 < value < 1.1 for value in read(ASSET).values())
+    assert all(0.9 < value < 1.1 for value in read_ratios(ASSET).values())

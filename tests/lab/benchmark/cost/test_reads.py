@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from diffpo.lab.benchmark.cost.reads import Reads, reads, reads_of
-from diffpo.lab.benchmark.ways.alone import alone
+from diffpo.lab.benchmark.ways.alone import step_alone
 from diffpo.lab.benchmark.ways.case import launched
 from diffpo.lab.benchmark.ways.ours import ENCODED, PIXELS, REMEMBERED, Ours
 from diffpo.lab.benchmark.ways.published import PUBLISHED
@@ -62,7 +62,7 @@ def of_the_last_step(way: str, lora: bool = False) -> Reads:
             found.forget()
             return 0.0
 
-        alone(way, launched("tiny", lora, 1, CPU), 2, clock)
+        step_alone(way, launched("tiny", lora, 1, CPU), 2, clock)
     return steps[-1]
 
 

@@ -2,7 +2,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from diffpo.cli.command import launch
@@ -18,7 +17,3 @@ def test_every_way_stands_beside_stock_guidance(tmp_path: Path, monkeypatch: pyt
     assert [stock[name] for name in ("ratio", "low", "high")] == [1.0, 1.0, 1.0]
     for row in others:
         assert row["ratio"] == pytest.approx(row["s/picture"] / stock["s/picture"])
-
-
-def test_the_interval_of_equal_rounds_is_a_point():
-    assert benchmark_negative.interval(np.full(5, 1.5)) == (1.5, 1.5, 1.5)

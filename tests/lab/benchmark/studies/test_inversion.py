@@ -11,10 +11,10 @@ from diffpo.lab.benchmark.studies.inversion import (
     Found,
     PartlyRemembered,
     Turn,
-    measure,
     nothing_but_zeros,
     of_size,
     of_turn,
+    time_ways,
 )
 from diffpo.lab.benchmark.studies.inversion_ways import DPO, WAYS
 from diffpo.lab.benchmark.ways.case import launched
@@ -79,7 +79,7 @@ def test_a_batch_of_another_size_repeats_its_pairs():
 
 def test_each_way_makes_the_calls_that_it_is_expected_to():
     ways = [way for way in WAYS if way not in ("SmPO, 5 steps", "InPO, 5 visits")]
-    measured = measure(CASE, ways, 1, 0, lambda: 0.0)
+    measured = time_ways(CASE, ways, 1, 0, lambda: 0.0)
     counted = {way: measured.counted(way) for way in ways}
     walk = counted["InPO"] - 1
     assert 1 <= walk <= 10

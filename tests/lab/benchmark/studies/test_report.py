@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from diffpo.lab.benchmark.cost.arithmetic import Costs
-from diffpo.lab.benchmark.cost.memory import Row
+from diffpo.lab.benchmark.cost.memory import MemoryRow
 from diffpo.lab.benchmark.studies.comparison import DRAWS, Comparison
-from diffpo.lab.benchmark.studies.report import Table, counted_rows, parts, shown, speed, told
+from diffpo.lab.benchmark.studies.report import Table, counted_rows, list_parts, show_digits, speed, told
 from diffpo.lab.benchmark.ways.bare import BARE
 from diffpo.lab.benchmark.ways.case import launched
 from diffpo.lab.benchmark.ways.ours import ENCODED, PIXELS, REMEMBERED
@@ -40,12 +40,12 @@ def test_with_accumulation_a_share_of_the_optimizer_is_added():
 
 
 def test_parts_tell_their_rate_and_its_share_of_what_the_device_reaches():
-    row = row_of(parts(found(), FLOPS, rate=3e12), "policy")
+    row = row_of(list_parts(found(), FLOPS, rate=3e12), "policy")
     assert (row["ms"], row["TFLOP"], row["TFLOP/s"], row["of the matrix rate"]) == (4000.0, 6.0, 1.5, 0.5)
 
 
 def test_computed_memory_is_compared_with_what_was_expected():
-    table = counted_rows("sd15", [Row("LoRA", ENCODED, 1.0, 5.0, 4.0)])
+    table = counted_rows("sd15", [MemoryRow("LoRA", ENCODED, 1.0, 5.0, 4.0)])
     assert table.rows[0]["peak / expected"] == 1.25
     assert "computed" in table.caption
 
@@ -56,7 +56,7 @@ def test_a_table_is_markdown_under_its_caption():
 
 @pytest.mark.parametrize(("value", "text"), [(1.23456, "1.235"), (12.3456, "12.35"), (123.456, "123"), ("x", "x")])
 def test_numbers_show_what_counts_of_them(value, text):
-    assert shown(value) == text
+    assert show_digits(value) == text
 
 
 def test_a_case_is_told_in_a_line():

@@ -3,7 +3,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.nn.modules.module import register_module_forward_hook
 
-from diffpo.lab.benchmark.ways.alone import WAYS, alone
+from diffpo.lab.benchmark.ways.alone import WAYS, step_alone
 from diffpo.lab.benchmark.ways.case import launched
 from diffpo.lab.benchmark.ways.ours import REMEMBERED
 
@@ -20,7 +20,7 @@ def test_each_step_lies_between_two_looks_at_the_clock(way):
         lambda module, *_: passes.append(1) if isinstance(module, UNet2DConditionModel) else None
     )
     try:
-        alone(way, launched("tiny", False, 1, torch.device("cpu")), 2, clock)
+        step_alone(way, launched("tiny", False, 1, torch.device("cpu")), 2, clock)
     finally:
         handle.remove()
     each = 1 if way == REMEMBERED else 2

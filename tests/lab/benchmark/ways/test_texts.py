@@ -10,16 +10,16 @@ pytest.importorskip("trl")
 from diffpo.lab.benchmark.ways import texts as benchmark
 from diffpo.lab.benchmark.ways.loops import Loop
 from diffpo.lab.benchmark.ways.ours import any_precision
-from diffpo.lab.benchmark.ways.texts import OURS, THEIRS, WAYS, Case
+from diffpo.lab.benchmark.ways.texts import OURS, THEIRS, WAYS, TextCase
 
 
 def test_both_ways_minimise_the_same_loss_in_the_same_way(monkeypatch):
     """Else their speed would not compare. One text, so that the order of texts plays no role."""
     monkeypatch.setattr(benchmark, "OPTIMIZER", partial(AdamW, lr=1e-2, weight_decay=0.0))
     monkeypatch.setattr(benchmark, "LOG_EVERY", 1)
-    texts = Case("micro", 2, 4, 12, precomputed=False, checkpointing=False).texts(1)[:1]
-    monkeypatch.setattr(Case, "texts", lambda self, steps: texts * (steps * self.pairs))
-    case = Case("micro", 2, 4, 12, precomputed=False, checkpointing=False)
+    texts = TextCase("micro", 2, 4, 12, precomputed=False, checkpointing=False).texts(1)[:1]
+    monkeypatch.setattr(TextCase, "texts", lambda self, steps: texts * (steps * self.pairs))
+    case = TextCase("micro", 2, 4, 12, precomputed=False, checkpointing=False)
     found: dict[str, list[float]] = {}
     for name, way in WAYS.items():
         losses: list[float] = []

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from diffpo.data.sampler import ProcessShare
-from diffpo.lab.benchmark.ways.turns import Turns, clock_of, in_turn, ratio
+from diffpo.lab.benchmark.ways.turns import Turns, bootstrap_median, clock_of, in_turn, ratio
 
 
 class Time:
@@ -45,3 +46,11 @@ def test_one_disturbed_round_does_not_move_the_ratio():
 def test_the_clock_goes_forward():
     clock = clock_of(torch.device("cpu"))
     assert clock() <= clock()
+
+
+def test_the_interval_of_equal_rounds_is_a_point():
+    assert bootstrap_median(np.full(5, 1.5)) == (1.5, 1.5, 1.5)
+
+
+def test_one_disturbed_round_does_not_move_the_interval():
+    assert bootstrap_median(np.array([1.1] * 9 + [50.0])) == pytest.approx((1.1, 1.1, 1.1))
