@@ -16,6 +16,7 @@ from diffpo.storage.files import name_failed_writes
 
 FILES = "files.json"
 REPORT = "report.json"  # which comes after what it reports on, and is vouched for by itself
+SUMMARIES = (REPORT, "utilities.json")  # written at the end of what the same command finds done
 # What a run exports, wherever it is from, in its folder.
 EXPORTED = ("*.safetensors", "*.safetensors.index.json", "unet/*")
 EXPORTED += ("adapter_config.json", "config.json", "generation_config.json", "*processor_config.json")
@@ -308,7 +309,10 @@ def entry_of(content: bytes) -> dict[str, Any]:
 
 def describe_damage(file: Path, reason: object) -> str:
     said = " ".join(str(reason).split())[:200]
-    return f"{file} is damaged ({said}); copy it again from where it is whole, or remove {file.parent} and begin anew."
+    told = (
+        "it and run the command that wrote it once more" if file.name in SUMMARIES else f"{file.parent} and begin anew"
+    )
+    return f"{file} is damaged ({said}); copy it again from where it is whole, or remove {told}."
 
 
 def flush_file(path: Path) -> None:
