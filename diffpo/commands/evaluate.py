@@ -12,7 +12,7 @@ import diffusers
 import transformers
 
 from diffpo.diffusion.evaluation.compare import compare_models, headline, write_report
-from diffpo.diffusion.evaluation.drawing import Sampling, draw_pictures
+from diffpo.diffusion.evaluation.drawing import DRAWN, Sampling, draw_pictures
 from diffpo.diffusion.evaluation.geneval import write_geneval
 from diffpo.diffusion.evaluation.guidance import GuidanceSweep
 from diffpo.diffusion.evaluation.model import ComparedModel, list_warnings, require_distinct, stamp_files
@@ -60,6 +60,7 @@ def main(
     require_distinct(models, output_dir)
     records = prompts.read()
     asked = [record["prompt"] for record in records]
+    on_main(lambda: [model.require_reachable() for model in models if not (output_dir / model.name / DRAWN).exists()])
     development = sweep.asked(asked, judges) if sweep else []
     finished = {model.name: model.files(asked, sampling.pictures) for model in models if model.pictures}
     for scorer in scorers:

@@ -6,8 +6,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, model_info
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
@@ -58,6 +60,17 @@ def is_hub_id(path: str) -> bool:
     except HFValidationError:
         return False
     return not Path(path).exists()
+
+
+def require_reachable(path: str, what: str, revision: str | None = None) -> None:
+    """Raise a Refusal if there is neither such a local path nor such a repository, kept here or on the hub."""
+    if Path(path).exists():
+        return
+    if not is_hub_id(path):
+        raise Refusal(f"There is no {path}, which was named as {what}; check the spelling, seen from {Path.cwd()}.")
+    with name_failed_loads(path, what):
+        if not (Path(HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="model")).exists():
+            model_info(path, revision=revision)
 
 
 # Of transformers' Auto classes, which else ask on a terminal whether to run code that a folder or repository brings.

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import sys
@@ -13,8 +14,10 @@ from started import HELPERS, started
 
 from diffpo.cli.command import launch, parse
 from diffpo.commands import evaluate
+from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation import drawing
 from diffpo.diffusion.evaluation.model import ComparedModel
+from diffpo.storage.digests import read_json
 
 PROMPTS = ["a red circle on the left, white background", "a blue cross, black background", "a green square"]
 
@@ -100,6 +103,16 @@ def test_the_same_command_again_draws_and_scores_nothing(world, tmp_path, monkey
     monkeypatch.setattr("brightness.Brightness.__call__", lambda *_: pytest.fail("a picture was scored again"))
     again = run(world, tmp_path)
     assert again | {"seconds": 0} == first | {"seconds": 0}
+
+
+def test_a_damaged_report_is_written_anew_by_the_same_command(world, tmp_path, monkeypatch):
+    first, file = run(world, tmp_path), tmp_path / "out" / "report.json"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(Refusal, match="or remove it and run the command that wrote it once more"):
+        read_json(file)
+    file.unlink()
+    monkeypatch.setattr(drawing, "generate_pictures", lambda *_, **__: pytest.fail("a picture was drawn again"))
+    assert run(world, tmp_path) | {"seconds": 0} == first | {"seconds": 0}
 
 
 def test_a_scorer_can_be_added_later(world, tmp_path, monkeypatch):
@@ -206,6 +219,21 @@ def test_what_was_scored_before_the_kill_was_not_scored_again(killed):
 )
 def test_bad_input_is_told_in_a_line(world, tmp_path, monkeypatch, capsys, changed, message):
     assert message in said(world, tmp_path, monkeypatch, capsys, **changed)
+
+
+@pytest.mark.parametrize("part", ["base", "unet", "lora", "negative", "vae"])
+def test_a_later_model_that_is_not_there_is_told_before_an_earlier_one_draws(
+    world, tmp_path, monkeypatch, capsys, part
+):
+    monkeypatch.setattr(evaluate, "draw_pictures", lambda *_, **__: pytest.fail("something was drawn"))
+    base = str(world / "base")
+    last = {"name": "last", "base": base} | {part: str(tmp_path / "nowhere")}
+    told = said(world, tmp_path, monkeypatch, capsys, models=[{"name": "first", "base": base}, last])
+    assert told.startswith(f"error: There is no {tmp_path}/nowhere, which was named as ")
+    assert told.count("\n") == 1
+    last[part] = "no/such"
+    told = said(world, tmp_path, monkeypatch, capsys, models=[{"name": "first", "base": base}, last])
+    assert re.match(r"error: Cannot load .* from 'no/such': there is no such local path", told)
 
 
 def test_an_empty_list_of_prompts_is_refused(world, tmp_path, monkeypatch, capsys):

@@ -2,7 +2,8 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.hub import GONE, LICENSES, is_hub_id, name_failed_loads, name_parse_errors
+from diffpo.storage import hub
+from diffpo.storage.hub import GONE, LICENSES, is_hub_id, name_failed_loads, name_parse_errors, require_reachable
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,19 @@ def test_whatever_a_library_says_of_a_file_is_one_line(tmp_path, error):
     ):
         raise error
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_hub_has_or_has_given_is_reachable_and_nothing_else(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "model_info", lambda path, revision: asked.append((path, revision)))
+    (tmp_path / "models--some--kept").mkdir()
+    require_reachable("some/kept", "a UNet")
+    require_reachable(str(tmp_path), "a UNet")
+    assert asked == []
+    require_reachable("some/other", "a UNet", "v2")
+    assert asked == [("some/other", "v2")]
+    with pytest.raises(Refusal, match="There is no /no/such, which was named as a UNet"):
+        require_reachable("/no/such", "a UNet")
+    with pytest.raises(Refusal, match="runwayml/stable-diffusion-v1-5 was deleted from the hub"):
+        require_reachable("runwayml/stable-diffusion-v1-5", "a UNet")

@@ -24,6 +24,7 @@ from diffpo.evaluation.scorer import Scorer
 from diffpo.lora.files import read_lora
 from diffpo.lora.layers import put_layers, put_text
 from diffpo.storage.files import require_folder, require_name
+from diffpo.storage.hub import require_reachable
 from diffpo.train.state.checkpoint import CONFIG
 
 NEGATIVE = {
@@ -118,6 +119,15 @@ class ComparedModel:
             parts.append((self.alpha, adapters(read_lora(self.lora, {"unet": mixed}))))
         shift_weights(mixed, parts)
         return mixed
+
+    def require_reachable(self) -> None:
+        """Raise a Refusal that names the first part that can be found neither here nor on the hub."""
+        parts = {"a UNet": self.unet, "a LoRA": self.lora, "a negative": self.negative, "a VAE": self.vae}
+        for what, path in {"the configs of a diffusers pipeline": self.config, **parts}.items():
+            if path is not None:
+                require_reachable(path, what)
+        if self.base is not None:
+            require_reachable(self.base, "a diffusers pipeline", self.revision)
 
     @property
     def source(self) -> str:
