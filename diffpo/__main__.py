@@ -3,6 +3,7 @@
 import sys
 
 from diffpo.cli.verbs import Verb, VerbGroup, launch_verb
+from diffpo.processes.pipes import leave_with_reader
 
 VERBS = {
     "quickstart": Verb("diffpo.commands.quickstart", "train and compare in the tiny world, here, in minutes", True),
@@ -57,7 +58,8 @@ def main() -> None:
         print(__version__)
         return
     sys.argv[:1] = ["-m", "diffpo"]  # as model cards and the line that resumes a run write it: accelerate launch ...
-    launch_verb("diffpo", VERBS, words)
+    with leave_with_reader():
+        launch_verb("diffpo", VERBS, words)
 
 
 if __name__ == "__main__":

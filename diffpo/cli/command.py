@@ -20,7 +20,7 @@ from tqdm import tqdm
 from diffpo.cli.config_files import require_readable
 from diffpo.cli.given import require_given
 from diffpo.cli.moved import find_moved, find_old_options
-from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, track_of
+from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, suggest_search, track_of
 from diffpo.cli.overrides import settle_overrides, split_options, tell_drops
 from diffpo.core.refusal import Refusal
 from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hear_signals, tell_line
@@ -196,7 +196,8 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:  # jsonargparse's own parsers of parts
             super().error(message, ex)
         close = [*suggest_names(message, self.track), *self._suggest_options(message)]
-        hint = f"did you mean {' or '.join(close)}?" if close else f"{self.prog} --help lists all options."
+        near = f"did you mean {' or '.join(close)}?" if close else f"{self.prog} --help lists all options."
+        hint = suggest_search(message) or near
         print(f"error: {message.rstrip()}\nhint: {hint}", file=sys.stderr)
         sys.exit(2)
 

@@ -75,6 +75,17 @@ def suggest_names(message: str, track: str | None) -> list[str]:
     return [f"{rooms[name]}.{name}" for name in dict.fromkeys(close)]
 
 
+def suggest_search(message: str) -> str | None:
+    """What lets Python find a module of the user's own that an error does not know; None if it is about none."""
+    missing = re.search(r"No module named '(\w+)'", message)
+    if missing is None:
+        return None
+    name = missing[1]
+    if any(Path(place).exists() for place in (name, f"{name}.py")):
+        return f"{name} lies in this folder, where `diffpo` does not look; begin the line with `python -m diffpo`."
+    return f"Python finds no {name}; install it, or name the folder that it is in: PYTHONPATH=folder diffpo ..."
+
+
 def track_of(signature: Any) -> str | None:
     """The track of a command, told by the types of its arguments."""
     modules = {getattr(part.annotation, "__module__", "") for part in signature.parameters.values()}

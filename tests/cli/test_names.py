@@ -3,7 +3,15 @@ from importlib import import_module
 
 import pytest
 
-from diffpo.cli.names import find_public_path, import_names, list_names, read_faces, suggest_names, track_of
+from diffpo.cli.names import (
+    find_public_path,
+    import_names,
+    list_names,
+    read_faces,
+    suggest_names,
+    suggest_search,
+    track_of,
+)
 from diffpo.commands.train import main as train
 from diffpo.commands.train_text import main as train_text
 from diffpo.diffusion.methods.smpo import SmPO
@@ -58,3 +66,17 @@ def test_only_names_that_stand_alone_are_imported(monkeypatch):
 def test_a_misspelt_name_gets_the_close_ones():
     assert suggest_names("no such class: IPOO", None)[0] == "diffpo.losses.IPO"
     assert suggest_names("fine: IPO", None) == []
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.py"])
+def test_a_module_of_this_folder_that_is_not_found_is_told_how_it_is(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    said = "Problem with given class_path 'mine.Loss': No module named 'mine'"
+    assert (suggest_search(said) or "").startswith("Python finds no mine; install it, or name the folder")
+    (tmp_path / name).mkdir()
+    assert (suggest_search(said) or "").endswith("begin the line with `python -m diffpo`.")
+
+
+def test_errors_of_other_kinds_and_rooms_that_are_not_there_say_nothing_of_modules():
+    assert suggest_search("No module named 'diffpo.lossess'") is None
+    assert suggest_search("Key 'betta' is not expected") is None
