@@ -116,6 +116,13 @@ def test_curves_of_the_training_are_inside_where_there_are_some(tmp_path):
     assert decoded(source) == (tmp_path / "curves.png").read_bytes()
 
 
+@pytest.mark.parametrize(("guidance", "told"), [(2.5, "2.5"), (None, "differs, see below")])
+def test_facts_of_the_run_and_versions_are_told(tmp_path, guidance, told):
+    words = Page(write_page(evaluated(tmp_path, guidance=guidance))).words
+    facts = f"Run prompts2 × 1 seed7 steps25 guidance{told} took3 s Versions torch2.6"
+    assert facts in " ".join(words.split())
+
+
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
     page = Page(write_page(evaluated(tmp_path)))
     linked = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")]

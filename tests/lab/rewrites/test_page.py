@@ -102,6 +102,14 @@ def test_curves_of_the_training_are_inside(tmp_path):
     assert curves["src"].startswith("data:image/png;base64,")
 
 
+def test_facts_of_the_run_and_versions_are_told(tmp_path):
+    cells = Page(write_page(evaluated(tmp_path))).cells
+    assert cells[cells.index("Run") :] == [
+        *("Run", "prompts", "2 × 2", "turns", "1", "seed", "7", "temperature", "1.0", "took", "3 s"),
+        *("Versions", "torch", "2.13"),
+    ]
+
+
 def test_a_folder_without_an_evaluation_is_refused(tmp_path):
     with pytest.raises(Refusal, match="holds no finished evaluation"):
         write_page(tmp_path)
