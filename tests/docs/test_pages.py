@@ -60,7 +60,17 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_what_is_cited_is_this_version():
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == diffpo.__version__
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    (entry,) = read_fences(README, "bibtex")
+    said = dict(re.findall(r"^  (\w+) = \{+([^{}]*)\}+,$", entry, re.MULTILINE))
+    assert cited["version"] == diffpo.__version__
+    assert said == {name: cited[name] for name in ("title", "version", "license")} | {
+        "author": cited["authors"][0]["name"]
+    }
+
+
+def test_readme_leads_to_the_list_of_commands():
+    assert "docs/index.md#the-commands" in read_links(README)
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
