@@ -4,6 +4,7 @@ from .layouts import HPDv3 as HPDv3
 from .layouts import PairFolder as PairFolder
 from .layouts import PickAPic as PickAPic
 from .layouts import PickAPicShards as PickAPicShards
+from .layouts import VoteShares as VoteShares
 from .layouts import PickDoubleCaption as PickDoubleCaption
 from .layouts import PromptsOnly as PromptsOnly
 from .layouts import Unpaired as Unpaired

@@ -104,7 +104,7 @@ class PickAPic(FileLayout):
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
         label = 0.5 if self.is_undecided(index, record) else self.verdict(index, record)
-        sides = (self.second, self.first) if label == 0 else (self.first, self.second)
+        sides = (self.second, self.first) if label is not None and label < 0.5 else (self.first, self.second)
         prob = math.nan if label is None else max(label, 1 - label)
         prompts = read_prompts(index, record, self.prompt, self.prompt)
         return PairRow(index, **prompts, candidates=tuple(map(cell, sides)), prob=prob, extra=record)
@@ -116,6 +116,30 @@ class PickAPic(FileLayout):
     def verdict(self, index: int, record: Mapping[str, Any]) -> float | None:
         wanted = "PickAPic needs 1, 0, or 0.5 for a tie."
         return Field(index, self.label, record[self.label]).verdict((0, 0.5, 1), wanted)
+
+
+@dataclass(frozen=True)
+class VoteShares(PickAPic):
+    """As Pick-a-Pic, but several people judged each pair: a column holds the share of votes for the first picture.
+
+    The share is P(first wins); a row without votes has no label, and half of them is a tie.
+
+    Args:
+        label: column with the share, in [0, 1].
+
+    Raises:
+        Refusal: if a share is no such number.
+    """
+
+    label: str = "soft"
+
+    def verdict(self, index: int, record: Mapping[str, Any]) -> float | None:
+        share = Field(index, self.label, record[self.label])
+        if math.isnan(share.reading):
+            return None
+        if not 0 <= share.reading <= 1:
+            raise Refusal(f"{share}, but VoteShares needs the share of votes for the first picture, in [0, 1].")
+        return share.reading
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tiny import pair_folder, picture
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
-from diffpo.data.layouts import Columns, HPDv3, PairFolder, PickAPic, PickAPicShards
+from diffpo.data.layouts import Columns, HPDv3, PairFolder, PickAPic, PickAPicShards, VoteShares
 from diffpo.data.pairs import PairTable, find_lack
 from diffpo.data.rows import AtLeast, DropTies, DropUnlabeled
 
@@ -53,6 +53,27 @@ def test_pickapic_rows_without_a_verdict_are_ties(tmp_path):
 def test_pickapic_never_guesses_a_label(tmp_path):
     with pytest.raises(Refusal, match=r"Row 1 has label_0 = 0.7; PickAPic needs 1, 0, or 0.5"):
         rows(pickapic(tmp_path / "a.parquet", (1.0, 0.7)))
+
+
+def test_shares_of_votes_are_soft_labels_and_the_side_of_most_votes_wins(tmp_path):
+    pickapic(tmp_path / "a.parquet", (0.8, 0.2, 0.5))
+    first, second, tie = rows(VoteShares(str(tmp_path / "a.parquet"), label="label_0"))
+    assert [row.prob for row in (first, second, tie)] == [0.8, 0.8, 0.5]
+    assert first.candidates[0].read() == png("red")
+    assert second.candidates[0].read() == png("blue")
+
+
+def test_a_row_without_votes_has_no_label(tmp_path):
+    pickapic(tmp_path / "a.parquet", (0.8, None))
+    with pytest.raises(Refusal, match=r"1 of 2 rows have no label .* the first is row 1"):
+        rows(VoteShares(str(tmp_path / "a.parquet"), label="label_0"))
+
+
+@pytest.mark.parametrize("share", [1.2, -0.1, "most"])
+def test_a_share_of_votes_is_a_share(tmp_path, share):
+    pickapic(tmp_path / "a.parquet", (share,))
+    with pytest.raises(Refusal, match=r"Row 0 has label_0 = .*VoteShares needs the share of votes .* in \[0, 1\]"):
+        rows(VoteShares(str(tmp_path / "a.parquet"), label="label_0"))
 
 
 def test_binarized_set_with_image_features_and_renamed_columns(tmp_path):

@@ -21,6 +21,7 @@ from diffpo.data.layouts import (
     PickDoubleCaption,
     PromptsOnly,
     Unpaired,
+    VoteShares,
 )
 from diffpo.data.pairs import PairTable
 from diffpo.data.rankings import AllPairs, HPDv2, Ranked, RankedLists
@@ -53,6 +54,7 @@ KINDS = {
     ),
     "HPDv3": Kind(HPDv3(""), {"prompt": "a"}, ("prompt",)),
     "PickAPic": Kind(PickAPic(""), PICK, ("caption",)),
+    "VoteShares": Kind(VoteShares(""), {"soft": "0.25", "caption": "a"}, ("caption",)),
     "PickAPicShards": Kind(
         PickAPicShards(""), {"label_0.txt": "0", "original_prompt.txt": "a"}, ("original_prompt.txt",)
     ),

@@ -31,7 +31,11 @@ def build_tokenizer(seed: int = 0) -> CLIPTokenizer:
     """A CLIP tokenizer (byte-level BPE) whose merges make one token of each word of the captions."""
     rng = np.random.default_rng(seed)
     families = (*TRAINING_FAMILIES, EVALUATION_FAMILY)
-    captions = [family(random_attributes(rng)) for _ in range(3000) for family in families]
+    return tokenizer_of([family(random_attributes(rng)) for _ in range(3000) for family in families], CONTEXT)
+
+
+def tokenizer_of(captions: list[str], context: int) -> CLIPTokenizer:
+    """A CLIP tokenizer that makes one token of each word of some captions, and reads `context` tokens."""
     alphabet = sorted(ByteLevel.alphabet())
     merges = learn_merges(Counter(word for caption in captions for word in re.findall(r"[a-z]+|,", caption)))
     symbols = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges)]
@@ -40,7 +44,7 @@ def build_tokenizer(seed: int = 0) -> CLIPTokenizer:
         vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
         (Path(folder) / "vocab.json").write_text(json.dumps(vocab))
         (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=CONTEXT)
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=context)
 
 
 def learn_merges(words: Counter[str]) -> list[tuple[str, str]]:

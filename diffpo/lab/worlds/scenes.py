@@ -1,0 +1,134 @@
+"""Build the scenes: `scenes-sd`, `scenes-flow`, their prompts and their pairs. Takes hours on two cores, once.
+
+python scripts/build_assets.py scenes --output_dir assets --work_dir runs/scenes
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+
+from diffpo.lab.scenes.bases import FLOW, UNET, Kind, Shown, encode_scenes, random_scenes, train_base
+from diffpo.lab.scenes.build import build_tokenizer, tune_vae
+from diffpo.lab.scenes.captions import TRAINING_FAMILIES
+from diffpo.lab.scenes.preferences import ask_scenes, sample_pairs, write_prompts
+from diffpo.lab.scenes.reading import draw_asked, lay_out, read_pictures
+
+Stage = Literal["vae", "latents", "unet", "flow", "prompts", "pairs", "flow_pairs"]
+SHIPPED = {"unet": "scenes-sd", "flow": "scenes-flow"}
+HALVED = ("vae", "unet", "transformer")
+READ = 100  # development scenes that each checkpoint draws
+
+
+def main(
+    output_dir: Path,
+    work_dir: Path = Path("runs/scenes"),
+    stages: tuple[Stage, ...] = ("vae", "latents", "unet", "flow", "prompts", "pairs", "flow_pairs"),
+    start: str = "assets/tiny-sd",
+    vae_steps: int = 400,
+    scenes: int = 40_000,
+    steps: int = 6000,
+    ships: int | None = None,
+    every: int = 750,
+    pairs: int = 4000,
+    seed: int = 0,
+    settings: str = "",
+) -> None:
+    """Build the scenes, by stages: what a stage has left in the folders is not made again.
+
+    Args:
+        output_dir: gets the folders that are shipped.
+        work_dir: gets the VAE, encoded scenes, and of each base the averaged checkpoints with a sheet of pictures and
+            a line in `unet.jsonl` or `flow.jsonl` that says how they read their prompts.
+        stages: which to run.
+        start: a pipeline whose VAE is tuned.
+        vae_steps: optimizer steps of the VAE.
+        scenes: that the bases are trained on.
+        steps: optimizer steps of each base.
+        ships: the checkpoint that is shipped, in steps; null is the last.
+        every: steps between checkpoints.
+        pairs: of each base's samples.
+        seed: of everything random.
+        settings: the resolved config.
+    """
+    torch.set_flush_denormal(True)
+    todo: dict[Stage, tuple[Path, Callable[[Path], None]]] = {
+        "vae": (work_dir / "vae", lambda to: tune_vae(start, vae_steps, seed=seed).save_pretrained(to)),
+        "latents": (work_dir / "latents.pt", lambda to: keep_latents(work_dir / "vae", scenes, to)),
+        "unet": (output_dir / SHIPPED["unet"], lambda to: build_base(UNET, work_dir, steps, every, ships, seed, to)),
+        "flow": (output_dir / SHIPPED["flow"], lambda to: build_base(FLOW, work_dir, steps, every, ships, seed, to)),
+        "prompts": (output_dir / "scenes-prompts", lambda to: write_prompts(to, seed=seed)),
+        "pairs": (output_dir / "scenes-pairs", lambda to: draw_pairs(output_dir / SHIPPED["unet"], pairs, seed, to)),
+        "flow_pairs": (
+            output_dir / "scenes-flow-pairs",
+            lambda to: draw_pairs(output_dir / SHIPPED["flow"], pairs, seed + 1, to),
+        ),
+    }
+    for stage in stages:
+        made, make = todo[stage]
+        if made.exists():
+            print(f"{stage}: {made} is there", flush=True)
+            continue
+        unfinished = made.with_name(f"{made.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        make(unfinished)
+        unfinished.rename(made)
+        print(f"{stage}: {made} is made", flush=True)
+
+
+@torch.no_grad()
+def keep_latents(vae: Path, scenes: int, file: Path) -> None:
+    shown = encode_scenes(AutoencoderKL.from_pretrained(vae).eval(), scenes)
+    torch.save({"means": shown.means, "deviations": shown.deviations}, file)
+
+
+def build_base(kind: Kind, work: Path, steps: int, every: int, ships: int | None, seed: int, to: Path) -> None:
+    """Train a base unless the checkpoint that is shipped is there."""
+    chosen = work / f"{kind.name}-{ships or steps}"
+    if not chosen.exists():
+        vae = AutoencoderKL.from_pretrained(work / "vae").eval()
+        pipe = kind.untrained(vae, build_tokenizer(), seed)
+        shown, watch = read_latents(work / "latents.pt"), keeper(kind, work)
+        train_base(pipe, kind, shown, steps, watch, every, seed=seed)
+    shutil.copytree(chosen, to)
+
+
+def read_latents(file: Path) -> Shown:
+    """What `keep_latents` left; the scenes are drawn again, from the same seed."""
+    kept = torch.load(file, weights_only=True)
+    return Shown(random_scenes(len(kept["means"])), kept["means"], kept["deviations"])
+
+
+def keeper(kind: Kind, work: Path) -> Callable[[int, Any], None]:
+    """What a training of a base leaves at each checkpoint."""
+    asked = ask_scenes("development", READ)
+
+    def keep(step: int, pipe: Any) -> None:
+        drawn = draw_asked(pipe, asked, TRAINING_FAMILIES)
+        lay_out(drawn).save(work / f"{kind.name}-{step}.png")
+        line = json.dumps({"step": step} | asdict(read_pictures(drawn, asked)))
+        with (work / f"{kind.name}.jsonl").open("a") as readings:
+            readings.write(f"{line}\n")
+        print(line, flush=True)
+        save_halved(pipe, work / f"{kind.name}-{step}")
+
+    return keep
+
+
+def save_halved(pipe: Any, folder: Path) -> None:
+    """A pipeline whose VAE and network are saved in fp16, half the size; text encoders stay in fp32."""
+    halved = {name: deepcopy(part).half() for name, part in pipe.components.items() if name in HALVED}
+    type(pipe)(**pipe.components | halved).save_pretrained(folder)
+
+
+def draw_pairs(base: Path, pairs: int, seed: int, to: Path) -> None:
+    pipe = DiffusionPipeline.from_pretrained(base, dtype=torch.float32)
+    to.mkdir()
+    sample_pairs(pipe, pairs, seed=seed).to_parquet(to / "train.parquet")
