@@ -4,10 +4,10 @@ from .layouts import HPDv3 as HPDv3
 from .layouts import PairFolder as PairFolder
 from .layouts import PickAPic as PickAPic
 from .layouts import PickAPicShards as PickAPicShards
-from .layouts import VoteShares as VoteShares
 from .layouts import PickDoubleCaption as PickDoubleCaption
 from .layouts import PromptsOnly as PromptsOnly
 from .layouts import Unpaired as Unpaired
+from .layouts import VoteShares as VoteShares
 from .mixture import Mixed as Mixed
 from .rankings import HPDv2 as HPDv2
 from .rankings import Ranked as Ranked

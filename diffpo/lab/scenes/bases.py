@@ -1,14 +1,17 @@
 """Trains the two bases of the scenes on one VAE: a UNet that predicts v, and a rectified-flow transformer."""
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -24,6 +27,7 @@ from diffpo.lab.scenes.scenes import Facts, random_facts
 from diffpo.lab.shapes.build import encode, seeded
 
 WIDTH = 128
+OPTIONAL = ("text_encoder_3", "tokenizer_3")
 ZEROS = 1  # states that stand for those of the missing T5: pipelines take `max_sequence_length=1`
 
 
@@ -110,7 +114,14 @@ def untrained_flow(vae: Any, tokenizer: CLIPTokenizer, seed: int = 0) -> StableD
     return StableDiffusion3Pipeline(transformer, scheduler, vae, first, tokenizer, second, tokenizer, None, None)  # type: ignore[reportArgumentType]
 
 
-def text_config(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextConfig:
+def load_base(folder: Path | str) -> Any:
+    """A pipeline in fp32; parts that it was saved without, as SD3's T5, stay away: diffusers wants to hear that."""
+    parts = json.loads((Path(folder) / "model_index.json").read_text())
+    absent = {name: None for name, part in parts.items() if part == [None, None] and name in OPTIONAL}
+    return DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **absent)
+
+
+def text_config(tokenizer: Any, width: int, layers: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -182,7 +193,7 @@ def train_base(
     lr: float = 1e-3,
     seed: int = 0,
 ) -> Any:
-    """Train some parts of a pipeline on captioned scenes, in bf16 where a CPU is faster so; the moving average returns.
+    """Train a base on captioned scenes in bf16, half as long on many CPUs; the moving average of its weights returns.
 
     Args:
         watch: sees the step and the pipeline with the average of its weights, every `every` steps.

@@ -72,7 +72,7 @@ class Rater:
     def chances(self, first: float, second: float) -> tuple[float, float]:
         """Probabilities that the first, or the second, of two utilities wins; what is left is a tie."""
         gap = (first - second) / self.temperature
-        return 1 / (1 + np.exp(-(gap - self.tie))), 1 / (1 + np.exp(-(-gap - self.tie)))
+        return float(1 / (1 + np.exp(self.tie - gap))), float(1 / (1 + np.exp(self.tie + gap)))
 
 
 def gather_raters(seed: int = 0, number: int = RATERS) -> list[Rater]:
@@ -82,7 +82,8 @@ def gather_raters(seed: int = 0, number: int = RATERS) -> list[Rater]:
     weights = common * np.exp(rng.normal(0, 0.6, size=(number, 3)))
     weights *= np.minimum(1, 0.5 / weights.sum(axis=1, keepdims=True))
     return [
-        Rater(Taste(*map(float, row)), float(rng.uniform(0.06, 0.2)), float(rng.uniform(0.1, 0.4))) for row in weights
+        Rater(Taste(vivid, spaced, large), float(rng.uniform(0.06, 0.2)), float(rng.uniform(0.1, 0.4)))
+        for vivid, spaced, large in weights.tolist()
     ]
 
 
@@ -114,10 +115,7 @@ def hold_vote(
     raters: list[Rater], seen: tuple[Seen, Seen], asked: Facts, rng: np.random.Generator, voters: int = VOTERS
 ) -> Ballot:
     """Votes of `voters` raters, drawn for this pair."""
-    chances = []
-    for rater in raters:
-        first, second = (rater.taste.utility(one, asked) for one in seen)
-        chances.append(rater.chances(first, second))
+    chances = [rater.chances(*(rater.taste.utility(one, asked) for one in seen)) for rater in raters]
     chosen = [int(i) for i in rng.choice(len(raters), size=voters, replace=False)]
     votes = [draw_vote(*chances[i], rng) for i in chosen]
     return Ballot(chosen, votes, float(np.mean([(1 + first - second) / 2 for first, second in chances])))

@@ -1,4 +1,4 @@
-"""The scenes' preferences: prompts in three parts that share no scene, pairs of a base's own samples, votes on them."""
+"""The scenes' preferences: prompts in three parts without a common scene, pairs of a base's samples, votes on them."""
 
 import json
 from collections.abc import Iterator

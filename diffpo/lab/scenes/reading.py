@@ -62,13 +62,13 @@ def draw_asked(
 @torch.no_grad()
 def draw_prompts(pipe: Any, prompts: list[str], seeds: list[int], steps: int, guidance: float) -> list[Image.Image]:
     """A picture of each prompt, of one seed each, by the pipeline's own call."""
-    more = {"max_sequence_length": ZEROS} if isinstance(pipe, StableDiffusion3Pipeline) else {}
+    more: dict[str, Any] = {"max_sequence_length": ZEROS} if type(pipe) is StableDiffusion3Pipeline else {}
     pipe.set_progress_bar_config(disable=True)
     pictures = []
     for begin in range(0, len(prompts), CHUNK):
         some = slice(begin, begin + CHUNK)
         noise = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
-        made = pipe(prompts[some], generator=noise, num_inference_steps=steps, guidance_scale=guidance, **more)
+        made: Any = pipe(prompts[some], generator=noise, num_inference_steps=steps, guidance_scale=guidance, **more)
         pictures += made.images
     return pictures
 

@@ -117,10 +117,10 @@ def random_things(facts: Facts, rng: np.random.Generator) -> list[Thing]:
     groups = [group for group in facts.groups for _ in range(group.count)]
     while True:
         extents = [rng.uniform(*(SIZES[group.size] if group.size else EXTENT)) for group in groups]
-        places = [map(float, rng.uniform(extent + MARGIN, 1 - MARGIN - extent, size=2)) for extent in extents]
+        places = [rng.uniform(extent + MARGIN, 1 - MARGIN - extent, size=2).tolist() for extent in extents]
         things = [
-            Thing(*group.kind, *place, extent, rng.uniform(*VIVIDNESS))
-            for group, place, extent in zip(groups, places, extents, strict=True)
+            Thing(group.color, group.shape, x, y, extent, rng.uniform(*VIVIDNESS))
+            for group, (x, y), extent in zip(groups, places, extents, strict=True)
         ]
         if all(apart(a, b) for i, a in enumerate(things) for b in things[:i]) and (
             not facts.relation or holds(facts.relation, things[0], things[1], 1.5)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL
 
-from diffpo.lab.scenes.bases import FLOW, UNET, Kind, Shown, encode_scenes, random_scenes, train_base
+from diffpo.lab.scenes.bases import FLOW, UNET, Kind, Shown, encode_scenes, load_base, random_scenes, train_base
 from diffpo.lab.scenes.build import build_tokenizer, tune_vae
 from diffpo.lab.scenes.captions import TRAINING_FAMILIES
 from diffpo.lab.scenes.preferences import ask_scenes, sample_pairs, write_prompts
@@ -129,6 +129,5 @@ def save_halved(pipe: Any, folder: Path) -> None:
 
 
 def draw_pairs(base: Path, pairs: int, seed: int, to: Path) -> None:
-    pipe = DiffusionPipeline.from_pretrained(base, dtype=torch.float32)
     to.mkdir()
-    sample_pairs(pipe, pairs, seed=seed).to_parquet(to / "train.parquet")
+    sample_pairs(load_base(base), pairs, seed=seed).to_parquet(to / "train.parquet")
