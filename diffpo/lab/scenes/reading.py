@@ -71,12 +71,3 @@ def draw_prompts(pipe: Any, prompts: list[str], seeds: list[int], steps: int, gu
         made: Any = pipe(prompts[some], generator=noise, num_inference_steps=steps, guidance_scale=guidance, **more)
         pictures += made.images
     return pictures
-
-
-def lay_out(pictures: list[Image.Image], columns: int = 12) -> Image.Image:
-    """A sheet of pictures of one size."""
-    side = pictures[0].width
-    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * side, i // columns * side))
-    return sheet

@@ -13,17 +13,18 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.utils import make_image_grid
 
 from diffpo.lab.scenes.bases import FLOW, UNET, Kind, Shown, encode_scenes, load_base, random_scenes, train_base
 from diffpo.lab.scenes.build import build_tokenizer, tune_vae
 from diffpo.lab.scenes.captions import TRAINING_FAMILIES
 from diffpo.lab.scenes.preferences import ask_scenes, sample_pairs, write_prompts
-from diffpo.lab.scenes.reading import draw_asked, lay_out, read_pictures
+from diffpo.lab.scenes.reading import draw_asked, read_pictures
 
 Stage = Literal["vae", "latents", "unet", "flow", "prompts", "pairs", "flow_pairs"]
 SHIPPED = {"unet": "scenes-sd", "flow": "scenes-flow"}
 HALVED = ("vae", "unet", "transformer")
-READ = 100  # development scenes that each checkpoint draws
+READ, COLUMNS = 100, 10  # development scenes that each checkpoint draws, and how many in a row
 
 
 def main(
@@ -34,6 +35,7 @@ def main(
     vae_steps: int = 400,
     scenes: int = 40_000,
     steps: int = 6000,
+    continues: str | None = None,
     ships: int | None = None,
     every: int = 750,
     pairs: int = 4000,
@@ -51,6 +53,8 @@ def main(
         vae_steps: optimizer steps of the VAE.
         scenes: that the bases are trained on.
         steps: optimizer steps of each base.
+        continues: a checkpoint of a base in the working folder that its training goes on from, e.g. `unet-1500`; null
+            begins anew.
         ships: the checkpoint that is shipped, in steps; null is the last.
         every: steps between checkpoints.
         pairs: of each base's samples.
@@ -61,8 +65,14 @@ def main(
     todo: dict[Stage, tuple[Path, Callable[[Path], None]]] = {
         "vae": (work_dir / "vae", lambda to: tune_vae(start, vae_steps, seed=seed).save_pretrained(to)),
         "latents": (work_dir / "latents.pt", lambda to: keep_latents(work_dir / "vae", scenes, to)),
-        "unet": (output_dir / SHIPPED["unet"], lambda to: build_base(UNET, work_dir, steps, every, ships, seed, to)),
-        "flow": (output_dir / SHIPPED["flow"], lambda to: build_base(FLOW, work_dir, steps, every, ships, seed, to)),
+        "unet": (
+            output_dir / SHIPPED["unet"],
+            lambda to: build_base(UNET, work_dir, continues, steps, every, ships, seed, to),
+        ),
+        "flow": (
+            output_dir / SHIPPED["flow"],
+            lambda to: build_base(FLOW, work_dir, continues, steps, every, ships, seed, to),
+        ),
         "prompts": (output_dir / "scenes-prompts", lambda to: write_prompts(to, seed=seed)),
         "pairs": (output_dir / "scenes-pairs", lambda to: draw_pairs(output_dir / SHIPPED["unet"], pairs, seed, to)),
         "flow_pairs": (
@@ -89,12 +99,16 @@ def keep_latents(vae: Path, scenes: int, file: Path) -> None:
     torch.save({"means": shown.means, "deviations": shown.deviations}, file)
 
 
-def build_base(kind: Kind, work: Path, steps: int, every: int, ships: int | None, seed: int, to: Path) -> None:
+def build_base(
+    kind: Kind, work: Path, continues: str | None, steps: int, every: int, ships: int | None, seed: int, to: Path
+) -> None:
     """Train a base unless the checkpoint that is shipped is there."""
     chosen = work / f"{kind.name}-{ships or steps}"
     if not chosen.exists():
-        vae = AutoencoderKL.from_pretrained(work / "vae").eval()
-        pipe = kind.untrained(vae, build_tokenizer(), seed)
+        if continues:
+            pipe = load_base(work / continues)
+        else:
+            pipe = kind.untrained(AutoencoderKL.from_pretrained(work / "vae").eval(), build_tokenizer(), seed)
         shown, watch = read_latents(work / "latents.pt"), keeper(kind, work)
         train_base(pipe, kind, shown, steps, watch, every, seed=seed)
     shutil.copytree(chosen, to)
@@ -112,7 +126,7 @@ def keeper(kind: Kind, work: Path) -> Callable[[int, Any], None]:
 
     def keep(step: int, pipe: Any) -> None:
         drawn = draw_asked(pipe, asked, TRAINING_FAMILIES)
-        lay_out(drawn).save(work / f"{kind.name}-{step}.png")
+        make_image_grid(drawn, rows=READ // COLUMNS, cols=COLUMNS).save(work / f"{kind.name}-{step}.png")
         line = json.dumps({"step": step} | asdict(read_pictures(drawn, asked)))
         with (work / f"{kind.name}.jsonl").open("a") as readings:
             readings.write(f"{line}\n")

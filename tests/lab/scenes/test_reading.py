@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffpo.lab.scenes.reading import lay_out, read_pictures
+from diffpo.lab.scenes.reading import read_pictures
 from diffpo.lab.scenes.scenes import Facts, Group, Thing, draw_scene, random_facts, render
 
 ASKED = Facts((Group("red", "circle"), Group("blue", "square")), "left of", "gray")
@@ -24,9 +24,3 @@ def test_shares_are_over_what_was_asked():
     assert reading.facts["object"] == pytest.approx(2 / 3, abs=1e-3)
     assert reading.whole == pytest.approx(1 / 3, abs=1e-3)
     assert reading.clean == pytest.approx(2 / 3, abs=1e-3)
-
-
-def test_a_sheet_has_all_pictures():
-    sheet = lay_out([RIGHT, SWAPPED, RIGHT], columns=2)
-    assert sheet.size == (96, 96)
-    assert np.array_equal(np.asarray(sheet)[:48, 48:], np.asarray(SWAPPED))
