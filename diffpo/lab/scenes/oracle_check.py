@@ -56,7 +56,7 @@ def hard_pictures(pipe: Any, seed: int = 0) -> tuple[list[str], list[Image.Image
 def merge_objects(rng: np.random.Generator) -> Image.Image:
     """Two objects that touch or cover each other."""
     first, second = (random_things(random_facts(rng, "development"), rng)[0] for _ in range(2))
-    step = rng.uniform(-1, 1, size=2) * (first.extent + second.extent)
+    step = rng.choice([-1, 1], size=2) * rng.uniform(0.2, 0.8, size=2) * (first.extent + second.extent)
     x, y = np.clip(np.add((first.x, first.y), step), second.extent, 1 - second.extent).tolist()
     other = Thing(second.color, second.shape, x, y, second.extent, second.vividness)
     return render([first, other], tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])
