@@ -14,9 +14,9 @@ from diffpo.lab.scenes.oracle_check import (
 from diffpo.lab.scenes.scenes import draw_scene, random_facts
 
 
-def test_merged_objects_are_seldom_clean():
+def test_most_merged_objects_are_not_clean():
     rng = np.random.default_rng(0)
-    assert np.mean([measure(merge_objects(rng)).clean for _ in range(40)]) < 0.35
+    assert np.mean([measure(merge_objects(rng)).clean for _ in range(40)]) < 0.5
 
 
 def test_a_sheet_is_cut_into_its_pictures():
