@@ -11,7 +11,7 @@ from diffpo.evaluation.scorer import Scorer, require_as_many
 from diffpo.lab.scenes.captions import read_caption
 from diffpo.lab.scenes.oracle import measure
 from diffpo.lab.scenes.people import COMMON, Taste, share_right
-from diffpo.lab.shapes.scorer import tensor
+from diffpo.lab.shapes.scorer import stack_scores
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class SceneOracle(Scorer):
     def __call__(self, prompts: Sequence[str], candidates: Sequence[Any]) -> Float[Tensor, " n"]:
         require_as_many(prompts, candidates)
         both = zip(prompts, candidates, strict=True)
-        return tensor([self.taste.utility(measure(picture), read_caption(prompt)) for prompt, picture in both])
+        return stack_scores([self.taste.utility(measure(picture), read_caption(prompt)) for prompt, picture in both])
 
     def aspects(self, prompts: Sequence[str], candidates: Sequence[Any]) -> dict[str, Float[Tensor, " n"]]:
         asked = [read_caption(prompt) for prompt in prompts]
         seen = [measure(picture) for picture in candidates]
         right = [share_right(one, facts) for one, facts in zip(seen, asked, strict=True)]
         return {
-            "facts": tensor(right),
-            "whole": tensor([float(one.clean and share == 1) for one, share in zip(seen, right, strict=True)]),
-            "style": tensor([self.taste.style(one, facts) for one, facts in zip(seen, asked, strict=True)]),
-            "clean": tensor([float(one.clean) for one in seen]),
+            "facts": stack_scores(right),
+            "whole": stack_scores([float(one.clean and share == 1) for one, share in zip(seen, right, strict=True)]),
+            "style": stack_scores([self.taste.style(one, facts) for one, facts in zip(seen, asked, strict=True)]),
+            "clean": stack_scores([float(one.clean) for one in seen]),
         }
 
     def check(self, prompts: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from datasets import Dataset
 from diffusers import AutoencoderKL
 from diffusers.utils import make_image_grid
 
@@ -20,8 +21,9 @@ from diffpo.lab.scenes.build import build_tokenizer, tune_vae
 from diffpo.lab.scenes.captions import TRAINING_FAMILIES
 from diffpo.lab.scenes.preferences import ask_scenes, sample_pairs, write_prompts
 from diffpo.lab.scenes.reading import draw_asked, read_pictures
+from diffpo.lab.scenes.users import ask_users, gather_users
 
-Stage = Literal["vae", "latents", "unet", "flow", "prompts", "pairs", "flow_pairs"]
+Stage = Literal["vae", "latents", "unet", "flow", "prompts", "pairs", "flow_pairs", "users"]
 SHIPPED = {"unet": "scenes-sd", "flow": "scenes-flow"}
 HALVED = ("vae", "unet", "transformer")
 READ, COLUMNS = 100, 10  # development scenes that each checkpoint draws, and how many in a row
@@ -48,7 +50,7 @@ def main(
         output_dir: gets the folders that are shipped.
         work_dir: gets the VAE, encoded scenes, and of each base the averaged checkpoints with a sheet of pictures and
             a line in `unet.jsonl` or `flow.jsonl` that says how they read their prompts.
-        stages: which to run.
+        stages: which to run; `users` is run when asked: its pictures are those of the pairs.
         start: a pipeline whose VAE is tuned.
         vae_steps: optimizer steps of the VAE.
         scenes: that the bases are trained on.
@@ -79,6 +81,7 @@ def main(
             output_dir / "scenes-flow-pairs",
             lambda to: draw_pairs(output_dir / SHIPPED["flow"], pairs, seed + 1, to),
         ),
+        "users": (output_dir / "scenes-users", lambda to: keep_verdicts(output_dir / "scenes-pairs", seed, to)),
     }
     for stage in stages:
         made, make = todo[stage]
@@ -145,3 +148,16 @@ def save_halved(pipe: Any, folder: Path) -> None:
 def draw_pairs(base: Path, pairs: int, seed: int, to: Path) -> None:
     to.mkdir()
     sample_pairs(load_base(base), pairs, seed=seed).to_parquet(to / "train.parquet")
+
+
+def keep_verdicts(pairs: Path, seed: int, to: Path, viewers: int = 3, support: int = 400) -> None:
+    """`train.parquet` of the seen users, `held_out.parquet` of others on the last pairs, `users.json` of tastes."""
+    judged, (seen, held_out) = Dataset.from_parquet(str(pairs / "train.parquet")), gather_users()
+    to.mkdir()
+    last = len(judged) - support
+    ask_users(judged.select(range(last)), seen, viewers, seed).to_parquet(to / "train.parquet")
+    ask_users(judged.select(range(last, len(judged))), held_out, len(held_out), seed).to_parquet(
+        to / "held_out.parquet"
+    )
+    tastes = {name: asdict(user.taste) for name, user in (seen | held_out).items()}
+    (to / "users.json").write_text(json.dumps(tastes, indent=2) + "\n")
