@@ -16,6 +16,7 @@ from datasets import Dataset
 from diffusers import AutoencoderKL
 from diffusers.utils import make_image_grid
 
+from diffpo.core.refusal import Refusal
 from diffpo.lab.scenes.bases import FLOW, UNET, Kind, Shown, encode_scenes, load_base, random_scenes, train_base
 from diffpo.lab.scenes.build import build_tokenizer, tune_vae
 from diffpo.lab.scenes.captions import TRAINING_FAMILIES
@@ -24,6 +25,14 @@ from diffpo.lab.scenes.reading import draw_asked, read_pictures
 from diffpo.lab.scenes.users import ask_users, gather_users
 
 Stage = Literal["vae", "latents", "unet", "flow", "prompts", "pairs", "flow_pairs", "users"]
+NEEDS: dict[Stage, Stage] = {
+    "latents": "vae",
+    "unet": "latents",
+    "flow": "latents",
+    "pairs": "unet",
+    "flow_pairs": "flow",
+    "users": "pairs",
+}
 SHIPPED = {"unet": "scenes-sd", "flow": "scenes-flow"}
 HALVED = ("vae", "unet", "transformer")
 READ, COLUMNS = 100, 10  # development scenes that each checkpoint draws, and how many in a row
@@ -62,6 +71,9 @@ def main(
         pairs: of each base's samples.
         seed: of everything random.
         settings: the resolved config.
+
+    Raises:
+        Refusal: if a stage needs what another has not made.
     """
     torch.set_flush_denormal(True)
     todo: dict[Stage, tuple[Path, Callable[[Path], None]]] = {
@@ -91,6 +103,8 @@ def main(
         unfinished = made.with_name(f"{made.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
+        if (before := NEEDS.get(stage)) and not (needed := todo[before][0]).exists():
+            raise Refusal(f"The stage {stage} needs {needed}, which the stage {before} makes; run that first.")
         make(unfinished)
         unfinished.rename(made)
         print(f"{stage}: {made} is made", flush=True)
