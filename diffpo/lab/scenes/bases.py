@@ -21,8 +21,8 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from diffpo.lab.scenes.build import CHANNELS, CONTEXT, SIDE, draw_pictures
-from diffpo.lab.scenes.captions import training_caption
+from diffpo.lab.scenes.build import CHANNELS, CONTEXT, SIDE, render_pictures
+from diffpo.lab.scenes.captions import noisy_caption
 from diffpo.lab.scenes.scenes import Facts, random_facts
 from diffpo.lab.shapes.build import encode, seeded
 
@@ -33,7 +33,7 @@ ZEROS = 1  # states that stand for those of the missing T5: pipelines take `max_
 
 
 @dataclass(frozen=True)
-class Shown:
+class EncodedScenes:
     """Scenes whose pictures are rendered and encoded once; their captions are written anew at each visit."""
 
     facts: list[Facts]
@@ -45,7 +45,7 @@ class Shown:
         picks = rng.integers(len(self.facts), size=batch)
         some = torch.from_numpy(picks)
         spread = torch.randn(batch, *self.means.shape[1:], generator=noise)
-        captions = [training_caption(self.facts[i], rng) for i in picks]
+        captions = [noisy_caption(self.facts[i], rng) for i in picks]
         return captions, self.means[some] + self.deviations[some] * spread
 
 
@@ -54,11 +54,11 @@ def random_scenes(number: int, seed: int = 1) -> list[Facts]:
     return [random_facts(rng, "training") for _ in range(number)]
 
 
-def encode_scenes(vae: Any, number: int, seed: int = 1) -> Shown:
+def encode_scenes(vae: Any, number: int, seed: int = 1) -> EncodedScenes:
     """Pictures of random scenes, encoded."""
     facts, rng = random_scenes(number, seed), np.random.default_rng([seed, 1])
-    parts = [encode(vae, draw_pictures(facts[i : i + 500], rng)) for i in range(0, number, 500)]
-    return Shown(facts, *(torch.cat(part) * vae.config.scaling_factor for part in zip(*parts, strict=True)))
+    parts = [encode(vae, render_pictures(facts[i : i + 500], rng)) for i in range(0, number, 500)]
+    return EncodedScenes(facts, *(torch.cat(part) * vae.config.scaling_factor for part in zip(*parts, strict=True)))
 
 
 def untrained_unet(vae: Any, tokenizer: CLIPTokenizer, seed: int = 0) -> StableDiffusionPipeline:
@@ -115,7 +115,7 @@ def untrained_flow(vae: Any, tokenizer: CLIPTokenizer, seed: int = 0) -> StableD
     return StableDiffusion3Pipeline(transformer, scheduler, vae, first, tokenizer, second, tokenizer, None, None)  # type: ignore[reportArgumentType]
 
 
-def load_base(folder: Path | str) -> Any:
+def load_scene_base(folder: Path | str) -> Any:
     """A pipeline in fp32; parts that it was saved without, as SD3's T5, stay away: diffusers wants to hear that."""
     parts = json.loads((Path(folder) / "model_index.json").read_text())
     absent = {name: None for name, part in parts.items() if part == [None, None] and name in OPTIONAL}
@@ -183,10 +183,10 @@ UNET = Kind("unet", untrained_unet, ("unet", "text_encoder"), velocity_loss)
 FLOW = Kind("flow", untrained_flow, ("transformer", "text_encoder", "text_encoder_2"), flow_loss)
 
 
-def train_base(
+def train_denoiser(
     pipe: Any,
     kind: Kind,
-    shown: Shown,
+    shown: EncodedScenes,
     steps: int,
     watch: Callable[[int, Any], None] = lambda step, pipe: None,
     every: int = 1500,

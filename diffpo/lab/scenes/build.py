@@ -35,14 +35,14 @@ def tune_vae(path: str, steps: int = 450, batch: int = 16, lr: float = 5e-4, see
     rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
     def loss() -> Tensor:
-        pixels = draw_pictures([random_facts(rng, "training") for _ in range(batch)], rng)
+        pixels = render_pictures([random_facts(rng, "training") for _ in range(batch)], rng)
         posterior = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist
         error = vae.decode(posterior.sample(noise)).sample - pixels
         return error.abs().mean() + 2 * error.square().mean() + 4e-7 * posterior.kl().mean()
 
     descend(vae.to(memory_format=torch.channels_last), loss, steps, lr, "VAE")
     vae.to(memory_format=torch.contiguous_format)
-    means, _ = encode(vae, draw_pictures([random_facts(rng, "training") for _ in range(512)], rng))
+    means, _ = encode(vae, render_pictures([random_facts(rng, "training") for _ in range(512)], rng))
     rescale_channels(vae, means)
     vae.register_to_config(scaling_factor=1.0, shift_factor=0.0, sample_size=RESOLUTION)
     return vae
@@ -62,7 +62,7 @@ def rescale_channels(vae: Any, means: Float[Tensor, "n c h w"]) -> None:
     post.weight /= scale.view(1, -1, 1, 1)
 
 
-def draw_pictures(facts: list[Facts], rng: np.random.Generator) -> Float[Tensor, "n 3 h w"]:
+def render_pictures(facts: list[Facts], rng: np.random.Generator) -> Float[Tensor, "n 3 h w"]:
     """Fresh pictures in [-1, 1]."""
     drawn = np.stack([np.asarray(draw_scene(some, rng)) for some in facts])
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -7,19 +7,19 @@ from dataclasses import replace
 import numpy as np
 
 from diffpo.core.refusal import Refusal
-from diffpo.lab.scenes.scenes import BACKGROUNDS, HUES, INVERSE, RELATIONS, SHAPES, SIZES, Facts, Group, random_facts
+from diffpo.lab.scenes.scenes import BACKGROUNDS, HUES, INVERSE, RELATIONS, SHAPES, SIZES, Facts, Objects, random_facts
 
 Family = Callable[[Facts], str]
 COUNTED = {"a": 1, "one": 1, "the": 1, "two": 2}
 
 
-def name_group(group: Group, one: str = "a") -> str:
+def name_group(group: Objects, one: str = "a") -> str:
     plural = "" if group.count == 1 else "es" if group.shape == "cross" else "s"
     words = (one if group.count == 1 else "two", group.size, group.color, group.shape + plural)
     return " ".join(word for word in words if word)
 
 
-def tell_groups(groups: tuple[Group, ...], relation: str | None, one: str = "a", verb: str = "") -> str:
+def tell_groups(groups: tuple[Objects, ...], relation: str | None, one: str = "a", verb: str = "") -> str:
     names = [name_group(group, one) for group in groups]
     return f" {verb}{relation} ".join(names) if relation else " and ".join(names)
 
@@ -42,7 +42,7 @@ def listed(facts: Facts) -> str:
     return ", ".join(parts + [f"{facts.background} backdrop"] * bool(facts.background))
 
 
-def shown(facts: Facts) -> str:
+def pictured(facts: Facts) -> str:
     place = f" on a {facts.background} canvas" if facts.background else ""
     return f"this shows {tell_groups(facts.groups, facts.relation, 'one')}{place}"
 
@@ -53,17 +53,17 @@ def seen(facts: Facts) -> str:
     return behind + tell_groups(facts.groups[::-1], facts.relation and INVERSE[facts.relation], "the", "seen ")
 
 
-def placed(facts: Facts) -> str:
+def reordered(facts: Facts) -> str:
     """Never trained on: known words in a new order."""
     behind = f"with {facts.background} backdrop, " if facts.background else ""
     return behind + tell_groups(facts.groups, facts.relation, "one", "is ")
 
 
-TRAINING_FAMILIES: tuple[Family, ...] = (plain, scenery, listed, shown, seen)
-EVALUATION_FAMILY: Family = placed
+TRAINING_FAMILIES: tuple[Family, ...] = (plain, scenery, listed, pictured, seen)
+EVALUATION_FAMILY: Family = reordered
 
 
-def training_caption(facts: Facts, rng: np.random.Generator) -> str:
+def noisy_caption(facts: Facts, rng: np.random.Generator) -> str:
     """Of a random family, as captions of the web are: 10 % are empty, 10 % leave a fact out, 5 % state a wrong one."""
     draw = rng.random()
     if draw < 0.1:
@@ -109,10 +109,10 @@ def read_caption(caption: str) -> Facts:
     named = list(re.finditer(pattern, text))
     if not named:
         raise Refusal(f"{caption!r} is no caption of the scenes; write one like 'a red circle left of a blue square'.")
-    groups: dict[tuple[str, str], Group] = {}
+    groups: dict[tuple[str, str], Objects] = {}
     for found in named:  # the second naming of a kind only points back
         count, size, color, shape = found.groups()
-        groups.setdefault((color, shape), Group(color, shape, COUNTED[count or "a"], size))
+        groups.setdefault((color, shape), Objects(color, shape, COUNTED[count or "a"], size))
     told = re.search("|".join(RELATIONS), text)
     ordered = tuple(groups.values())
     if told and len(ordered) == 2:

@@ -1,7 +1,7 @@
 """Reads scenes from any picture by image analysis, nothing learned: colours, connected regions, overlap with shapes.
 
 It stands for the people whose tastes the pairs express. A picture in which it finds no clean object loses every
-comparison, and what it could not read is named in `Seen.flaws`.
+comparison, and what it could not read is named in `SeenScene.flaws`.
 """
 
 import colorsys
@@ -12,7 +12,7 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 
-from diffpo.lab.scenes.scenes import BACKGROUNDS, HUES, SHAPES, SIZES, Facts, Group, Thing, holds, signed_distance
+from diffpo.lab.scenes.scenes import BACKGROUNDS, HUES, SHAPES, SIZES, Facts, Objects, Thing, holds, signed_distance
 
 ndimage: Any = scipy.ndimage  # scipy is not annotated
 
@@ -25,7 +25,7 @@ KINDS = ("object", "number", "size", "relation", "background")
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenScene:
     """What the oracle reads in one picture.
 
     Attributes:
@@ -43,7 +43,7 @@ class Seen:
         return bool(self.things) and not self.flaws
 
 
-def measure(picture: Image.Image) -> Seen:
+def measure(picture: Image.Image) -> SeenScene:
     """Everything recognisable in a picture of any size."""
     enlarged = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     pixels = np.asarray(enlarged, dtype=np.float32) / 255
@@ -62,7 +62,7 @@ def measure(picture: Image.Image) -> Seen:
         found.append("background not plain")
     background = min(BACKGROUNDS, key=lambda name: np.abs(behind - BACKGROUNDS[name]).sum())
     things = tuple(one for one in found if isinstance(one, Thing))
-    return Seen(things, background, tuple(one for one in found if isinstance(one, str)))
+    return SeenScene(things, background, tuple(one for one in found if isinstance(one, str)))
 
 
 def split_colors(inside: np.ndarray, pixels: np.ndarray) -> list[np.ndarray]:
@@ -121,7 +121,7 @@ def name_object(mask: np.ndarray, rows: slice, columns: slice, color: np.ndarray
     return Thing(name, shape, x, y, sum(sides) / 4 / SIDE, vividness)
 
 
-def judge(seen: Seen, asked: Facts) -> dict[str, list[bool]]:
+def judge(seen: SeenScene, asked: Facts) -> dict[str, list[bool]]:
     """Which stated facts a picture shows, by kind: an object is right if its colour and shape are there together."""
     shown = {group: [thing for thing in seen.things if thing.kind == group.kind] for group in asked.groups}
     first = [things[0] for things in shown.values() if things]
@@ -135,7 +135,7 @@ def judge(seen: Seen, asked: Facts) -> dict[str, list[bool]]:
     }
 
 
-def sized(things: list[Thing], group: Group, slack: float = 0.02) -> bool:
+def sized(things: list[Thing], group: Objects, slack: float = 0.02) -> bool:
     assert group.size is not None
     low, high = SIZES[group.size]
     return bool(things) and all(low - slack < thing.extent < high + slack for thing in things)

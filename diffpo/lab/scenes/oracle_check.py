@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from diffpo.lab.scenes.captions import plain, read_caption
-from diffpo.lab.scenes.oracle import Seen, measure
+from diffpo.lab.scenes.oracle import SeenScene, measure
 from diffpo.lab.scenes.reading import draw_prompts
 from diffpo.lab.scenes.scenes import BACKGROUNDS, RESOLUTION, Facts, Thing, holds, random_facts, random_things, render
 from diffpo.lab.shapes.oracle_check import with_noise
@@ -76,7 +76,7 @@ def read_labels(file: Path) -> list[Label]:
         ]
 
 
-def count_agreeing(seen: Seen, facts: Facts) -> tuple[int, int]:
+def count_agreeing(seen: SeenScene, facts: Facts) -> tuple[int, int]:
     """How many facts that a person saw the oracle reads alike, and how many there are."""
     things = Counter(thing.kind for thing in seen.things)
     alike = [things[group.kind] == group.count for group in facts.groups]

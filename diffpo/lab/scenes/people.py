@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from diffpo.lab.scenes.oracle import Seen, judge
+from diffpo.lab.scenes.oracle import SeenScene, judge
 from diffpo.lab.scenes.scenes import EXTENT, VIVIDNESS, Facts
 from diffpo.lab.shapes.oracle import share
 
@@ -14,7 +14,7 @@ SPACE = (0.3, 0.7)  # distances of two objects' centres between which a taste fo
 
 
 @dataclass(frozen=True)
-class Taste:
+class SceneTaste:
     """Weights of what a caption leaves open, each measured in [0, 1]; a fact outweighs all of them together.
 
     Args:
@@ -27,22 +27,22 @@ class Taste:
     spaced: float = 0.1
     large: float = 0.15
 
-    def style(self, seen: Seen, asked: Facts) -> float:
+    def style(self, seen: SeenScene, asked: Facts) -> float:
         """What this taste sees in a picture beyond its facts, in [0, 0.5] for the common weights."""
-        return float(np.dot((self.vivid, self.spaced, self.large), traits(seen, asked)))
+        return float(np.dot((self.vivid, self.spaced, self.large), open_traits(seen, asked)))
 
-    def utility(self, seen: Seen, asked: Facts) -> float:
+    def utility(self, seen: SeenScene, asked: Facts) -> float:
         """Share of right facts plus style; -1 without clean objects, less than any other picture has."""
         return share_right(seen, asked) + self.style(seen, asked) if seen.clean else -1.0
 
 
-def share_right(seen: Seen, asked: Facts) -> float:
+def share_right(seen: SeenScene, asked: Facts) -> float:
     """Share of the stated facts that a picture shows."""
     right = [one for values in judge(seen, asked).values() for one in values]
     return sum(right) / len(right)
 
 
-def traits(seen: Seen, asked: Facts) -> tuple[float, float, float]:
+def open_traits(seen: SeenScene, asked: Facts) -> tuple[float, float, float]:
     """Vividness, spacing and size, each in [0, 1]; one that the caption states or that is not there counts as half."""
     if not seen.things:
         return 0.0, 0.0, 0.0
@@ -53,7 +53,7 @@ def traits(seen: Seen, asked: Facts) -> tuple[float, float, float]:
     return tuple(float(np.mean(some)) if some else 0.5 for some in (vivid, apart, free))  # type: ignore[return-value]
 
 
-COMMON = Taste()
+COMMON = SceneTaste()
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Rater:
         tie: threshold below which a difference goes unnoticed (Rao and Kupper, JASA 1967).
     """
 
-    taste: Taste
+    taste: SceneTaste
     temperature: float
     tie: float
 
@@ -82,7 +82,7 @@ def gather_raters(seed: int = 0, number: int = RATERS) -> list[Rater]:
     weights = common * np.exp(rng.normal(0, 0.6, size=(number, 3)))
     weights *= np.minimum(1, 0.5 / weights.sum(axis=1, keepdims=True))
     return [
-        Rater(Taste(vivid, spaced, large), float(rng.uniform(0.06, 0.2)), float(rng.uniform(0.1, 0.4)))
+        Rater(SceneTaste(vivid, spaced, large), float(rng.uniform(0.06, 0.2)), float(rng.uniform(0.1, 0.4)))
         for vivid, spaced, large in weights.tolist()
     ]
 
@@ -112,7 +112,11 @@ class Ballot:
 
 
 def hold_vote(
-    raters: list[Rater], seen: tuple[Seen, Seen], asked: Facts, rng: np.random.Generator, voters: int = VOTERS
+    raters: list[Rater],
+    seen: tuple[SeenScene, SeenScene],
+    asked: Facts,
+    rng: np.random.Generator,
+    voters: int = VOTERS,
 ) -> Ballot:
     """Votes of `voters` raters, drawn for this pair."""
     chances = [rater.chances(*(rater.taste.utility(one, asked) for one in seen)) for rater in raters]

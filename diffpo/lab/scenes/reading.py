@@ -37,7 +37,7 @@ class Reading:
     flaws: dict[str, int]
 
 
-def read_pictures(pictures: list[Image.Image], asked: list[Facts]) -> Reading:
+def read_facts(pictures: list[Image.Image], asked: list[Facts]) -> Reading:
     seen = [measure(picture) for picture in pictures]
     verdicts = [judge(one, facts) for one, facts in zip(seen, asked, strict=True)]
     by_kind = {kind: [right for verdict in verdicts for right in verdict[kind]] for kind in KINDS}

@@ -33,7 +33,7 @@ PARTS = {"training": range(10), "evaluation": range(10, 11), "development": rang
 
 
 @dataclass(frozen=True)
-class Group:
+class Objects:
     """Some objects of one kind, as a caption names them."""
 
     color: str
@@ -50,7 +50,7 @@ class Group:
 class Facts:
     """What a caption states: groups of different kinds, how the first stands to the second, what is behind them."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[Objects, ...]
     relation: str | None = None
     background: str | None = None
 
@@ -93,7 +93,7 @@ def random_facts(rng: np.random.Generator, part: str) -> Facts:
         counts = list(COUNTS)[rng.choice(len(COUNTS), p=list(COUNTS.values()))]
         kinds = rng.choice(len(HUES) * len(SHAPES), size=len(counts), replace=False)
         groups = tuple(
-            Group(tuple(HUES)[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], count, random_size(rng))
+            Objects(tuple(HUES)[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], count, random_size(rng))
             for kind, count in zip(kinds, counts, strict=True)
         )
         relation = tuple(RELATIONS)[rng.integers(4)] if len(counts) == 2 and rng.random() < RELATED else None

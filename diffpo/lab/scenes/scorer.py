@@ -10,7 +10,7 @@ from torch import Tensor
 from diffpo.evaluation.scorer import Scorer, require_as_many
 from diffpo.lab.scenes.captions import read_caption
 from diffpo.lab.scenes.oracle import measure
-from diffpo.lab.scenes.people import COMMON, Taste, share_right
+from diffpo.lab.scenes.people import COMMON, SceneTaste, share_right
 from diffpo.lab.shapes.scorer import stack_scores
 
 
@@ -26,7 +26,7 @@ class SceneOracle(Scorer):
         taste: weights of what captions leave open.
     """
 
-    taste: Taste = field(default_factory=lambda: COMMON)
+    taste: SceneTaste = field(default_factory=lambda: COMMON)
 
     @property
     def name(self) -> str:

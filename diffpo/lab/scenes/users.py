@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffpo.lab.scenes.captions import read_caption
 from diffpo.lab.scenes.oracle import measure
-from diffpo.lab.scenes.people import Rater, Taste, draw_vote
+from diffpo.lab.scenes.people import Rater, SceneTaste, draw_vote
 from diffpo.lab.scenes.preferences import LAYOUT
 
 STRENGTH, CARE = 0.4, {"temperature": 0.1, "tie": 0.3}
@@ -19,10 +19,10 @@ KEPT = ("caption", "jpg_0", "jpg_1", "label_0", "has_label", "seed_0", "seed_1")
 JUDGED = Features({name: LAYOUT[name] for name in KEPT} | {"user_id": Value("string"), "pair_id": Value("int64")})
 
 
-def gather_users() -> tuple[dict[str, Rater], dict[str, Rater]]:
+def invite_users() -> tuple[dict[str, Rater], dict[str, Rater]]:
     """Eight users who are trained on, each the opposite of another, and four who are not."""
     seen, held_out = (
-        [Rater(Taste(*(STRENGTH * weight for weight in weights)), **CARE) for weights in some]
+        [Rater(SceneTaste(*(STRENGTH * weight for weight in weights)), **CARE) for weights in some]
         for some in (SEEN, HELD_OUT)
     )
     return (

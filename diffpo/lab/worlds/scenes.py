@@ -17,12 +17,21 @@ from diffusers import AutoencoderKL
 from diffusers.utils import make_image_grid
 
 from diffpo.core.refusal import Refusal
-from diffpo.lab.scenes.bases import FLOW, UNET, Kind, Shown, encode_scenes, load_base, random_scenes, train_base
+from diffpo.lab.scenes.bases import (
+    FLOW,
+    UNET,
+    EncodedScenes,
+    Kind,
+    encode_scenes,
+    load_scene_base,
+    random_scenes,
+    train_denoiser,
+)
 from diffpo.lab.scenes.build import build_tokenizer, tune_vae
 from diffpo.lab.scenes.captions import TRAINING_FAMILIES
 from diffpo.lab.scenes.preferences import ask_scenes, sample_pairs, write_prompts
-from diffpo.lab.scenes.reading import draw_asked, read_pictures
-from diffpo.lab.scenes.users import ask_users, gather_users
+from diffpo.lab.scenes.reading import draw_asked, read_facts
+from diffpo.lab.scenes.users import ask_users, invite_users
 
 Stage = Literal["vae", "latents", "unet", "flow", "prompts", "pairs", "flow_pairs", "users"]
 NEEDS: dict[Stage, Stage] = {
@@ -123,18 +132,18 @@ def build_base(
     chosen = work / f"{kind.name}-{ships or steps}"
     if not chosen.exists():
         if continues:
-            pipe = load_base(work / continues)
+            pipe = load_scene_base(work / continues)
         else:
             pipe = kind.untrained(AutoencoderKL.from_pretrained(work / "vae").eval(), build_tokenizer(), seed)
         shown, watch = read_latents(work / "latents.pt"), keeper(kind, work)
-        train_base(pipe, kind, shown, steps, watch, every, seed=seed)
+        train_denoiser(pipe, kind, shown, steps, watch, every, seed=seed)
     shutil.copytree(chosen, to)
 
 
-def read_latents(file: Path) -> Shown:
+def read_latents(file: Path) -> EncodedScenes:
     """What `keep_latents` left; the scenes are drawn again, from the same seed."""
     kept = torch.load(file, weights_only=True)
-    return Shown(random_scenes(len(kept["means"])), kept["means"], kept["deviations"])
+    return EncodedScenes(random_scenes(len(kept["means"])), kept["means"], kept["deviations"])
 
 
 def keeper(kind: Kind, work: Path) -> Callable[[int, Any], None]:
@@ -144,7 +153,7 @@ def keeper(kind: Kind, work: Path) -> Callable[[int, Any], None]:
     def keep(step: int, pipe: Any) -> None:
         drawn = draw_asked(pipe, asked, TRAINING_FAMILIES)
         make_image_grid(drawn, rows=READ // COLUMNS, cols=COLUMNS).save(work / f"{kind.name}-{step}.png")
-        line = json.dumps({"step": step} | asdict(read_pictures(drawn, asked)))
+        line = json.dumps({"step": step} | asdict(read_facts(drawn, asked)))
         with (work / f"{kind.name}.jsonl").open("a") as readings:
             readings.write(f"{line}\n")
         print(line, flush=True)
@@ -161,12 +170,12 @@ def save_halved(pipe: Any, folder: Path) -> None:
 
 def draw_pairs(base: Path, pairs: int, seed: int, to: Path) -> None:
     to.mkdir()
-    sample_pairs(load_base(base), pairs, seed=seed).to_parquet(to / "train.parquet")
+    sample_pairs(load_scene_base(base), pairs, seed=seed).to_parquet(to / "train.parquet")
 
 
 def keep_verdicts(pairs: Path, seed: int, to: Path, viewers: int = 3, support: int = 400) -> None:
     """`train.parquet` of the seen users, `held_out.parquet` of others on the last pairs, `users.json` of tastes."""
-    judged, (seen, held_out) = Dataset.from_parquet(str(pairs / "train.parquet")), gather_users()
+    judged, (seen, held_out) = Dataset.from_parquet(str(pairs / "train.parquet")), invite_users()
     to.mkdir()
     last = len(judged) - support
     ask_users(judged.select(range(last)), seen, viewers, seed).to_parquet(to / "train.parquet")

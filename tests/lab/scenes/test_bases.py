@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
 
-from diffpo.lab.scenes.bases import FLOW, UNET, encode_scenes, load_base, random_scenes, train_base
+from diffpo.lab.scenes.bases import FLOW, UNET, encode_scenes, load_scene_base, random_scenes, train_denoiser
 from diffpo.lab.scenes.build import build_tokenizer
 from diffpo.lab.scenes.captions import TRAINING_FAMILIES
 from diffpo.lab.scenes.reading import draw_asked
@@ -40,11 +40,11 @@ def test_a_base_learns_saves_and_draws_by_plain_diffusers(name, vae, shown, tmp_
 
     watched = type(kind)(kind.name, kind.untrained, kind.trained, loss)
     untrained = kind.untrained(vae, build_tokenizer(), 0)
-    trained = train_base(untrained, watched, shown, 25, lambda step, pipe: seen.append(step), every=10, batch=16)
+    trained = train_denoiser(untrained, watched, shown, 25, lambda step, pipe: seen.append(step), every=10, batch=16)
     assert seen == [10, 20, 25]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:3]) * 5 / 3
     save_halved(trained, tmp_path / name)
-    loaded = load_base(tmp_path / name)
+    loaded = load_scene_base(tmp_path / name)
     assert type(loaded) is pipeline
     (picture,) = draw_asked(loaded, random_scenes(1), TRAINING_FAMILIES, steps=2)
     assert picture.size == (48, 48)
@@ -52,7 +52,7 @@ def test_a_base_learns_saves_and_draws_by_plain_diffusers(name, vae, shown, tmp_
 
 def test_the_same_seed_trains_the_same_base(vae, shown):
     first, second = (
-        train_base(UNET.untrained(vae, build_tokenizer(), 0), UNET, shown, 2, batch=4).unet.state_dict()
+        train_denoiser(UNET.untrained(vae, build_tokenizer(), 0), UNET, shown, 2, batch=4).unet.state_dict()
         for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from diffpo.lab.scenes.build import CONTEXT, build_tokenizer, draw_pictures, rescale_channels, tune_vae
+from diffpo.lab.scenes.build import CONTEXT, build_tokenizer, render_pictures, rescale_channels, tune_vae
 from diffpo.lab.scenes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES
 from diffpo.lab.scenes.scenes import random_facts
 
@@ -11,7 +11,7 @@ from diffpo.lab.scenes.scenes import random_facts
 @pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
     rng = np.random.default_rng(0)
-    return draw_pictures([random_facts(rng, "training") for _ in range(8)], rng)
+    return render_pictures([random_facts(rng, "training") for _ in range(8)], rng)
 
 
 def test_each_caption_fits_and_each_word_is_a_token():

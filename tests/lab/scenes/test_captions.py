@@ -9,8 +9,8 @@ from diffpo.lab.scenes.captions import (
     TRAINING_FAMILIES,
     leave_out,
     misstate,
+    noisy_caption,
     read_caption,
-    training_caption,
 )
 from diffpo.lab.scenes.scenes import INVERSE, Facts, random_facts
 
@@ -45,7 +45,7 @@ def test_training_captions_are_as_noisy_as_they_say():
     n, empty, false, lacking = 3000, 0, 0, 0
     for _ in range(n):
         facts = random_facts(rng, "training")
-        if not (caption := training_caption(facts, rng)):
+        if not (caption := noisy_caption(facts, rng)):
             empty += 1
             continue
         told = read_caption(caption)

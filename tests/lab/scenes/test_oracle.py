@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from diffpo.lab.scenes.oracle import KINDS, judge, measure
-from diffpo.lab.scenes.scenes import Facts, Group, Thing, draw_scene, random_facts, render
+from diffpo.lab.scenes.scenes import Facts, Objects, Thing, draw_scene, random_facts, render
 
 
 def as_jpeg(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -39,7 +39,7 @@ def test_facts_of_renders_are_read_also_after_light_damage(damage):
     assert min(np.mean(values) for values in right.values()) >= 0.98
 
 
-FACTS = Facts((Group("red", "circle"), Group("blue", "square", size="large")), "left of", "gray")
+FACTS = Facts((Objects("red", "circle"), Objects("blue", "square", size="large")), "left of", "gray")
 FIRST, SECOND = Thing("red", "circle", 0.25, 0.5, 0.15), Thing("blue", "square", 0.7, 0.5, 0.21)
 
 

@@ -3,10 +3,10 @@ import pytest
 from scipy.stats import chisquare
 
 from diffpo.lab.scenes.oracle import measure
-from diffpo.lab.scenes.people import COMMON, VOTERS, Taste, gather_raters, hold_vote, share_right, traits
-from diffpo.lab.scenes.scenes import Facts, Group, Thing, render
+from diffpo.lab.scenes.people import COMMON, VOTERS, SceneTaste, gather_raters, hold_vote, open_traits, share_right
+from diffpo.lab.scenes.scenes import Facts, Objects, Thing, render
 
-FACTS = Facts((Group("red", "circle"), Group("blue", "square")), None, "gray")
+FACTS = Facts((Objects("red", "circle"), Objects("blue", "square")), None, "gray")
 
 
 def seen(vividness: float = 0.8, extent: float = 0.17, x: float = 0.25, shape: str = "circle"):
@@ -28,15 +28,15 @@ def test_taste_likes_vivid_large_and_spaced_where_the_caption_leaves_it_open():
     assert COMMON.utility(seen(0.95, 0.15, 0.4), FACTS) > plain
     assert COMMON.utility(seen(0.6, 0.19, 0.3), FACTS) > COMMON.utility(seen(0.6, 0.15, 0.3), FACTS)
     assert COMMON.utility(seen(0.6, 0.15, 0.2), FACTS) > plain
-    sized = Facts((Group("red", "circle", size="small"), Group("blue", "square", size="small")), None, "gray")
+    sized = Facts((Objects("red", "circle", size="small"), Objects("blue", "square", size="small")), None, "gray")
     small, large = seen(0.8, 0.145, 0.3), seen(0.8, 0.21, 0.3)
-    assert traits(small, sized)[2] == traits(large, sized)[2] == 0.5
+    assert open_traits(small, sized)[2] == open_traits(large, sized)[2] == 0.5
 
 
 def test_a_picture_without_clean_objects_loses_to_the_worst():
     empty = measure(render([], "gray"))
     assert COMMON.utility(empty, FACTS) == -1
-    assert COMMON.utility(seen(0.55, 0.135, 0.4), Facts((Group("green", "cross"),), None, "white")) > -1
+    assert COMMON.utility(seen(0.55, 0.135, 0.4), Facts((Objects("green", "cross"),), None, "white")) > -1
 
 
 def test_votes_come_as_their_probabilities_say():
@@ -75,4 +75,4 @@ def test_people_differ():
     raters = gather_raters()
     assert len({rater.taste for rater in raters}) == len(raters)
     assert all(rater.taste.vivid + rater.taste.spaced + rater.taste.large <= 0.5 + 1e-9 for rater in raters)
-    assert isinstance(raters[0].taste, Taste)
+    assert isinstance(raters[0].taste, SceneTaste)

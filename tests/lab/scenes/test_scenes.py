@@ -11,7 +11,7 @@ from diffpo.lab.scenes.scenes import (
     SHAPES,
     SIZES,
     Facts,
-    Group,
+    Objects,
     Thing,
     apart,
     draw_scene,
@@ -32,7 +32,7 @@ def test_no_scene_is_in_two_parts(part):
 
 
 def test_a_twelfth_of_all_scenes_is_held_out_twice():
-    groups = [(Group(color, shape, count),) for color in HUES for shape in SHAPES for count in (1, 2)]
+    groups = [(Objects(color, shape, count),) for color in HUES for shape in SHAPES for count in (1, 2)]
     groups += [(one[0], other[0]) for one in groups for other in groups if str(one) < str(other)]
     counted = Counter(Facts(some, background=name).part for some in groups for name in BACKGROUNDS)
     assert counted["training"] / counted.total() == pytest.approx(10 / 12, abs=0.01)
@@ -65,7 +65,7 @@ def test_one_relation_holds_at_a_time(relation, x, y):
 
 
 def test_the_same_seed_draws_the_same_picture():
-    facts = Facts((Group("red", "circle"), Group("blue", "cross", size="small")), "above", "brown")
+    facts = Facts((Objects("red", "circle"), Objects("blue", "cross", size="small")), "above", "brown")
     first, second = (np.asarray(draw_scene(facts, np.random.default_rng(3))) for _ in range(2))
     assert first.shape == (48, 48, 3)
     assert np.array_equal(first, second)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from diffpo.lab.scenes.people import Taste
+from diffpo.lab.scenes.people import SceneTaste
 from diffpo.lab.scenes.scenes import Thing, render
-from diffpo.lab.scenes.users import HELD_OUT, SEEN, ask_users, gather_users
+from diffpo.lab.scenes.users import HELD_OUT, SEEN, ask_users, invite_users
 from diffpo.lab.shapes.preferences import jpeg
 
 CAPTION = "a red circle and a blue square, gray background"
@@ -31,7 +31,7 @@ def test_each_seen_user_has_an_opposite_and_no_held_out_taste_is_seen():
 
 
 def test_opposed_users_judge_the_same_pictures_oppositely(pairs):
-    seen, _ = gather_users()
+    seen, _ = invite_users()
     judged = ask_users(pairs, seen, viewers=len(seen))
     mean = {name: np.mean([row["label_0"] for row in judged if row["user_id"] == name]) for name in seen}
     assert mean["seen-00"] > 0.85
@@ -40,7 +40,7 @@ def test_opposed_users_judge_the_same_pictures_oppositely(pairs):
 
 
 def test_a_row_for_each_viewer_and_the_pictures_stay(pairs):
-    _, held_out = gather_users()
+    _, held_out = invite_users()
     judged = ask_users(pairs, held_out, viewers=2)
     assert len(judged) == 2 * len(pairs)
     assert judged[0]["pair_id"] == judged[1]["pair_id"] != judged[2]["pair_id"]
@@ -49,6 +49,6 @@ def test_a_row_for_each_viewer_and_the_pictures_stay(pairs):
 
 
 def test_no_taste_makes_a_clean_picture_worse_than_none():
-    for user in [*gather_users()[0].values(), *gather_users()[1].values()]:
-        assert isinstance(user.taste, Taste)
+    for user in [*invite_users()[0].values(), *invite_users()[1].values()]:
+        assert isinstance(user.taste, SceneTaste)
         assert sum(min(weight, 0) for weight in (user.taste.vivid, user.taste.spaced, user.taste.large)) > -1
