@@ -380,6 +380,6 @@ WORKS = (
     Work("evaluation, half", MODELS, ("--sampling.first_seed=1",), {"evaluate": again(MODELS, *EVALUATED)}, half=7),
     Work("judged", JUDGE, OTHER, {"judge": again(JUDGE, "work/report.json", "work/verdicts.jsonl")}),
     Work("judged, half", JUDGE, OTHER, {"judge": again(JUDGE, "work/report.json", "work/verdicts.jsonl")}, half=2),
-    Work("grid", EVIDENCE, (), {"tabulate": again(EVIDENCE, "work/table.md")}),
+    Work("grid", EVIDENCE, (), {"tabulate": again(EVIDENCE, "work/table.md", "out/grid.json")}),
     Work("for users", ALONE, ("--sampling.first_seed=1",), {"evaluate users": again(ALONE, *EVALUATED)}),
 )
