@@ -213,7 +213,7 @@ def campaign(
                 if tell:
                     tell(one, row, said)
         bench.restore(work)
-        log.info(f"{work.name}: {time.monotonic() - began:.0f} s")
+        log.info(f"{work.name}: {time.monotonic() - began:.0f} s\n{outcomes}\n")
     return outcomes
 
 
