@@ -19,7 +19,7 @@ from diffpo.annotators.embedders.embedder import UserEmbedder
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import read_image
 from diffpo.data.source import Source
-from diffpo.diffusion.evaluation.compare import write_report
+from diffpo.diffusion.evaluation.compare import write_report, write_sheet
 from diffpo.diffusion.evaluation.drawing import Sampling
 from diffpo.diffusion.users.drawing import Files, Support, UserModel, drawn_for, drawn_for_users
 from diffpo.diffusion.users.pipelines import interpolate_users
@@ -30,7 +30,7 @@ from diffpo.lab.users.tastes import Population, Taste
 from diffpo.processes.everyone import on_main
 from diffpo.storage.files import name_failed_writes, require_name
 from diffpo.storage.job_folder import join_processes
-from diffpo.storage.ledger import REMEDY, write_json
+from diffpo.storage.ledger import REMEDY, as_json, write_named
 from diffpo.storage.lock import take_lock
 from diffpo.train.state.checkpoint import CONFIG
 
@@ -125,7 +125,7 @@ def main(
         judging = {user: people[user] for user in heard.shown}
         worth = judge_pictures(rows, judging, asked)
         report |= compare_rows(rows, worth, judging, asked)
-        write_json(output_dir / "utilities.json", {row: found.tolist() for row, found in worth.items()})
+        write_named(output_dir / "utilities.json", as_json({row: found.tolist() for row, found in worth.items()}))
         if between:
             report["between"] = asdict(between) | {"utility": measure_mixtures(mixtures, between, people, asked)}
             draw_user_sheet(
@@ -220,7 +220,7 @@ def draw_user_sheet(columns: Sequence[Sequence[Path]], numbers: Sequence[int], f
     """A row for each number of a picture."""
     shown = [read_image(str(files[number])) for number in numbers for files in columns]
     enlarged = [picture.resize((SIDE, SIDE), Image.Resampling.NEAREST) for picture in shown]
-    make_image_grid(enlarged, rows=len(numbers), cols=len(columns)).save(file)
+    write_sheet(make_image_grid(enlarged, rows=len(numbers), cols=len(columns)), file)
 
 
 def format_users(report: Mapping[str, Any]) -> str:

@@ -15,8 +15,10 @@ from diffpo.core.refusal import Refusal
 from diffpo.storage.files import name_failed_writes
 
 FILES = "files.json"
-REPORT = "report.json"  # which comes after what it reports on, and is vouched for by itself
-SUMMARIES = (REPORT, "utilities.json")  # written at the end of what the same command finds done
+REPORT = "report.json"
+SUMMARIES = (REPORT, "utilities.json", "prompts.jsonl")  # written at the end of what the same command finds done
+# What an evaluation finds, and its sheets: they come after what they are of, and are vouched for by themselves.
+FOUND = {*SUMMARIES, "before_after.png", "users.png", "between.png"}
 # What a run exports, wherever it is from, in its folder.
 EXPORTED = ("*.safetensors", "*.safetensors.index.json", "unet/*")
 EXPORTED += ("adapter_config.json", "config.json", "generation_config.json", "*processor_config.json")
@@ -155,7 +157,7 @@ def require_written(folder: Path, names: Iterable[str], remedy: str) -> None:
 
 
 def name_exported(folder: Path, also: Iterable[str] = ()) -> None:
-    """Write digests of what a run has exported into its folder, beside those of its report.
+    """Write digests of what a run has exported into its folder, beside those of its evaluation.
 
     Others may take the folder, or publish it, as it is: the digests go with it. What people may change on purpose
     (model card, config, metrics) is not named.
@@ -170,13 +172,17 @@ def name_exported(folder: Path, also: Iterable[str] = ()) -> None:
     names = sorted(found | {name for name in also if (folder / name).is_file()})
     for name in names:
         flush_file(folder / name)
-    kept = {name: entry for name, entry in vouched(folder).items() if name == REPORT}
-    replace_list(folder, {name: known_digest(folder / name) for name in names} | kept)
+    replace_list(folder, {name: known_digest(folder / name) for name in names} | found_by_evaluation(folder))
 
 
 def forget_exported(folder: Path) -> None:
     """Before an export: what is there from a former one is not what will be written, and a kill may come between."""
-    replace_list(folder, {name: entry for name, entry in vouched(folder).items() if name == REPORT})
+    replace_list(folder, found_by_evaluation(folder))
+
+
+def found_by_evaluation(folder: Path) -> dict[str, Any]:
+    """Of the digests in a folder, those of what an evaluation has found."""
+    return {name: entry for name, entry in vouched(folder).items() if name in FOUND}
 
 
 def name_written(folder: Path, name: str, content: bytes | None) -> None:
@@ -234,7 +240,7 @@ def require_exported(path: Path) -> None:
             return
         for name, entry in files.items():
             loaded = not inside or name == inside or name.startswith(f"{inside}/")
-            if loaded and name != REPORT and (wrong := not_exported(folder, name, entry)):
+            if loaded and name not in FOUND and (wrong := not_exported(folder, name, entry)):
                 raise Refusal(
                     f"{folder} is not as it was written: {wrong}; copy the file again from where it is whole, or, if "
                     f"the change is meant, remove {folder / FILES}."
@@ -275,16 +281,28 @@ def read_json(file: Path) -> Any:
     Raises:
         Refusal: if it cannot be read, or is not what was written.
     """
+    content = read_named(file)
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise Refusal(describe_damage(file, error)) from error
+
+
+def read_named(file: Path) -> bytes:
+    """What a file holds; if the folder names it with its digest, that is compared.
+
+    Raises:
+        Refusal: if it cannot be read, or is not what was written.
+    """
     try:
         content = file.read_bytes()
-        found = json.loads(content)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise Refusal(describe_damage(file, error)) from error
     named = written_in(file.parent) if (file.parent / FILES).exists() else None
     entry = (named or {}).get(file.name)
     if entry and entry != entry_of(content):
         raise Refusal(describe_damage(file, "it is not what was written"))
-    return found
+    return content
 
 
 @contextmanager

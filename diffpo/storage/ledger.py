@@ -9,7 +9,7 @@ from typing import Any
 from zlib import crc32
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.digests import flush_file, read_json
+from diffpo.storage.digests import flush_file, name_written, read_json
 from diffpo.storage.files import name_failed_writes
 
 IDENTITY = "identity.json"
@@ -126,6 +126,17 @@ def write_json(file: Path, values: Mapping[str, Any], mark: str = "") -> None:
 
 def as_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def write_named(file: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all, and its digest into the list of its folder.
+
+    Raises:
+        Refusal: if it cannot be written.
+    """
+    name_written(file.parent, file.name, None)
+    replace_file(file, content)
+    name_written(file.parent, file.name, content)
 
 
 def replace_file(file: Path, content: bytes, mark: str = "") -> None:

@@ -16,7 +16,8 @@ from io import BytesIO
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
+    tests = Path(__file__).parents[1]
+    sys.path[:0] = [str(tests.parent / "scripts"), *(str(tests / name) for name in ("", "helpers", "scripts"))]
 
 import datasets
 import numpy as np

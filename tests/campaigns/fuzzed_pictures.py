@@ -17,7 +17,8 @@ from os import dup, dup2, fstat, pread
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
+    tests = Path(__file__).parents[1]
+    sys.path[:0] = [str(tests.parent / "scripts"), *(str(tests / name) for name in ("", "helpers", "scripts"))]
 
 import numpy as np
 from campaigns.outcomes import Outcomes

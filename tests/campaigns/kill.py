@@ -1,6 +1,6 @@
 """Programs are killed, or get a signal, at moments of chance, and go on.
 
-python tests/campaigns/kill.py TRIALS SEED (with . and tests and scripts on PYTHONPATH)
+python tests/campaigns/kill.py TRIALS SEED (with ., scripts, tests, tests/helpers and tests/scripts on PYTHONPATH)
 
 Each trial begins work anew, hits it once or twice, lets it go on to its end, and compares what is left with what the
 same work leaves undisturbed. Other trials start the same work twice at one time.

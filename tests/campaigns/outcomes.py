@@ -103,7 +103,8 @@ def listen(work: Callable[[], object]) -> Heard:
         with redirect_stdout(said), redirect_stderr(said):
             work()
     except SystemExit as ended:
-        heard.code = int(ended.code or 0)
+        heard.code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        said.write(f"\n{ended.code}\n" if isinstance(ended.code, str) else "")
     except Refusal as refusal:
         heard.code = 1
         heard.fault = f"a refusal of several lines: {refusal}" if "\n" in str(refusal).strip() else ""

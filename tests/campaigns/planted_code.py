@@ -23,7 +23,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
+    tests = Path(__file__).parents[1]
+    sys.path[:0] = [str(tests.parent / "scripts"), *(str(tests / name) for name in ("", "helpers", "scripts"))]
 
 import numpy as np
 import tiny

@@ -153,7 +153,9 @@ def world(root: Path) -> None:
     Population({"ann": Taste(vividness=1.0)}, {"bob": Taste(vividness=1.0)}).write(root / "tastes.json")
     (root / "prompts.jsonl").write_text("".join(f"{json.dumps({'prompt': prompt})}\n" for prompt in PROMPTS))
     (root / "development.txt").write_text("a pink circle at the top\n")
-    (root / "grid.yaml").write_text(yaml.safe_dump(grid(root)))
+    (root / "grid.yaml").write_text(yaml.safe_dump(plan := grid(root)))
+    also = [*plan["also"], "--fit.warmup=1", "--evaluation.sampling.first_seed=1"]
+    (root / "other.yaml").write_text(yaml.safe_dump(plan | {"also": also}))
     (root / "texts").mkdir()
     text_files(root / "texts")
 
@@ -380,6 +382,11 @@ WORKS = (
     Work("evaluation, half", MODELS, ("--sampling.first_seed=1",), {"evaluate": again(MODELS, *EVALUATED)}, half=7),
     Work("judged", JUDGE, OTHER, {"judge": again(JUDGE, "work/report.json", "work/verdicts.jsonl")}),
     Work("judged, half", JUDGE, OTHER, {"judge": again(JUDGE, "work/report.json", "work/verdicts.jsonl")}, half=2),
-    Work("grid", EVIDENCE, (), {"tabulate": again(EVIDENCE, "work/table.md")}),
+    Work(
+        "grid",
+        EVIDENCE,
+        ("--grid={root}/other.yaml",),
+        {"tabulate": again(EVIDENCE, "work/table.md", "out/grid.json")},
+    ),
     Work("for users", ALONE, ("--sampling.first_seed=1",), {"evaluate users": again(ALONE, *EVALUATED)}),
 )

@@ -17,7 +17,7 @@ from diffpo.commands import evaluate
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation import drawing
 from diffpo.diffusion.evaluation.model import ComparedModel
-from diffpo.storage.digests import read_json
+from diffpo.storage.digests import digest_of, read_json
 
 PROMPTS = ["a red circle on the left, white background", "a blue cross, black background", "a green square"]
 
@@ -113,6 +113,27 @@ def test_a_damaged_report_is_written_anew_by_the_same_command(world, tmp_path, m
     file.unlink()
     monkeypatch.setattr(drawing, "generate_pictures", lambda *_, **__: pytest.fail("a picture was drawn again"))
     assert run(world, tmp_path) | {"seconds": 0} == first | {"seconds": 0}
+
+
+def test_listings_are_named_with_their_digests_and_pictures_of_another_listing_are_refused(
+    world, tmp_path, monkeypatch, capsys
+):
+    theirs = {"name": "theirs", "pictures": str(world / "theirs")}
+    models = [*yaml.safe_load(config(world, tmp_path).read_text())["models"], theirs]
+    for _ in range(2):
+        run(world, tmp_path, models=models)
+        for name, count in {"base": 6, "tuned": 6, "theirs": 0}.items():
+            named = json.loads((tmp_path / "out" / name / "files.json").read_text())["files"]
+            assert named["prompts.jsonl"] == digest_of(tmp_path / "out" / name / "prompts.jsonl")
+            assert len(named) == count + 1
+    (tmp_path / "out").rename(tmp_path / "first")
+    again = [{"name": name, "pictures": str(tmp_path / "first" / name)} for name in ("base", "tuned")]
+    run(world, tmp_path, models=again)
+    listing = tmp_path / "first" / "tuned" / "prompts.jsonl"
+    listing.write_text(listing.read_text().replace("00001.png", "00000.png"))
+    told = said(world, tmp_path, monkeypatch, capsys, models=again)
+    assert f"{listing} is damaged (it is not what was written); copy it again" in told
+    assert "or remove it and run the command that wrote it once more" in told
 
 
 def test_a_scorer_can_be_added_later(world, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from diffpo.data.files.pictures import read_image
 from diffpo.diffusion.evaluation import drawing
 from diffpo.diffusion.users.branch import UserBranch
 from diffpo.lab.users.tastes import judged_pairs, population, split_prompts
+from diffpo.storage.digests import digest_of
 
 PROMPTS = ["a red circle", "a circle on the left"]
 USERS = 4
@@ -78,6 +79,9 @@ def test_every_model_is_judged_by_every_user_and_the_second_run_draws_nothing(wo
         (96 * (1 + USERS), 96 * 2),
         (96 * 3, 96 * 2),
     ]
+    named = json.loads((tmp_path / "out" / "files.json").read_text())["files"]
+    assert named.keys() == {"report.json", "utilities.json", "users.png", "between.png"}
+    assert all(digest_of(tmp_path / "out" / name) == entry for name, entry in named.items())
     monkeypatch.setattr(drawing, "generate_pictures", lambda *a, **k: pytest.fail("drawn again"))
     again = run(world, tmp_path)
     assert {**again, "seconds": 0} == {**report, "seconds": 0}

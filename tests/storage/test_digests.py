@@ -17,6 +17,7 @@ from diffpo.storage.digests import (
     named_in,
     not_as_written,
     read_json,
+    read_named,
     require_exported,
     require_written,
     wrong_file,
@@ -165,11 +166,22 @@ def test_a_file_that_is_named_by_itself_is_compared_alone(run, name):
         require_exported(run / name)
 
 
-def test_a_damaged_report_does_not_keep_weights_from_being_loaded(run):
-    (run / "report.json").write_text("3")
+@pytest.mark.parametrize("name", ["report.json", "utilities.json", "before_after.png", "users.png", "between.png"])
+def test_damage_to_what_an_evaluation_found_does_not_keep_weights_from_being_loaded(run, name):
+    name_written(run, name, b"4")
+    (run / name).write_text("3")
     require_exported(run)
-    with pytest.raises(Refusal, match=r"report.json is damaged \(it is not what was written\)"):
-        read_json(run / "report.json")
+    name_exported(run)
+    for read in (read_json, read_named):
+        with pytest.raises(Refusal, match=rf"{name} is damaged \(it is not what was written\)"):
+            read(run / name)
+
+
+def test_a_file_of_any_kind_is_read_if_it_is_what_was_written_or_nothing_tells(run):
+    assert read_named(run / LORA) == f'"{LORA}"'.encode()
+    assert read_named(run / "log.txt") == b'"log.txt"'
+    with pytest.raises(Refusal, match=r"no.txt is damaged \(.*No such file.*\); copy it again"):
+        read_named(run / "no.txt")
 
 
 def test_folders_without_a_list_and_names_on_the_hub_are_taken_as_they_are(run):

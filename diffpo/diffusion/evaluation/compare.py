@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.diffusion.evaluation.drawing import Sampling, draw_or_copy, draw_pictures
+from diffpo.diffusion.evaluation.listing import LISTING
 from diffpo.diffusion.evaluation.model import list_warnings
 from diffpo.diffusion.evaluation.page import write_page
 from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
@@ -32,9 +34,8 @@ from diffpo.evaluation.win_rates import (
     list_versions,
     summarize_pictures,
 )
-from diffpo.storage.digests import REPORT, name_written
-from diffpo.storage.files import name_failed_writes
-from diffpo.storage.ledger import REMEDY, as_json, replace_file
+from diffpo.storage.digests import REPORT
+from diffpo.storage.ledger import as_json, write_named
 
 THUMBNAIL = 64  # diversity is measured on pictures of at most this side
 
@@ -110,8 +111,7 @@ def list_pictures(made: ModelPictures, prompts: Sequence[str], numbers: Numbers,
             "scores": {name: None if np.isnan(x) else float(x) for name, x in scores.items()},
         }
         lines.append(json.dumps(line))
-    with name_failed_writes(f"{made.folder}/prompts.jsonl", REMEDY):
-        (made.folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    write_named(made.folder / LISTING, ("\n".join(lines) + "\n").encode())
 
 
 def measure_diversity(files: Sequence[Path], prompts: int) -> float | None:
@@ -196,18 +196,21 @@ class SideBySide(Evaluation):
         report |= {"warnings": warned, "guidance_sweep": None} | headline(report)
         if state.is_main_process:
             write_report(report, output_dir)
-            with name_failed_writes(f"{output_dir}/before_after.png", REMEDY):
-                before_after(pictures, self.sampling.pictures).save(output_dir / "before_after.png")
+            write_sheet(before_after(pictures, self.sampling.pictures), output_dir / "before_after.png")
             write_page(output_dir)
             print("\n".join([format_table(report), *(f"warning: {warning}" for warning in warned)]))
 
 
 def write_report(report: Mapping[str, Any], output_dir: Path) -> None:
     """As a whole or not at all: it tells a grid of runs that one is finished; then its digest beside it."""
-    content = as_json(report)
-    name_written(output_dir, REPORT, None)
-    replace_file(output_dir / REPORT, content)
-    name_written(output_dir, REPORT, content)
+    write_named(output_dir / REPORT, as_json(report))
+
+
+def write_sheet(sheet: Image.Image, file: Path) -> None:
+    """Pictures to look at, with the digest beside them."""
+    held = BytesIO()
+    sheet.save(held, "PNG")
+    write_named(file, held.getvalue())
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class DrawnFiles:
     def finish(self, files: Sequence[Path]) -> None:
         """All of them are there; one process calls this."""
         known = {**self.known, **Ledger(self._ledger.folder, {}).done}
-        named = {file.name: known.get(file.name) or digest_of(file) for file in files}
+        others = self._named or {}  # the folder's listing, from a former evaluation
+        named = others | {file.name: known.get(file.name) or digest_of(file) for file in files}
         if named != self._named:
             write_json(self.folder / FILES, {"files": named})
         shutil.rmtree(self._ledger.folder)

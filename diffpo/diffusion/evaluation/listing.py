@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.places import Outside, find_inside
+from diffpo.storage.digests import read_named
 
 LISTING = "prompts.jsonl"
 
@@ -16,10 +17,10 @@ def read_listing(listing: Path, outside: bool = False) -> list[tuple[str, Path]]
         outside: whether it may name files that lie elsewhere than beside it.
 
     Raises:
-        Refusal: if it is no such list, or names such a file.
+        Refusal: if it is no such list, or not the one that was written, or names such a file.
     """
     found = []
-    for number, text in enumerate(listing.read_bytes().splitlines()):
+    for number, text in enumerate(read_named(listing).splitlines()):
         try:
             line = json.loads(text)
             prompt, name = line["prompt"], str(line.get("file", f"{number:05d}.png"))

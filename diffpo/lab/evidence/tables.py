@@ -13,7 +13,7 @@ from diffpo.cli.overrides import flatten_config, read_option, shorten
 from diffpo.core.refusal import Refusal
 from diffpo.evaluation.win_rates import win_rate
 from diffpo.lab.evidence.grid import ASPECTS, Compare, Grid
-from diffpo.storage.digests import naming_damage, read_json
+from diffpo.storage.digests import naming_damage, read_json, read_named
 
 CONTEST, TUNING = "contest", "tuning"
 
@@ -177,7 +177,7 @@ def spoken(override: str) -> str:
 def oracle(listing: Path, prompts: int) -> np.ndarray:
     """Its utilities (prompts x pictures) of a model's pictures."""
     with naming_damage(listing):
-        lines = listing.read_text().splitlines()
+        lines = read_named(listing).splitlines()
         if not lines:
             raise ValueError("it is empty")
         return np.array([json.loads(line)["scores"]["oracle"] for line in lines], dtype=float).reshape(prompts, -1)

@@ -15,7 +15,8 @@ from accelerate import PartialState
 from jaxtyping import Float
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation.compare import before_after, headline, write_report
+from diffpo.diffusion.evaluation.compare import before_after, headline, write_report, write_sheet
+from diffpo.diffusion.evaluation.listing import LISTING
 from diffpo.diffusion.evaluation.scores import ModelPictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import (
@@ -35,8 +36,8 @@ from diffpo.lab.rewrites.turns import answered
 from diffpo.lab.rewrites.writing import Writing
 from diffpo.scorers.clip_score import CLIPScore
 from diffpo.scorers.dual import CLIP
-from diffpo.storage.files import name_failed_writes, require_name
-from diffpo.storage.ledger import REMEDY
+from diffpo.storage.files import require_name
+from diffpo.storage.ledger import write_named
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base
 
 
@@ -125,8 +126,7 @@ class Rewriting(Evaluation):
             if self.turns == 1 and tokenizer.get_vocab() == base.tokenizing.tokenizer.get_vocab():
                 entries[name]["shift"] = estimate_shift(model, base, asked, written)
         if drawn:
-            with name_failed_writes(f"{output_dir}/before_after.png", REMEDY):
-                before_after(drawn, 1).save(output_dir / "before_after.png")
+            write_sheet(before_after(drawn, 1), output_dir / "before_after.png")
         return {
             "n_prompts": len(asked),
             "rewrites": self.writing.rewrites,
@@ -185,8 +185,7 @@ def list_rewrites(
             }
             picture = {"file": files[i].name} if j == 0 and i < len(files) else {}
             lines.append(json.dumps({"prompt": prompt, "rewrite": text, **picture, "scores": scores}))
-    with name_failed_writes(f"{folder}/prompts.jsonl", REMEDY):
-        (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    write_named(folder / LISTING, ("\n".join(lines) + "\n").encode())
 
 
 def list_rates(report: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from diffpo.lab.shapes.captions import EVALUATION_FAMILY, read_caption
 from diffpo.lab.shapes.oracle import measure, utility
 from diffpo.lab.shapes.scenes import HUES, Scene, random_attributes, random_scene, render
 from diffpo.lab.shapes.scorer import Oracle
-from diffpo.storage.digests import name_exported, read_json
+from diffpo.storage.digests import digest_of, name_exported, read_json
 
 N = 5
 
@@ -160,6 +160,13 @@ def test_every_pair_of_models_is_compared(tmp_path):
 
 def test_without_a_tuned_model_there_is_no_summary(tmp_path):
     assert "win_rate" not in evaluate(tmp_path, base=Faithful(), other=Noise())
+
+
+def test_the_sheet_and_the_listings_are_named_with_their_digests(tmp_path):
+    evaluate(tmp_path, base=Colorblind(), tuned=Faithful())
+    listings = [f"evaluation/{name}/prompts.jsonl" for name in ("base", "tuned")]
+    for file in (tmp_path / name for name in ("report.json", "before_after.png", *listings)):
+        assert json.loads((file.parent / "files.json").read_text())["files"][file.name] == digest_of(file)
 
 
 def test_fewer_prompts_can_be_asked_for(tmp_path):

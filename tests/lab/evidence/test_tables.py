@@ -23,6 +23,7 @@ from diffpo.lab.evidence.tables import (
     table,
 )
 from diffpo.processes.stopping import Stopped
+from diffpo.storage.ledger import write_named
 
 ASPECTS = {"attributes": "{:.1%}", "length": "{:.1f}"}
 ENTRY = {"attributes": 0.5, "style": 0.25, "diversity": 0.125, "length": 10.5, "guidance": 2.5}
@@ -84,6 +85,19 @@ def test_damaged_results_of_a_run_are_named(tmp_path, name, content):
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
     (tmp_path / "sft-0" / name).write_text(content)
     with pytest.raises(Refusal, match=rf"^{tmp_path}/sft-0/{name} is damaged \(.*\); copy it again"):
+        measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
+
+
+def test_scores_of_a_run_that_are_not_those_that_were_written_are_refused(tmp_path):
+    for model, utilities in (("base", [0.0, 1.0]), ("tuned", [1.0, 1.0])):
+        listed(tmp_path / "sft-0" / "evaluation" / model, utilities)
+    report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY}, "versions": {}}
+    (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
+    listing = tmp_path / "sft-0" / "evaluation" / "tuned" / "prompts.jsonl"
+    write_named(listing, listing.read_bytes())
+    assert measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
+    listing.write_bytes((tmp_path / "sft-0" / "evaluation" / "base" / "prompts.jsonl").read_bytes())
+    with pytest.raises(Refusal, match=rf"^{listing} is damaged \(it is not what was written\); copy it again"):
         measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
 
 

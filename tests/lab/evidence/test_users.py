@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffpo.core.refusal import Refusal
 from diffpo.lab.evidence.users import curve, pooled, table
+from diffpo.storage.ledger import write_named
 
 
 def evaluated(folder: Path, gain: float, seed: int) -> Path:
@@ -17,6 +19,16 @@ def evaluated(folder: Path, gain: float, seed: int) -> Path:
     (folder / "report.json").write_text(json.dumps({"models": models, "between": between}))
     (folder / "utilities.json").write_text(json.dumps({row: found.tolist() for row, found in worth.items()}))
     return folder
+
+
+@pytest.mark.parametrize("name", ["report.json", "utilities.json"])
+def test_numbers_that_are_not_those_that_were_written_are_refused(tmp_path, name):
+    folders = [evaluated(tmp_path / str(seed), 0.25, seed) for seed in range(2)]
+    write_named(folders[0] / name, (folders[0] / name).read_bytes())
+    assert pooled(folders)
+    (folders[0] / name).write_bytes((folders[1] / name).read_bytes())
+    with pytest.raises(Refusal, match=rf"0/{name} is damaged \(it is not what was written\); copy it again"):
+        pooled(folders)
 
 
 @pytest.fixture

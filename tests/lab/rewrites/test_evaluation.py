@@ -13,6 +13,7 @@ from diffpo.lab.rewrites.drawing import Drawing
 from diffpo.lab.rewrites.evaluation import Rewriting, diversity, drift
 from diffpo.lab.rewrites.writing import Writing
 from diffpo.scorers.clip_score import CLIPScore
+from diffpo.storage.digests import digest_of
 from diffpo.text.model.loading import CausalLM, load_base
 
 ASKED = ["a red circle:", "a blue cross on navy:"]
@@ -97,7 +98,8 @@ def test_with_drawing_the_first_rewrites_become_pictures(world, tmp_path):
     assert [line["scores"]["pictured"] is None for line in listed] == [False] + [True] * 5
     assert report["models"]["tuned"]["pictured"] == listed[0]["scores"]["pictured"]
     assert (tmp_path / "evaluation" / "tuned" / "00000.png").exists()
-    assert (tmp_path / "before_after.png").exists()
+    for file in (tmp_path / "before_after.png", tmp_path / "evaluation" / "tuned" / "prompts.jsonl"):
+        assert json.loads((file.parent / "files.json").read_text())["files"][file.name] == digest_of(file)
 
 
 def test_a_sheet_of_pictures_that_cannot_be_written_is_told_with_what_to_do(world, tmp_path):
