@@ -20,6 +20,7 @@ SIDE = 96  # pictures are measured at this size, so that thresholds in pixels me
 GRID = 24  # masks are compared with the shapes on a GRID x GRID raster of their bounding box
 RASTER = (np.arange(GRID) + 0.5) / GRID
 TEMPLATES = {shape: signed_distance(shape, 2 * RASTER[None] - 1, 2 * RASTER[:, None] - 1) < 0 for shape in SHAPES}
+LEAST = {"circle": 0.85, "square": 0.8, "triangle": 0.72, "cross": 0.72}  # overlap: any blob is nearly a circle
 ANGLES = np.array([*HUES.values()])
 KINDS = ("object", "number", "size", "relation", "background")
 
@@ -54,7 +55,9 @@ def measure(picture: Image.Image) -> SeenScene:
     for region in range(1, number + 1):
         inside = regions == region
         if (area := inside.sum()) >= 24:
-            found += [recognise(mask, pixels, distance, behind) for mask in split_colors(inside, pixels)]
+            parts = split_colors(inside, pixels)
+            found += [recognise(mask, pixels, distance, behind) for mask in parts]
+            found += ["objects touch"] * (len(parts) > 1)
         elif area > 8:
             found.append("speck")
     outside = ~ndimage.binary_dilation(regions > 0, iterations=3)
@@ -111,7 +114,7 @@ def name_object(mask: np.ndarray, rows: slice, columns: slice, color: np.ndarray
     crop = mask[rows, columns][np.ix_((RASTER * sides[0]).astype(int), (RASTER * sides[1]).astype(int))]
     overlap = {shape: (crop & mold).sum() / (crop | mold).sum() for shape, mold in TEMPLATES.items()}
     shape = max(overlap, key=overlap.__getitem__)
-    if overlap[shape] < 0.7:
+    if overlap[shape] < LEAST[shape]:
         return "unclear shape"
     hue, vividness, _ = colorsys.rgb_to_hsv(*color.tolist())
     if vividness < 0.25:
