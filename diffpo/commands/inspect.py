@@ -37,6 +37,7 @@ from diffpo.train.metrics import require_trackers
 from diffpo.train.publish import Publish
 from diffpo.train.report.forecast import is_far, tell_length, tell_needs, tell_trained, warn
 from diffpo.train.run import FitConfig
+from diffpo.train.validation import keeps_best
 
 
 def main(
@@ -118,7 +119,7 @@ def main(
     print(f"pairs       {opened.report()}{' ' + tell_cut(model, opened) if encodes else ''}")
     if held_out:
         print(f"held out    {held_out.pairs.report()}")
-    print(tell_needs(model.unet, encoders, copied, fit, output_dir, step))
+    print(tell_needs(model.unet, encoders, copied, fit, output_dir, step, keeps_best(validation)))
     print(f"first pairs {place}")
     told = [silent_times(objective, model.denoiser), tell_encoding(encoding), tell_resolution(model, data)]
     for warning in chain(filter(None, told), warn(accelerator.device, storage, data.workers)):

@@ -26,6 +26,7 @@ from diffpo.text.model.loading import CausalLM
 from diffpo.train.metrics import require_trackers
 from diffpo.train.report.forecast import tell_length, tell_needs, tell_trained, warn
 from diffpo.train.run import FitConfig
+from diffpo.train.validation import keeps_best
 
 set_parsing_settings(subclasses_enabled=[CausalLM])  # a base may be of another kind, e.g. VisionLM
 
@@ -87,7 +88,7 @@ def main(
     print(f"pairs       {opened.report()} {tell_tokens(opened)} {model.report()}".rstrip())
     if held_out:
         print(f"held out    {held_out.pairs.report()}")
-    print(tell_needs(model.network, [], copied, fit, output_dir))
+    print(tell_needs(model.network, [], copied, fit, output_dir, keeps_best=keeps_best(validation)))
     for warning in warn(accelerator.device, storage, data.workers):
         print(f"warning: {warning}")
     print("first pairs as the network reads them; [[what counts]]")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -26,12 +26,14 @@ from diffpo.storage.files import in_one_line
 from diffpo.storage.whole import require_finite
 from diffpo.train.ema import EmaWeights
 from diffpo.train.metrics import Meter
-from diffpo.train.progress import Progress
+from diffpo.train.progress import Progress, describe
 from diffpo.train.run import Run, count_copies, require_disk
+from diffpo.train.state.best import Best, write_best
 from diffpo.train.state.checkpoint import Checkpoints
 from diffpo.train.state.training_state import TrainingState
 from diffpo.train.validation import Validation
 
+T = TypeVar("T")
 Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
 
 
@@ -61,6 +63,8 @@ def fit(
 ) -> None:
     """Minimise `objective` for the steps that `run.config` asks for; the policy ends as what is to be exported.
 
+    That is the last weights, their moving average if there is one, or what `validation.keep_best` chooses of these.
+
     Killed at any moment and resumed, a run ends with the same bits (on a CPU) as one that was not. A signal (see
     `diffpo.processes.stopping`) costs less: of one process, the run ends after the micro-batch in hand, drops the step
     that this one belongs to, and saves the last whole one; of several, after the step that all of them have heard of
@@ -81,13 +85,15 @@ def fit(
         Refusal: if a checkpoint cannot be written; of the last one that is only told.
         Refusal: if `run.resume` names a checkpoint of another run, or one beyond the last step, or if epochs are
             asked of a stream.
+        Refusal: if the best is asked for by a metric that the validation does not tell.
         Stopped: if a signal has come.
     """
     config, accelerator = run.config, run.accelerator
     steps = config.steps_on(pairs.size)
     require_finite(policy.named_parameters(), "Before the first step the base, or its adapter,", "weights")
     learner = Learner.of(objective, policy, reference, prepare, optimizer, run, steps)
-    checkpoints = opened(learner, pairs)
+    best = opened_best(learner, validation)
+    checkpoints = opened(learner, pairs, best)
     step = checkpoints.resume(run.resume) if run.resume else 0
     if step > steps:
         raise Refusal(f"checkpoint-{step:06d} lies beyond the {steps} steps of fit; raise them, or resume earlier.")
@@ -100,10 +106,11 @@ def fit(
     share = ProcessShare(config.per_device_batch_size, run.seed, *place, first=step * accumulate)
     bar = tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, desc="fit", mininterval=1)
     progress, alone = Progress(run, bar, step), accelerator.num_processes == 1
-    books = Bookkeeping(learner, steps, progress, checkpoints, preview, validation)
+    books = Bookkeeping(learner, steps, progress, checkpoints, preview, validation, best)
     books.show(step)
+    micro_steps = 0 if books.is_last(step) else (steps - step) * accumulate
     with end_in_order("Saved steps are kept.") as stop, bar:  # which is closed on an error too: that gets its own line
-        for n, raw in enumerate(islice(pairs.batches(share), (steps - step) * accumulate), start=1):
+        for n, raw in enumerate(islice(pairs.batches(share), micro_steps), start=1):
             norm = learner.micro_step(raw, step, progress.meter)
             if n % accumulate:
                 if alone and stop.number:
@@ -114,13 +121,15 @@ def fit(
             progress.meter.keep()
             ending = stop.everywhere(accelerator)
             books.keep(step)
-            if ending or (alone and stop.number):
+            if ending or books.is_last(step) or (alone and stop.number):
                 break
         stop.number = stop.everywhere(accelerator)
         if stop.number:
             stop.said = books.leave(step)
     if learner.ema:
         learner.ema.copy_to(learner.parameters)
+    if best:
+        best.take(step, run.accelerator, run.output_dir)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +210,10 @@ class Learner:
         if self.reference is not None:
             self.reference.after_step(self.policy)
 
+    def judged_by(self, look: Callable[..., T]) -> T:
+        """What a validation sees."""
+        return look(self.objective, self.policy, self.model, self.reference, self.prepare, self.run)
+
     @property
     def lr(self) -> float:
         return self.schedule.get_last_lr()[0]
@@ -220,18 +233,34 @@ class Learner:
                 self.ema.restore(self.parameters)
 
 
-def opened(learner: Learner, pairs: Pairs) -> Checkpoints:
+def opened_best(learner: Learner, validation: Validation | None) -> Best | None:
+    """The best weights of a run, none yet; None if the last ones are its result.
+
+    Raises:
+        Refusal: if the validation does not tell the metric that decides.
+    """
+    run = learner.run
+    if run.accelerator.is_main_process:
+        write_best(run.output_dir, None)
+    if validation is None or validation.keep_best is None:
+        return None
+    validation.keep_best.require_known(learner.judged_by(validation.names))
+    return Best(validation.keep_best, learner.parameters)
+
+
+def opened(learner: Learner, pairs: Pairs, best: Best | None) -> Checkpoints:
     """The checkpoints of a run, which know what they hold.
 
     Raises:
         Refusal: if the disk has no room for them, or for what is exported at the end.
     """
     run, config = learner.run, learner.run.config
-    moving = {"schedule": learner.schedule, "average": learner.ema, "reference": learner.reference}
+    moving = {"schedule": learner.schedule, "average": learner.ema, "reference": learner.reference, "best": best}
     others = {name: part for name, part in moving.items() if part is not None}
     state = TrainingState(run.accelerator, learner.policy, learner.model, learner.optimizer, others)
     exported = sum(p.numel() * p.element_size() for p in learner.parameters)
-    require_disk(run.output_dir, count_copies(config) * exported, config.keep, exported, run.checkpoints.bytes)
+    copies = count_copies(config, best is not None)
+    require_disk(run.output_dir, copies * exported, config.keep, exported, run.checkpoints.bytes)
     known = pairs.fingerprint() if run.accelerator.is_main_process and (run.resume or config.save_every) else None
     return replace(run.checkpoints, data=known, state=state)
 
@@ -241,7 +270,7 @@ class Bookkeeping:
     """What is read, judged, saved and shown between two steps.
 
     Attributes:
-        steps: the last one.
+        steps: the last one, unless patience ends the run before.
     """
 
     learner: Learner
@@ -250,17 +279,23 @@ class Bookkeeping:
     checkpoints: Checkpoints
     preview: Preview | None
     validation: Validation | None
+    best: Best | None
+
+    def is_last(self, step: int) -> bool:
+        """Whether nothing is trained after this step."""
+        return step == self.steps or (self.best is not None and self.best.is_over)
 
     def keep(self, step: int) -> None:
         """All that is due after this step."""
-        config, is_last = self.learner.run.config, step == self.steps
-        saving = bool(config.save_every) and (step % config.save_every == 0 or is_last)
-        if saving or step % config.log_every == 0 or is_last:
+        config, is_last = self.learner.run.config, self.is_last(step)
+        judging = self.validation and (step % self.validation.every == 0 or is_last)
+        saving = bool(config.save_every) and step % config.save_every == 0
+        if saving or step % config.log_every == 0 or is_last or (judging and self.best):
             self.progress.read(step, self.learner.lr, is_last)
         with self.progress.paused():
-            if self.validation and (step % self.validation.every == 0 or is_last):
+            if self.validation and judging:
                 self.judge(self.validation, step)
-            if saving and is_last:
+            if config.save_every and self.is_last(step):
                 self.checkpoints.save_last(step)
             elif saving:
                 self.checkpoints.save(step)
@@ -269,17 +304,16 @@ class Bookkeeping:
 
     def judge(self, validation: Validation, step: int) -> None:
         """Judge held-out pairs with the weights that would be exported now."""
-        learner = self.learner
-        with learner.averaged():
-            judged = validation(
-                learner.objective, learner.policy, learner.model, learner.reference, learner.prepare, learner.run
-            )
-        self.progress.held_out(step, judged, is_last=step == self.steps)
+        with self.learner.averaged():
+            judged = self.learner.judged_by(validation)
+            if self.best:
+                self.best.hear(step, judged)
+        self.progress.held_out(step, judged, is_last=self.is_last(step))
 
     def show(self, step: int) -> None:
         """Draw the preview if it is due, with the weights that would be exported now."""
         accelerator = self.learner.run.accelerator
-        if self.preview is None or (step % self.preview.every and step != self.steps):
+        if self.preview is None or (step % self.preview.every and not self.is_last(step)):
             return
         if accelerator.is_main_process or is_sharded(self.learner.policy):
             with self.learner.averaged():
@@ -304,16 +338,3 @@ def made(optimizer: Callable[[Any], Optimizer], trained: list[Any]) -> Optimizer
         return optimizer(trained)
     except ValueError as error:
         raise Refusal(f"The optimizer does not take its settings ({in_one_line(error)}); change them.") from error
-
-
-def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:
-    """Print what will really happen: batch and learning rate after everything that could scale them."""
-    config, accelerator = run.config, run.accelerator
-    epochs = f"{steps * config.batch_size / size:.2f} epochs of {size} pairs" if size else "from a stream"
-    accelerator.print(
-        f"{steps} steps of {config.batch_size} pairs ({accelerator.num_processes} processes x "
-        f"{config.per_device_batch_size} x {accelerator.gradient_accumulation_steps} accumulated), {epochs}\n"
-        f"learning rate {lr:g} ({config.schedule}, {config.warmup} warm-up steps), never scaled by the batch\n"
-        f"{sum(p.numel() for p in parameters):,} trainable parameters, computed in "
-        f"{str(run.storage).removeprefix('torch.')} on {accelerator.device}"
-    )

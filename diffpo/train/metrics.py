@@ -51,6 +51,11 @@ class Meter:
     def _add(self, names: tuple[str, ...], sums_and_counts: Float[Tensor, "2 n"]) -> None:
         self.sums[names] = self.sums[names] + sums_and_counts if names in self.sums else sums_and_counts
 
+    @property
+    def names(self) -> list[str]:
+        """Of all that was added, also of what was about no pair so far."""
+        return [name for group in self.sums for name in group]
+
     def keep(self) -> None:
         """A step is whole."""
         self._kept = dict(self.sums)
@@ -63,7 +68,7 @@ class Meter:
         """Means over all ranks since the last read; metrics that were about no pair are left out."""
         if not self.sums:
             return {}
-        names = [name for group in self.sums for name in group]
+        names = self.names
         reduced: Any = self.accelerator.reduce(torch.cat(list(self.sums.values()), dim=1), reduction="sum")
         sums, counts = reduced.tolist()
         self.sums, self._kept = {}, {}

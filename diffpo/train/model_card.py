@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,27 @@ from diffpo.evaluation.win_rates import list_versions
 from diffpo.storage.digests import read_json
 from diffpo.storage.hub import LICENSES
 from diffpo.train.run import METRICS
+from diffpo.train.state.best import describe_best
 
 log = logging.getLogger(__name__)
 
 
-def write_opening(name: str, base: str, data: str, objective: Objective, ema: float | None) -> list[str]:
+def write_opening(
+    name: str, base: str, data: str, objective: Objective, ema: float | None, best: Mapping[str, Any] | None = None
+) -> list[str]:
     """Sections that say what this is.
 
     Args:
         base: hub id or path of what was tuned.
         data: on what.
         ema: decay of the moving average that the weights are, or None.
+        best: what `best.json` says; None if the weights are the last of the run.
     """
     method = find_public_path(type(objective))
-    averaged = f"the moving average of the run (decay {ema})" if ema else "the last of the run"
+    averaged = f"the moving average of the run (decay {ema})" if ema else "those" if best else "the last of the run"
+    chosen = f" {describe_best(best)}" if best else ""
     tuned = f"`{base}` tuned on {data} by diffpo {__version__} (`{method}`)."
-    return [f"# {name}", tuned, f"The weights are {averaged}."]
+    return [f"# {name}", tuned, f"The weights are {averaged}{chosen}."]
 
 
 def write_closing(folder: Path, base: str, settings: str, command: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
@@ -87,3 +88,16 @@ def of_held_out(judged: dict[str, float]) -> str:
     names = ("loss", "rewards/accuracies", "rewards/margins", "mse/chosen_minus_reference")
     found = {name: judged[f"validation/{name}"] for name in names if f"validation/{name}" in judged}
     return "held-out pairs: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+
+
+def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:
+    """Print what will really happen: batch and learning rate after everything that could scale them."""
+    config, accelerator = run.config, run.accelerator
+    epochs = f"{steps * config.batch_size / size:.2f} epochs of {size} pairs" if size else "from a stream"
+    accelerator.print(
+        f"{steps} steps of {config.batch_size} pairs ({accelerator.num_processes} processes x "
+        f"{config.per_device_batch_size} x {accelerator.gradient_accumulation_steps} accumulated), {epochs}\n"
+        f"learning rate {lr:g} ({config.schedule}, {config.warmup} warm-up steps), never scaled by the batch\n"
+        f"{sum(p.numel() for p in parameters):,} trainable parameters, computed in "
+        f"{str(run.storage).removeprefix('torch.')} on {accelerator.device}"
+    )

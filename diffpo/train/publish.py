@@ -11,8 +11,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from diffpo.core.refusal import Refusal
 from diffpo.storage.digests import FILES
+from diffpo.train.state.best import BEST
 
-PARTS = (FILES, "README.md", "config.yaml", "metrics.jsonl", "report.json", "before_after.png", "*.safetensors")
+PARTS = (FILES, "README.md", "config.yaml", "metrics.jsonl", "report.json", BEST, "before_after.png", "*.safetensors")
 FOLDERS = ("unet/*", "images/*")
 
 

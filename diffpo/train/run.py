@@ -255,9 +255,9 @@ def add_line(file: Path, line: str) -> None:
             raise
 
 
-def count_copies(config: FitConfig) -> int:
-    """Of what is trained, in one checkpoint: weights, two moments, moving average; 0 if none are written."""
-    return (4 if config.ema is not None else 3) if config.save_every else 0
+def count_copies(config: FitConfig, keeps_best: bool = False) -> int:
+    """Of what is trained, in one checkpoint: weights, two moments, moving average, best; 0 if none are written."""
+    return 3 + (config.ema is not None) + keeps_best if config.save_every else 0
 
 
 def require_disk(output_dir: Path, needed: int, keep: int, result: int = 0, held: int = 0) -> None:

@@ -20,6 +20,7 @@ from diffpo.data.sampler import ProcessShare
 from diffpo.data.source import Source
 from diffpo.train.metrics import Meter
 from diffpo.train.run import Run
+from diffpo.train.state.best import OF_VALIDATION, KeepBest
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +31,14 @@ class Validation:
         pairs: none of them is trained on.
         every: optimiser steps between judgements; one more comes at the end.
         count: pairs judged, rounded up to whole batches; more than there are count twice, with other noise.
+        keep_best: what decides which weights are the result; None exports the last.
     """
 
     pairs: Pairs
     every: int
     count: int
+    keep_best: KeepBest | None = None
 
-    @torch.no_grad()
     def __call__(
         self,
         objective: Objective,
@@ -52,13 +54,33 @@ class Validation:
             policy: the network itself, which stands in evaluation mode meanwhile.
             model: the network as wrapped for training.
         """
+        together = run.config.per_device_batch_size * run.accelerator.num_processes
+        meter = self.judge(objective, policy, model, reference, prepare, run, math.ceil(self.count / together))
+        return {f"{OF_VALIDATION}{name}": value for name, value in meter.read().items()}
+
+    def names(self, *learner: Any) -> list[str]:
+        """What `__call__`, given the same, tells of each metric after `validation/`: one batch is judged."""
+        return self.judge(*learner, batches=1).names
+
+    @torch.no_grad()
+    def judge(
+        self,
+        objective: Objective,
+        policy: nn.Module,
+        model: nn.Module,
+        reference: Reference | None,
+        prepare: Callable[..., Any],
+        run: Run,
+        batches: int,
+    ) -> Meter:
+        """Metrics of some batches for each process."""
         accelerator, batch = run.accelerator, run.config.per_device_batch_size
         share = ProcessShare(batch, run.seed, accelerator.process_index, accelerator.num_processes)
         meter = Meter(accelerator)
         policy.eval()
         if reference is not None:
             reference.at(None)
-        for raw in islice(self.pairs.batches(share), math.ceil(self.count / (batch * accelerator.num_processes))):
+        for raw in islice(self.pairs.batches(share), batches):
             draws = Draws(run.seed, raw.epoch, raw.row, accelerator.device)
             trained, encoded = prepare(model, raw, draws)
             with run.autocast():
@@ -66,7 +88,7 @@ class Validation:
             meter.add(result.metrics)
             meter.add_number("loss", result.loss)
         policy.train()
-        return {f"validation/{name}": value for name, value in meter.read().items()}
+        return meter
 
 
 @dataclass(frozen=True)
@@ -79,6 +101,7 @@ class ValidationSplit(ABC):
         source: pairs from elsewhere instead, e.g. a set's own validation split; then nothing is held out.
         every: optimiser steps between judgements.
         pairs: how many are judged.
+        keep_best: which judgement's weights are the result, and when to stop; null exports the last.
 
     Raises:
         Refusal: if the share is not between 0 and 1, or a count is not positive.
@@ -88,6 +111,7 @@ class ValidationSplit(ABC):
     source: Source | None = None
     every: int = 100
     pairs: int = 256
+    keep_best: KeepBest | None = None
 
     def __post_init__(self):
         if not 0 < self.share < 1:
@@ -114,4 +138,9 @@ class ValidationSplit(ABC):
         """
         kept = data if self.source else replace(data, rows=[ForTraining(self.share), *data.rows])
         judged = self.held_out(data).open(*opening, **named)
-        return kept.open(*opening, **named), Validation(judged, self.every, self.pairs)
+        return kept.open(*opening, **named), Validation(judged, self.every, self.pairs, self.keep_best)
+
+
+def keeps_best(validation: ValidationSplit | None) -> bool:
+    """Whether a validation decides which weights are the result."""
+    return validation is not None and validation.keep_best is not None

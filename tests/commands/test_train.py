@@ -204,6 +204,21 @@ def test_a_lora_on_sdxl_in_epochs_with_held_out_pairs_and_a_dry_run_of_publishin
     StableDiffusionXLPipeline.from_pretrained(world / "xl").load_lora_weights(tmp_path)
 
 
+def test_the_best_weights_are_exported_and_the_card_says_so(world, tmp_path):
+    keep = ["--validation.keep_best.metric=loss", "--validation.keep_best.better=higher"]
+    judged = [*keep, "--validation.share=0.4", "--validation.every=1", "--validation.pairs=4", "--preview=null"]
+    train(world, tmp_path / "run", *judged, *ADAPTER, "--fit.save_every=1", "--fit.ema=null")
+    train(world, tmp_path / "plain", *judged[2:], *ADAPTER, "--fit.save_every=1", "--fit.ema=null")
+    best = json.loads((tmp_path / "run" / "best.json").read_text())
+    files = [tmp_path / name / "pytorch_lora_weights.safetensors" for name in ("run", "plain")]
+    kept, last = ({name: x for name, x in load_file(file).items()} for file in files)
+    assert (best["step"], best["metric"], best["last_step"]) == (1, "validation/loss", 2)
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "The weights are those of step 1, where validation/loss was" in card
+    assert "The weights are the last of the run." in (tmp_path / "plain" / "README.md").read_text()
+
+
 def test_a_stream_on_a_single_file_ends_in_a_unet_that_loads(world, tmp_path):
     single = [f"--base.path={world / 'single.safetensors'}", f"--base.config={world / 'base'}"]
     train(world, tmp_path, *single, "--data.stream.buffer=4", "--preview=null")

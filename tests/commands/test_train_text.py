@@ -17,6 +17,7 @@ from diffpo.core.references import Ema
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
 from diffpo.data.row_maps import Smooth
+from diffpo.diffusion.evaluation.compare import write_report
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
@@ -27,6 +28,7 @@ from diffpo.text.methods.tpo_tree import TPO
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM
 from diffpo.text.model.lora import TextLoRA
 from diffpo.text.objective.preference import SequencePreference
+from diffpo.train.state.best import KeepBest
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,27 @@ def test_a_run_begins_at_log_two_and_ends_with_weights_card_and_evaluation(world
     assert (tmp_path / "out" / "README.md").exists()
     assert list(both.seen) == ["base", "tuned"]
     assert all(isinstance(model, LoadedCausalLM) for model in both.seen.values())
+
+
+def test_the_best_weights_are_exported_and_card_and_report_say_so(world, tmp_path):
+    """The loss falls on six steps, so its highest value is the first judgement."""
+
+    class Reporting(Evaluation):
+        def __call__(self, pipelines, output_dir, seed):
+            write_report({"seed": seed, "pairs": [], "models": {"tuned": {}}}, output_dir)
+
+    keep = HeldOutTexts(share=0.4, every=2, pairs=4, keep_best=KeepBest("loss", "higher"))
+    settings = {"save_every": 1, "keep": 9}
+    kept = train_text(world, tmp_path / "kept", **settings, validation=keep, evaluation=Reporting())
+    plain = train_text(world, tmp_path / "plain", **settings, steps=2)
+    best = json.loads((tmp_path / "kept" / "best.json").read_text())
+    assert best["step"] == 2
+    assert best["value"] == max(logged(tmp_path / "kept", "validation/loss"))
+    assert not torch.equal(kept, plain)
+    assert json.loads((tmp_path / "kept" / "report.json").read_text())["best"] == best
+    assert (
+        "The weights are those of step 2, where validation/loss was" in (tmp_path / "kept" / "README.md").read_text()
+    )
 
 
 def test_killed_and_resumed_a_run_ends_with_the_bits_of_one_that_was_not(world, tmp_path, monkeypatch):

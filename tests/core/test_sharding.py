@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from sharded import ADAPTER, KINDS, RUN, nested, step
+from sharded import ADAPTER, BEST, KINDS, RUN, nested, step
 from started import HELPERS, started
 from tiny import trained, unet
 from tiny_runs import fit_points, stored
@@ -90,3 +90,11 @@ def test_a_run_under_fsdp2_is_the_run_of_one_process(root, tmp_path):
     fit_points(tmp_path, policy, reference=Ema(policy, 0.5), **RUN)
     torch.testing.assert_close(flat(load_file(root / "fit.safetensors")), flat(policy.state_dict()))
     torch.testing.assert_close(stored(root / "fit", 4), stored(tmp_path, 4))
+
+
+def test_the_best_weights_of_a_run_under_fsdp2_are_those_of_one_process(root, tmp_path):
+    """The worst judgement is the first, so what a checkpoint held of it is the result of the resumed run."""
+    policy = nested()
+    fit_points(tmp_path, policy, **BEST)
+    torch.testing.assert_close(flat(load_file(root / "best.safetensors")), flat(policy.state_dict()))
+    assert json.loads((root / "best" / "best.json").read_text())["step"] == 1

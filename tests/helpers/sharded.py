@@ -15,7 +15,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from safetensors.torch import save_file
 from tiny import denoiser, image_batch, moved, saved, trained, unet
-from tiny_runs import MOMENTUM, fit_points, scorer, weights
+from tiny_runs import MOMENTUM, Points, fit_points, scorer, weights
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -35,11 +35,14 @@ from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
 from diffpo.train.ema import EmaWeights
+from diffpo.train.state.best import KeepBest
 from diffpo.train.state.training_state import TrainingState
+from diffpo.train.validation import Validation
 
 # Two layers that stay with the outermost weights, and one inside a transformer block.
 ADAPTER = LoRA(rank=2, targets=["conv_in", "proj_in", "to_q"])
 RUN = {"optimizer": MOMENTUM, "save_every": 2, "ema": 0.5, "warmup": 3}
+BEST = RUN | {"validation": Validation(Points(), every=1, count=4, keep_best=KeepBest("loss", "higher"))}
 
 
 def shard(network: nn.Module) -> nn.Module:
@@ -188,8 +191,13 @@ def train(root: Path) -> None:
     again = nested()
     fit_points(root / "fit", again, resume="latest", reference=Ema(again, 0.5), **RUN)
     final = whole_state(again)
+    fit_points(root / "best", nested(), **BEST | {"steps": 2})
+    best = nested()
+    fit_points(root / "best", best, resume="latest", **BEST)
+    kept = whole_state(best)
     if Accelerator().is_main_process:
         save_file(final, root / "fit.safetensors")
+        save_file(kept, root / "best.safetensors")
 
 
 if __name__ == "__main__":

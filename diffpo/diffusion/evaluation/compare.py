@@ -36,6 +36,7 @@ from diffpo.evaluation.win_rates import (
 )
 from diffpo.storage.digests import REPORT
 from diffpo.storage.ledger import as_json, write_named
+from diffpo.train.state.best import read_best
 
 THUMBNAIL = 64  # diversity is measured on pictures of at most this side
 
@@ -202,8 +203,12 @@ class SideBySide(Evaluation):
 
 
 def write_report(report: Mapping[str, Any], output_dir: Path) -> None:
-    """As a whole or not at all: it tells a grid of runs that one is finished; then its digest beside it."""
-    write_named(output_dir / REPORT, as_json(report))
+    """As a whole or not at all: it tells a grid of runs that one is finished; then its digest beside it.
+
+    Of a run whose result is its best weights, the report says so.
+    """
+    best = read_best(output_dir)
+    write_named(output_dir / REPORT, as_json({**report, "best": best} if best else report))
 
 
 def write_sheet(sheet: Image.Image, file: Path) -> None:

@@ -17,6 +17,7 @@ from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.storage.hub import LICENSES, is_hub_id
 from diffpo.train.model_card import find_paths, write_closing, write_opening
+from diffpo.train.state.best import read_best
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ def write_card(
         command: script and arguments of the run.
         repo: where it will be published, which the card then loads it from; None is the folder.
     """
+    name, best = repo or folder.resolve().name, read_best(folder)
     sections = [
-        *write_opening(repo or folder.resolve().name, base.path, "image preferences", objective, ema),
+        *write_opening(name, base.path, "image preferences", objective, ema, best),
         *pictures(folder),
         f"## Loading\n\n```python\n{write_snippet(base, pipeline, repo or str(folder))}\n```",
         other_parts(base),

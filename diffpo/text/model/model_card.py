@@ -12,6 +12,7 @@ from diffpo.storage.hub import is_hub_id
 from diffpo.text.data.pairs import TextData
 from diffpo.text.model.loading import CausalLM
 from diffpo.train.model_card import find_paths, write_closing, write_opening
+from diffpo.train.state.best import read_best
 
 
 def write_card(
@@ -36,8 +37,9 @@ def write_card(
         command: script and arguments of the run.
         repo: where it will be published, which the card then loads it from; None is the folder.
     """
+    name, best = repo or folder.resolve().name, read_best(folder)
     sections = [
-        *write_opening(repo or folder.resolve().name, base.path, "text preferences", objective, ema),
+        *write_opening(name, base.path, "text preferences", objective, ema, best),
         f"## Loading\n\n```python\n{write_text_snippet(base, repo or str(folder))}\n```",
         f"## Training\n\nData: `{data.source}`\n\n{report}",
         *write_closing(folder, base.path, settings, command),

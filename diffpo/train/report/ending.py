@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from diffpo.train.report.curves import CURVES
+from diffpo.train.state.best import BEST
 
-SHOWN = ("report.html", "report.json", CURVES, "before_after.png", "previews", "README.md")
+SHOWN = ("report.html", "report.json", BEST, CURVES, "before_after.png", "previews", "README.md")
 WEIGHTS = ("unet", "*.safetensors")
 
 

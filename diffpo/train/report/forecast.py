@@ -59,6 +59,7 @@ def tell_needs(
     fit: FitConfig,
     output_dir: Path,
     step: int | None = None,
+    keeps_best: bool = False,
 ) -> str:
     """Memory of all that a step keeps, and disk of all that a run leaves.
 
@@ -66,6 +67,7 @@ def tell_needs(
         others: frozen parts beside the policy on its device.
         copied: bytes that each weight of a frozen copy of the policy takes; 0 if there is none.
         step: bytes that forward and backward pass take at most beside that, gradients with them; None is not known.
+        keeps_best: whether checkpoints hold the best weights, too.
 
     Raises:
         Refusal: if checkpoints and result do not fit on the disk.
@@ -75,7 +77,7 @@ def tell_needs(
     reference = copied * sum(p.numel() for p in policy.parameters())
     kept = weights + reference + (MOMENTS + (fit.ema is not None)) * trained
     taken = kept + (trained if step is None else step)
-    checkpoint = count_copies(fit) * trained
+    checkpoint = count_copies(fit, keeps_best) * trained
     place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.is_dir())
     require_disk(place, checkpoint, fit.keep, trained)
     each = f"{fit.keep + 1} checkpoints of {checkpoint / GIB:.3g} GiB at most, " if checkpoint else "no checkpoints, "

@@ -45,6 +45,7 @@ MAY_DIFFER = (
     "fit.per_device_batch_size",
     "preview.every",
     "validation.every",
+    "validation.keep_best.patience",
     "publish",
     "data.workers",
 )
