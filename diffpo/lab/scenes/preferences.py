@@ -1,7 +1,7 @@
 """The scenes' preferences: prompts in three parts without a common scene, pairs of a base's samples, votes on them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -60,24 +60,33 @@ def write_prompts(folder: Path, development: int = 100, evaluation: int = 200, s
 
 
 def sample_pairs(
-    pipe: Any, pairs: int = 4000, steps: int = STEPS, guidance: float = GUIDANCE, seed: int = 0
+    pipe: Any, numbers: Sequence[int], steps: int = STEPS, guidance: float = GUIDANCE, seed: int = 0
 ) -> Dataset:
     """Two samples for each prompt in the layout of Pick-a-Pic, and five people's votes on them.
 
     `label_0` is the majority, `single` the first voter's word, `soft` the share of votes; `chance` is the true
     probability, which no training reads.
+
+    Args:
+        numbers: of the pairs: each depends on `seed` and its number alone, whatever is drawn beside it.
     """
-    rng, raters = np.random.default_rng(seed), gather_raters()
-    asked = [random_facts(rng, "training") for _ in range(pairs)]
-    captions = [TRAINING_FAMILIES[rng.integers(len(TRAINING_FAMILIES))](facts) for facts in asked]
+    raters = gather_raters()
 
     def rows() -> Iterator[dict]:
-        for begin in tqdm(range(0, pairs, CHUNK), desc="pairs"):
-            some = range(begin, min(begin + CHUNK, pairs))
-            twice, seeds = [captions[i] for i in some for _ in range(2)], [2 * i + j for i in some for j in range(2)]
-            made = iter(draw_prompts(pipe, twice, seeds, steps, guidance))
-            for i in some:
-                yield vote_on(captions[i], (next(made), next(made)), asked[i], 2 * i, raters, rng)
+        for begin in tqdm(range(0, len(numbers), CHUNK), desc="pairs"):
+            some = numbers[begin : begin + CHUNK]
+            draws = [np.random.default_rng([seed, number]) for number in some]
+            asked = [random_facts(rng, "training") for rng in draws]
+            captions = [
+                TRAINING_FAMILIES[rng.integers(len(TRAINING_FAMILIES))](facts)
+                for facts, rng in zip(asked, draws, strict=True)
+            ]
+            seeds = [2 * number + side for number in some for side in range(2)]
+            made = iter(
+                draw_prompts(pipe, [caption for caption in captions for _ in range(2)], seeds, steps, guidance)
+            )
+            for number, caption, facts, rng in zip(some, captions, asked, draws, strict=True):
+                yield vote_on(caption, (next(made), next(made)), facts, 2 * number, raters, rng)
 
     return Dataset.from_list(list(rows()), features=LAYOUT)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from diffusers import AutoencoderKL
 from diffusers.utils import make_image_grid
 
@@ -44,6 +44,7 @@ NEEDS: dict[Stage, Stage] = {
 }
 SHIPPED = {"unet": "scenes-sd", "flow": "scenes-flow"}
 HALVED = ("vae", "unet", "transformer")
+SHARD = 500
 READ, COLUMNS = 100, 10  # development scenes that each checkpoint draws, and how many in a row
 
 
@@ -97,10 +98,13 @@ def main(
             lambda to: build_base(FLOW, work_dir, continues, steps, every, ships, seed, to),
         ),
         "prompts": (output_dir / "scenes-prompts", lambda to: write_prompts(to, seed=seed)),
-        "pairs": (output_dir / "scenes-pairs", lambda to: draw_pairs(output_dir / SHIPPED["unet"], pairs, seed, to)),
+        "pairs": (
+            output_dir / "scenes-pairs",
+            lambda to: draw_pairs(output_dir / SHIPPED["unet"], pairs, seed, work_dir / "pairs", to),
+        ),
         "flow_pairs": (
             output_dir / "scenes-flow-pairs",
-            lambda to: draw_pairs(output_dir / SHIPPED["flow"], pairs, seed + 1, to),
+            lambda to: draw_pairs(output_dir / SHIPPED["flow"], pairs, seed + 1, work_dir / "flow-pairs", to),
         ),
         "users": (output_dir / "scenes-users", lambda to: keep_verdicts(output_dir / "scenes-pairs", seed, to)),
     }
@@ -168,9 +172,17 @@ def save_halved(pipe: Any, folder: Path) -> None:
     type(pipe)(**pipe.components | halved).save_pretrained(folder)
 
 
-def draw_pairs(base: Path, pairs: int, seed: int, to: Path) -> None:
+def draw_pairs(base: Path, pairs: int, seed: int, work: Path, to: Path) -> None:
+    """Draw pairs in shards that are kept in the working folder, so that a stopped stage goes on."""
+    work.mkdir(parents=True, exist_ok=True)
+    shards = [work / f"{begin:05}.parquet" for begin in range(0, pairs, SHARD)]
+    for begin, shard in zip(range(0, pairs, SHARD), shards, strict=True):
+        if not shard.exists():
+            made = sample_pairs(load_scene_base(base), range(begin, min(begin + SHARD, pairs)), seed=seed)
+            made.to_parquet(unfinished := shard.with_suffix(".unfinished"))
+            unfinished.rename(shard)
     to.mkdir()
-    sample_pairs(load_scene_base(base), pairs, seed=seed).to_parquet(to / "train.parquet")
+    concatenate_datasets([Dataset.from_parquet(str(shard)) for shard in shards]).to_parquet(to / "train.parquet")
 
 
 def keep_verdicts(pairs: Path, seed: int, to: Path, viewers: int = 3, support: int = 400) -> None:

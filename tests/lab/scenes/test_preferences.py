@@ -25,10 +25,24 @@ def pairs(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preferences, "draw_prompts", draw)
-        made = sample_pairs(None, 200)
+        made = sample_pairs(None, range(200))
     file = tmp_path_factory.mktemp("pairs") / "train.parquet"
     made.to_parquet(file)
     return made, file
+
+
+def test_a_pair_is_the_same_whatever_is_drawn_beside_it(pairs, monkeypatch):
+    drawn = []
+
+    def draw(pipe, prompts, seeds, steps, guidance):
+        drawn.extend(zip(prompts, seeds, strict=True))
+        return [draw_scene(read_caption(prompt), np.random.default_rng(0)) for prompt in prompts]
+
+    monkeypatch.setattr(preferences, "draw_prompts", draw)
+    whole, part = sample_pairs(None, range(40)), sample_pairs(None, [37, 5])
+    assert part[0] == whole[37]
+    assert part[1] == whole[5]
+    assert {seed for _, seed in drawn} == set(range(80))
 
 
 def test_pairs_hold_pictures_votes_and_who_voted(pairs):
