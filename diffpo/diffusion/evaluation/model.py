@@ -17,7 +17,7 @@ from diffpo.data.files.tables import PICTURES, folder_of
 from diffpo.data.row_maps import scored_by
 from diffpo.diffusion.evaluation.drawing import digest_texts
 from diffpo.diffusion.evaluation.listing import LISTING, read_listing
-from diffpo.diffusion.model.pipeline import FAMILIES, load_base
+from diffpo.diffusion.model.pipeline import family_of, load_base
 from diffpo.diffusion.pipelines.negative import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
 from diffpo.diffusion.pipelines.negative_parts import adapters, open_part, require_known_range
 from diffpo.evaluation.scorer import Scorer
@@ -99,7 +99,7 @@ class ComparedModel:
             add_lora(pipeline, self.lora)
         if self.negative is None:
             return pipeline
-        options = FAMILIES[type(pipeline).__name__].options | {
+        options = {**family_of(pipeline).options} | {
             "negative_unet": self.negative_unet(self.base, self.negative, unet)
         }
         return NEGATIVE[type(pipeline)].from_pipe(pipeline, **options)

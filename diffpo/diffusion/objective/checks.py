@@ -9,8 +9,9 @@ from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import RowMap
+from diffpo.diffusion.base.prediction import Epsilon, Prediction, Velocity
 from diffpo.diffusion.data.batches import ImageBatch
-from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Prediction, Velocity
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import Noising
 from diffpo.train.adapters import Adapter
 
@@ -46,7 +47,7 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
     readings: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
     errors = {name: 0.0 for name in readings}
     blank = {name: 0.0 for name in readings}
-    stored = batch.cond.prompt.dtype
+    stored = batch.cond.states["prompt"].dtype
     eps = draws.normal("check", *batch.latents.shape[2:]).expand_as(batch.latents)
     for share in TIMES:
         t = torch.full((batch.latents.shape[1],), int(share * len(denoiser.a)), device=eps.device)

@@ -1,0 +1,2 @@
+from .sd import SD as SD
+from .sdxl import SDXL as SDXL
