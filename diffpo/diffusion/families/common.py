@@ -18,6 +18,9 @@ from diffpo.diffusion.base.tokenizers import load_tokenizer
 from diffpo.diffusion.base.unets import require_unet, require_unet_width
 from diffpo.diffusion.data.batches import Conditioning
 
+# Layers of attention that get a LoRA, where a text stream has its own: those of diffusers' own scripts.
+JOINT = tuple(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0"))
+JOINT += tuple(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"))
 SAME = 1e-6  # of alphas: some schedulers keep the last one a little above zero
 
 

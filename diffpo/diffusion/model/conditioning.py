@@ -1,13 +1,26 @@
 """From prompts and framing to what the network is conditioned on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import diffusers
 import torch
 from accelerate.utils import gather_object
 
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.data.batches import Conditioning, PixelBatch, PromptBatch, States, join_sides, sides
+
+
+@contextmanager
+def silence_cuts() -> Iterator[None]:
+    """Inside, diffusers does not tell of each batch what it cut: that is counted, and told once."""
+    level = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers.utils.logging.set_verbosity(level)
 
 
 class Conditioner:
@@ -35,7 +48,8 @@ class Conditioner:
     def states(self, prompts: list[str]) -> States:
         """What the encoders make of prompts, which are counted."""
         self.count(prompts)
-        return self.family.states(self.parts, list(prompts))
+        with silence_cuts():
+            return self.family.states(self.parts, list(prompts))
 
     @torch.no_grad()
     def __call__(self, raw: PixelBatch | PromptBatch) -> Conditioning:

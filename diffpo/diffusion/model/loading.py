@@ -26,20 +26,20 @@ from diffpo.train.adapters import Adapter
 
 @dataclass(frozen=True)
 class StableDiffusion:
-    """Which base model to tune, and how: Stable Diffusion 1.x, 2.x or XL, recognised by its pipeline class.
+    """Which base model to tune, and how: Stable Diffusion 1.x, 2.x or XL, or a base of another `family`.
 
     Args:
         path: hub id or folder of a diffusers pipeline, or a single .safetensors or .ckpt file.
         config: for a single file: folder or hub id of a pipeline with the same architecture, whose configs and
             tokenizers are taken; null fetches them from the hub. Of a `unet` or `vae` in a single file, too: null is
             then the architecture of `path`.
-        unet: another UNet to start from, policy and reference alike (an SFT model, say): hub id or folder, with the
-            weights at its top or in `unet/`, or a single file.
+        unet: another network to start from, policy and reference alike (an SFT model, say): hub id or folder, with the
+            weights at its top or in `unet/` (of transformers `transformer/`), or a single file of a UNet.
         vae: another VAE, found in the same way. SDXL's own overflows in fp16; diffpo encodes in fp32 in any case, and
             pipelines that run the result in fp16 take madebyollin/sdxl-vae-fp16-fix.
         scheduler: settings that replace those of the base's scheduler, e.g. {prediction_type: v_prediction} or
             {rescale_betas_zero_snr: true} (zero terminal SNR, arXiv:2305.08891).
-        adapter: null tunes the whole UNet; diffpo.diffusion.LoRA or WarmLoRA tune adapters inside it,
+        adapter: null tunes the whole network; diffpo.diffusion.LoRA or WarmLoRA tune adapters inside it,
             diffpo.diffusion.UserBranch a part that hears users.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         attention: `native` lets torch choose the kernel, `flash` insists on its flash kernel, `xformers` needs that
@@ -100,7 +100,7 @@ class StableDiffusion:
         unet.requires_grad_(self.adapter is None).train()
         family.attend(unet, self.attention)
         if self.adapter is not None:
-            self.adapter.attach(unet, seed)
+            self.adapter.suited(family.targets).attach(unet, seed)
             if storage != torch.float32:
                 store_matrices(unet, storage)
         if self.gradient_checkpointing:

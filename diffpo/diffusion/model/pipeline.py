@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from diffusers import DiffusionPipeline
 
@@ -65,6 +66,8 @@ def load_base(
     replaced = {part if name == "unet" else name: origin for name, origin in replaced.items()}
     architecture = Home.of(config, what=CONFIGS, chosen=family) if config else home
     parts: dict[str, Any] = left_out(home.family, encodes, denoises)
+    if home.absent and not denoises:
+        parts[part] = make_hollow(home)
     for name in (part, *home.family.encoders):
         origin = replaced.get(name, path)
         if name in parts:
@@ -129,7 +132,7 @@ class Home:
     @property
     def absent(self) -> set[str]:
         """Parts that the pipeline was saved without."""
-        return {name for name, entry in self.index.items() if entry == [None, None]} & {*self.family.optional}
+        return {name for name in self.family.optional if self.index.get(name, [None, None]) == [None, None]}
 
     @property
     def networks(self) -> dict[str, Any]:
@@ -162,6 +165,11 @@ class Home:
         return file.text_encoder(kind, settings, name)
 
 
+def find_absent(path: str, revision: str | None, family: Family) -> set[str]:
+    """Parts that a base of a family was saved without; diffusers wants to be told so."""
+    return Home.of(path, revision, chosen=family).absent
+
+
 def home_of(file: Checkpoint, config: str | None, chosen: Family | None) -> Home:
     """Of a single file: what was named, or what diffusers recognises in it, fetched from the hub."""
     if config is not None:
@@ -190,6 +198,14 @@ def require_object(file: Path) -> None:
 def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
     """What diffusers takes for parts that are not to be loaded."""
     return dict.fromkeys((() if encodes else family.encoders) + (() if denoises else (family.part,)))
+
+
+def make_hollow(home: Home) -> Any:
+    """A network without weights: its config tells how wide the states of absent text encoders are."""
+    with name_failed_loads(home.path, "the config of a network"), name_parse_errors(), torch.device("meta"):
+        return home.family.network.from_config(
+            home.family.network.load_config(home.path, subfolder=home.family.part, revision=home.revision)
+        )
 
 
 def find_family(kind: str, path: str, chosen: Family | None = None) -> Family:

@@ -9,7 +9,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import RowMap
-from diffpo.diffusion.base.prediction import Epsilon, Prediction, Velocity
+from diffpo.diffusion.base.prediction import Epsilon, Flow, Prediction, Velocity
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import Noising
@@ -44,7 +44,9 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
     Raises:
         Refusal: if the scheduler says epsilon and the network predicts v, or the other way round.
     """
-    readings: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
+    straight = torch.allclose(denoiser.a + denoiser.s, torch.ones_like(denoiser.a))
+    other: dict[str, Prediction] = {"flow_prediction": Flow()} if straight else {"v_prediction": Velocity()}
+    readings: dict[str, Prediction] = {"epsilon": Epsilon()} | other
     errors = {name: 0.0 for name in readings}
     blank = {name: 0.0 for name in readings}
     stored = batch.cond.states["prompt"].dtype
