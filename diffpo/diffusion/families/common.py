@@ -1,6 +1,8 @@
 """What several families share: paths, the UNets of Stable Diffusion, latents of a VAE with a shift."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -109,6 +111,37 @@ class UNetFamily(Family):
         require_unet_width(network, width, path)
 
 
+@dataclass(frozen=True)
+class FlowFamily(Family):
+    """A transformer on the straight path, whose VAE's config says shift and scale.
+
+    Args:
+        length: tokens that are read of a prompt.
+    """
+
+    encoders: ClassVar[tuple[str, ...]] = ("vae", "text_encoder", "tokenizer")
+    length: int = 512
+
+    def path(self, scheduler: Any) -> Path:
+        return flow_path(scheduler)
+
+    def reads(self, parts: Any) -> tuple[Any, int]:
+        return parts.tokenizer, self.length
+
+    def posterior(self, parts: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        posterior, config = parts.vae.encode(pixels).latent_dist, parts.vae.config
+        shift, scale = config.shift_factor or 0, config.scaling_factor
+        return (posterior.mean - shift) * scale, posterior.std * scale
+
+    def decoded(self, parts: Any, latents: Tensor) -> Tensor:
+        config = parts.vae.config
+        latents = latents / config.scaling_factor + (config.shift_factor or 0)
+        return parts.vae.decode(latents, return_dict=False)[0]
+
+    def arguments(self, guidance: float) -> dict[str, Any]:
+        return {"guidance_scale": guidance, "max_sequence_length": self.length}
+
+
 def find_tokens(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Int[Tensor, "n l"]:
     """Ids of prompts, padded and cut to what the tokenizer allows."""
     longest = tokenizer.model_max_length
@@ -116,12 +149,63 @@ def find_tokens(tokenizer: Any, prompts: Sequence[str], device: torch.device) ->
     return padded.input_ids.to(device)
 
 
-def shifted_posterior(vae: Any, pixels: Float[Tensor, "n 3 H W"]) -> tuple[Tensor, Tensor]:
-    """(z - shift) x scale of a VAE whose config says both."""
-    posterior, config = vae.encode(pixels).latent_dist, vae.config
-    return (posterior.mean - (config.shift_factor or 0)) * config.scaling_factor, posterior.std * config.scaling_factor
+def pack(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n tokens d"]:
+    """Every 2 x 2 latents as one token."""
+    n, c, h, w = x.shape
+    return x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, h // 2 * (w // 2), c * 4)
 
 
-def shifted_pixels(vae: Any, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
-    """What a VAE decodes of such latents."""
-    return vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0), return_dict=False)[0]
+def unpack(x: Float[Tensor, "n tokens d"], h: int, w: int) -> Float[Tensor, "n c h w"]:
+    """The inverse of `pack`."""
+    n, _, d = x.shape
+    return x.view(n, h // 2, w // 2, d // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, d // 4, h, w)
+
+
+def unpack_square(x: Float[Tensor, "n tokens d"]) -> Float[Tensor, "n c h h"]:
+    """As `unpack`, of a square picture."""
+    side = 2 * isqrt(x.shape[1])
+    return unpack(x, side, side)
+
+
+def number_places(h: int, w: int, like: Tensor) -> Float[Tensor, "tokens 3"]:
+    """Row and column of each token, after a zero."""
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(h * w, 3).to(like)
+
+
+def mask_states(prompt: Float[Tensor, "n l d"], mask: Tensor) -> dict[str, Tensor]:
+    """Padded prompts and which of their tokens are told; what is padded is zeros, as where it is stored or joined."""
+    mask = mask.bool()
+    return {"prompt": prompt * mask[..., None].to(prompt), "mask": mask}
+
+
+def pad_prompts(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Prompts of different lengths, (l, d) each, as one block, and which of its tokens are told."""
+    block = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=block.device)
+    return {"prompt": block, "mask": torch.arange(block.shape[1], device=block.device)[None] < lengths[:, None]}
+
+
+def channel_statistics(vae: Any) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
+    """Mean and deviation of latents by channel, which the config of a VAE says."""
+    said = (vae.config.latents_mean, vae.config.latents_std)
+    mean, std = (torch.tensor(values, device=vae.device).view(1, -1, 1, 1) for values in said)
+    return mean, std
+
+
+# Of diffusers' dispatcher of attention; native is what it takes by itself.
+BACKENDS = {"flash": "_native_flash", "xformers": "xformers"}
+
+
+def dispatch_attention(network: Any, kind: str) -> None:
+    """Let a transformer whose attention diffusers dispatches compute it by a kernel.
+
+    Raises:
+        Refusal: if it is not installed.
+    """
+    if kind == "native":
+        return
+    try:
+        network.set_attention_backend(BACKENDS[kind])
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise Refusal(f"base.attention {kind} cannot be used ({error}); set it to native.") from error

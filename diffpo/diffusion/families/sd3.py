@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
-from diffpo.diffusion.base.family import Family, Path
 from diffpo.diffusion.data.batches import Conditioning, States
-from diffpo.diffusion.families.common import JOINT, flow_path, shifted_pixels, shifted_posterior
+from diffpo.diffusion.families.common import JOINT, FlowFamily
 
 
 @dataclass(frozen=True)
-class SD3(Family):
+class SD3(FlowFamily):
     """Prompts are penultimate states of two CLIPs side by side, then T5's; zeros where the base came without T5.
 
     Args:
@@ -29,9 +28,6 @@ class SD3(Family):
     targets: ClassVar[tuple[str, ...]] = JOINT
     length: int = 256
 
-    def path(self, scheduler: Any) -> Path:
-        return flow_path(scheduler)
-
     def states(self, parts: Any, prompts: list[str]) -> States:
         told = {"device": parts.text_encoder.device, "max_sequence_length": self.length}
         prompt, _, pooled, _ = parts.encode_prompt(prompts, None, None, do_classifier_free_guidance=False, **told)
@@ -41,15 +37,6 @@ class SD3(Family):
         if parts.tokenizer_3 is None:
             return parts.tokenizer, parts.tokenizer.model_max_length
         return parts.tokenizer_3, self.length
-
-    def posterior(self, parts: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        return shifted_posterior(parts.vae, pixels)
-
-    def decoded(self, parts: Any, latents: Tensor) -> Tensor:
-        return shifted_pixels(parts.vae, latents)
-
-    def arguments(self, guidance: float) -> dict[str, Any]:
-        return {"guidance_scale": guidance, "max_sequence_length": self.length}
 
     def __call__(self, network: nn.Module, x_t: Tensor, told: Tensor, cond: Conditioning) -> Tensor:
         states = {"encoder_hidden_states": cond.states["prompt"], "pooled_projections": cond.states["pooled"]}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -25,6 +26,8 @@ PARTS = ("unet", "transformer", "vae", "scheduler")
 PARTS += ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
 CONFIGS = "the configs of a diffusers pipeline"
 UNETS = (SD(), SDXL())  # what is loaded where no family is named
+# With which settings a pipeline was loaded: lengths of prompts, say, hold for drawing, too.
+LOADED: WeakKeyDictionary[Any, Family] = WeakKeyDictionary()
 
 
 def load_base(
@@ -88,6 +91,7 @@ def load_base(
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:
         pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
+    LOADED[pipeline] = home.family
     home.family.require_fits(pipeline, home.path, replaced.get(part, path), replaced.get("vae", path))
     for file in files.values():
         require_as_trained(file.tensors, file.metadata, pipeline.scheduler, scheduler or {}, file.path)
@@ -224,11 +228,13 @@ def find_family(kind: str, path: str, chosen: Family | None = None) -> Family:
 
 
 def family_of(pipeline: Any) -> Family:
-    """The family of a pipeline that is at hand: of its class, or of one that it extends.
+    """The family of a pipeline that is at hand: what it was loaded as, or that of its class or of one it extends.
 
     Raises:
         Refusal: if it is of none.
     """
+    if pipeline in LOADED:
+        return LOADED[pipeline]
     known = {family.pipeline: family for family in list_families(Family)}
     if found := [known[kind] for kind in type(pipeline).__mro__ if kind in known]:
         return found[0]()
