@@ -15,6 +15,10 @@ class Prediction(ABC):
     @abstractmethod
     def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor: ...
 
+    @abstractmethod
+    def target(self, x_0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The output that is right."""
+
 
 @dataclass(frozen=True)
 class Epsilon(Prediction):
@@ -25,6 +29,9 @@ class Epsilon(Prediction):
 
     def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return (x_t - s * out) / a
+
+    def target(self, x_0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return eps
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,9 @@ class Velocity(Prediction):
     def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return a * x_t - s * out
 
+    def target(self, x_0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return a * eps - s * x_0
+
 
 @dataclass(frozen=True)
 class Flow(Prediction):
@@ -47,3 +57,6 @@ class Flow(Prediction):
 
     def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return x_t - s * out
+
+    def target(self, x_0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return eps - x_0

@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 NAMES = {"prompt": "states", "pooled": "pooled", "mask": "mask"}
 
 
-def columns(names: Collection[str]) -> Features:
+def prompt_columns(names: Collection[str]) -> Features:
     """Of the table of prompts that have such states."""
     stored = [column for name, column in NAMES.items() if name in names or name == "pooled"]
     binary = dict.fromkeys(stored, Value("binary"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffpo.diffusion.data.batches import States
-from diffpo.diffusion.data.prompt_states import NAMES, PROMPTS, columns, cut_states, key_of
+from diffpo.diffusion.data.prompt_states import NAMES, PROMPTS, cut_states, key_of, prompt_columns
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.storage import arrow
 from diffpo.storage.arrow import Shards
@@ -55,7 +55,7 @@ class PromptShards(Shards):
 
     def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         for name in tqdm(names, desc="encoding", unit=f"files of {self.what}", disable=silent):
-            arrow.write_batch(folder / name, columns(self.empty), self.records(self.files[name]))
+            arrow.write_batch(folder / name, prompt_columns(self.empty), self.records(self.files[name]))
             yield name
 
     def records(self, rows: range) -> Iterator[dict[str, Any]]:

@@ -220,10 +220,10 @@ def find_family(kind: str, path: str, chosen: Family | None = None) -> Family:
     """
     if fitting := [family for family in ((chosen,) if chosen else UNETS) if family.pipeline.__name__ == kind]:
         return fitting[0]
-    face = importlib.import_module("diffpo.diffusion.families")
-    if right := [name for name in face.__all__ if getattr(face, name).pipeline.__name__ == kind]:
-        raise Refusal(f"{path} is a {kind}; set base.family to diffpo.diffusion.families.{right[0]}.")
-    known = ", ".join(sorted(getattr(face, name).pipeline.__name__ for name in face.__all__))
+    shipped = {family.pipeline.__name__: family.__name__ for family in list_shipped()}
+    if kind in shipped:
+        raise Refusal(f"{path} is a {kind}; set base.family to diffpo.diffusion.families.{shipped[kind]}.")
+    known = ", ".join(sorted(shipped))
     raise Refusal(f"{path} is a {kind}; diffpo tunes text-to-image bases whose pipeline is one of {known}.")
 
 
@@ -235,13 +235,20 @@ def family_of(pipeline: Any) -> Family:
     """
     if pipeline in LOADED:
         return LOADED[pipeline]
-    known = {family.pipeline: family for family in list_families(Family)}
-    if found := [known[kind] for kind in type(pipeline).__mro__ if kind in known]:
-        return found[0]()
+    for families in (list_families, list_shipped):
+        known = {family.pipeline: family for family in families()}
+        if found := [known[kind] for kind in type(pipeline).__mro__ if kind in known]:
+            return found[0]()
     raise Refusal(f"{type(pipeline).__name__} is of no family in diffpo.diffusion.families; load the base by one.")
 
 
-def list_families(kind: type) -> Iterator[Any]:
+def list_shipped() -> list[Any]:
+    """All classes of the catalogue."""
+    face = importlib.import_module("diffpo.diffusion.families")
+    return [getattr(face, name) for name in face.__all__]
+
+
+def list_families(kind: type = Family) -> Iterator[Any]:
     """All that were imported, which those of every loaded base are."""
     for family in kind.__subclasses__():
         if "pipeline" in vars(family):

@@ -13,6 +13,7 @@ from diffpo.diffusion.base.prediction import Epsilon, Flow, Prediction, Velocity
 from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import Noising
+from diffpo.diffusion.objective.space import OutputSpace
 from diffpo.train.adapters import Adapter
 
 TIMES = (0.4, 0.6, 0.8)
@@ -89,7 +90,9 @@ def silent_times(objective: Objective, denoiser: Denoiser) -> str:
 
 
 def list_noisings(part: object) -> Iterator[Noising]:
-    """All in an objective, however deep."""
+    """All in an objective, however deep, by whose times errors of noise are compared."""
+    if isinstance(vars(part).get("space"), OutputSpace):
+        return
     for value in vars(part).values():
         if isinstance(value, Noising):
             yield value
