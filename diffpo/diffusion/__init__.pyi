@@ -1,3 +1,4 @@
+from .base.family import Family as Family
 from .data.encoded import EncodedPairs as EncodedPairs
 from .data.framing import Framing as Framing
 from .data.pairs import HeldOut as HeldOut

@@ -50,8 +50,10 @@ class PromptShards(Shards):
 
     @cached_property
     def bytes_of_row(self) -> int:
-        """Of one that is as long as it may be."""
-        return sum(x.numel() * x.element_size() for x in self.empty.values())
+        """Of one that is as long as it may be: families with masks store the tokens of each prompt alone."""
+        longest = self.conditioner.longest if "mask" in self.empty else 0
+        rows = {name: max(longest, x.shape[1]) if name != "pooled" else x.shape[1] for name, x in self.empty.items()}
+        return sum(rows[name] * x[0, 0].numel() * x.element_size() for name, x in self.empty.items())
 
     def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         for name in tqdm(names, desc="encoding", unit=f"files of {self.what}", disable=silent):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKLQwenImage
+from diffusers.models.attention_dispatch import AttentionBackendName
 from tiny import pair_folder, trained
 from tiny_families import flux, klein, qwen_image, sana, sd3, z_image
 from tiny_runs import SHORT
@@ -278,3 +279,19 @@ def test_sides_of_another_multiple_are_refused_before_anything_is_encoded(case, 
     data = replace(data_of(root), framing=Framing(side, flip=False))
     with pytest.raises(Refusal, match=f"sides are multiples of {case.family.multiple}, not {side} x {side}; set data"):
         encode_pairs(base_of(case, root), data, tmp_path / "encoded")
+
+
+def test_a_kernel_that_cannot_act_is_refused_and_one_that_can_is_set(case):
+    network = case.make().components[case.family.part]
+    case.family.attend(network, "native")
+    if isinstance(case.family, SD3 | Sana):
+        with pytest.raises(Refusal, match="base.attention flash does nothing to a .*; set it to native"):
+            case.family.attend(network, "flash")
+    else:
+        case.family.attend(network, "flash")
+        found = {getattr(module.processor, "_attention_backend", None) for module in attentions(network)}
+        assert found == {AttentionBackendName._NATIVE_FLASH}
+
+
+def attentions(network: Any) -> list[Any]:
+    return [module for module in network.modules() if hasattr(module, "processor")]
