@@ -33,11 +33,23 @@ FLOORS = (
 GROUND = FLOORS[0]
 TRACKS = {
     "diffusion": (
-        *("data", "base", "model", "objective", "methods", "annotate", "encode", "pipelines", "evaluation", "users"),
+        *(
+            "data",
+            "base",
+            "families",
+            "model",
+            "objective",
+            "methods",
+            "annotate",
+            "encode",
+            "pipelines",
+            "evaluation",
+            "users",
+        ),
     ),
     "text": ("data", "model", "objective", "methods", "evaluation"),
 }
-CATALOGUES = {"methods", "losses", "scorers", "commands"}  # of one role each, so they may hold more
+CATALOGUES = {"families", "methods", "losses", "scorers", "commands"}  # of one role each, so they may hold more
 MOST = 12  # modules of a folder
 # Functions and classes of one name in two modules, each with its reason; any other name is that of one thing.
 TRACK, WORLD = "the same of pictures and of texts", "the same of the world of shapes and of that of rewrites"

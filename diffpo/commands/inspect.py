@@ -3,7 +3,7 @@
 diffpo inspect --config configs/quickstart.yaml
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -112,7 +112,7 @@ def main(
         place.parent.mkdir(parents=True, exist_ok=True)
         said = list(tell_pairs(raw, find_mirrored(raw, opened.reader)))
         draw_sheet(raw, read_pictures(raw, model.parts.vae), said).save(place)
-    encoders = [model.parts.vae, *encoders_of(model)] if encodes else []
+    encoders = model.encoder.modules if encodes and model.encoder else []
     copied = storage.itemsize if objective.requires.reference and base.adapter is None and reference is None else 0
     step = count_step(objective, model, opened, fit)
     print(tell_trained(objective, base.unet or base.path, base.adapter, model.unet, fit), length, sep="\n")
@@ -148,12 +148,6 @@ def count_step(objective: Objective, model: LoadedStableDiffusion, pairs: Any, f
         return None
     finally:
         model.unet.zero_grad()
-
-
-def encoders_of(model: LoadedStableDiffusion) -> Iterator[nn.Module]:
-    assert model.encoder is not None
-    for _, encoder in model.encoder.conditioner.encoders:
-        yield encoder
 
 
 def tell_cut(model: LoadedStableDiffusion, pairs: Any) -> str:

@@ -19,6 +19,7 @@ from diffpo.diffusion.data.pairs import HeldOut, PairData
 from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.evaluation.preview import PictureGrid, PreviewConfig
+from diffpo.diffusion.model.encoder import require_sides
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.model_card import write_card, write_snippet
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
@@ -82,6 +83,8 @@ def main(
     for some in read:
         require_encoded_for(base, some)
     require_users(base.adapter, data.rows)
+    if base.family:
+        require_sides(data.framing.shapes, base.family)
     pairs, held_out = open_pairs(objective, data, validation, run)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)

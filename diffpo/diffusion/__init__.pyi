@@ -1,3 +1,4 @@
+from .base.family import Family as Family
 from .data.encoded import EncodedPairs as EncodedPairs
 from .data.framing import Framing as Framing
 from .data.pairs import HeldOut as HeldOut
@@ -21,11 +22,16 @@ from .objective.inversion import PolicyInversion as PolicyInversion
 from .objective.inversion import ReferenceInversion as ReferenceInversion
 from .objective.noising import Among as Among
 from .objective.noising import ForwardNoise as ForwardNoise
+from .objective.noising import LogitNormal as LogitNormal
 from .objective.noising import Noising as Noising
+from .objective.noising import Shifted as Shifted
 from .objective.noising import Skewed as Skewed
 from .objective.noising import Times as Times
 from .objective.noising import Uniform as Uniform
 from .objective.preference import DenoisingPreference as DenoisingPreference
+from .objective.space import NoiseSpace as NoiseSpace
+from .objective.space import OutputSpace as OutputSpace
+from .objective.space import Space as Space
 from .objective.trajectories import FromNoise as FromNoise
 from .objective.trajectories import FromPictures as FromPictures
 from .objective.trajectories import Trajectories as Trajectories

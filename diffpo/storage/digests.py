@@ -20,9 +20,9 @@ SUMMARIES = (REPORT, "utilities.json", "prompts.jsonl")  # written at the end of
 # What an evaluation finds, and its sheets: they come after what they are of, and are vouched for by themselves.
 FOUND = {*SUMMARIES, "before_after.png", "users.png", "between.png"}
 # What a run exports, wherever it is from, in its folder.
-EXPORTED = ("*.safetensors", "*.safetensors.index.json", "unet/*")
+EXPORTED = ("*.safetensors", "*.safetensors.index.json", "unet/*", "transformer/*")
 EXPORTED += ("adapter_config.json", "config.json", "generation_config.json", "*processor_config.json")
-UNET = "unet"
+NETWORKS = ("unet", "transformer")  # folders that diffusers keeps a pipeline's network in
 CHECKED = ".checked.json"
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -251,10 +251,11 @@ def require_exported(path: Path) -> None:
 def places_of(path: Path) -> list[tuple[Path, str]]:
     """Folders whose lists may name what is at a path, nearest first, and its name there; none for a hub id."""
     if path.is_dir():
-        return [(path, ""), *([(path.parent, UNET)] if path.name == UNET else [])]
+        return [(path, ""), *([(path.parent, path.name)] if path.name in NETWORKS else [])]
     if path.is_file():
         above = path.parent
-        return [(above, path.name), *([(above.parent, f"{UNET}/{path.name}")] if above.name == UNET else [])]
+        inside = [(above.parent, f"{above.name}/{path.name}")] if above.name in NETWORKS else []
+        return [(above, path.name), *inside]
     return []
 
 

@@ -1,7 +1,7 @@
 """LoRA on a network: what is trained, and the switch that turns the policy into its own reference."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,10 @@ class Adapter(ABC):
     start: str | None = None
     tags: ClassVar[tuple[str, ...]] = ()
     hears_users: ClassVar[bool] = False
+
+    def suited(self, targets: Sequence[str]) -> "Adapter":
+        """The same adapter for a network in which these layers get one, unless it was told others."""
+        return self
 
     @abstractmethod
     def attach(self, network: Any, seed: int = 0) -> None:
@@ -87,7 +91,7 @@ class LowRank(Adapter):
 
     rank: int = 8
     alpha: float | None = None
-    targets: list[str] = field(default_factory=list)
+    targets: list[str] | None = field(default_factory=list)
     dropout: float = 0.0
 
     def __post_init__(self):
@@ -98,7 +102,7 @@ class LowRank(Adapter):
                 f"{type(self).__name__} needs an alpha above 0 to add anything, got {self.alpha}; "
                 "null is alpha = rank."
             )
-        if not self.targets:
+        if self.targets is not None and not self.targets:
             raise Refusal(
                 f"{type(self).__name__} needs the names of layers in base.adapter.targets, got none; leave it out for "
                 "those of attention."
@@ -106,6 +110,7 @@ class LowRank(Adapter):
 
     def attach(self, network: Any, seed: int = 0) -> None:
         require_bare(network)
+        assert self.targets is not None
         names = [name for name, _ in network.named_modules()]
         for target in self.targets:
             if not any(f".{name}".endswith(f".{target}") for name in names):
@@ -149,7 +154,7 @@ def carries_adapters(network: nn.Module) -> bool:
 def require_bare(network: nn.Module) -> None:
     if carries_adapters(network):
         raise Refusal(
-            "The UNet already carries adapters; merge them into it first (pipe.fuse_lora()), or train them further "
+            "The network already carries adapters; merge them into it first (pipe.fuse_lora()), or train them further "
             "with base.adapter diffpo.diffusion.WarmLoRA."
         )
 

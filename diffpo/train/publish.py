@@ -14,7 +14,7 @@ from diffpo.storage.digests import FILES
 from diffpo.train.state.best import BEST
 
 PARTS = (FILES, "README.md", "config.yaml", "metrics.jsonl", "report.json", BEST, "before_after.png", "*.safetensors")
-FOLDERS = ("unet/*", "images/*")
+FOLDERS = ("unet/*", "transformer/*", "images/*")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels, PairLogps
+from diffpo.diffusion.base.prediction import Epsilon, Prediction
 from diffpo.diffusion.data.batches import Conditioning, ImageBatch
 from diffpo.diffusion.evaluation.drawing import generate_pictures
-from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Prediction
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.lab.shapes.build import build_tokenizer
 
 WIDTH = 16
@@ -77,7 +78,7 @@ def image_batch(b: int = 3, k: int = 2, dual: bool = False, label: PairLabels | 
     rng = torch.Generator().manual_seed(1)
     states = torch.randn(k if dual else 1, b, 5, WIDTH, generator=rng).expand(k, b, 5, WIDTH)
     latents = torch.randn(k, b, 4, 8, 8, generator=rng)
-    return ImageBatch(latents, Conditioning(states), label or PairLabels.hard(b), tuple(range(b)))
+    return ImageBatch(latents, Conditioning({"prompt": states}), label or PairLabels.hard(b), tuple(range(b)))
 
 
 def draws(b: int = 3, seed: int = 0, epoch: int = 0) -> Draws:

@@ -127,7 +127,9 @@ def output(network) -> torch.Tensor:
     """What a tiny UNet says of a fixed batch."""
     batch = image_batch()
     with torch.no_grad():
-        return network(batch.latents.flatten(0, 1), torch.tensor(500), **batch.cond.kwargs()).sample
+        return network(
+            batch.latents.flatten(0, 1), torch.tensor(500), batch.cond.states["prompt"].flatten(0, 1)
+        ).sample
 
 
 def shift_adapter(network, name: str = "default") -> None:

@@ -25,6 +25,15 @@ def latent_statistics(vae: Any) -> Statistics | None:
     return mean, std
 
 
+def find_posterior(vae: Any, pixels: Float[Tensor, "n 3 H W"]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of latents, normalized by channel if the VAE's config says so, but not yet scaled."""
+    posterior = vae.encode(pixels).latent_dist
+    if (of_channels := latent_statistics(vae)) is None:
+        return posterior.mean, posterior.std
+    center, width = of_channels
+    return (posterior.mean - center) / width, posterior.std / width
+
+
 def unscale_latents(vae: Any, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """What the VAE decodes of a network's latents; computed in their type."""
     found = latent_statistics(vae)

@@ -58,6 +58,17 @@ def require_ddpm(scheduler: Any) -> None:
         )
 
 
+def require_flow(scheduler: Any) -> None:
+    """Raise a Refusal if noise is not added on the straight path of rectified flow."""
+    kind, config = type(scheduler).__name__, scheduler.config
+    straight = config.get("use_flow_sigmas", False) or config.get("prediction_type") == "flow_prediction"
+    if not (straight or kind.startswith("FlowMatch")):
+        raise Refusal(
+            f"The base's scheduler, {kind}, is for no rectified flow, which this family was trained on; choose a base "
+            "with a FlowMatchEulerDiscreteScheduler, or one whose config says use_flow_sigmas true."
+        )
+
+
 def said_of(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """Settings of a scheduler that a single file says, and where; what its tensors say counts more."""
     said: dict[str, tuple[Any, str]] = {}

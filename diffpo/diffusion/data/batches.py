@@ -1,8 +1,7 @@
 """What an image network is given: batches of pixels, of posteriors or of prompts, and what conditions them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,46 +11,44 @@ from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels
 from diffpo.core.refusal import Refusal
 
+States = Mapping[str, Tensor]  # what text encoders make of prompts, by name: prompt, and perhaps pooled or mask
+
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """What the network sees besides (x_t, t), for both sides of each pair.
 
     Attributes:
-        prompt: text states; the rows differ only if the data have one caption per image.
-        pooled: one state per prompt (SDXL), else None.
-        time_ids: original size, crop corner and target size of each picture (SDXL), else None.
+        states: of the prompts, by name; the sides differ only if the data have one caption per image. `prompt` is
+            (k, b, l, d), `pooled` one state per prompt, `mask` (k, b, l) tells the tokens of prompts that are padded.
+        picture: of the pictures, by name: `time_ids` are original size, crop corner and target size (SDXL).
         user: tokens of whom the picture is for, zeros for nobody; None of a network that hears no users.
     """
 
-    prompt: Float[Tensor, "k b l d"]
-    pooled: Float[Tensor, "k b p"] | None = None
-    time_ids: Float[Tensor, "k b 6"] | None = None
+    states: States
+    picture: Mapping[str, Tensor] = field(default_factory=dict)
     user: Float[Tensor, "k b u e"] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         """The same conditioning with each tensor changed."""
-        present = {name: value for name, value in vars(self).items() if value is not None}
-        return Conditioning(**{name: change(value) for name, value in present.items()})
+        states = {name: change(value) for name, value in self.states.items()}
+        picture = {name: change(value) for name, value in self.picture.items()}
+        return Conditioning(states, picture, None if self.user is None else change(self.user))
 
     def exchanged(self) -> "Conditioning":
-        """Each side told the text of the other; what SDXL is told of its picture stays, and so does the user."""
-        return replace(self, prompt=self.prompt.flip(0), pooled=None if self.pooled is None else self.pooled.flip(0))
+        """Each side told the text of the other; what it is told of its picture stays, and so does the user."""
+        return replace(self, states={name: value.flip(0) for name, value in self.states.items()})
 
     def saying(self, other: "Conditioning") -> "Conditioning":
         """The same pictures and users with the text of another conditioning of one prompt, k = b = 1."""
-        pooled = None if self.pooled is None or other.pooled is None else other.pooled.expand_as(self.pooled)
-        return replace(self, prompt=other.prompt.expand_as(self.prompt), pooled=pooled)
+        k, b = self.states["prompt"].shape[:2]
+        states = {name: value.expand(k, b, *value.shape[2:]) for name, value in other.states.items()}
+        return replace(self, states=states)
 
-    def kwargs(self) -> dict[str, Any]:
-        """Arguments of the network, the candidates of all pairs in one batch."""
-        states: dict[str, Any] = {"encoder_hidden_states": self.prompt.flatten(0, 1)}
-        if self.user is not None:
-            states["cross_attention_kwargs"] = {"user_embeds": self.user.flatten(0, 1)}
-        if self.pooled is None or self.time_ids is None:
-            return states
-        added = {"text_embeds": self.pooled.flatten(0, 1), "time_ids": self.time_ids.flatten(0, 1)}
-        return states | {"added_cond_kwargs": added}
+    def told_in(self, dtype: torch.dtype) -> "Conditioning":
+        """The same with text states in the type that the text encoders of a run would give them in."""
+        states = {name: x.to(dtype) if x.is_floating_point() else x for name, x in self.states.items()}
+        return replace(self, states=states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +92,6 @@ class ImageBatch:
         return ImageBatch(again(self.latents), self.cond.map(again), label, self.row * n, self.empty)
 
 
-@dataclass(frozen=True, eq=False)
-class States:
-    """What text encoders make of b prompts.
-
-    Attributes:
-        pooled: one state per prompt (SDXL), else None.
-    """
-
-    prompt: Float[Tensor, "b l d"]
-    pooled: Float[Tensor, "b p"] | None = None
-
-
 def sides(prompts: Sequence[list[str]]) -> list[list[str]]:
     """Prompts to encode: of one side if all sides share them."""
     return [prompts[0]] if all(side == prompts[0] for side in prompts) else list(prompts)
@@ -115,14 +100,20 @@ def sides(prompts: Sequence[list[str]]) -> list[list[str]]:
 def join_sides(
     told: Sequence[States], time_ids: Float[Tensor, "k b 6"], user: Float[Tensor, "b u e"] | None = None
 ) -> Conditioning:
-    """Conditioning of k sides from the states of each, or of the one that they share; SDXL alone is told time ids."""
-    k, pooled = len(time_ids), [states.pooled for states in told if states.pooled is not None]
-    return Conditioning(
-        prompt=torch.stack([states.prompt for states in told]).expand(k, -1, -1, -1),
-        pooled=torch.stack(pooled).expand(k, -1, -1) if pooled else None,
-        time_ids=time_ids if pooled else None,
-        user=None if user is None else user.expand(k, -1, -1, -1),
-    )
+    """Conditioning of k sides from the states of each, or of the one that they share."""
+    k = len(time_ids)
+    states = {name: torch.stack(some).expand(k, *[-1] * some[0].ndim) for name, some in pad_states(told).items()}
+    return Conditioning(states, {"time_ids": time_ids}, None if user is None else user.expand(k, -1, -1, -1))
+
+
+def pad_states(told: Sequence[States]) -> dict[str, list[Tensor]]:
+    """States of several batches of prompts by name; those of shorter prompts are filled up with zeros."""
+    found = {}
+    for name in told[0]:
+        longest = max(states[name].shape[1] for states in told)
+        short = [(states[name], longest - states[name].shape[1]) for states in told]
+        found[name] = [torch.cat([x, x.new_zeros(len(x), more, *x.shape[2:])], 1) if more else x for x, more in short]
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +171,7 @@ class EncodedBatch:
 
     Attributes:
         mean, std: of the posterior, in any type; sampling computes in fp32.
-        scaling: what latents are multiplied by (`scaling_factor` of the VAE).
+        scaling: what latents are multiplied by, see `Family.scaling`.
         epoch, row: keys of the batch's random draws.
         broken: epochs and ids of pairs passed over because a picture could not be read.
         identical: the same of pairs whose sides are the same picture.
@@ -219,9 +210,7 @@ class EncodedBatch:
 
     def told_in(self, dtype: torch.dtype) -> "EncodedBatch":
         """The same with text states in the type that the text encoders of a run would give them in."""
-        cond = self.cond
-        pooled = None if cond.pooled is None else cond.pooled.to(dtype)
-        return replace(self, cond=replace(cond, prompt=cond.prompt.to(dtype), pooled=pooled))
+        return replace(self, cond=self.cond.told_in(dtype))
 
     def sampled(self, draws: Draws) -> ImageBatch:
         """Latents drawn from the posterior, with noise that the sides of a pair share."""

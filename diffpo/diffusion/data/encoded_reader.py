@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow
-from diffpo.diffusion.data.batches import EncodedBatch, States, count_enlarged, join_sides, sides
+from diffpo.diffusion.data.batches import EncodedBatch, States, count_enlarged, join_sides, pad_states, sides
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.prompt_states import PromptStates
@@ -93,8 +93,7 @@ class EncodedReader(Reader):
             Refusal: if one of them was not.
         """
         found = [self.state(prompt) for prompt in prompts]
-        pooled = [states.pooled for states in found if states.pooled is not None]
-        return States(torch.cat([states.prompt for states in found]), torch.cat(pooled) if pooled else None)
+        return {name: torch.cat(some) for name, some in pad_states(found).items()}
 
     def state(self, prompt: str) -> States:
         for table in self.prompts:

@@ -1,7 +1,7 @@
 """Text states of encoded prompts: how they are computed, and how one is found by its prompt."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,23 @@ PROMPTS = "prompts"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-COLUMNS = Features(
-    {
-        "key": Value("int64"),
-        "prompt": Value("string"),
-        "states": Value("binary"),
-        "pooled": Value("binary"),
-        "truncated": Value("bool"),
-    }
-)
+# Columns by name of the states; all that are there are written, but pooled, which is then empty.
+NAMES = {"prompt": "states", "pooled": "pooled", "mask": "mask"}
+
+
+def prompt_columns(names: Collection[str]) -> Features:
+    """Of the table of prompts that have such states."""
+    stored = [column for name, column in NAMES.items() if name in names or name == "pooled"]
+    binary = dict.fromkeys(stored, Value("binary"))
+    return Features({"key": Value("int64"), "prompt": Value("string")} | binary | {"truncated": Value("bool")})
+
+
+def cut_states(states: States) -> States:
+    """States of one prompt, without its axis, up to the last token that the mask tells."""
+    if "mask" not in states:
+        return states
+    length = int(states["mask"].nonzero().max()) + 1
+    return {name: x if name == "pooled" else x[:length] for name, x in states.items()}
 
 
 def key_of(prompt: str) -> int:
@@ -49,9 +57,11 @@ class PromptStates:
         for place in self.order[np.searchsorted(self.keys, key) : np.searchsorted(self.keys, key, side="right")]:
             found = self.table[int(place)]
             if found["prompt"] == prompt:
-                pooled = None if found["pooled"] is None else self._tensor(found["pooled"])
-                return States(self._tensor(found["states"]).view(1, *self.shape), pooled)
+                return {name: self._tensor(name, found[column]) for name, column in NAMES.items() if found.get(column)}
         return None
 
-    def _tensor(self, stored: bytes) -> Tensor:
-        return torch.frombuffer(bytearray(stored), dtype=self.dtype)[None]
+    def _tensor(self, name: str, stored: bytes) -> Tensor:
+        """As a batch of one; of a prompt, of as many tokens as are stored."""
+        dtype = torch.bool if name == "mask" else self.dtype
+        values = torch.frombuffer(bytearray(stored), dtype=dtype)[None]
+        return values.view(1, -1, self.shape[-1]) if name == "prompt" else values

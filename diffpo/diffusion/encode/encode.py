@@ -19,7 +19,6 @@ from diffpo.data.pairs import PairTable, open_tables
 from diffpo.data.row_maps import SUMMARY as SCORES
 from diffpo.data.source import Layout
 from diffpo.data.typed import list_captions
-from diffpo.diffusion.base.schedules import require_ddpm
 from diffpo.diffusion.data.encoded import SUMMARY, EncodedPairs, describe_framing, latents_of
 from diffpo.diffusion.data.pairs import PairData, TextPrompts
 from diffpo.diffusion.data.prompt_states import DTYPES
@@ -28,9 +27,10 @@ from diffpo.diffusion.data.stream import PATIENCE
 from diffpo.diffusion.encode.fingerprint import list_encoders
 from diffpo.diffusion.encode.latent_shards import EncodedShards
 from diffpo.diffusion.encode.prompt_shards import PromptShards
-from diffpo.diffusion.model.encoder import Encoder
+from diffpo.diffusion.model.encoder import Encoder, require_sides
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.model.model_card import list_sources
+from diffpo.diffusion.model.pipeline import family_of
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage import arrow
 from diffpo.storage.arrow import Shards
@@ -124,8 +124,10 @@ def encode_pairs(
     PixelReader(data.framing, 0.0, seed)((0, pairs[n]) for n in range(min(PATIENCE, len(pairs))))
     device: Any = state.device
     parts = load_pipeline(base, denoises=False)
-    require_ddpm(parts.scheduler)  # or training on what was encoded would be refused
-    encoder = Encoder.of(parts, DTYPES[dtype]).to(device)
+    family = base.family or family_of(parts)
+    family.path(parts.scheduler)  # or training on what was encoded would be refused
+    require_sides(data.framing.shapes, family)
+    encoder = Encoder.of(parts, DTYPES[dtype], family).to(device)
     pair_shards = EncodedShards(
         as_given(pairs), data.framing, encoder, POSTERIORS[dtype], batch_size, data.workers, device
     )
@@ -219,9 +221,9 @@ def summarize_encoding(folder: Path, pairs: EncodedShards, prompts: PromptShards
         "truncated": sum(truncated.to_pylist()),
         "longest": prompts.conditioner.longest,
         "latents": str(pairs.dtype).removeprefix("torch."),
-        "scaling": pairs.encoder.vae.config.scaling_factor,
+        "scaling": pairs.encoder.scaling,
         "shapes": pairs.latent_shapes,
-        "states": list(prompts.empty.prompt.shape[1:]),
+        "states": list(prompts.empty["prompt"].shape[1:]),
         "files": files,
         "bytes": sum(file.stat().st_size for file in folder.glob(f"*{arrow.ENDING}")),
     }

@@ -16,7 +16,7 @@ from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.ledger import require_same
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def list_encoders(base: StableDiffusion) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def list_encoders(base: StableDiffusion) -> dict[str, Any]:
         "single_file_config": base.config if is_single(base.path) else None,
         "empty_prompt_is_zeros": bool(index.get("force_zeros_for_empty_prompt")),
         **read_normalization(base),
+        **({} if base.family is None else {"family": repr(base.family)}),
     }
 
 

@@ -11,21 +11,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffpo.diffusion.data.batches import States
-from diffpo.diffusion.data.prompt_states import COLUMNS, PROMPTS, key_of
+from diffpo.diffusion.data.prompt_states import NAMES, PROMPTS, cut_states, key_of, prompt_columns
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.storage import arrow
 from diffpo.storage.arrow import Shards
 
 
-def record_states(prompt: str, states: Tensor, pooled: Tensor | None, truncated: bool) -> dict[str, Any]:
-    """One line of the table."""
-    return {
-        "key": key_of(prompt),
-        "prompt": prompt,
-        "states": as_bytes(states),
-        "pooled": None if pooled is None else as_bytes(pooled),
-        "truncated": truncated,
-    }
+def record_states(prompt: str, states: States, truncated: bool) -> dict[str, Any]:
+    """One line of the table.
+
+    Args:
+        states: of this prompt, without an axis of prompts.
+    """
+    stored = {NAMES[name]: as_bytes(x) for name, x in cut_states(states).items()}
+    return {"key": key_of(prompt), "prompt": prompt, "pooled": None, "truncated": truncated} | stored
 
 
 def as_bytes(x: Tensor) -> bytes:
@@ -51,11 +50,14 @@ class PromptShards(Shards):
 
     @cached_property
     def bytes_of_row(self) -> int:
-        return sum(x.numel() * x.element_size() for x in (self.empty.prompt, self.empty.pooled) if x is not None)
+        """Of one that is as long as it may be: families with masks store the tokens of each prompt alone."""
+        longest = self.conditioner.longest if "mask" in self.empty else 0
+        rows = {name: max(longest, x.shape[1]) if name != "pooled" else x.shape[1] for name, x in self.empty.items()}
+        return sum(rows[name] * x[0, 0].numel() * x.element_size() for name, x in self.empty.items())
 
     def write(self, names: Sequence[str], folder: Path, silent: bool) -> Iterator[str]:
         for name in tqdm(names, desc="encoding", unit=f"files of {self.what}", disable=silent):
-            arrow.write_batch(folder / name, COLUMNS, self.records(self.files[name]))
+            arrow.write_batch(folder / name, prompt_columns(self.empty), self.records(self.files[name]))
             yield name
 
     def records(self, rows: range) -> Iterator[dict[str, Any]]:
@@ -63,6 +65,5 @@ class PromptShards(Shards):
         for begin in range(rows.start, rows.stop, self.batch_size):
             prompts = self.prompts[begin : min(begin + self.batch_size, rows.stop)]
             states = self.conditioner.states(prompts + prompts[-1:] * (self.batch_size - len(prompts)))
-            pooled = [None] * self.batch_size if states.pooled is None else list(states.pooled)
-            told = zip(prompts, states.prompt, pooled, self.conditioner.cut(prompts), strict=False)
-            yield from (record_states(*line) for line in told)
+            for n, (prompt, truncated) in enumerate(zip(prompts, self.conditioner.cut(prompts), strict=True)):
+                yield record_states(prompt, {name: x[n] for name, x in states.items()}, truncated)

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.base.latents import unscale_latents
+from diffpo.diffusion.model.pipeline import family_of
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import FILES, digest_of, read_json, written_in, wrong_file
 from diffpo.storage.files import name_failed_writes
@@ -250,13 +250,13 @@ def generate_pictures(
     if steps > (most := pipeline.scheduler.config.num_train_timesteps):
         raise Refusal(f"{steps} denoising steps are more than the {most} that the scheduler knows; take fewer.")
     pipeline.set_progress_bar_config(disable=True)
-    made: list[Image.Image] = []
+    made, family = list[Image.Image](), family_of(pipeline)
     for begin in tqdm(range(0, len(prompts), batch_size), desc=title, disable=title is None):
         some = slice(begin, begin + batch_size)
         latents = pipeline(
-            list(prompts[some]),
+            prompt=list(prompts[some]),
             num_inference_steps=steps,
-            guidance_scale=guidance,
+            **family.arguments(guidance),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
             height=side,
             width=side,
@@ -268,11 +268,12 @@ def generate_pictures(
 
 @torch.no_grad()
 def decode_latents(pipeline: Any, latents: torch.Tensor) -> list[Image.Image]:
-    """Pictures of latents, in the VAE's own type also where autocast is on: SDXL's decoder overflows in fp16."""
-    vae = pipeline.vae
+    """Pictures of a pipeline's latents, decoded in the VAE's own type under autocast too: SDXL's overflows in fp16."""
+    family = family_of(pipeline)
+    latents = family.drawn(pipeline, latents)
     pictures = max(1, PIXELS // (pipeline.vae_scale_factor**2 * latents.shape[-1] * latents.shape[-2]))
     made: list[Image.Image] = []
     with torch.autocast(latents.device.type, enabled=False):
-        for some in unscale_latents(vae, latents.to(vae.dtype)).split(pictures):
-            made += pipeline.image_processor.postprocess(vae.decode(some).sample, output_type="pil")
+        for some in latents.to(pipeline.vae.dtype).split(pictures):
+            made += pipeline.image_processor.postprocess(family.decoded(pipeline, some), output_type="pil")
     return made

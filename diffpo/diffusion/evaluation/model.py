@@ -15,9 +15,10 @@ from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Network, Part, shift_weights
 from diffpo.data.files.tables import PICTURES, folder_of
 from diffpo.data.row_maps import scored_by
+from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.evaluation.drawing import digest_texts
 from diffpo.diffusion.evaluation.listing import LISTING, read_listing
-from diffpo.diffusion.model.pipeline import FAMILIES, load_base
+from diffpo.diffusion.model.pipeline import family_of, load_base
 from diffpo.diffusion.pipelines.negative import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
 from diffpo.diffusion.pipelines.negative_parts import adapters, open_part, require_known_range
 from diffpo.evaluation.scorer import Scorer
@@ -60,6 +61,7 @@ class ComparedModel:
         variant: of the base's weight files, e.g. fp16.
         pictures: a folder of finished pictures instead of all that, ordered by name, those of one prompt together; or
             with a `prompts.jsonl` that has `prompt` and, where it is not 00000.png and so on, `file` of each.
+        family: of the base, see `diffpo.diffusion.StableDiffusion`; `unet` is then its transformer.
         outside: whether `prompts.jsonl` may name files that lie elsewhere: reports show them.
 
     Raises:
@@ -80,6 +82,7 @@ class ComparedModel:
     variant: str | None = None
     pictures: str | None = None
     outside: bool = False
+    family: Family | None = None
 
     def __post_init__(self):
         if (self.base is None) == (self.pictures is None):
@@ -93,13 +96,27 @@ class ComparedModel:
             Refusal: if a part cannot be found, or is of another architecture.
         """
         assert self.base is not None
-        pipeline = load_base(self.base, self.unet, self.vae, self.config, self.scheduler, self.revision, self.variant)
-        unet = pipeline.unet.state_dict()
+        pipeline = load_base(
+            self.base,
+            self.unet,
+            self.vae,
+            self.config,
+            self.scheduler,
+            self.revision,
+            self.variant,
+            family=self.family,
+        )
+        if self.negative is not None and type(pipeline) not in NEGATIVE:
+            raise Refusal(
+                f"Model {self.name!r} names a negative, but is a {type(pipeline).__name__}; negatives are compared of "
+                "Stable Diffusion alone: leave it out."
+            )
+        unet = pipeline.components[family_of(pipeline).part].state_dict()
         if self.lora is not None:
             add_lora(pipeline, self.lora)
         if self.negative is None:
             return pipeline
-        options = FAMILIES[type(pipeline).__name__].options | {
+        options = {**family_of(pipeline).options} | {
             "negative_unet": self.negative_unet(self.base, self.negative, unet)
         }
         return NEGATIVE[type(pipeline)].from_pipe(pipeline, **options)
@@ -130,8 +147,13 @@ class ComparedModel:
             require_reachable(self.base, "a diffusers pipeline", self.revision)
 
     @property
+    def kind(self) -> str:
+        """Of its network, in words."""
+        return "transformer" if self.family and self.family.part == "transformer" else "UNet"
+
+    @property
     def source(self) -> str:
-        parts = [self.base, self.unet and f"UNet {self.unet}", self.lora and f"LoRA {self.lora}", self.pictures]
+        parts = [self.base, self.unet and f"{self.kind} {self.unet}", self.lora and f"LoRA {self.lora}", self.pictures]
         parts.append(self.negative and f"negative {self.negative} (alpha {self.alpha:g}, mix {self.mix:g})")
         return " + ".join(part for part in parts if part)
 
@@ -140,6 +162,8 @@ class ComparedModel:
         """What its pictures depend on, the state of local weights included."""
         other = {"name", "outside"} if self.negative else {"name", "outside", "alpha", "mix"}
         chosen = {name: value for name, value in asdict(self).items() if value is not None and name not in other}
+        if self.family is not None:
+            chosen["family"] = repr(self.family)
         parts = (self.base, self.unet, self.lora, self.negative, self.vae)
         local = [Path(path) for path in parts if path and Path(path).exists()]
         return {"model": chosen, "files": stamp_files([file for path in local for file in list_weight_files(path)])}
@@ -179,17 +203,19 @@ class ComparedModel:
 
 
 def add_lora(pipeline: Any, path: str) -> None:
-    """Put adapters into the UNet and the text encoders of a pipeline, as many as the file has.
+    """Put adapters into the network and the text encoders of a pipeline, as many as the file has.
 
     Raises:
         Refusal: if they are for another architecture, naming a layer that does not fit.
     """
     encoders = {name: part for name, part in pipeline.components.items() if name in ENCODERS and part is not None}
-    file = read_lora(path, {"unet": pipeline.unet} | encoders)
+    part = family_of(pipeline).part
+    network = pipeline.components[part]
+    file = read_lora(path, {part: network} | encoders)
     if file.others:
         raise Refusal(f"{file.beside}, which {type(pipeline).__name__} does not have; name the base it belongs to.")
     if file.layers:
-        put_layers(pipeline.unet, file.layers, "lora")
+        put_layers(network, file.layers, "lora")
     for name, encoder in encoders.items():
         if file.parts[name]:
             put_text(encoder, file.parts[name], "lora")

@@ -17,6 +17,7 @@ from torch import nn
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.model.pipeline import family_of
 from diffpo.storage.files import tell_failed_writes
 from diffpo.train.fit import Preview
 
@@ -58,16 +59,17 @@ class PictureGrid(Preview):
     def __call__(self, step: int, accelerator: Accelerator) -> None:
         config = self.config
         seeds = range(config.seed, config.seed + len(config.prompts))
-        self.pipeline.unet.eval()  # dropout of adapters is for training
+        network = self.pipeline.components[family_of(self.pipeline).part]
+        network.eval()  # dropout of adapters is for training
         stored = self.pipeline.text_encoder.dtype  # that of mixed precision
         with (
-            on_device(self.pipeline, accelerator.device),
+            on_device(self.pipeline, network, accelerator.device),
             torch.autocast(accelerator.device.type, stored, enabled=stored != torch.float32),
         ):
             made = generate_pictures(
                 self.pipeline, config.prompts, seeds, config.steps, config.guidance, batch_size=4, side=config.side
             )
-        self.pipeline.unet.train()
+        network.train()
         if not accelerator.is_main_process:
             return
         row = make_image_grid(made, rows=1, cols=len(made))
@@ -94,10 +96,10 @@ def read_first_preview(first: Path) -> Image.Image | None:
 
 
 @contextmanager
-def on_device(pipeline: Any, device: torch.device) -> Iterator[None]:
-    """Inside, VAE and text encoders are where the UNet is; encoded pairs leave them elsewhere."""
+def on_device(pipeline: Any, network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, VAE and text encoders are where the network is; encoded pairs leave them elsewhere."""
     parts: list[Any] = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
-    homes = [(part, part.device) for part in parts if part is not pipeline.unet]
+    homes = [(part, part.device) for part in parts if part is not network]
     for part, _ in homes:
         part.to(device)
     try:

@@ -12,6 +12,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import Noised
 from diffpo.diffusion.objective.preference import DenoisingPreference, Residual
+from diffpo.diffusion.objective.space import NoiseSpace
 from diffpo.losses.logistic import Sigmoid
 
 
@@ -42,6 +43,8 @@ class JointGuidance(DenoisingPreference):
         super().__post_init__()
         if self.guidance <= 1:
             raise Refusal(f"JointGuidance needs a guidance above 1, got {self.guidance}; pipelines use 5 to 7.5.")
+        if self.space != NoiseSpace():
+            raise Refusal("JointGuidance judges guided predictions of noise alone; leave objective.space out.")
 
     @property
     def requires(self) -> Requirements:

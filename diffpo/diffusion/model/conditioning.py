@@ -1,41 +1,55 @@
 """From prompts and framing to what the network is conditioned on."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import diffusers
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
 
+from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.data.batches import Conditioning, PixelBatch, PromptBatch, States, join_sides, sides
 
 
-class Conditioner(ABC):
-    """The frozen text encoders of a pipeline, in the order in which their states are joined.
+@contextmanager
+def silence_cuts() -> Iterator[None]:
+    """Inside, diffusers does not tell of each batch what it cut: that is counted, and told once."""
+    level = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers.utils.logging.set_verbosity(level)
+
+
+class Conditioner:
+    """The frozen text encoders of a pipeline, as its family asks them.
 
     Attributes:
-        truncated: prompts met so far that are longer than a tokenizer allows.
+        truncated: prompts met so far that are longer than the family reads.
         encoded: prompts met so far.
     """
 
-    def __init__(self, parts: Any):
-        self.parts = parts
+    def __init__(self, family: Family, parts: Any):
+        self.family, self.parts = family, parts
         self.truncated = self.encoded = 0
 
     @property
-    @abstractmethod
-    def encoders(self) -> list[tuple[Any, Any]]:
-        """Tokenizers and text encoders."""
+    def encoders(self) -> list[Any]:
+        """The text encoders that there are."""
+        names = [name for name in self.family.encoders if name.startswith("text_encoder")]
+        return [encoder for name in names if (encoder := self.parts.components[name]) is not None]
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoders[0].device
 
     def states(self, prompts: list[str]) -> States:
         """What the encoders make of prompts, which are counted."""
         self.count(prompts)
-        return self.said(prompts)
-
-    @abstractmethod
-    def said(self, prompts: list[str]) -> States:
-        """What the encoders make of prompts."""
+        with silence_cuts():
+            return self.family.states(self.parts, list(prompts))
 
     @torch.no_grad()
     def __call__(self, raw: PixelBatch | PromptBatch) -> Conditioning:
@@ -45,25 +59,18 @@ class Conditioner(ABC):
     @torch.no_grad()
     def empty(self) -> Conditioning:
         """The empty prompt, without a picture: k = b = 1."""
-        states = self.said([""])
-        return Conditioning(states.prompt[None], None if states.pooled is None else states.pooled[None])
-
-    def tokens(self, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-        """Ids of prompts, padded and cut to what the tokenizer allows."""
-        longest = tokenizer.model_max_length
-        padded = tokenizer(prompts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
-        return padded.input_ids.to(self.parts.text_encoder.device)
+        return Conditioning({name: x[None] for name, x in self.family.states(self.parts, [""]).items()})
 
     @property
     def longest(self) -> int:
-        """Tokens that a prompt may have; the tokenizers of one pipeline agree on it."""
-        return self.encoders[0][0].model_max_length
+        """Tokens that a prompt may have."""
+        return self.family.reads(self.parts)[1]
 
     def cut(self, prompts: Sequence[str]) -> list[bool]:
         """Which prompts are longer than that."""
-        tokenizer, _ = self.encoders[0]
-        whole = tokenizer(prompts, truncation=False, verbose=False).input_ids
-        return [len(ids) > self.longest for ids in whole]
+        tokenizer, longest = self.family.reads(self.parts)
+        whole = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+        return [len(ids) > longest for ids in whole]
 
     def count(self, prompts: Sequence[str]) -> None:
         self.truncated += sum(self.cut(prompts))
@@ -73,43 +80,3 @@ class Conditioner(ABC):
         """What became of the prompts, over all processes; every process has to call it."""
         truncated, encoded = sum(gather_object([self.truncated])), sum(gather_object([self.encoded]))
         return f"{truncated} of {encoded} prompts read were longer than {self.longest} tokens and cut."
-
-
-class OneEncoder(Conditioner):
-    """Stable Diffusion 1.x and 2.x: last hidden states of one text encoder."""
-
-    @property
-    def encoders(self) -> list[tuple[Any, Any]]:
-        return [(self.parts.tokenizer, self.parts.text_encoder)]
-
-    def said(self, prompts: list[str]) -> States:
-        return States(self.parts.text_encoder(self.tokens(self.parts.tokenizer, prompts)).last_hidden_state)
-
-
-class TwoEncoders(Conditioner):
-    """Stable Diffusion XL (arXiv:2307.01952): penultimate states of two text encoders side by side.
-
-    Added to them are the pooled state of the second one, and time ids that tell original size, crop and target size of
-    each picture.
-
-    An empty prompt becomes zeros where the pipeline's own unconditional branch is zeros
-    (`force_zeros_for_empty_prompt`), because that is the branch that dropped captions train.
-    """
-
-    @property
-    def encoders(self) -> list[tuple[Any, Any]]:
-        return [
-            (self.parts.tokenizer, self.parts.text_encoder),
-            (self.parts.tokenizer_2, self.parts.text_encoder_2),
-        ]
-
-    def said(self, prompts: list[str]) -> States:
-        outputs = [
-            encoder(self.tokens(tokenizer, prompts), output_hidden_states=True) for tokenizer, encoder in self.encoders
-        ]
-        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        pooled = outputs[-1].text_embeds
-        if self.parts.config.force_zeros_for_empty_prompt:
-            said = torch.tensor([bool(prompt) for prompt in prompts], device=states.device)
-            states, pooled = states * said[:, None, None], pooled * said[:, None]
-        return States(states, pooled)

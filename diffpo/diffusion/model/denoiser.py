@@ -1,95 +1,16 @@
 """One denoiser for every network: whatever it predicts, `eps` returns the noise."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from diffpo.core.refusal import Refusal
-from diffpo.diffusion.base.schedules import require_ddpm
+from diffpo.diffusion.base.family import Family, Signature
+from diffpo.diffusion.base.prediction import Prediction
 from diffpo.diffusion.data.batches import Conditioning
-
-
-class Prediction(ABC):
-    """How a network's output, given x_t = a x_0 + s eps, becomes the noise and the picture."""
-
-    @abstractmethod
-    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Epsilon(Prediction):
-    """The output is the noise (arXiv:2006.11239)."""
-
-    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        return out
-
-    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        return (x_t - s * out) / a
-
-
-@dataclass(frozen=True)
-class Velocity(Prediction):
-    """The output is v = a eps - s x_0 with a^2 + s^2 = 1 (arXiv:2202.00512)."""
-
-    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        return a * out + s * x_t
-
-    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        return a * x_t - s * out
-
-
-@dataclass(frozen=True)
-class Flow(Prediction):
-    """The output is u = eps - x_0 on the straight path a + s = 1 (rectified flow, arXiv:2209.03003)."""
-
-    def eps(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        return x_t + a * out
-
-    def x_0(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        return x_t - s * out
-
-
-class Signature(ABC):
-    """How a network is called.
-
-    Attributes:
-        axes: of one picture's latents.
-    """
-
-    axes: ClassVar[int]
-
-    @abstractmethod
-    def __call__(self, network: nn.Module, x_t: Tensor, t: Int[Tensor, " n"], cond: Conditioning) -> Tensor:
-        """The network's output for n noisy pictures."""
-
-
-@dataclass(frozen=True)
-class UNetSignature(Signature):
-    """The UNet of Stable Diffusion 1.x, 2.x and XL; latents are (c, h, w)."""
-
-    axes: ClassVar[int] = 3
-
-    def __call__(self, network: nn.Module, x_t: Tensor, t: Int[Tensor, " n"], cond: Conditioning) -> Tensor:
-        return network(x_t, t, **cond.kwargs()).sample
-
-
-@dataclass(frozen=True)
-class VideoSignature(Signature):
-    """A transformer over frames with learned or sinusoidal positions, as CogVideoX-2B (arXiv:2408.06072); latents are
-    (frames, c, h, w)."""
-
-    axes: ClassVar[int] = 4
-
-    def __call__(self, network: nn.Module, x_t: Tensor, t: Int[Tensor, " n"], cond: Conditioning) -> Tensor:
-        return network(hidden_states=x_t, timestep=t, **cond.kwargs()).sample
+from diffpo.diffusion.families.sd import SD
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,36 +20,32 @@ class Denoiser:
     Attributes:
         a: signal coefficient of each training timestep.
         s: noise coefficient of each training timestep.
+        signature: how the network is called.
+        told: what it is told of each training timestep; None tells the timestep itself.
     """
 
     unet: nn.Module
     a: Float[Tensor, " timesteps"]
     s: Float[Tensor, " timesteps"]
     prediction: Prediction
-    signature: Signature = UNetSignature()
+    signature: Signature = SD()
+    told: Shaped[Tensor, " timesteps"] | None = None
 
     @classmethod
-    def from_scheduler(cls, unet: nn.Module, scheduler: Any) -> "Denoiser":
-        """Read path and prediction off any diffusers scheduler of the DDPM family (zero-terminal-SNR included).
+    def from_scheduler(cls, unet: nn.Module, scheduler: Any, family: Family | None = None) -> "Denoiser":
+        """Read path and prediction off a scheduler, as its family does (by default a UNet's of Stable Diffusion).
 
         Raises:
-            Refusal: if the scheduler is of no DDPM family, or its `prediction_type` neither "epsilon" nor
-                "v_prediction".
+            Refusal: if the scheduler is for another kind of path, or it is not known what the network predicts.
         """
-        require_ddpm(scheduler)
-        predictions = {"epsilon": Epsilon(), "v_prediction": Velocity()}
-        kind = scheduler.config.get("prediction_type")
-        if kind not in list(predictions):
-            raise Refusal(f"The base's scheduler has prediction_type {kind!r}; known are {', '.join(predictions)}.")
-        # Without the note of which settings are defaults: those of another class are others.
-        settings = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
-        ddpm: Any = DDPMScheduler.from_config(settings)
-        alpha_bar = ddpm.alphas_cumprod
-        return cls(unet, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), predictions[kind])
+        family = family or SD()
+        path = family.path(scheduler)
+        return cls(unet, path.a, path.s, path.prediction, family, path.told)
 
     def to(self, device: torch.device | str) -> "Denoiser":
         """The path's coefficients on a device; the network stays where it is."""
-        return replace(self, a=self.a.to(device), s=self.s.to(device))
+        told = None if self.told is None else self.told.to(device)
+        return replace(self, a=self.a.to(device), s=self.s.to(device), told=told)
 
     def eps(
         self, x_t: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"], cond: Conditioning
@@ -140,7 +57,8 @@ class Denoiser:
         self, x_t: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "k b *picture"]:
         """What the network says, in fp32."""
-        out = self.signature(self.unet, x_t.flatten(0, 1), t.repeat(len(x_t)), cond)
+        told = (t if self.told is None else self.told[t]).repeat(len(x_t))
+        out = self.signature(self.unet, x_t.flatten(0, 1), told, cond.map(lambda x: x.flatten(0, 1)))
         return out.float().unflatten(0, x_t.shape[:2])
 
     def noised(

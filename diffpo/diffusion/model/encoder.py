@@ -1,16 +1,18 @@
 """From pixels and prompts to what the frozen parts make of them: posteriors and text states."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from diffpo.diffusion.base.latents import latent_statistics
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.data.batches import EncodedBatch, ImageBatch, PixelBatch, PromptBatch
 from diffpo.diffusion.model.conditioning import Conditioner
-from diffpo.diffusion.model.pipeline import FAMILIES
+from diffpo.diffusion.model.pipeline import family_of
 
 PIXELS = 2**22  # encoded at a time: 4 pictures of 1024 x 1024 take about 8 GiB in the VAE's fp32 encoder
 
@@ -21,24 +23,35 @@ class Encoder:
 
     vae: Any
     conditioner: Conditioner
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # of latents, by the side of square pictures
 
     @classmethod
-    def of(cls, parts: Any, storage: torch.dtype = torch.float32) -> "Encoder":
+    def of(cls, parts: Any, storage: torch.dtype = torch.float32, family: Family | None = None) -> "Encoder":
         """The encoders of a pipeline, frozen.
 
         Args:
             storage: type of the text encoders, and so of the states.
+            family: None is that of the pipeline's class.
         """
-        encoder = cls(parts.vae, FAMILIES[type(parts).__name__].conditioner(parts))
+        encoder = cls(parts.vae, Conditioner(family or family_of(parts), parts))
         for module in encoder.modules:
             module.requires_grad_(False).eval()
-        for _, text_encoder in encoder.conditioner.encoders:
+        for text_encoder in encoder.conditioner.encoders:
             text_encoder.to(storage)
         return encoder
 
     @property
     def modules(self) -> list[Any]:
-        return [self.vae, *(text_encoder for _, text_encoder in self.conditioner.encoders)]
+        return [self.vae, *self.conditioner.encoders]
+
+    @property
+    def family(self) -> Family:
+        return self.conditioner.family
+
+    @property
+    def scaling(self) -> float:
+        """What latents are multiplied by after they were drawn."""
+        return self.family.scaling(self.conditioner.parts)
 
     def to(self, device: torch.device | str) -> "Encoder":
         """The same encoders, moved in place."""
@@ -50,27 +63,42 @@ class Encoder:
     def __call__(self, raw: PixelBatch) -> EncodedBatch:
         """A batch that is on the encoders' device."""
         mean, std = (x.unflatten(0, raw.pixels.shape[:2]) for x in self.posterior(raw.pixels.flatten(0, 1)))
-        scaling, passed_over = self.vae.config.scaling_factor, (raw.broken, raw.identical)
-        return EncodedBatch(mean, std, scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, *passed_over)
+        passed_over = raw.broken, raw.identical
+        return EncodedBatch(
+            mean, std, self.scaling, self.conditioner(raw), raw.label, raw.epoch, raw.row, *passed_over
+        )
 
     @torch.no_grad()
     def blank(self, raw: PromptBatch) -> ImageBatch:
         """A batch of prompts, with zeros for latents."""
-        side = raw.side // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (1, len(raw.row), self.vae.config.latent_channels, side, side)
-        return ImageBatch(torch.zeros(shape, device=raw.time_ids.device), self.conditioner(raw), raw.label, raw.row)
+        device = raw.time_ids.device
+        if raw.side not in self.shapes:
+            black = torch.zeros(1, 3, raw.side, raw.side, dtype=torch.uint8, device=device)
+            self.shapes[raw.side] = self.posterior(black)[0].shape[1:]
+        latents = torch.zeros(1, len(raw.row), *self.shapes[raw.side], device=device)
+        return ImageBatch(latents, self.conditioner(raw), raw.label, raw.row)
 
     @torch.no_grad()
-    def posterior(self, pixels: UInt8[Tensor, "n 3 H W"]) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
-        """Mean and deviation, computed on a bounded number of pixels at a time; normalized by channel if the VAE's
-        config says so, but not yet scaled."""
+    def posterior(self, pixels: UInt8[Tensor, "n 3 H W"]) -> tuple[Float[Tensor, "n ..."], Float[Tensor, "n ..."]]:
+        """Mean and deviation, computed on a bounded number of pixels at a time; see `Family.posterior`.
+
+        Raises:
+            Refusal: if the sides of the pictures are none that the family takes.
+        """
+        require_sides([tuple(pixels.shape[-2:])], self.family)
         parts = pixels.split(at_a_time(pixels))
-        found = [self.vae.encode(some.float() / 127.5 - 1).latent_dist for some in parts]
-        mean, std = torch.cat([part.mean for part in found]), torch.cat([part.std for part in found])
-        if (of_channels := latent_statistics(self.vae)) is not None:
-            center, width = of_channels
-            mean, std = (mean - center) / width, std / width
+        found = [self.family.posterior(self.conditioner.parts, some.float() / 127.5 - 1) for some in parts]
+        mean, std = (torch.cat(some) for some in zip(*found, strict=True))
         return mean.contiguous(), std.contiguous()  # or the UNet's bits would depend on the layout the VAE happened on
+
+
+def require_sides(shapes: Sequence[tuple[int, ...]], family: Family) -> None:
+    """Raise a Refusal if pictures of such heights and widths are none that a family takes."""
+    if odd := [shape for shape in shapes if any(side % family.multiple for side in shape)]:
+        raise Refusal(
+            f"{type(family).__name__} takes pictures whose sides are multiples of {family.multiple}, not "
+            f"{' x '.join(map(str, odd[0]))}; set data.framing.resolution (and bucket_step) to such numbers."
+        )
 
 
 def at_a_time(pixels: UInt8[Tensor, "... 3 H W"]) -> int:

@@ -11,35 +11,35 @@ from diffpo.core.draws import Draws
 from diffpo.core.references import FrozenCopy, Reference, SwitchedOff, store_matrices
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import is_sharded, whole_state
+from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.data.batches import Conditioning, EncodedBatch, ImageBatch, PromptBatch, Raw
 from diffpo.diffusion.data.pairs import ImagePairs
 from diffpo.diffusion.data.stream import ImageStream
-from diffpo.diffusion.model.attention import ATTENTION
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.model.encoder import Encoder
-from diffpo.diffusion.model.pipeline import load_base, require_width
-from diffpo.storage.digests import UNET, forget_exported, name_exported
+from diffpo.diffusion.model.pipeline import family_of, load_base
+from diffpo.storage.digests import forget_exported, name_exported
 from diffpo.storage.files import name_failed_writes
 from diffpo.train.adapters import Adapter
 
 
 @dataclass(frozen=True)
 class StableDiffusion:
-    """Which base model to tune, and how: Stable Diffusion 1.x, 2.x or XL, recognised by its pipeline class.
+    """Which base model to tune, and how: Stable Diffusion 1.x, 2.x or XL, or a base of another `family`.
 
     Args:
         path: hub id or folder of a diffusers pipeline, or a single .safetensors or .ckpt file.
         config: for a single file: folder or hub id of a pipeline with the same architecture, whose configs and
             tokenizers are taken; null fetches them from the hub. Of a `unet` or `vae` in a single file, too: null is
             then the architecture of `path`.
-        unet: another UNet to start from, policy and reference alike (an SFT model, say): hub id or folder, with the
-            weights at its top or in `unet/`, or a single file.
+        unet: another network to start from, policy and reference alike (an SFT model, say): hub id or folder, with the
+            weights at its top or in `unet/` (of transformers `transformer/`), or a single file of a UNet.
         vae: another VAE, found in the same way. SDXL's own overflows in fp16; diffpo encodes in fp32 in any case, and
             pipelines that run the result in fp16 take madebyollin/sdxl-vae-fp16-fix.
         scheduler: settings that replace those of the base's scheduler, e.g. {prediction_type: v_prediction} or
             {rescale_betas_zero_snr: true} (zero terminal SNR, arXiv:2305.08891).
-        adapter: null tunes the whole UNet; diffpo.diffusion.LoRA or WarmLoRA tune adapters inside it,
+        adapter: null tunes the whole network; diffpo.diffusion.LoRA or WarmLoRA tune adapters inside it,
             diffpo.diffusion.UserBranch a part that hears users.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         attention: `native` lets torch choose the kernel, `flash` insists on its flash kernel, `xformers` needs that
@@ -48,6 +48,8 @@ class StableDiffusion:
         channels_last: keep the UNet's convolutions in channels-last layout, which tensor cores compute faster.
         revision: of a hub id.
         variant: of the weight files, e.g. fp16; of parts that have none, the others are taken, which is told.
+        family: the architecture, e.g. diffpo.diffusion.families.SD3; null is Stable Diffusion 1.x, 2.x or XL,
+            whichever the pipeline is.
     """
 
     path: str
@@ -62,6 +64,7 @@ class StableDiffusion:
     channels_last: bool = False
     revision: str | None = None
     variant: str | None = None
+    family: Family | None = None
 
     def load(
         self,
@@ -87,21 +90,24 @@ class StableDiffusion:
         """
         reads = encodes or draws or unconditional
         parts = load_pipeline(self, reads)
-        encoder = Encoder.of(parts, storage) if reads else None
+        family = self.family or family_of(parts)
+        encoder = Encoder.of(parts, storage, family) if reads else None
         if encoder and encodes:
             encoder.to(device)
-        unet = parts.unet.to(device, memory_format=torch.channels_last if self.channels_last else None)
+        unet = parts.components[family.part].to(
+            device, memory_format=torch.channels_last if self.channels_last else None
+        )
         unet.requires_grad_(self.adapter is None).train()
-        ATTENTION[self.attention](unet)
+        family.attend(unet, self.attention)
         if self.adapter is not None:
-            self.adapter.attach(unet, seed)
+            self.adapter.suited(family.targets).attach(unet, seed)
             if storage != torch.float32:
                 store_matrices(unet, storage)
         if self.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         if self.compile:
             unet.compile_repeated_blocks()
-        denoiser = Denoiser.from_scheduler(unet, parts.scheduler).to(device)
+        denoiser = Denoiser.from_scheduler(unet, parts.scheduler, family).to(device)
         empty = encoder.conditioner.empty().map(lambda x: x.to(device)) if encoder and unconditional else None
         conditioner = encoder.conditioner if encoder and encodes else None
         return LoadedStableDiffusion(self, parts, conditioner, denoiser, storage, empty)
@@ -140,8 +146,12 @@ class LoadedStableDiffusion:
 
     @property
     def network(self) -> Any:
-        """The UNet, by the name that networks of all tracks have."""
+        """What is trained, by the name that networks of all tracks have."""
         return self.unet
+
+    @property
+    def family(self) -> Family:
+        return self.config.family or family_of(self.parts)
 
     def reference(self) -> Reference:
         """The base as it is now: its own adapters switched off, or a frozen copy if all of it is trained."""
@@ -174,7 +184,8 @@ class LoadedStableDiffusion:
         """
         raw = pairs.first(n)
         if isinstance(raw, EncodedBatch):
-            require_width(self.unet, raw.cond.prompt.shape[-1], self.config.unet or self.config.path)
+            width = raw.cond.states["prompt"].shape[-1]
+            self.family.require_width(self.unet, width, self.config.unet or self.config.path)
         draws = Draws(pairs.seed, raw.epoch, raw.row, self.denoiser.a.device)
         return self.encode(raw, draws), draws
 
@@ -187,7 +198,8 @@ class LoadedStableDiffusion:
         return self.parts
 
     def save(self, folder: Path, writes: bool = True) -> None:
-        """Write what was trained: `unet/`, or the adapter's files; and at last `files.json` with their digests.
+        """Write what was trained: the folder of the network, or the adapter's files; and at last `files.json` with
+        their digests.
 
         Args:
             writes: False on all processes but one. Each has to call this, because weights may be sharded over them.
@@ -212,7 +224,7 @@ class LoadedStableDiffusion:
         state = whole_state(self.unet, self.exported, writes) if attached or is_sharded(self.unet) else None
         if writes:
             unet = self.unet if state is None else strip_network(self.unet, state)
-            unet.save_pretrained(folder / UNET)
+            unet.save_pretrained(folder / self.family.part)
 
 
 def strip_network(unet: Any, state: dict[str, Tensor]) -> Any:
@@ -235,6 +247,7 @@ def load_pipeline(config: StableDiffusion, encodes: bool = True, denoises: bool 
         config.variant,
         encodes,
         denoises,
+        config.family,
     )
 
 

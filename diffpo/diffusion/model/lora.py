@@ -1,17 +1,21 @@
 """LoRA of image networks as files: what diffusers loads, and what a run starts from."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
+from diffpo.diffusion.base.family import Family
+from diffpo.diffusion.model.pipeline import family_of
 from diffpo.lora.files import FILES, read_lora
 from diffpo.lora.layers import put_layers, require_put
 from diffpo.storage.files import sort_metadata
@@ -35,13 +39,15 @@ class PipelineAdapter(Adapter):
 
     def save(self, pipeline: Any, folder: Path, writes: bool = True) -> None:
         """Write peft's names for all layers: of a file with some of diffusers' own names only those are loaded."""
-        unet = pipeline.unet
-        trained = whole_state(unet, [name for name, p in unet.named_parameters() if p.requires_grad])
+        part = family_of(pipeline).part
+        network = pipeline.components[part]
+        trained = whole_state(network, [name for name, p in network.named_parameters() if p.requires_grad])
         if writes:
-            layers = get_peft_model_state_dict(unet, state_dict=trained, adapter_name=TRAINED)
-            adapter = unet.peft_config[TRAINED]
+            layers = get_peft_model_state_dict(network, state_dict=trained, adapter_name=TRAINED)
+            adapter = network.peft_config[TRAINED]
             metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
-            type(pipeline).save_lora_weights(folder, layers, unet_lora_adapter_metadata=metadata)
+            named = {f"{part}_lora_layers": layers, f"{part}_lora_adapter_metadata": metadata}
+            type(pipeline).save_lora_weights(folder, **named)
             sort_metadata(folder / FILES[0])
 
     def load(self, pipeline: Any, folder: Path) -> None:
@@ -50,9 +56,10 @@ class PipelineAdapter(Adapter):
         Raises:
             RuntimeError: if one is not.
         """
-        file = read_lora(str(folder), {"unet": pipeline.unet})
+        part = family_of(pipeline).part
+        file = read_lora(str(folder), {part: pipeline.components[part]})
         pipeline.load_lora_weights(str(folder), adapter_name=TRAINED)
-        require_put(pipeline.unet, file.layers, TRAINED)
+        require_put(pipeline.components[part], file.layers, TRAINED)
 
     def snippet(self, where: str) -> list[str]:
         return [f'pipe.load_lora_weights("{where}")']
@@ -63,10 +70,20 @@ class LoRA(PipelineAdapter, LowRank):
     """New adapters that start as zero (arXiv:2106.09685); the reference is the network without them.
 
     Args:
-        targets: names of the layers that get one; the default is the attention of diffusers' own DPO scripts.
+        targets: names of the layers that get one; null takes those of the base's family, which are attention's of
+            diffusers' own scripts.
     """
 
-    targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    targets: list[str] | None = None
+
+    def suited(self, targets: Sequence[str]) -> "LoRA":
+        return self if self.targets is not None else replace(self, targets=list(targets))
+
+    def attach(self, network: Any, seed: int = 0) -> None:
+        if self.targets is None:
+            self.suited(Family.targets).attach(network, seed)
+        else:
+            super().attach(network, seed)
 
     def inject(self, network: Any, config: LoraConfig) -> None:
         """By diffusers' own hook, so that its other ones (`disable_adapters`) know of the adapters."""
@@ -74,7 +91,7 @@ class LoRA(PipelineAdapter, LowRank):
             network.add_adapter(config, adapter_name=TRAINED)
         except ValueError as error:
             raise Refusal(
-                f"peft has no LoRA for {', '.join(self.targets)} with dropout {self.dropout:g} "
+                f"peft has no LoRA for {', '.join(self.targets or ())} with dropout {self.dropout:g} "
                 f"({' '.join(str(error).split())[:150]}); name others in base.adapter.targets, the linear layers are "
                 f"{', '.join(linear_layers(network))}."
             ) from error
@@ -85,7 +102,7 @@ class WarmLoRA(PipelineAdapter):
     """Train an existing LoRA further; the reference is a frozen second copy of it, "ref", in the same network.
 
     Args:
-        path: hub id, folder or file of a UNet's LoRA, as diffusers, peft, kohya or ComfyUI write it. Ranks, alphas,
+        path: hub id, folder or file of a network's LoRA, as diffusers, peft, kohya or ComfyUI write it. Ranks, alphas,
             layers and dropout are its own, and so are the magnitudes of a DoRA.
     """
 
@@ -97,12 +114,13 @@ class WarmLoRA(PipelineAdapter):
 
     def attach(self, network: Any, seed: int = 0) -> None:
         require_bare(network)
-        file = read_lora(self.path, {"unet": network})
+        part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
+        file = read_lora(self.path, {part: network})
         if file.others:
             raise Refusal(
-                f"{file.beside}; only a UNet is trained. Merge it all into the base and train a new LoRA there "
-                "(pipe.load_lora_weights, fuse_lora, unload_lora_weights, save_pretrained), or save the UNet's part "
-                "alone with save_lora_weights(folder, unet_lora_layers=...)."
+                f"{file.beside}; only a {part} is trained. Merge it all into the base and train a new LoRA there "
+                "(pipe.load_lora_weights, fuse_lora, unload_lora_weights, save_pretrained), or save that of the "
+                f"{part} alone with save_lora_weights(folder, {part}_lora_layers=...)."
             )
         network.requires_grad_(False)
         put_layers(network, file.layers, START)

@@ -14,7 +14,9 @@ from diffpo.data.source import Source
 from diffpo.diffusion.base.single_files import is_single
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.families.sd import SD
 from diffpo.diffusion.model.loading import StableDiffusion
+from diffpo.diffusion.model.pipeline import find_absent, find_family
 from diffpo.storage.hub import LICENSES, is_hub_id
 from diffpo.train.model_card import find_paths, write_closing, write_opening
 from diffpo.train.state.best import read_best
@@ -101,10 +103,14 @@ def write_snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
     named = {"config": base.config} if single else {"revision": base.revision, "variant": base.variant}
     options = "".join(f", {name}={value!r}" for name, value in named.items() if value is not None)
     load, full = "from_single_file" if single else "from_pretrained", base.adapter is None
-    lines = [f"from diffusers import {pipeline}{', UNet2DConditionModel' if full else ''}", ""]
+    family = find_family(pipeline, base.path, base.family)
+    part, kind = family.part, family.network.__name__
+    lines = [f"from diffusers import {pipeline}{f', {kind}' if full else ''}", ""]
     if full:
-        lines += [f'unet = UNet2DConditionModel.from_pretrained("{where}", subfolder="unet")']
-    lines += [f'pipe = {pipeline}.{load}("{base.path}"{", unet=unet" if full else ""}{options})']
+        lines += [f'{part} = {kind}.from_pretrained("{where}", subfolder="{part}")']
+    absent = sorted(find_absent(base.path, base.revision, family)) if family.optional else []
+    options += "".join(f", {name}=None" for name in absent)
+    lines += [f'pipe = {pipeline}.{load}("{base.path}"{f", {part}={part}" if full else ""}{options})']
     if base.scheduler:
         lines += [f"pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **{base.scheduler})"]
     return "\n".join(lines + ([] if base.adapter is None else base.adapter.snippet(where)))
@@ -112,7 +118,7 @@ def write_snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
 
 def other_parts(base: StableDiffusion) -> str:
     """What else the pipeline needs: parts that replaced those of the base and are not among the weights."""
-    parts = {"vae": base.vae} | ({} if base.adapter is None else {"unet": base.unet})
+    parts = {"vae": base.vae} | ({} if base.adapter is None else {(base.family or SD()).part: base.unet})
     named = [f"`{name}=` with the one of `{path}`" for name, path in parts.items() if path is not None]
     return f"Give the pipeline also {' and '.join(named)}: it was tuned with that." if named else ""
 

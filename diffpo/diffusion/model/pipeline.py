@@ -1,76 +1,33 @@
 """From a hub id, a folder or a single file to a plain diffusers pipeline."""
 
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 import transformers
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from torch import nn
+from diffusers import DiffusionPipeline
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.base.latents import require_known_latents
+from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.base.parts import from_folder
-from diffpo.diffusion.base.schedules import change_scheduler, require_as_trained, require_said
+from diffpo.diffusion.base.schedules import change_scheduler, require_as_trained
 from diffpo.diffusion.base.single_files import UNUSED, Checkpoint, is_single
-from diffpo.diffusion.base.tokenizers import load_tokenizer, require_one_length
-from diffpo.diffusion.model.conditioning import Conditioner, OneEncoder, TwoEncoders
+from diffpo.diffusion.families.sd import SD
+from diffpo.diffusion.families.sdxl import SDXL
 from diffpo.storage.hub import name_failed_loads, name_parse_errors
 
-KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-WHAT = {"unet": "a UNet", "vae": "a VAE"}
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+WHAT = {"unet": "a UNet", "transformer": "a transformer", "vae": "a VAE"}
+PARTS = ("unet", "transformer", "vae", "scheduler")
+PARTS += ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
 CONFIGS = "the configs of a diffusers pipeline"
-# What a UNet may be told besides noise, time, prompt and SDXL's added condition, and is not here.
-UNTOLD = ("time_cond_proj_dim", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "encoder_hid_dim")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What differs between the pipelines that can be tuned.
-
-    Attributes:
-        conditioner: how prompts become states.
-        added: `addition_embed_type` of its UNets.
-        options: of `from_pretrained`: neither safety checker nor watermark.
-        encoders: names of the parts that only encode (and decode), each tokenizer after its text encoder.
-        normalizes: whether it knows a VAE's `latents_mean` and `latents_std`.
-    """
-
-    pipeline: type[Any]
-    conditioner: type[Conditioner]
-    added: str | None
-    options: dict[str, Any]
-    encoders: tuple[str, ...]
-    normalizes: bool
-
-
-FAMILIES = {
-    "StableDiffusionPipeline": Family(
-        StableDiffusionPipeline,
-        OneEncoder,
-        None,
-        {"safety_checker": None, "requires_safety_checker": False},
-        ("vae", "text_encoder", "tokenizer"),
-        normalizes=False,
-    ),
-    "StableDiffusionXLPipeline": Family(
-        StableDiffusionXLPipeline,
-        TwoEncoders,
-        "text_time",
-        {"add_watermarker": False},
-        ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
-        normalizes=True,
-    ),
-}
+UNETS = (SD(), SDXL())  # what is loaded where no family is named
+# With which settings a pipeline was loaded: lengths of prompts, say, hold for drawing, too.
+LOADED: WeakKeyDictionary[Any, Family] = WeakKeyDictionary()
 
 
 def load_base(
@@ -83,12 +40,14 @@ def load_base(
     variant: str | None = None,
     encodes: bool = True,
     denoises: bool = True,
+    family: Family | None = None,
 ) -> Any:
-    """A text-to-image Stable Diffusion 1.x, 2.x or XL as a plain pipeline in fp32; arguments as of `StableDiffusion`.
+    """A text-to-image base as a plain pipeline in fp32; arguments as of `StableDiffusion`.
 
     Args:
         encodes: False leaves VAE, text encoders and tokenizers out.
-        denoises: False leaves the UNet out.
+        denoises: False leaves the network out.
+        family: None is Stable Diffusion 1.x, 2.x or XL, whichever the pipeline is.
 
     Raises:
         Refusal: if something cannot be found, is of another kind, lacks weights, or does not say what it is for.
@@ -98,18 +57,29 @@ def load_base(
     files = {origin: Checkpoint.of(origin, WHAT[name]) for name, origin in replaced.items() if is_single(origin)}
     if is_single(path):
         files[path] = Checkpoint.of(path)
-        home, revision, variant = home_of(files[path], config), None, None
+        home, revision, variant = home_of(files[path], config, family), None, None
     else:
-        home = Home.of(path, revision)
-    architecture = Home.of(config, what=CONFIGS) if config else home
+        home = Home.of(path, revision, chosen=family)
+    part = home.family.part
+    if part != "unet" and files:
+        raise Refusal(
+            f"{next(iter(files))} is a single file, which is read of Stable Diffusion alone; name a folder of a "
+            f"{home.family.pipeline.__name__}."
+        )
+    replaced = {part if name == "unet" else name: origin for name, origin in replaced.items()}
+    architecture = Home.of(config, what=CONFIGS, chosen=family) if config else home
     parts: dict[str, Any] = left_out(home.family, encodes, denoises)
-    for name in ("unet", *home.family.encoders):
+    if home.absent and not denoises:
+        parts[part] = make_hollow(home)
+    for name in (part, *home.family.encoders):
         origin = replaced.get(name, path)
         if name in parts:
             continue
-        if name.startswith("tokenizer"):
+        if name in home.absent:
+            parts[name] = None
+        elif name.startswith("tokenizer"):
             encoder = parts[name.replace("tokenizer", "text_encoder")]
-            parts[name] = load_tokenizer(home.kind(name), home.path, name, encoder, revision)
+            parts[name] = home.family.tokenizer(home.kind(name), home.path, name, encoder, revision)
         elif origin in files:
             parts[name] = architecture.filled(name, files[origin])
         elif name in replaced:
@@ -121,7 +91,8 @@ def load_base(
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:
         pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
-    require_known(pipeline, home, replaced.get("unet", path), replaced.get("vae", path))
+    LOADED[pipeline] = home.family
+    home.family.require_fits(pipeline, home.path, replaced.get(part, path), replaced.get("vae", path))
     for file in files.values():
         require_as_trained(file.tensors, file.metadata, pipeline.scheduler, scheduler or {}, file.path)
     return pipeline
@@ -133,14 +104,18 @@ class Home:
 
     Attributes:
         index: what `model_index.json` says.
+        chosen: the family that the user named, if any.
     """
 
     path: str
     revision: str | None
     index: Mapping[str, Any]
+    chosen: Family | None
 
     @classmethod
-    def of(cls, path: str, revision: str | None = None, what: str = "a diffusers pipeline") -> "Home":
+    def of(
+        cls, path: str, revision: str | None = None, what: str = "a diffusers pipeline", chosen: Family | None = None
+    ) -> "Home":
         """Read and checked.
 
         Raises:
@@ -151,16 +126,27 @@ class Home:
                 require_object(file)
         with name_failed_loads(path, what), name_parse_errors():
             index: Any = DiffusionPipeline.load_config(path, revision=revision)
-        return cls(path, revision, index)
+        return cls(path, revision, index, chosen)
 
     @property
     def family(self) -> Family:
-        return find_family(str(self.index.get("_class_name")), self.path)
+        """Raises a Refusal, naming the right one, if the pipeline is of another family."""
+        return find_family(str(self.index.get("_class_name")), self.path, self.chosen)
+
+    @property
+    def absent(self) -> set[str]:
+        """Parts that the pipeline was saved without."""
+        return {name for name in self.family.optional if self.index.get(name, [None, None]) == [None, None]}
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """Classes of the parts that are of diffusers."""
+        return {self.family.part: self.family.network, "vae": self.family.vae}
 
     def kind(self, name: str) -> Any:
         """The class of a part."""
-        if name in KINDS:
-            return KINDS[name]
+        if name in self.networks:
+            return self.networks[name]
         entry = self.index.get(name)
         try:
             library, kind = entry  # type: ignore[reportGeneralTypeIssues]
@@ -174,21 +160,26 @@ class Home:
         """A network of this architecture with weights from a single file."""
         kind = self.kind(name)
         with name_failed_loads(self.path, f"the config of {WHAT.get(name, name)}"), name_parse_errors():
-            if name in KINDS:
+            if name in self.networks:
                 settings = kind.load_config(self.path, subfolder=name, revision=self.revision)
             else:
                 settings = kind.config_class.from_pretrained(self.path, subfolder=name, revision=self.revision)
-        if name in KINDS:
+        if name in self.networks:
             return {"unet": file.unet, "vae": file.vae}[name](settings)
         return file.text_encoder(kind, settings, name)
 
 
-def home_of(file: Checkpoint, config: str | None) -> Home:
+def find_absent(path: str, revision: str | None, family: Family) -> set[str]:
+    """Parts that a base of a family was saved without; diffusers wants to be told so."""
+    return Home.of(path, revision, chosen=family).absent
+
+
+def home_of(file: Checkpoint, config: str | None, chosen: Family | None) -> Home:
     """Of a single file: what was named, or what diffusers recognises in it, fetched from the hub."""
     if config is not None:
-        return Home.of(config, what=CONFIGS)
+        return Home.of(config, what=CONFIGS, chosen=chosen)
     try:
-        return Home.of(file.home())
+        return Home.of(file.home(), chosen=chosen)
     except Refusal as refusal:
         raise Refusal(
             f"{file.path} could not be read with the configs of the hub ({refusal}); name a folder with them in "
@@ -210,60 +201,56 @@ def require_object(file: Path) -> None:
 
 def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
     """What diffusers takes for parts that are not to be loaded."""
-    return dict.fromkeys((() if encodes else family.encoders) + (() if denoises else ("unet",)))
+    return dict.fromkeys((() if encodes else family.encoders) + (() if denoises else (family.part,)))
 
 
-def find_family(kind: str, path: str) -> Family:
-    if kind not in FAMILIES:
-        raise Refusal(
-            f"{path} is a {kind}; diffpo tunes text-to-image Stable Diffusion 1.x, 2.x and XL ({', '.join(FAMILIES)})."
+def make_hollow(home: Home) -> Any:
+    """A network without weights: its config tells how wide the states of absent text encoders are."""
+    with name_failed_loads(home.path, "the config of a network"), name_parse_errors(), torch.device("meta"):
+        return home.family.network.from_config(
+            home.family.network.load_config(home.path, subfolder=home.family.part, revision=home.revision)
         )
-    return FAMILIES[kind]
 
 
-def require_known(pipeline: Any, home: Home, unet: str, vae: str) -> None:
-    """Raise a Refusal if parts do not fit together, or something about them would be guessed.
+def find_family(kind: str, path: str, chosen: Family | None = None) -> Family:
+    """The family that was chosen, or Stable Diffusion 1.x, 2.x or XL.
 
-    Args:
-        unet, vae: where they come from.
+    Raises:
+        Refusal: naming the right family, if a pipeline is of another class.
     """
-    if pipeline.unet is not None:
-        require_text_to_image(pipeline, unet)
-    if pipeline.vae is not None:
-        require_known_latents(pipeline.vae, home.family.normalizes, vae)
-        require_one_length(pipeline, home.path)
-    if pipeline.unet is not None and pipeline.vae is not None:
-        require_width(pipeline.unet, width_of(pipeline), unet)
-    require_said(pipeline.scheduler, home.path)
+    if fitting := [family for family in ((chosen,) if chosen else UNETS) if family.pipeline.__name__ == kind]:
+        return fitting[0]
+    shipped = {family.pipeline.__name__: family.__name__ for family in list_shipped()}
+    if kind in shipped:
+        raise Refusal(f"{path} is a {kind}; set base.family to diffpo.diffusion.families.{shipped[kind]}.")
+    known = ", ".join(sorted(shipped))
+    raise Refusal(f"{path} is a {kind}; diffpo tunes text-to-image bases whose pipeline is one of {known}.")
 
 
-def require_text_to_image(pipeline: Any, path: str) -> None:
-    """Refuse inpainting networks, those of another family, and those that are told what is not told here."""
-    name, unet = type(pipeline).__name__, pipeline.unet.config
-    if unet.in_channels != 4 or unet.addition_embed_type != FAMILIES[name].added:
-        raise Refusal(
-            f"{path} is a {name} whose UNet takes {unet.in_channels} channels and added condition "
-            f"{unet.addition_embed_type}; diffpo tunes text-to-image networks with 4 channels, and added condition "
-            f"{FAMILIES[name].added} in such a pipeline."
-        )
-    if untold := [f"{name} {unet[name]}" for name in UNTOLD if unet.get(name) is not None]:
-        raise Refusal(
-            f"{path} has a UNet that is told more than noise, time and prompt ({', '.join(untold)}), which is not "
-            "done here; name another one."
-        )
+def family_of(pipeline: Any) -> Family:
+    """The family of a pipeline that is at hand: what it was loaded as, or that of its class or of one it extends.
+
+    Raises:
+        Refusal: if it is of none.
+    """
+    if pipeline in LOADED:
+        return LOADED[pipeline]
+    for families in (list_families, list_shipped):
+        known = {family.pipeline: family for family in families()}
+        if found := [known[kind] for kind in type(pipeline).__mro__ if kind in known]:
+            return found[0]()
+    raise Refusal(f"{type(pipeline).__name__} is of no family in diffpo.diffusion.families; load the base by one.")
 
 
-def width_of(pipeline: Any) -> int:
-    """Of the states that its text encoders give, side by side."""
-    encoders = [getattr(pipeline, part) for part in ("text_encoder", "text_encoder_2") if part in pipeline.components]
-    return sum(encoder.config.hidden_size for encoder in encoders)
+def list_shipped() -> list[Any]:
+    """All classes of the catalogue."""
+    face = importlib.import_module("diffpo.diffusion.families")
+    return [getattr(face, name) for name in face.__all__]
 
 
-def require_width(unet: nn.Module, width: int, path: str) -> None:
-    """Refuse a UNet whose attention takes states of another width than there are."""
-    for layer, module in unet.named_modules():
-        if layer.endswith("attn2.to_k") and module.in_features != width:
-            raise Refusal(
-                f"{path} does not fit the text encoders: {layer}.weight takes states of width {module.in_features}, "
-                f"they give {width}; name the base that the UNet was trained with."
-            )
+def list_families(kind: type = Family) -> Iterator[Any]:
+    """All that were imported, which those of every loaded base are."""
+    for family in kind.__subclasses__():
+        if "pipeline" in vars(family):
+            yield family
+        yield from list_families(family)

@@ -9,9 +9,11 @@ from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import RowMap
+from diffpo.diffusion.base.prediction import Epsilon, Flow, Prediction, Velocity
 from diffpo.diffusion.data.batches import ImageBatch
-from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Prediction, Velocity
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import Noising
+from diffpo.diffusion.objective.space import OutputSpace
 from diffpo.train.adapters import Adapter
 
 TIMES = (0.4, 0.6, 0.8)
@@ -43,10 +45,12 @@ def require_prediction(denoiser: Denoiser, batch: ImageBatch, draws: Draws) -> N
     Raises:
         Refusal: if the scheduler says epsilon and the network predicts v, or the other way round.
     """
-    readings: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": Velocity()}
+    straight = torch.allclose(denoiser.a + denoiser.s, torch.ones_like(denoiser.a))
+    other: dict[str, Prediction] = {"flow_prediction": Flow()} if straight else {"v_prediction": Velocity()}
+    readings: dict[str, Prediction] = {"epsilon": Epsilon()} | other
     errors = {name: 0.0 for name in readings}
     blank = {name: 0.0 for name in readings}
-    stored = batch.cond.prompt.dtype
+    stored = batch.cond.states["prompt"].dtype
     eps = draws.normal("check", *batch.latents.shape[2:]).expand_as(batch.latents)
     for share in TIMES:
         t = torch.full((batch.latents.shape[1],), int(share * len(denoiser.a)), device=eps.device)
@@ -86,7 +90,9 @@ def silent_times(objective: Objective, denoiser: Denoiser) -> str:
 
 
 def list_noisings(part: object) -> Iterator[Noising]:
-    """All in an objective, however deep."""
+    """All in an objective, however deep, by whose times errors of noise are compared."""
+    if isinstance(vars(part).get("space"), OutputSpace):
+        return
     for value in vars(part).values():
         if isinstance(value, Noising):
             yield value

@@ -116,6 +116,59 @@ class Skewed(Times):
         return (timesteps - 1 - steps_below_noisiest.long()).clamp(min=0)
 
 
+@dataclass(frozen=True)
+class LogitNormal(Times):
+    """The noise s of a flow is the sigmoid of a Gaussian, so that its middle is met most (arXiv:2403.03206, eq. 19).
+
+    diffusers' scripts index a falling table by their draw, so their `logit_mean` is minus this one.
+
+    Raises:
+        Refusal: if `std` is not positive.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self):
+        if self.std <= 0:
+            raise Refusal(f"LogitNormal needs a positive std, got {self.std}; Among([t]) is a single time.")
+
+    def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
+        s = torch.sigmoid(self.mean + self.std * draws.normal("timestep"))
+        return (s * timesteps).long().clamp(max=timesteps - 1)
+
+
+@dataclass(frozen=True)
+class Shifted(Times):
+    """Times of a flow moved towards noise: s becomes k s / (1 + (k - 1) s) (arXiv:2403.03206, eq. 23).
+
+    Args:
+        times: that are moved.
+        shift: k; 3 for Stable Diffusion 3, 1 moves nothing.
+
+    Raises:
+        Refusal: if `shift` is not positive.
+    """
+
+    times: Times = field(default_factory=Uniform)
+    shift: float = 3.0
+
+    def __post_init__(self):
+        if self.shift <= 0:
+            raise Refusal(f"Shifted needs a positive shift, got {self.shift}; 1 moves nothing.")
+
+    def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
+        return self.moved(self.times(timesteps, draws), timesteps)
+
+    def met(self, timesteps: int) -> Int[Tensor, " n"]:
+        return self.moved(self.times.met(timesteps), timesteps).unique()
+
+    def moved(self, t: Int[Tensor, " n"], timesteps: int) -> Int[Tensor, " n"]:
+        """The nearest of the schedule's noises (t + 1) / timesteps."""
+        s = (t + 1) / timesteps
+        return (timesteps * self.shift * s / (1 + (self.shift - 1) * s)).round().long().clamp(1, timesteps) - 1
+
+
 class Noising(ABC):
     """Picks one time per pair and the noisy latents of both sides at that time.
 

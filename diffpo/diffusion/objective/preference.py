@@ -16,6 +16,7 @@ from diffpo.diffusion.data.batches import ImageBatch
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.guard import Guard, scale_gradient
 from diffpo.diffusion.objective.noising import ForwardNoise, Noised, Noising
+from diffpo.diffusion.objective.space import NoiseSpace, Space
 from diffpo.diffusion.objective.weighting import TimeWeighting
 from diffpo.losses.logistic import Sigmoid
 
@@ -29,7 +30,7 @@ class DenoisingPreference(Objective):
     With m, r the errors of policy and reference on noise eps, the default loss is
     -log sigmoid(-beta/2 [(m_w - m_l) - (r_w - r_l)]), beta in the convention of the authors' code
     (github.com/SalesforceAIResearch/DiffusionDPO): mean over latent elements, one half, T and omega absorbed.
-    Unlike there, every error is computed in fp32 and in noise space, so beta means the same for v-prediction.
+    Unlike there, errors are computed in fp32 and, by default, in noise space: beta means the same for v-prediction.
 
     Args:
         loss: any pairwise loss on margins.
@@ -38,6 +39,7 @@ class DenoisingPreference(Objective):
         scale: turns image errors into log-likelihoods of the size that a loss expects. Image recipes keep 1 and a beta
             of thousands; a text-side loss keeps its own beta and takes 5e4 (0.1 x 5e4 = 5000).
         weighting: scales the log-likelihoods by time; None is the constant of Diffusion-DPO.
+        space: in which errors are squared; recipes for flows take `OutputSpace()`.
 
     Raises:
         Refusal: if the loss needs true probabilities, or plain errors where they are scaled or weighted, or if `scale`
@@ -50,6 +52,7 @@ class DenoisingPreference(Objective):
     guard: Guard | None = None
     scale: float = 1.0
     weighting: TimeWeighting | None = None
+    space: Space = field(default_factory=NoiseSpace)
 
     def __post_init__(self):
         require_positive(self, scale=self.scale)
@@ -66,7 +69,13 @@ class DenoisingPreference(Objective):
 
     @property
     def requires(self) -> Requirements:
-        return Requirements.of(self.loss, list_answers(self.noising, self.loss.needs_reference), self.noising.fixed)
+        return Requirements.of(self.loss, list_answers(self.noising, self.loss.needs_reference), self.fixed)
+
+    @property
+    def fixed(self) -> str | None:
+        """What errors of the reference depend on besides the pairs, if batch and draws alone decide them."""
+        noising = self.noising.fixed
+        return noising if noising is None or self.space == NoiseSpace() else f"{noising} in {self.space}"
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Step:
         return self.at(policy, reference, self.noising(policy, reference, batch, draws))
@@ -91,7 +100,7 @@ class DenoisingPreference(Objective):
 
     def residual(self, policy: Denoiser, reference: Reference | None, noised: Noised) -> "Residual":
         """What the squared errors are of."""
-        return Residual(policy, noised)
+        return Residual(policy, noised, space=self.space)
 
 
 def list_answers(noising: Noising, scores: bool = True) -> tuple[str, ...]:
@@ -101,14 +110,18 @@ def list_answers(noising: Noising, scores: bool = True) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """Predicted minus true noise of any network at the same noisy latents, so that policy and reference compare."""
+    """Predicted minus true noise of any network at the same noisy latents, so that policy and reference compare.
+
+    Attributes:
+        space: in which they are compared, if not as noise.
+    """
 
     policy: Denoiser
     noised: Noised
+    space: Space = field(default=NoiseSpace(), kw_only=True)
 
     def __call__(self, unet: nn.Module) -> Float[Tensor, "k b *picture"]:
-        noised = self.noised
-        return replace(self.policy, unet=unet).eps(noised.x_t, noised.t, noised.batch.cond) - noised.eps
+        return self.space(replace(self.policy, unet=unet), self.noised)
 
     def squared(self, unet: nn.Module) -> Float[Tensor, "k b"]:
         return mean_square(self(unet))

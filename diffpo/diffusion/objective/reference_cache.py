@@ -75,6 +75,7 @@ def identify_answers(
 ) -> dict[str, Any]:
     """What an error of the reference depends on."""
     network = (base.path, base.unet, base.config, base.revision, base.variant, base.adapter and base.adapter.start)
+    network += () if base.family is None else (repr(base.family),)
     return {
         "network": str(network),
         "vae": base.vae,

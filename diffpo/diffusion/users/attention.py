@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.model.attention import FlashAttention
+from diffpo.diffusion.base.attention import FlashAttention
 from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import locate_file, name_failed_loads
 

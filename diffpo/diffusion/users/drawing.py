@@ -18,7 +18,7 @@ from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
 from diffpo.diffusion.annotate.score import read_candidate
 from diffpo.diffusion.evaluation.drawing import Sampling, draw_pictures
 from diffpo.diffusion.evaluation.model import ComparedModel, list_weight_files, stamp_files
-from diffpo.diffusion.model.pipeline import FAMILIES
+from diffpo.diffusion.model.pipeline import family_of
 from diffpo.diffusion.users.chunks import Cut
 from diffpo.diffusion.users.pipelines import StableDiffusionUserPipeline, StableDiffusionXLUserPipeline
 from diffpo.evaluation.win_rates import WinRate
@@ -109,7 +109,7 @@ class UserModel:
         """A pipeline in fp32 that still has to be told for whom it draws (`OneUser.for_user`)."""
         assert self.user_attention is not None
         plain = self.of(USER).load()
-        pipeline: Any = HEARING[type(plain)].from_pipe(plain, **FAMILIES[type(plain).__name__].options)
+        pipeline: Any = HEARING[type(plain)].from_pipe(plain, **family_of(plain).options)
         pipeline.load_user_attention(self.user_attention)
         return pipeline
 

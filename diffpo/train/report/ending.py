@@ -6,7 +6,7 @@ from diffpo.train.report.curves import CURVES
 from diffpo.train.state.best import BEST
 
 SHOWN = ("report.html", "report.json", BEST, CURVES, "before_after.png", "previews", "README.md")
-WEIGHTS = ("unet", "*.safetensors")
+WEIGHTS = ("unet", "transformer", "*.safetensors")
 
 
 def tell_ending(folder: Path, loading: str) -> str:

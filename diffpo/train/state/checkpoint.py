@@ -20,6 +20,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
 from diffpo.storage.digests import (
     FILES,
+    NETWORKS,
     digest_files,
     flush_file,
     found_in,
@@ -255,7 +256,8 @@ class Checkpoints:
         Raises:
             Refusal: if there are checkpoints or results.
         """
-        held = [*self.root.glob("checkpoint-*"), *self.root.glob("*.safetensors"), *self.root.glob("unet")]
+        held = [*self.root.glob("checkpoint-*"), *self.root.glob("*.safetensors")]
+        held += [folder for name in NETWORKS for folder in self.root.glob(name)]
         if held:
             raise Refusal(
                 f"{self.root} already holds {held[0].name}; continue that run with --resume latest, or choose another "

@@ -46,10 +46,9 @@ def test_a_batch_has_the_shape_of_pictures_to_come(tmp_path, save):
     _, found = model.prepare(model.unet, batch, Draws(0, batch.epoch, batch.row))
     assert found.latents.shape == (1, 3, 4, 8, 8)
     assert not found.latents.any()
-    assert found.unconditional.prompt.shape == found.cond.prompt.shape
-    if found.cond.time_ids is not None:
-        assert found.cond.time_ids[0].tolist() == [[32, 32, 0, 0, 32, 32]] * 3
-        assert torch.equal(found.unconditional.time_ids, found.cond.time_ids)
+    assert found.unconditional.states["prompt"].shape == found.cond.states["prompt"].shape
+    assert found.cond.picture["time_ids"][0].tolist() == [[32, 32, 0, 0, 32, 32]] * 3
+    assert torch.equal(found.unconditional.picture["time_ids"], found.cond.picture["time_ids"])
 
 
 def test_objectives_that_need_pictures_are_refused(tmp_path):

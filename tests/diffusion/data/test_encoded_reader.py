@@ -31,13 +31,13 @@ def test_visits_flips_and_dropped_captions_are_those_of_pictures(root):
         drawn = Draws(0, one.epoch, one.row)
         ours, theirs = model.encode(other, drawn), model.encode(one, drawn)
         torch.testing.assert_close(ours.latents, theirs.latents, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ours.cond.prompt, theirs.cond.prompt)
-        torch.testing.assert_close(ours.cond.pooled, theirs.cond.pooled)
-        assert torch.equal(ours.cond.time_ids, theirs.cond.time_ids)
+        torch.testing.assert_close(ours.cond.states["prompt"], theirs.cond.states["prompt"])
+        torch.testing.assert_close(ours.cond.states["pooled"], theirs.cond.states["pooled"])
+        assert torch.equal(ours.cond.picture["time_ids"], theirs.cond.picture["time_ids"])
 
 
 def test_states_that_both_sides_share_are_stored_once_in_a_batch(root):
-    prompt = batches(encoded(root), 1)[0].cond.prompt
+    prompt = batches(encoded(root), 1)[0].cond.states["prompt"]
     assert prompt.shape[0] == 2
     assert prompt.untyped_storage().nbytes() == prompt[0].numel() * 4
 
@@ -46,7 +46,7 @@ def test_batches_do_not_depend_on_workers(root):
     for one, other in zip(batches(encoded(root)), batches(replace(encoded(root), workers=2)), strict=True):
         assert one.row == other.row
         assert torch.equal(one.mean, other.mean)
-        assert torch.equal(one.cond.prompt, other.cond.prompt)
+        assert torch.equal(one.cond.states["prompt"], other.cond.states["prompt"])
 
 
 class Captioned(RowMap):
@@ -63,8 +63,8 @@ def test_a_prompt_that_was_not_encoded_is_named(root):
 def test_prompts_of_row_maps_are_those_that_are_encoded(root):
     data = replace(encoded(root, "captioned", rows=[Captioned()]), caption_dropout=0.0)
     assert data.source.encoding["prompts"] == 2
-    same, *_ = data.open(0).first(3).cond.prompt[0]
-    assert all(torch.equal(same, states) for states in data.open(0).first(3).cond.prompt[0])
+    same, *_ = data.open(0).first(3).cond.states["prompt"][0]
+    assert all(torch.equal(same, states) for states in data.open(0).first(3).cond.states["prompt"][0])
 
 
 def test_the_report_tells_of_prompts_and_unreadable_pairs(root):
@@ -83,7 +83,7 @@ def test_encoded_sources_are_mixed_in_any_types(root):
     (batch,) = batches(data, n=1, size=8)
     assert {row // 8 for row in batch.row} == {0, 1}
     assert data.open(0).row_ids.tolist() == list(range(16))
-    assert (batch.mean.dtype, batch.cond.prompt.dtype) == (torch.float32, torch.float32)
+    assert (batch.mean.dtype, batch.cond.states["prompt"].dtype) == (torch.float32, torch.float32)
     with pytest.raises(Refusal, match="mixed with pictures; encode all sources of data.source, or none"):
         replace(data, source=Mixed([sources[0], pixels(root).source])).open(0)
 
@@ -93,5 +93,5 @@ def test_states_come_in_the_type_that_a_run_computes_in(root):
         model = base(root).load(storage=storage, encodes=False, draws=False)
         for name, dtype in (("encoded", "float32"), ("half", "bfloat16")):
             batch, _ = model.first(encoded(root, name, dtype).open(0), 2)
-            assert (batch.cond.prompt.dtype, batch.cond.pooled.dtype) == (storage, storage)
-            assert batch.latents.dtype == batch.cond.time_ids.dtype == torch.float32
+            assert (batch.cond.states["prompt"].dtype, batch.cond.states["pooled"].dtype) == (storage, storage)
+            assert batch.latents.dtype == batch.cond.picture["time_ids"].dtype == torch.float32

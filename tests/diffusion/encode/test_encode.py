@@ -72,7 +72,7 @@ def test_training_gives_what_training_on_pictures_gives_without_vae_and_text_enc
 def test_encoding_in_other_batches_moves_last_bits_alone(root):
     one, other = (encoded(root, f"batches-{n}", batch_size=n).open(0).first(7) for n in (3, 4))
     torch.testing.assert_close(one.mean, other.mean, rtol=1e-5, atol=2e-6)
-    assert torch.equal(one.cond.prompt, other.cond.prompt)
+    assert torch.equal(one.cond.states["prompt"], other.cond.states["prompt"])
 
 
 def losses(model, data) -> torch.Tensor:
@@ -95,7 +95,9 @@ def test_half_precision_stays_within_its_tolerance(root):
             getattr(rounded, posterior).float(), getattr(first, posterior), rtol=5e-4, atol=1e-7
         )
     fp32, bf16 = (base(root).load(storage=storage) for storage in (torch.float32, torch.bfloat16))
-    assert torch.equal(bf16.encoder(pixels(root).open(0).first(7)).cond.prompt, rounded.cond.prompt)
+    assert torch.equal(
+        bf16.encoder(pixels(root).open(0).first(7)).cond.states["prompt"], rounded.cond.states["prompt"]
+    )
     for model in (fp32, bf16):
         model.frozen = model.reference()
         moved(model.unet, by=0.01)
@@ -232,7 +234,9 @@ def test_several_captions_and_pictures_that_are_the_same_are_as_from_pictures(ro
         wanted = model.encoder(raw)
         assert (batch.row, batch.epoch, batch.identical) == (raw.row, raw.epoch, raw.identical)
         torch.testing.assert_close(batch.mean, wanted.mean, rtol=1e-5, atol=2e-6)
-        torch.testing.assert_close(batch.cond.prompt, wanted.cond.prompt.expand_as(batch.cond.prompt))
+        torch.testing.assert_close(
+            batch.cond.states["prompt"], wanted.cond.states["prompt"].expand_as(batch.cond.states["prompt"])
+        )
     assert {row for _, row in ours.seen.identical} == {1}
     assert "1 with the same picture on all sides were passed over: rows [1]" in ours.report()
     assert "; 2 have several captions" in ours.report()

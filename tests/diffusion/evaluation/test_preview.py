@@ -138,7 +138,7 @@ class Elsewhere(torch.nn.Module):
 
 def test_parts_that_live_elsewhere_are_fetched_and_sent_home():
     pipe, part = pipeline(), Elsewhere()
-    shown = SimpleNamespace(unet=pipe.unet, components={"unet": pipe.unet, "vae": part, "tokenizer": pipe.tokenizer})
-    with on_device(shown, torch.device("cpu")):
+    shown = SimpleNamespace(components={"unet": pipe.unet, "vae": part, "tokenizer": pipe.tokenizer})
+    with on_device(shown, pipe.unet, torch.device("cpu")):
         assert part.sent == ["cpu"]
     assert part.sent == ["cpu", "meta"]

@@ -7,9 +7,9 @@ from tiny import denoiser, draws, image_batch, moved, unet
 
 from diffpo.core.pair import PairLabels
 from diffpo.core.references import FrozenCopy
+from diffpo.diffusion.base.prediction import Velocity
 from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.methods.dcpo import DCPO
-from diffpo.diffusion.model.denoiser import Velocity
 from diffpo.diffusion.objective.inversion import PolicyInversion
 from diffpo.diffusion.objective.noising import ForwardNoise
 from diffpo.diffusion.objective.preference import DenoisingPreference
@@ -46,7 +46,7 @@ def test_each_side_is_conditioned_on_its_own_caption_in_policy_and_reference():
         errors = []
         for network in (policy.unet, reference.model):
             eps = [
-                network(noised.x_t[side], noised.t, encoder_hidden_states=batch.cond.prompt[side]).sample
+                network(noised.x_t[side], noised.t, encoder_hidden_states=batch.cond.states["prompt"][side]).sample
                 for side in (0, 1)
             ]
             errors.append((torch.stack(eps) - noised.eps).square().mean(dim=(2, 3, 4)))
@@ -87,11 +87,13 @@ def test_held_out_pairs_are_judged_with_captions_exchanged_too():
 
 
 def test_what_sdxl_is_told_of_a_picture_stays_when_captions_are_exchanged():
-    told = Conditioning(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 5), torch.randn(2, 1, 6))
+    told = Conditioning(
+        {"prompt": torch.randn(2, 1, 3, 4), "pooled": torch.randn(2, 1, 5)}, {"time_ids": torch.randn(2, 1, 6)}
+    )
     other = told.exchanged()
-    assert torch.equal(other.prompt[0], told.prompt[1])
-    assert torch.equal(other.pooled[0], told.pooled[1])
-    assert torch.equal(other.time_ids, told.time_ids)
+    assert torch.equal(other.states["prompt"][0], told.states["prompt"][1])
+    assert torch.equal(other.states["pooled"][0], told.states["pooled"][1])
+    assert torch.equal(other.picture["time_ids"], told.picture["time_ids"])
 
 
 COMBINATIONS = [

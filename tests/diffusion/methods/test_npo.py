@@ -16,7 +16,7 @@ from diffpo.losses.logistic import Sigmoid
 
 def batch_with_empty():
     empty = torch.randn(1, 1, 5, WIDTH, generator=torch.Generator().manual_seed(9))
-    return replace(image_batch(), empty=Conditioning(empty))
+    return replace(image_batch(), empty=Conditioning({"prompt": empty}))
 
 
 def reversed_batch(batch):
@@ -66,8 +66,8 @@ def test_the_frozen_branch_alone_is_told_the_prompt():
         )
     JointGuidance()(policy, reference, batch, draws())
     assert [name for name, _ in told] == ["frozen", "frozen", "trained"]
-    assert torch.equal(told[0][1], batch.cond.prompt[0])
-    assert all(torch.equal(said, batch.unconditional.prompt[0]) for _, said in told[1:])
+    assert torch.equal(told[0][1], batch.cond.states["prompt"][0])
+    assert all(torch.equal(said, batch.unconditional.states["prompt"][0]) for _, said in told[1:])
 
 
 def test_gradients_of_the_trained_branch_are_turned_round():

@@ -8,9 +8,10 @@ from diffpo.core.draws import Draws
 from diffpo.core.needs import Candidates
 from diffpo.core.references import Ema, FrozenCopy
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.prediction import Epsilon, Flow, Velocity
 from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.methods.self_npo import SelfNPO, draw_later, noised_from
-from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Flow, Velocity
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.trajectories import FromNoise, FromPictures
 
 T = torch.tensor([0, 400, 700])
@@ -19,7 +20,7 @@ S = torch.tensor([1, 450, 998])
 
 def batch_with_empty(b: int = 3):
     empty = torch.randn(1, 1, 5, WIDTH, generator=torch.Generator().manual_seed(9))
-    return replace(image_batch(b), empty=Conditioning(empty))
+    return replace(image_batch(b), empty=Conditioning({"prompt": empty}))
 
 
 def straight() -> Denoiser:
@@ -107,7 +108,7 @@ def test_the_student_is_told_the_prompt_and_the_chosen_side_is_read_alone():
     SelfNPO()(policy, reference, batch, draws())
     ((n, states),) = told
     assert n == 3
-    assert torch.equal(states, batch.cond.prompt[0])
+    assert torch.equal(states, batch.cond.states["prompt"][0])
 
 
 def test_prompts_are_enough_from_noise():

@@ -1,10 +1,12 @@
 import pytest
 import torch
-from tiny import WIDTH, pipeline, pipeline_xl
+from tiny import pipeline, pipeline_xl
 
 from diffpo.core.pair import PairLabels
 from diffpo.diffusion.data.batches import PixelBatch
-from diffpo.diffusion.model.conditioning import OneEncoder, TwoEncoders
+from diffpo.diffusion.families.sd import SD
+from diffpo.diffusion.families.sdxl import SDXL
+from diffpo.diffusion.model.conditioning import Conditioner
 
 LONG = "a red circle " * 20
 PROMPTS = ["a red circle", "a blue cross"]
@@ -16,12 +18,12 @@ def batch(*sides: list[str]) -> PixelBatch:
     return PixelBatch(pixels, time_ids, sides, PairLabels.hard(b), (0,) * b, tuple(range(b)))
 
 
-def one() -> OneEncoder:
-    return OneEncoder(pipeline())
+def one() -> Conditioner:
+    return Conditioner(SD(), pipeline())
 
 
-def two(force_zeros: bool = True) -> TwoEncoders:
-    return TwoEncoders(pipeline_xl(force_zeros=force_zeros))
+def two(force_zeros: bool = True) -> Conditioner:
+    return Conditioner(SDXL(), pipeline_xl(force_zeros=force_zeros))
 
 
 @pytest.mark.parametrize("made", [one, two])
@@ -32,27 +34,15 @@ def test_prompts_mean_what_they_mean_to_the_pipeline(made):
     states, _, *rest = parts.encode_prompt(
         PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    torch.testing.assert_close(ours.prompt[0], states)
+    torch.testing.assert_close(ours.states["prompt"][0], states)
     if rest:
-        torch.testing.assert_close(ours.pooled[1], rest[0])
-
-
-def test_one_encoder_adds_no_condition():
-    cond = one()(batch(PROMPTS, PROMPTS))
-    assert cond.kwargs().keys() == {"encoder_hidden_states"}
-
-
-def test_two_encoders_add_pooled_states_and_the_time_ids_of_each_picture():
-    raw = batch(PROMPTS, PROMPTS)
-    added = two()(raw).kwargs()["added_cond_kwargs"]
-    assert added["text_embeds"].shape == (4, 2 * WIDTH)
-    assert torch.equal(added["time_ids"], raw.time_ids.flatten(0, 1))
+        torch.testing.assert_close(ours.states["pooled"][1], rest[0])
 
 
 @pytest.mark.parametrize("made", [one, two])
 def test_equal_captions_are_encoded_once(made):
     conditioner = made()
-    states = conditioner(batch(PROMPTS, PROMPTS)).prompt
+    states = conditioner(batch(PROMPTS, PROMPTS)).states["prompt"]
     assert states.stride(0) == 0
     assert conditioner.encoded == 2
 
@@ -60,8 +50,8 @@ def test_equal_captions_are_encoded_once(made):
 @pytest.mark.parametrize("made", [one, two])
 def test_captions_of_their_own_stay_with_their_side(made):
     conditioner = made()
-    chosen, rejected = conditioner(batch(PROMPTS[:1], PROMPTS[1:])).prompt
-    alone = [conditioner(batch([prompt])).prompt[0] for prompt in PROMPTS]
+    chosen, rejected = conditioner(batch(PROMPTS[:1], PROMPTS[1:])).states["prompt"]
+    alone = [conditioner(batch([prompt])).states["prompt"][0] for prompt in PROMPTS]
     torch.testing.assert_close([chosen, rejected], alone)
 
 
@@ -71,10 +61,10 @@ def test_an_emptied_caption_is_the_unconditional_branch_of_the_pipeline():
         conditioner = two(force_zeros)
         _, negative, _, negative_pooled = conditioner.parts.encode_prompt(["a red circle"], device="cpu")
         cond = conditioner(batch(["", "a red circle"]))
-        torch.testing.assert_close(cond.prompt[0, :1], negative)
-        torch.testing.assert_close(cond.pooled[0, :1], negative_pooled)
-        assert (cond.prompt[0, 0].abs().max() == 0) == force_zeros
-        assert cond.prompt[0, 1].abs().max() > 0
+        torch.testing.assert_close(cond.states["prompt"][0, :1], negative)
+        torch.testing.assert_close(cond.states["pooled"][0, :1], negative_pooled)
+        assert (cond.states["prompt"][0, 0].abs().max() == 0) == force_zeros
+        assert cond.states["prompt"][0, 1].abs().max() > 0
 
 
 @pytest.mark.parametrize("made", [one, two])
@@ -92,7 +82,7 @@ def test_the_empty_prompt_is_that_of_the_pipelines_unconditional_half_and_is_not
     _, states, *rest = parts.encode_prompt(
         PROMPTS[0], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
     )
-    torch.testing.assert_close(ours.prompt[0], states)
+    torch.testing.assert_close(ours.states["prompt"][0], states)
     if rest:
-        torch.testing.assert_close(ours.pooled[0], rest[1])
+        torch.testing.assert_close(ours.states["pooled"][0], rest[1])
     assert conditioner.encoded == 0

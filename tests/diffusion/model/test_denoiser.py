@@ -3,8 +3,9 @@ import torch
 from tiny import denoiser, draws, image_batch, scheduler, unet
 
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.prediction import Epsilon, Flow, Velocity
 from diffpo.diffusion.data.batches import Conditioning
-from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Flow, Velocity
+from diffpo.diffusion.model.denoiser import Denoiser
 
 T = torch.tensor([0, 400, 999])
 
@@ -59,7 +60,9 @@ def test_squared_error_in_noise_space_is_alpha_bar_times_that_of_v():
 def test_sides_are_evaluated_as_if_alone():
     ours, batch = denoiser(), image_batch(dual=True)
     both = ours.eps(batch.latents, T, batch.cond)
-    alone = [ours.eps(batch.latents[[k]], T, Conditioning(batch.cond.prompt[[k]])) for k in (0, 1)]
+    alone = [
+        ours.eps(batch.latents[[k]], T, Conditioning({"prompt": batch.cond.states["prompt"][[k]]})) for k in (0, 1)
+    ]
     torch.testing.assert_close(both, torch.cat(alone))
 
 

@@ -60,7 +60,7 @@ def test_large_batches_are_encoded_in_parts(base, monkeypatch):
 
 def test_latents_stay_fp32_beside_half_precision_prompts(base):
     encoded = encode(StableDiffusion(base).load(storage=torch.bfloat16), batch(pixels(0, 1), ["a red circle"]))
-    assert (encoded.latents.dtype, encoded.cond.prompt.dtype) == (torch.float32, torch.bfloat16)
+    assert (encoded.latents.dtype, encoded.cond.states["prompt"].dtype) == (torch.float32, torch.bfloat16)
 
 
 def test_noise_is_drawn_anew_each_epoch(base):

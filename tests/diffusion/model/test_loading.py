@@ -11,10 +11,10 @@ from tiny_loras import layers_of, saved_layers
 from diffpo.core.references import FrozenCopy, SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
+from diffpo.diffusion.base.prediction import Velocity
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.evaluation.model import ComparedModel
-from diffpo.diffusion.model.denoiser import Velocity
 from diffpo.diffusion.model.kohya import export_kohya
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.lora import LoRA, WarmLoRA

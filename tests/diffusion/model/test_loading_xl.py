@@ -82,7 +82,7 @@ def test_each_picture_has_time_ids_of_its_own(root):
     """Original height and width, crop corner after resizing to 32, target size; the others are 40 x 32."""
     model, data = StableDiffusion(str(root / "base")).load(), pairs(root)
     batch, _ = model.first(data, 2)
-    chosen, rejected = batch.cond.time_ids
+    chosen, rejected = batch.cond.picture["time_ids"]
     assert chosen.tolist() == [[32, 40, 0, 4, 32, 32]] * 2
     assert rejected.tolist() == [[64, 96, 0, 8, 32, 32], [32, 40, 0, 4, 32, 32]]
 
@@ -93,15 +93,16 @@ def test_time_ids_and_pooled_states_reach_the_network(root):
     t = torch.tensor([500, 500])
     with torch.no_grad():
         whole = model.denoiser.eps(batch.latents, t, batch.cond)
-        for name in ("pooled", "time_ids"):
-            changed = replace(batch.cond, **{name: getattr(batch.cond, name) + 50.0})
+        for kind, name in (("states", "pooled"), ("picture", "time_ids")):
+            told = getattr(batch.cond, kind)
+            changed = replace(batch.cond, **{kind: told | {name: told[name] + 50.0}})
             assert not torch.allclose(model.denoiser.eps(batch.latents, t, changed), whole)
 
 
 def test_half_precision_text_states_under_autocast_give_log_2_at_the_start(root):
     model = StableDiffusion(str(root / "base")).load(storage=torch.bfloat16)
     batch, draws = model.first(pairs(root), 2)
-    assert batch.cond.pooled.dtype == torch.bfloat16
+    assert batch.cond.states["pooled"].dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         step = DenoisingPreference()(model.denoiser, model.reference(), batch, draws)
     torch.testing.assert_close(step.loss.item(), np.log(2), rtol=0, atol=1e-6)

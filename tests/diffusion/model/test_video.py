@@ -9,11 +9,13 @@ from tiny import draws
 
 from diffpo.core.pair import PairLabels
 from diffpo.core.references import FrozenCopy
+from diffpo.diffusion.base.family import Signature
+from diffpo.diffusion.base.prediction import Velocity
 from diffpo.diffusion.data.batches import Conditioning, ImageBatch
 from diffpo.diffusion.methods.npo import JointGuidance
 from diffpo.diffusion.methods.self_npo import SelfNPO
 from diffpo.diffusion.methods.sft import SFT
-from diffpo.diffusion.model.denoiser import Denoiser, Velocity, VideoSignature
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.guard import Guard
 from diffpo.diffusion.objective.inversion import PolicyInversion
 from diffpo.diffusion.objective.preference import DenoisingPreference
@@ -39,17 +41,26 @@ def transformer() -> CogVideoXTransformer3DModel:
         )
 
 
+class ClipSignature(Signature):
+    """CogVideoX-2B's (arXiv:2408.06072); latents are (frames, c, h, w)."""
+
+    axes = 4
+
+    def __call__(self, network, x_t, told, cond):
+        return network(hidden_states=x_t, timestep=told, encoder_hidden_states=cond.states["prompt"]).sample
+
+
 def video() -> Denoiser:
     """A path with zero terminal SNR, as CogVideoX has."""
     s = torch.linspace(0.03, 1, 1000)
-    return Denoiser(transformer(), (1 - s**2).clamp(min=0).sqrt(), s, Velocity(), VideoSignature())
+    return Denoiser(transformer(), (1 - s**2).clamp(min=0).sqrt(), s, Velocity(), ClipSignature())
 
 
 def clips(b: int = 2) -> ImageBatch:
     rng = torch.Generator().manual_seed(1)
-    cond = Conditioning(torch.randn(1, b, *STATES, generator=rng).expand(2, b, *STATES))
+    cond = Conditioning({"prompt": torch.randn(1, b, *STATES, generator=rng).expand(2, b, *STATES)})
     latents = torch.randn(2, b, FRAMES, 4, 8, 8, generator=rng)
-    empty = Conditioning(torch.randn(1, 1, *STATES, generator=rng))
+    empty = Conditioning({"prompt": torch.randn(1, 1, *STATES, generator=rng)})
     return ImageBatch(latents, cond, PairLabels.hard(b), tuple(range(b)), empty)
 
 

@@ -6,9 +6,10 @@ from tiny import denoiser, draws, image_batch, scheduler, unet
 from diffpo.core.references import FrozenCopy
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import DropTies
+from diffpo.diffusion.base.prediction import Epsilon, Velocity
 from diffpo.diffusion.methods.kto import KTO
 from diffpo.diffusion.methods.sft import SFT
-from diffpo.diffusion.model.denoiser import Denoiser, Epsilon, Velocity
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times
 from diffpo.diffusion.objective.inversion import PolicyInversion

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from diffpo.core.references import NOISE, FrozenCopy, Reference, Score
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.prediction import Flow, Velocity
 from diffpo.diffusion.data.batches import ImageBatch
-from diffpo.diffusion.model.denoiser import Denoiser, Flow, Velocity
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.inversion import Inversion, PolicyInversion, ReferenceInversion
 
 EXACT = {"rtol": 1e-4, "atol": 1e-5}

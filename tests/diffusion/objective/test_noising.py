@@ -1,9 +1,11 @@
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
 from tiny import denoiser, draws, image_batch
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.objective.noising import Among, ForwardNoise, Skewed, Uniform
+from diffpo.diffusion.objective.noising import Among, ForwardNoise, LogitNormal, Shifted, Skewed, Uniform
 
 
 def test_forward_equation_holds():
@@ -88,3 +90,30 @@ def test_the_times_that_are_met_are_those_that_are_drawn(times):
     assert set(ForwardNoise(times).met(1000).tolist()) == met
     assert set(times(1000, draws(3000)).tolist()) <= met
     assert set(times.met(20).tolist()) <= set(range(20))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.5)])
+def test_logit_normal_times_are_distributed_as_those_of_diffusers(mean, std):
+    """Whose draw indexes a falling table: its mean has the other sign."""
+    n, table = 20000, FlowMatchEulerDiscreteScheduler().timesteps
+    density = compute_density_for_timestep_sampling(
+        "logit_normal", n, logit_mean=-mean, logit_std=std, generator=torch.Generator().manual_seed(0)
+    )
+    theirs = table[(density * 1000).long()]
+    ours = LogitNormal(mean, std)(1000, draws(n)).float() + 1
+    at = torch.linspace(0.05, 0.95, 19)
+    torch.testing.assert_close(ours.quantile(at), theirs.quantile(at), rtol=0, atol=12.0)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 6.0])
+def test_shifted_times_are_the_nearest_to_those_of_a_shifted_table_of_diffusers(shift):
+    table = FlowMatchEulerDiscreteScheduler(shift=shift).timesteps.flip(0)
+    ours = Shifted(Uniform(), shift).moved(torch.arange(1000), 1000) + 1
+    assert (ours - table).abs().max() <= 0.51
+    assert Shifted(Uniform(), shift).met(1000).max() == 999
+
+
+@pytest.mark.parametrize("wrong", [lambda: LogitNormal(std=0.0), lambda: Shifted(shift=0.0)])
+def test_densities_that_are_none_are_refused(wrong):
+    with pytest.raises(Refusal, match="needs a positive s"):
+        wrong()

@@ -14,8 +14,8 @@ from torch.nn.functional import logsigmoid
 from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.core.references import FrozenCopy
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.prediction import Epsilon, Velocity
 from diffpo.diffusion.data.batches import ImageBatch
-from diffpo.diffusion.model.denoiser import Epsilon, Velocity
 from diffpo.diffusion.objective.guard import Guard
 from diffpo.diffusion.objective.noising import ForwardNoise
 from diffpo.diffusion.objective.preference import DenoisingPreference, mean_over_processes
@@ -58,7 +58,7 @@ def test_matches_the_official_script():
     policy, reference = policy_and_reference()
     batch = image_batch()
     noised = ForwardNoise()(policy, None, batch, draws())
-    x, t, text = noised.x_t.flatten(0, 1), noised.t.repeat(2), batch.cond.prompt.flatten(0, 1)
+    x, t, text = noised.x_t.flatten(0, 1), noised.t.repeat(2), batch.cond.states["prompt"].flatten(0, 1)
     target = noised.eps.flatten(0, 1)
 
     model_losses = (policy.unet(x, t, text).sample - target).pow(2).mean(dim=[1, 2, 3])

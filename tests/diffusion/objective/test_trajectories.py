@@ -6,14 +6,14 @@ from tiny import WIDTH, denoiser, draws, image_batch, scheduler
 
 from diffpo.core.references import FrozenCopy
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.prediction import Epsilon, Flow, Velocity
 from diffpo.diffusion.data.batches import Conditioning
-from diffpo.diffusion.model.denoiser import Epsilon, Flow, Velocity
 from diffpo.diffusion.objective.trajectories import FromNoise, FromPictures, guide_output
 
 
 def batch_with_empty(b: int = 3):
     empty = torch.randn(1, 1, 5, WIDTH, generator=torch.Generator().manual_seed(9))
-    return replace(image_batch(b), empty=Conditioning(empty)).best()
+    return replace(image_batch(b), empty=Conditioning({"prompt": empty})).best()
 
 
 def calls(network) -> list[int]:
@@ -44,7 +44,7 @@ def test_steps_are_those_of_diffusers_ddim():
     x = noise = draws(1).normal("noise", 4, 8, 8)
     with torch.no_grad():
         for t in theirs.timesteps[:24]:
-            said = policy.unet(x, t, encoder_hidden_states=batch.cond.prompt[0]).sample
+            said = policy.unet(x, t, encoder_hidden_states=batch.cond.states["prompt"][0]).sample
             x = theirs.step(said, t, x).prev_sample
     walk = FromNoise(visits=25)
     begun = walk.begun(policy, batch, torch.arange(25, 0, -1)[None], draws(1)).detach()

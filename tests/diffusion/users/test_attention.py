@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tiny import WIDTH, alike, image_batch, moved, pipeline, unet, unet_xl
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.model.attention import ATTENTION
+from diffpo.diffusion.base.attention import ATTENTION
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.users.attention import (
     FILE,
@@ -32,7 +32,7 @@ NOBODY = torch.zeros(TOKENS, FEATURES)
 def told(network, *users: torch.Tensor) -> torch.Tensor:
     """The answers for one noisy picture and prompt each, for these users; for none of them without `users`."""
     raw, n = image_batch(), len(users) or 3
-    states = raw.cond.prompt[0].repeat(1, 1, network.config.cross_attention_dim // WIDTH)
+    states = raw.cond.states["prompt"][0].repeat(1, 1, network.config.cross_attention_dim // WIDTH)
     kwargs = {"encoder_hidden_states": states[:1].expand(n, -1, -1)}
     if network.config.addition_embed_type:
         kwargs["added_cond_kwargs"] = {"text_embeds": torch.ones(n, 2 * WIDTH), "time_ids": torch.ones(n, 6)}

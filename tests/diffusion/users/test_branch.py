@@ -10,8 +10,8 @@ from tiny import denoiser, drawn, draws, image_batch, pipeline, saved, saved_xl,
 from diffpo.cli.command import parse
 from diffpo.core.references import SwitchedOff
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.attention import FlashAttention
 from diffpo.diffusion.data.batches import ImageBatch
-from diffpo.diffusion.model.attention import FlashAttention
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.preference import DenoisingPreference

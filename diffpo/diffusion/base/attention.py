@@ -33,3 +33,8 @@ ATTENTION: dict[str, Callable[[Any], None]] = {
     "flash": lambda unet: unet.set_attn_processor(FlashAttention()),
     "xformers": use_xformers,
 }
+
+
+def attend_unet(unet: Any, kind: str) -> None:
+    """Let a UNet compute attention by one of these kernels."""
+    ATTENTION[kind](unet)
