@@ -131,7 +131,7 @@ class Family(Signature):
             Refusal: if that cannot be had.
         """
         if kind != "native":
-            raise Refusal(f"base.attention {kind} does nothing to a {type(network).__name__}; set it to native.")
+            raise Refusal(f"base.attention {kind} cannot act on a {type(network).__name__}; set it to native.")
 
     def require_fits(self, pipeline: Any, path: str, network: str, vae: str) -> None:
         """Raise a Refusal if parts of a pipeline do not fit together, or something about them would be guessed.

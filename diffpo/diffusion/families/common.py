@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -198,14 +199,16 @@ BACKENDS = {"flash": "_native_flash", "xformers": "xformers"}
 
 
 def dispatch_attention(network: Any, kind: str) -> None:
-    """Let a transformer whose attention diffusers dispatches compute it by a kernel.
+    """Let a transformer whose attention diffusers dispatches, without masks, compute it by a kernel.
 
     Raises:
         Refusal: if it is not installed.
     """
     if kind == "native":
         return
+    others = _AttentionBackendRegistry.get_active_backend()[0]
     try:
         network.set_attention_backend(BACKENDS[kind])
+        _AttentionBackendRegistry.set_active_backend(others)  # diffusers sets it for every network of the process
     except (ImportError, RuntimeError, ValueError) as error:
         raise Refusal(f"base.attention {kind} cannot be used ({error}); set it to native.") from error

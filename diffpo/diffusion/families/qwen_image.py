@@ -11,7 +11,6 @@ from diffpo.diffusion.data.batches import Conditioning, States
 from diffpo.diffusion.families.common import (
     FlowFamily,
     channel_statistics,
-    dispatch_attention,
     mask_states,
     pack,
     unpack,
@@ -50,9 +49,6 @@ class QwenImage(FlowFamily):
     def arguments(self, guidance: float) -> dict[str, Any]:
         """Guidance in two calls; without a negative prompt there would be none."""
         return {"true_cfg_scale": guidance, "negative_prompt": " ", "max_sequence_length": self.length}
-
-    def attend(self, network: Any, kind: str) -> None:
-        dispatch_attention(network, kind)
 
     def __call__(self, network: nn.Module, x_t: Tensor, told: Tensor, cond: Conditioning) -> Tensor:
         (h, w), mask = x_t.shape[-2:], cond.states["mask"]

@@ -8,7 +8,7 @@ from diffusers import ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor, nn
 
 from diffpo.diffusion.data.batches import Conditioning, States
-from diffpo.diffusion.families.common import FlowFamily, dispatch_attention, pad_prompts
+from diffpo.diffusion.families.common import FlowFamily, pad_prompts
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,6 @@ class ZImage(FlowFamily):
     def arguments(self, guidance: float) -> dict[str, Any]:
         """Its pipeline adds g times the difference to the conditional prediction, so g is guidance - 1."""
         return {"guidance_scale": guidance - 1, "max_sequence_length": self.length}
-
-    def attend(self, network: Any, kind: str) -> None:
-        dispatch_attention(network, kind)
 
     def __call__(self, network: nn.Module, x_t: Tensor, told: Tensor, cond: Conditioning) -> Tensor:
         prompts = [states[mask] for states, mask in zip(cond.states["prompt"], cond.states["mask"], strict=True)]

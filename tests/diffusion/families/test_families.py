@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKLQwenImage
-from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from tiny import pair_folder, trained
 from tiny_families import flux, klein, qwen_image, sana, sd3, z_image
 from tiny_runs import SHORT
@@ -284,13 +284,14 @@ def test_sides_of_another_multiple_are_refused_before_anything_is_encoded(case, 
 def test_a_kernel_that_cannot_act_is_refused_and_one_that_can_is_set(case):
     network = case.make().components[case.family.part]
     case.family.attend(network, "native")
-    if isinstance(case.family, SD3 | Sana):
-        with pytest.raises(Refusal, match="base.attention flash does nothing to a .*; set it to native"):
+    if isinstance(case.family, SD3 | Sana | QwenImage | ZImage):
+        with pytest.raises(Refusal, match="base.attention flash cannot act on a .*; set it to native"):
             case.family.attend(network, "flash")
     else:
         case.family.attend(network, "flash")
         found = {getattr(module.processor, "_attention_backend", None) for module in attentions(network)}
         assert found == {AttentionBackendName._NATIVE_FLASH}
+    assert _AttentionBackendRegistry.get_active_backend()[0] == AttentionBackendName.NATIVE  # of other networks
 
 
 def attentions(network: Any) -> list[Any]:
