@@ -22,12 +22,13 @@ class Conditioning:
         states: of the prompts, by name; the sides differ only if the data have one caption per image. `prompt` is
             (k, b, l, d), `pooled` one state per prompt, `mask` (k, b, l) tells the tokens of prompts that are padded.
         picture: of the pictures, by name: `time_ids` are original size, crop corner and target size (SDXL).
-        user: tokens of whom the picture is for, zeros for nobody; None of a network that hears no users.
+        user: tokens of whom the picture is for, zeros for nobody; None of a network that hears no users. Its rows are
+            (k, b), or as `map` has folded them.
     """
 
     states: States
     picture: Mapping[str, Tensor] = field(default_factory=dict)
-    user: Float[Tensor, "k b u e"] | None = None
+    user: Float[Tensor, "*rows u e"] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         """The same conditioning with each tensor changed."""
