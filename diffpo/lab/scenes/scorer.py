@@ -30,7 +30,7 @@ class SceneOracle(Scorer):
 
     @property
     def name(self) -> str:
-        return "scene_oracle"
+        return "oracle"
 
     @property
     def model_id(self) -> str:
