@@ -69,7 +69,7 @@ def test_half_precision_storage_changes_no_bit_under_autocast():
 
     def score(model: nn.Module) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return model(x, t, **batch.cond.kwargs()).sample
+            return model(x, t, batch.cond.states["prompt"].flatten(0, 1)).sample
 
     with torch.no_grad():
         assert torch.equal(stored(score), score(network))

@@ -159,7 +159,7 @@ def store(accelerator: Accelerator, root: Path) -> None:
 
     @torch.no_grad()
     def output() -> Tensor:
-        return network(batch.latents[0], torch.arange(4), **batch.best().cond.kwargs()).sample
+        return network(batch.latents[0], torch.arange(4), batch.best().cond.states["prompt"].flatten(0, 1)).sample
 
     before = output()
     reshard(network)

@@ -18,7 +18,9 @@ def carrying(*names: str):
 def out(network) -> torch.Tensor:
     batch = image_batch()
     with torch.no_grad():
-        return network(batch.latents.flatten(0, 1), torch.tensor(500), **batch.cond.kwargs()).sample
+        return network(
+            batch.latents.flatten(0, 1), torch.tensor(500), batch.cond.states["prompt"].flatten(0, 1)
+        ).sample
 
 
 def test_without_names_the_network_is_the_bare_one_bitwise():

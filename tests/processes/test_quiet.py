@@ -18,11 +18,14 @@ def records():
     found, loggers = [], [logging.getLogger(name) for name, _ in LOGGED]
     catching = logging.Handler()
     catching.emit = lambda record: found.append(record.getMessage())
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(catching)
+        logger.setLevel(logging.WARNING)  # whatever verbosity of diffusers an earlier test of this process has left
     yield found
-    for logger in loggers:
+    for logger, level in zip(loggers, levels, strict=True):
         logger.removeHandler(catching)
+        logger.setLevel(level)
 
 
 def test_casting_a_network_without_a_part_that_must_stay_is_no_warning(records):

@@ -170,6 +170,11 @@ def save_halved(pipe: Any, folder: Path) -> None:
     """A pipeline whose VAE and network are saved in fp16, half the size; text encoders stay in fp32."""
     halved = {name: deepcopy(part).half() for name, part in pipe.components.items() if name in HALVED}
     type(pipe)(**pipe.components | halved).save_pretrained(folder)
+    for file in folder.glob("*/config.json"):  # diffusers notes where a part was loaded from
+        config = json.loads(file.read_text())
+        file.write_text(
+            json.dumps({name: x for name, x in config.items() if name != "_name_or_path"}, indent=2) + "\n"
+        )
 
 
 def draw_pairs(base: Path, pairs: int, seed: int, work: Path, to: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_lora_of_text_encoders_too_is_not_trained_in_part(tmp_path):
         Refusal, match=r"changes other networks \(2 weights, first text_encoder.fc1.lora_A.weight\)"
     ) as it:
         WarmLoRA(path).attach(unet())
-    assert "or save the UNet's part alone with save_lora_weights" in str(it.value)
+    assert "or save that of the unet alone with save_lora_weights" in str(it.value)
     assert "\n" not in str(it.value)
 
 

@@ -79,7 +79,7 @@ def test_a_copied_network_stays_in_the_mode_of_the_first():
 
 def test_between_steps_weights_moments_and_reference_are_kept():
     weights = 4 * sum(p.numel() for p in CASE.sizes.pipeline(torch.device("meta")).unet.parameters())
-    kept, batch = counted(ENCODED, CASE).kept, 45_000  # bytes of latents, text states and other small things
+    kept, batch = counted(ENCODED, CASE).kept, 54_000  # bytes of latents, text states, times of the path and the like
     assert 4 * weights <= kept < 4 * weights + batch
     assert counted(REMEMBERED, CASE).kept == pytest.approx(kept - weights, abs=2000)
 
