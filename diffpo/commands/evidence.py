@@ -30,7 +30,8 @@ def main(
             any; with `prepare` (a list of command lines of our scripts) these run first. There and in overrides,
             `{output}` is `output_dir`. With `tune` (`seed`, `also`: further overrides of these runs, by which
             development prompts judge them, and `values`: method: argument: list of values) each value of that argument
-            is tried with that seed first, and all seeds of the method take the one with the best utility. With
+            (of two: each with each) is tried with that seed first, and all seeds of the method take the one with the
+            best utility. With `cost`, evaluations of the network for a pair are counted in one step. With
             `compare` (`config`, one of scripts/evaluate.py, and `models`: name: fields of
             diffpo.diffusion.ComparedModel, the first one being the base) these are evaluated after the runs, and a
             second table tells of them; where a field names `{seed}`, there is one model for each seed. With `users`
@@ -42,7 +43,10 @@ def main(
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.
-        record: folder that gets the table's numbers as `<name of the grid>.json`; null writes none.
+        record: folder that gets the table's numbers as `<name of the grid>.json`, and those of each finished run as
+            `<name of the grid>/<method>-<seed>.json`: its config, digests of the files that it read, and what the
+            table needs. A run that is recorded needs no folder any more; a record of other settings or files is
+            refused. Null writes none.
         settings: the resolved config.
     """
     with programs.heard():

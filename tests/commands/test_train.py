@@ -326,15 +326,15 @@ def test_the_table_pools_seeds_and_compares_with_base_and_baseline(tmp_path, mon
     monkeypatch.setattr(runner.programs, "run", lambda *a, **k: pytest.fail("a finished run was repeated"))
     evidence.main(tmp_path / "grid.yaml", tmp_path, readme=tmp_path / "R.md", record=tmp_path / "kept")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    assert rows[3][:4] == ["sft", "37.5 % [25.0, 50.0]", "75.0, 0.0", ""]
-    assert rows[4][:4] == ["dpo", "100.0 % [100.0, 100.0]", "100.0, 100.0", "87.5 % [75.0, 100.0]"]
+    assert rows[3][:4] == ["sft", "37.5 % [0.0, 100.0]", "75.0, 0.0", ""]
+    assert rows[4][:4] == ["dpo", "100.0 % [100.0, 100.0]", "100.0, 100.0", "87.5 % [50.0, 100.0]"]
     assert rows[4][4:] == ["50.0 %", "0.250", "0.125"]
     written = (tmp_path / "R.md").read_text()
     assert written.startswith("a\n<!-- evidence: grid -->\n| model")
     assert "old" not in written
     kept = json.loads((tmp_path / "kept" / "grid.json").read_text())
     assert list(kept["rows"]) == ["base", "sft", "dpo"]
-    assert kept["rows"]["dpo"]["over_baseline"] == {"rate": 0.875, "low": 0.75, "high": 1.0}
+    assert kept["rows"]["dpo"]["over_baseline"] == {"rate": 0.875, "low": 0.5, "high": 1.0}
     assert kept["rows"]["dpo"]["over_base_by_seed"] == [1.0, 1.0]
     assert (kept["grid"], kept["versions"]) == (plan, {"diffpo": "0"})
 
@@ -428,6 +428,8 @@ def test_what_did_best_on_development_prompts_is_taken_by_all_seeds(tmp_path, mo
         started.append((output.name, command))
         if (output / "later.json").exists():
             (output / "later.json").rename(output / "report.json")
+        else:
+            finished(output, [0.0, 0.0], [1.0, 1.0])
 
     monkeypatch.setattr(runner.programs, "run", run)
     monkeypatch.setattr(runner, "measured", lambda plan, folder, chosen: {"baseline": "sft", "rows": {}} | chosen)

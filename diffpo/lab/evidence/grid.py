@@ -21,7 +21,7 @@ class Tune:
 
     Args:
         seed: of these runs.
-        values: method: argument: what is tried of it.
+        values: method: argument: what is tried of it; of two arguments, each value of one with each of the other.
         also: further overrides of these runs, by which development prompts judge them.
     """
 
@@ -89,9 +89,10 @@ class Grid:
         score: a config of scripts/score_pairs.py: all runs read pairs that are scored once.
         encode: a config of scripts/encode_pairs.py: all runs read pairs that are encoded once, from the scored ones if
             there are any.
+        cost: whether the evaluations of the network that a pair of one training step takes are counted for a column.
         aspects: numbers of a model in a report, and the formats of the table's columns; utility is the oracle's mean.
         tune: what is tried first; null tunes nothing.
-        compare: null is no second table.
+        compare: null is no second table; models that mix a negative network in are rows of it.
         users: null is the oracle.
     """
 
@@ -105,6 +106,7 @@ class Grid:
     prepare: list[str] = field(default_factory=list)
     score: str | None = None
     encode: str | None = None
+    cost: bool = False
     aspects: dict[str, str] = field(default_factory=lambda: {**ASPECTS})
     tune: Tune | None = None
     compare: Compare | None = None

@@ -1,10 +1,10 @@
 """The runs of a grid: prepared, started or taken up again, compared, tabulated."""
 
 import json
-import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
@@ -15,39 +15,35 @@ import yaml
 
 from diffpo.cli.command import CommandLine
 from diffpo.lab.evidence import users as user_evidence
-from diffpo.lab.evidence.grid import ASPECTS, SCRIPT, Compare, Grid, Tune, Users, read_grid, reading
+from diffpo.lab.evidence.asked import ask, expect
+from diffpo.lab.evidence.contest import Contest
+from diffpo.lab.evidence.grid import ASPECTS, Grid, Tune, Users, read_grid, reading
+from diffpo.lab.evidence.programs import (
+    ENCODE,
+    EVALUATE_USERS,
+    ONE_THREAD,
+    SCORE,
+    module_of,
+    placed,
+    program,
+    programs,
+    words_of,
+)
+from diffpo.lab.evidence.records import COST, TUNING, Runs
 from diffpo.lab.evidence.tables import (
-    CONTEST,
-    TUNING,
     candidates,
     compare_resolved,
     contested,
-    entrants,
     measured,
     row_line,
     swept,
     table,
 )
-from diffpo.processes.children import Children
 from diffpo.storage.digests import read_json
 from diffpo.storage.files import require_name
 
-SCORE, ENCODE = "scripts/score_pairs.py", "scripts/encode_pairs.py"
-EVALUATE, EVALUATE_USERS = "scripts/evaluate.py", "scripts/evaluate_users.py"
-VERBS = {
-    SCRIPT: "train",
-    "scripts/train_text_dpo.py": "train-text",
-    SCORE: "score",
-    ENCODE: "encode",
-    "scripts/caption_pairs.py": "caption",
-    "scripts/embed_users.py": "embed-users",
-    EVALUATE: "evaluate",
-    EVALUATE_USERS: "evaluate-users",
-}
 SFT, OVERRIDES = "methods.SFT", "overrides.json"
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-
-programs = Children()
+COUNTING = "diffpo.lab.evidence.cost"
 
 
 def tabulate(grid: Path, output_dir: Path, jobs: int, readme: Path | None, record: Path | None) -> None:
@@ -57,22 +53,24 @@ def tabulate(grid: Path, output_dir: Path, jobs: int, readme: Path | None, recor
     require_baseline(plan, grid)
     for row, differs in compared(plan, tuning(plan))["rows"].items():
         print(row_line(row, differs), flush=True)
-    prepare(plan, output_dir)
-    shared = [placed(override, {"{output}": str(output_dir)}) for override in plan.reads]
-    chosen, sweep = tuned(plan, plan.tune, output_dir, jobs, shared) if plan.tune else ({}, {})
+    runs = Runs(output_dir, record / grid.stem if record and not plan.users else None)
+    chosen, sweep = tuned(plan, plan.tune, runs, jobs) if plan.tune else ({}, {})
     whole = replace(plan, methods={name: own + chosen.get(name, []) for name, own in plan.methods.items()})
-    run_all(whole, output_dir, jobs, shared)
+    resolved = compared(whole)
+    judged = Contest.of(whole, plan.compare, resolved, runs) if plan.compare else None
+    run_all(whole, resolved, runs, jobs, needs_folders=judged is not None and not judged.is_recorded)
     if plan.users:
         found, text = judged_by_users(plan, plan.users, output_dir, jobs)
     else:
-        found = measured(plan, output_dir, chosen) | {"tuning": sweep}
+        found = measured(plan, runs, chosen) | {"tuning": sweep}
         text = table(found, plan.aspects)
-    if plan.compare:
-        contest(plan, plan.compare, output_dir, jobs)
-        found["contest"] = contested(plan, plan.compare, output_dir)
+    if plan.compare and judged:
+        judged.hold(jobs)
+        found["contest"] = contested(plan, plan.compare, runs)
         text += "\n\n" + table(found["contest"], ASPECTS)
-    found["resolved"] = compared(whole)
+    found["resolved"] = resolved
     print(text)
+    output_dir.mkdir(parents=True, exist_ok=True)  # all runs may be recorded
     (output_dir / "table.md").write_text(text + "\n")
     if record:
         record.mkdir(parents=True, exist_ok=True)
@@ -141,45 +139,59 @@ def make(script: str, config: str, overrides: list[str], folder: Path) -> None:
     programs.run([*program(script), f"--config={config}", *overrides, f"--output_dir={folder}"])
 
 
-def run_all(plan: Grid, output_dir: Path, jobs: int, shared: list[str]) -> None:
-    todo = [(method, seed) for seed in plan.seeds for method in plan.methods]
+def run_all(plan: Grid, resolved: Mapping[str, Any], runs: Runs, jobs: int, needs_folders: bool = False) -> None:
+    """All runs of a grid that are not recorded yet; pairs are prepared if there are any.
+
+    Args:
+        resolved: what `compared` gives of the grid.
+        needs_folders: whether those that are recorded have to be there, too.
+    """
+    asked = {(method, seed): ask(plan, resolved, method, seed) for seed in plan.seeds for method in plan.methods}
+    todo = [
+        (method, seed)
+        for (method, seed), wanted in asked.items()
+        if not runs.is_recorded(f"{method}-{seed}", wanted, expect(resolved, method, plan)) or needs_folders
+    ]
+    if todo:
+        prepare(plan, runs.top)
+
+    def do(job: tuple[str, int]) -> None:
+        method, seed = job
+        run(plan, method, seed, runs)
+        runs.leave(f"{method}-{seed}", asked[job])
+
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda job: run(plan, job[0], job[1], output_dir, shared), todo))
+        list(pool.map(do, todo))
 
 
-def tuned(
-    plan: Grid, tune: Tune, output_dir: Path, jobs: int, shared: list[str]
-) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
+def tuned(plan: Grid, tune: Tune, runs: Runs, jobs: int) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
     """For each method that is tuned, the overrides that did best, and the mean utility of all that were tried."""
-    folder, tries = output_dir / TUNING, candidates(tune.values)
+    inside, tries = runs.inside(TUNING), candidates(tune.values)
     methods = {run: plan.methods[method] + more for method in tries for run, more in tries[method].items()}
-    overrides = {"methods": methods, "also": [*plan.also, *tune.also]}
-    here = json.loads(placed(json.dumps(overrides), {"{output}": str(output_dir)}))  # runs lie one folder deeper
-    run_all(replace(plan, seeds=[tune.seed], **here), folder, jobs, shared)
-    sweep = {method: swept(tries[method], folder, tune.seed) for method in tries}
+    trying = replace(plan, seeds=[tune.seed], methods=methods, also=[*plan.also, *tune.also])
+    run_all(trying, compared(trying), inside, jobs)
+    sweep = {method: swept(tries[method], inside, tune.seed) for method in tries}
     return {method: tries[method][max(found, key=found.__getitem__)] for method, found in sweep.items()}, sweep
 
 
-def run(plan: Grid, method: str, seed: int, output_dir: Path, shared: list[str]) -> None:
-    """One run, started or taken up again, unless it is finished.
-
-    Args:
-        shared: overrides that come before those of the method.
-    """
-    folder = output_dir / f"{method}-{seed}"
-    pairs = output_dir / ("encoded" if plan.encode is not None else "scored")  # scores.json goes with encoded pairs
-    places = {"{scores}": str(pairs), "{output}": str(output_dir)}
-    chosen = [placed(override, places) for override in [*plan.also, *plan.methods[method]]]
-    overrides = [*shared, *chosen, f"--output_dir={folder}", f"--seed={seed}"]
+def run(plan: Grid, method: str, seed: int, runs: Runs) -> None:
+    """One run, started or taken up again, unless it is finished."""
+    folder = runs.folder / f"{method}-{seed}"
+    pairs = runs.top / ("encoded" if plan.encode is not None else "scored")  # scores.json goes with encoded pairs
+    places = {"{scores}": str(pairs), "{output}": str(runs.top)}
+    chosen = [placed(override, places) for override in [*plan.reads, *plan.also, *plan.methods[method]]]
+    overrides = [*chosen, f"--output_dir={folder}", f"--seed={seed}"]
     require_same(overrides, folder)
-    if (folder / ("README.md" if plan.users else "report.json")).exists():
-        return
-    resume = ["--resume=latest"] if folder.exists() else []
-    command = [*program(plan.script), f"--config={plan.config}", *overrides, *resume]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / OVERRIDES).write_text(json.dumps(overrides))
-    programs.run(command, log=folder / "log.txt", environment=ONE_THREAD)
-    print(f"{folder.name} is done", flush=True)
+    if not (folder / ("README.md" if plan.users else "report.json")).exists():
+        resume = ["--resume=latest"] if folder.exists() else []
+        command = [*program(plan.script), f"--config={plan.config}", *overrides, *resume]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / OVERRIDES).write_text(json.dumps(overrides))
+        programs.run(command, log=folder / "log.txt", environment=ONE_THREAD)
+        print(f"{folder.name} is done", flush=True)
+    if plan.cost and seed == plan.seeds[0] and not (folder / COST).exists():
+        counting = [sys.executable, "-m", COUNTING, str(folder / COST), *words_of(plan.script)[1:]]
+        programs.run([*counting, f"--config={plan.config}", *overrides], environment=ONE_THREAD)
 
 
 def require_same(overrides: list[str], folder: Path) -> None:
@@ -188,41 +200,6 @@ def require_same(overrides: list[str], folder: Path) -> None:
     emptied = started.exists() and not started.stat().st_size  # a kill kept it from being written
     if started.exists() and not emptied and read_json(started) != overrides:
         sys.exit(f"error: {folder} was started with other overrides than the grid has now; delete it to run it anew.")
-
-
-def program(script: str) -> list[str]:
-    """What starts a script; those that are verbs of `diffpo` need not lie here, as beside an installed package."""
-    return [sys.executable, "-m", *words_of(script)] if script in VERBS else [sys.executable, script]
-
-
-def words_of(script: str) -> list[str]:
-    return ["diffpo", VERBS[script]]
-
-
-def module_of(script: str) -> str:
-    """The module whose `main` a script starts; one that is no verb has its own."""
-    return f"diffpo.commands.{VERBS[script].replace('-', '_')}" if script in VERBS else Path(script).stem
-
-
-def placed(text: str, places: dict[str, str]) -> str:
-    for name, folder in places.items():
-        text = text.replace(name, folder)
-    return text
-
-
-def contest(plan: Grid, compare: Compare, output_dir: Path, jobs: int) -> None:
-    """Evaluate all models of all seeds together, each at its own best guidance if the config says so."""
-    models = {}
-    for name, fields in compare.models.items():
-        for entrant, seed in zip(entrants(plan, fields, name), plan.seeds, strict=True):
-            places = {"{output}": str(output_dir), "{seed}": str(seed)}
-            filled = {key: placed(value, places) if isinstance(value, str) else value for key, value in fields.items()}
-            models[entrant] = {"name": entrant, **filled}
-    listed = output_dir / f"{CONTEST}.yaml"
-    listed.write_text(yaml.safe_dump({"models": list(models.values())}))
-    configs = [f"--config={compare.config}", f"--config={listed}", f"--output_dir={output_dir / CONTEST}"]
-    launched = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={jobs}", "--cpu"]
-    programs.run([*launched, "--module", *words_of(EVALUATE), *configs], environment=ONE_THREAD)
 
 
 def judged_by_users(plan: Grid, users: Users, output_dir: Path, jobs: int) -> tuple[dict[str, Any], str]:

@@ -3,39 +3,42 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from diffpo.cli.overrides import flatten_config, read_option, shorten
 from diffpo.core.refusal import Refusal
-from diffpo.evaluation.win_rates import win_rate
+from diffpo.evaluation.win_rates import WinRate, win_rate
 from diffpo.lab.evidence.grid import ASPECTS, Compare, Grid
-from diffpo.storage.digests import naming_damage, read_json, read_named
-
-CONTEST, TUNING = "contest", "tuning"
+from diffpo.lab.evidence.records import CONTEST, Runs, summarize_report
+from diffpo.storage.digests import naming_damage, read_json
 
 
 def candidates(values: dict[str, dict[str, list]]) -> dict[str, dict[str, list[str]]]:
-    """For each method that is tuned, the runs that try a value: their names and overrides.
+    """For each method that is tuned, the runs that try a value, or one of each of two: their names and overrides.
 
     Raises:
-        SystemExit: if a method has more than one argument to tune, or none.
+        SystemExit: if a method has more than two arguments to tune, or none.
     """
     tries: dict[str, dict[str, list[str]]] = {}
     for method, arguments in values.items():
-        if len(arguments) != 1:
-            sys.exit(f"error: {method} is tuned by {len(arguments)} arguments; the table states one, so choose one.")
-        [(argument, some)] = arguments.items()
-        tries[method] = {f"{method}-{value}": [f"--{argument}={value}"] for value in some}
+        if len(arguments) not in (1, 2):
+            sys.exit(f"error: {method} is tuned by {len(arguments)} arguments; take one, or two at most.")
+        tries[method] = {
+            "-".join([method, *map(str, some)]): [
+                f"--{name}={value}" for name, value in zip(arguments, some, strict=True)
+            ]
+            for some in product(*arguments.values())
+        }
     return tries
 
 
-def swept(tries: dict[str, list[str]], folder: Path, seed: int) -> dict[str, float]:
+def swept(tries: dict[str, list[str]], runs: Runs, seed: int) -> dict[str, float]:
     """Mean utility of each run that tried a value."""
-    return {name: float(np.mean(scores(folder, name, [seed], "tuned")[0])) for name in tries}
+    return {name: float(np.mean(scores(runs, name, [seed], "tuned")[0])) for name in tries}
 
 
 def compare_resolved(
@@ -96,61 +99,74 @@ def row_line(row: str, differs: Mapping[str, Any]) -> str:
     return f"{row}: {', '.join(said) or 'nothing else than what all have in common'}"
 
 
-def measured(plan: Grid, output_dir: Path, chosen: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    """All numbers of the table; intervals are bootstrapped over prompts, a prompt's pictures of all seeds together.
+def measured(plan: Grid, runs: Runs, chosen: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """All numbers of the table; intervals are bootstrapped over prompts and seeds.
 
     Args:
         chosen: overrides of the methods that were tuned.
     """
     methods, baseline, seeds = list(plan.methods), plan.baseline, plan.seeds
-    base, base_rows = scores(output_dir, methods[0], seeds, "base")
-    against, _ = scores(output_dir, baseline, seeds, "tuned")
+    base, base_rows = scores(runs, methods[0], seeds, "base")
+    against, _ = scores(runs, baseline, seeds, "tuned")
     rival = plan.rival
-    third = scores(output_dir, rival, seeds, "tuned")[0] if rival else None
+    third = scores(runs, rival, seeds, "tuned")[0] if rival else None
     aspects = plan.aspects
     rows: dict[str, Any] = {"base": means(base_rows, aspects)}
     for method in methods:
-        ours, entries = scores(output_dir, method, seeds, "tuned")
+        ours, entries = scores(runs, method, seeds, "tuned")
         rows[method] = rates(ours, base, against) | means(entries, aspects)
+        if plan.cost:
+            rows[method]["cost"] = entries[0]["cost"]
         if third and method != rival:
-            rows[method]["over_rival"] = asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(third, axis=1)))
+            rows[method]["over_rival"] = asdict(win_rate_over_seeds(ours, third))
         if chosen:
-            rows[method]["tuned"] = " ".join(map(spoken, chosen.get(method, [])))
+            rows[method]["tuned"] = ", ".join(map(spoken, chosen.get(method, [])))
     rows[baseline]["over_baseline"] = None
-    report = output_dir / f"{methods[0]}-{seeds[0]}" / "report.json"
-    with naming_damage(report):
-        used = read_json(report)["versions"]
+    used = runs.numbers(f"{methods[0]}-{seeds[0]}")["versions"]
     judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
     return {
         "baseline": baseline,
         "rival": rival,
         "seeds": seeds,
         **judge,
+        "resampled": "prompts and seeds",
         "rows": rows,
         "grid": plan.said(),
         "versions": used,
     }
 
 
-def contested(plan: Grid, compare: Compare, output_dir: Path) -> dict[str, Any]:
+def contested(plan: Grid, compare: Compare, runs: Runs) -> dict[str, Any]:
     """The numbers of the second table; the base is the first model, the baseline of the first table stays that."""
-    report = read_json(output_dir / CONTEST / "report.json")
+    report = contest_numbers(plan, compare, runs)
 
     def utilities(name: str) -> list[np.ndarray]:
-        listings = [
-            output_dir / CONTEST / entrant / "prompts.jsonl" for entrant in entrants(plan, compare.models[name], name)
-        ]
-        return [oracle(listing, report["n_prompts"]) for listing in listings]
+        return [np.array(report["utilities"][entrant]) for entrant in entrants(plan, compare.models[name], name)]
 
     base, *_ = names = list(compare.models)
+    rival = plan.rival if plan.rival in names else None
     rows: dict[str, Any] = {}
     for name in names:
         entries = [report["models"][entrant] for entrant in entrants(plan, compare.models[name], name)]
         compared = {} if name == base else rates(utilities(name), utilities(base), utilities(plan.baseline))
         if name == plan.baseline:
             compared["over_baseline"] = None
+        if rival and name not in (base, rival):
+            compared["over_rival"] = asdict(win_rate_over_seeds(utilities(name), utilities(rival)))
         rows[name] = {**compared, "guidance": [entry["guidance"] for entry in entries], **means(entries, ASPECTS)}
-    return {"baseline": plan.baseline, "rows": rows, "sweep": report["guidance_sweep"]}
+    return {"baseline": plan.baseline, "rival": rival, "rows": rows, "sweep": report["guidance_sweep"]}
+
+
+def contest_numbers(plan: Grid, compare: Compare, runs: Runs) -> dict[str, Any]:
+    """What the second table needs of an evaluation, from its record if there is one."""
+    file = runs.file(CONTEST)
+    if file is not None and file.exists():
+        return runs.numbers(CONTEST)
+    folder = runs.folder / CONTEST
+    names = [entrant for name, fields in compare.models.items() for entrant in entrants(plan, fields, name)]
+    found = summarize_report(folder, folder, dict.fromkeys(names))
+    with naming_damage(folder / "report.json"):
+        return found | {"guidance_sweep": read_json(folder / "report.json")["guidance_sweep"]}
 
 
 def entrants(plan: Grid, fields: Mapping[str, Any], name: str) -> list[str]:
@@ -162,10 +178,32 @@ def entrants(plan: Grid, fields: Mapping[str, Any], name: str) -> list[str]:
 def rates(ours: list[np.ndarray], base: list[np.ndarray], against: list[np.ndarray]) -> dict[str, Any]:
     """Win rates over base and baseline, all seeds together and one by one."""
     return {
-        "over_base": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(base, axis=1))),
+        "over_base": asdict(win_rate_over_seeds(ours, base)),
         "over_base_by_seed": [win_rate(a, b).rate for a, b in zip(ours, base, strict=True)],
-        "over_baseline": asdict(win_rate(np.concatenate(ours, axis=1), np.concatenate(against, axis=1))),
+        "over_baseline": asdict(win_rate_over_seeds(ours, against)),
     }
+
+
+def win_rate_over_seeds(ours: list[np.ndarray], theirs: list[np.ndarray], resamples: int = 10_000) -> WinRate:
+    """Win rate of all seeds together, with a 95 % percentile bootstrap interval over prompts and training seeds.
+
+    Each resample draws as many prompts and, apart from them, as many seeds as there are.
+
+    Args:
+        ours, theirs: utilities (prompts x pictures), an array for each seed.
+    """
+    pooled = win_rate(np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1))
+    unknown = [np.isnan(a) | np.isnan(b) for a, b in zip(ours, theirs, strict=True)]
+    outcomes = [
+        np.where(hole, 0.0, np.where(a == b, 0.5, a > b)) for a, b, hole in zip(ours, theirs, unknown, strict=True)
+    ]
+    won, known = np.array([each.sum(1) for each in outcomes]), np.array([(~hole).sum(1) for hole in unknown])
+    (seeds, prompts), rng = won.shape, np.random.default_rng(0)
+    picked = rng.multinomial(prompts, [1 / prompts] * prompts, size=resamples)
+    drawn = rng.multinomial(seeds, [1 / seeds] * seeds, size=resamples)
+    rates = np.sum((drawn @ won) * picked, axis=1) / np.maximum(np.sum((drawn @ known) * picked, axis=1), 1)
+    low, high = np.quantile(rates, [0.025, 0.975])
+    return replace(pooled, low=float(low), high=float(high))
 
 
 def spoken(override: str) -> str:
@@ -174,25 +212,14 @@ def spoken(override: str) -> str:
     return f"{argument.rsplit('.', 1)[-1]} {value}"
 
 
-def oracle(listing: Path, prompts: int) -> np.ndarray:
-    """Its utilities (prompts x pictures) of a model's pictures."""
-    with naming_damage(listing):
-        lines = read_named(listing).splitlines()
-        if not lines:
-            raise ValueError("it is empty")
-        return np.array([json.loads(line)["scores"]["oracle"] for line in lines], dtype=float).reshape(prompts, -1)
-
-
-def scores(output_dir: Path, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:
-    """The oracle's utilities (prompts x pictures) and the report's entry of a model, for each seed."""
+def scores(runs: Runs, method: str, seeds: list[int], model: str) -> tuple[list[np.ndarray], list[dict]]:
+    """The oracle's utilities (prompts x pictures) and the numbers of a model, for each seed."""
     utilities, rows = [], []
     for seed in seeds:
-        folder = output_dir / f"{method}-{seed}"
-        with naming_damage(folder / "report.json"):
-            report = read_json(folder / "report.json")
-            prompts, entry = int(report["n_prompts"]), dict(report["models"][model])
-        utilities.append(oracle(folder / "evaluation" / model / "prompts.jsonl", prompts))
-        rows.append(entry | {"utility": float(utilities[-1].mean())})
+        found = runs.numbers(f"{method}-{seed}")
+        utilities.append(np.array(found["utilities"][model]))
+        cost = {"cost": found.get("cost")} if model == "tuned" else {}
+        rows.append(found["models"][model] | cost | {"utility": float(utilities[-1].mean())})
     return utilities, rows
 
 
@@ -208,6 +235,7 @@ def table(found: dict[str, Any], aspects: dict[str, str]) -> str:
     Args:
         aspects: formats of further columns; those of which no row has a number are left out.
     """
+    aspects = aspects | {"cost": "{:.3g}"}
     over = {"over_base": "base", "over_baseline": found["baseline"], "over_rival": found.get("rival")}
     shapes = {name: shape for name, shape in aspects.items() if any(name in row for row in found["rows"].values())}
     first, *others = [(key, f"win rate over {name}") for key, name in over.items() if name]

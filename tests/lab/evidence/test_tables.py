@@ -1,6 +1,7 @@
 import json
 import shutil
 import signal
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from diffpo.commands import evidence
 from diffpo.core.refusal import Refusal
 from diffpo.lab.evidence import runner
 from diffpo.lab.evidence.grid import Compare, Grid
+from diffpo.lab.evidence.records import Runs
 from diffpo.lab.evidence.tables import (
     candidates,
     compare_resolved,
@@ -21,6 +23,7 @@ from diffpo.lab.evidence.tables import (
     row_line,
     shown,
     table,
+    win_rate_over_seeds,
 )
 from diffpo.processes.stopping import Stopped
 from diffpo.storage.ledger import write_named
@@ -47,12 +50,24 @@ def test_rates_are_of_all_seeds_together_and_of_each():
     assert found["over_baseline"]["rate"] == 0.375
 
 
+def test_intervals_are_over_prompts_and_seeds():
+    """One seed wins everywhere and the other nowhere: over prompts alone nothing would vary."""
+    won, lost, base = np.ones((50, 1)), -np.ones((50, 1)), np.zeros((50, 1))
+    assert asdict(win_rate_over_seeds([won, lost], [base, base])) == {"rate": 0.5, "low": 0.0, "high": 1.0}
+    mixed = np.where(np.arange(50)[:, None] < 25, 1.0, -1.0)
+    alone, twice = (win_rate_over_seeds([mixed] * n, [base] * n) for n in (1, 2))
+    assert alone.rate == twice.rate == 0.5
+    assert 0.3 < alone.low == twice.low < 0.42  # a copy of a seed tells nothing new: 0.5 - 1.96 sqrt(0.25 / 50)
+    unread = np.where(np.arange(50)[:, None] < 25, np.nan, 1.0)
+    assert asdict(win_rate_over_seeds([unread], [base])) == {"rate": 1.0, "low": 1.0, "high": 1.0}
+
+
 def test_a_grid_names_the_columns_that_are_tabulated(tmp_path):
     listed(tmp_path / "sft-0" / "evaluation" / "base", [0.0, 1.0])
     listed(tmp_path / "sft-0" / "evaluation" / "tuned", [1.0, 1.0])
     report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY | {"length": 8.0}}, "versions": {}}
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
-    found = measured(Grid("a.yaml", {"sft": []}, [0], "sft", aspects=ASPECTS), tmp_path)
+    found = measured(Grid("a.yaml", {"sft": []}, [0], "sft", aspects=ASPECTS), Runs(tmp_path))
     head, _, base, sft = table(found, ASPECTS).splitlines()
     assert head.endswith("| win rate over sft | attributes | length |")
     assert base.endswith("|  | 50.0 % | 10.5 |")
@@ -66,7 +81,7 @@ def test_a_number_that_no_run_has_measured_is_no_column_and_one_of_some_rows_is_
     alone = ENTRY | {"diversity": None}
     report = {"n_prompts": 2, "models": {"base": alone, "tuned": alone}, "versions": {}}
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
-    found = measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
+    found = measured(Grid("a.yaml", {"sft": []}, [0], "sft"), Runs(tmp_path))
     head, _, base, _ = table(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
     assert head.endswith("| win rate over sft | style |")
     assert base.endswith("|  | 0.250 |")
@@ -85,7 +100,7 @@ def test_damaged_results_of_a_run_are_named(tmp_path, name, content):
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
     (tmp_path / "sft-0" / name).write_text(content)
     with pytest.raises(Refusal, match=rf"^{tmp_path}/sft-0/{name} is damaged \(.*\); copy it again"):
-        measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
+        measured(Grid("a.yaml", {"sft": []}, [0], "sft"), Runs(tmp_path))
 
 
 def test_scores_of_a_run_that_are_not_those_that_were_written_are_refused(tmp_path):
@@ -95,10 +110,10 @@ def test_scores_of_a_run_that_are_not_those_that_were_written_are_refused(tmp_pa
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
     listing = tmp_path / "sft-0" / "evaluation" / "tuned" / "prompts.jsonl"
     write_named(listing, listing.read_bytes())
-    assert measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
+    assert measured(Grid("a.yaml", {"sft": []}, [0], "sft"), Runs(tmp_path))
     listing.write_bytes((tmp_path / "sft-0" / "evaluation" / "base" / "prompts.jsonl").read_bytes())
     with pytest.raises(Refusal, match=rf"^{listing} is damaged \(it is not what was written\); copy it again"):
-        measured(Grid("a.yaml", {"sft": []}, [0], "sft"), tmp_path)
+        measured(Grid("a.yaml", {"sft": []}, [0], "sft"), Runs(tmp_path))
 
 
 def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
@@ -111,7 +126,7 @@ def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
         (folder / "report.json").write_text(json.dumps(report))
     aspects = {"utility": "{:.2f}"}
     plan = Grid("a.yaml", {"sft": [], "dpo": []}, [0], "sft", rival="dpo", aspects=aspects)
-    found = measured(plan, tmp_path, {"dpo": ["--objective.loss.beta=0.5"]})
+    found = measured(plan, Runs(tmp_path), {"dpo": ["--objective.loss.beta=0.5"]})
     head, _, base, sft, dpo = table(found, aspects).splitlines()
     overs = "win rate over base | by seed | win rate over sft | win rate over dpo"
     assert head == f"| model | tuned | {overs} | utility |"
@@ -120,12 +135,18 @@ def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
     assert dpo == "| dpo | beta 0.5 | 75.0 % [50.0, 100.0] | 75.0 | 75.0 % [50.0, 100.0] |  | 1.50 |"
 
 
-def test_one_argument_of_a_method_is_tuned():
+def test_an_argument_of_a_method_is_tuned():
     assert candidates({"dpo": {"loss.beta": [0.1, 1]}}) == {
         "dpo": {"dpo-0.1": ["--loss.beta=0.1"], "dpo-1": ["--loss.beta=1"]}
     }
-    with pytest.raises(SystemExit, match="dpo is tuned by 2 arguments"):
-        candidates({"dpo": {"loss.beta": [0.1], "optimizer.lr": [0.1]}})
+    with pytest.raises(SystemExit, match="dpo is tuned by 3 arguments"):
+        candidates({"dpo": {"loss.beta": [0.1], "optimizer.lr": [0.1], "fit.steps": [3]}})
+
+
+def test_each_value_of_a_second_argument_is_tried_with_each_of_the_first():
+    tries = candidates({"dpo": {"loss.beta": [0.1, 1], "eta": [0, 2]}})["dpo"]
+    assert list(tries) == ["dpo-0.1-0", "dpo-0.1-2", "dpo-1-0", "dpo-1-2"]
+    assert tries["dpo-1-0"] == ["--loss.beta=1", "--eta=0"]
 
 
 PLAN = Grid("a.yaml", {}, [0, 1], "sft")
@@ -143,9 +164,9 @@ def test_a_contest_tells_the_guidance_that_each_seed_chose(tmp_path):
         listed(tmp_path / "contest" / name, [score])
     models = {name: ENTRY | {"guidance": 2.5 + i} for i, name in enumerate(names)}
     (tmp_path / "contest" / "report.json").write_text(
-        json.dumps({"n_prompts": 1, "models": models, "guidance_sweep": {}})
+        json.dumps({"n_prompts": 1, "models": models, "versions": {}, "guidance_sweep": {}})
     )
-    found = contested(PLAN, Compare("c.yaml", MODELS), tmp_path)
+    found = contested(PLAN, Compare("c.yaml", MODELS), Runs(tmp_path))
     assert found["rows"]["sft"]["guidance"] == [3.5, 4.5]
     assert found["rows"]["sft"]["over_base"]["rate"] == 0.75
     assert "| sft | 3.5, 4.5 | 75.0 %" in table(found, {})
