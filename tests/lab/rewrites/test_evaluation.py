@@ -7,7 +7,7 @@ from tiny_text import language_model
 
 from diffpo.core.refusal import Refusal
 from diffpo.evaluation.prompts import Prompts
-from diffpo.lab.evidence.tables import oracle
+from diffpo.lab.evidence.records import oracle
 from diffpo.lab.rewrites.build import build_tokenizer
 from diffpo.lab.rewrites.drawing import Drawing
 from diffpo.lab.rewrites.evaluation import Rewriting, diversity, drift
