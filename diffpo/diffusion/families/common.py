@@ -42,9 +42,8 @@ def ddpm_path(scheduler: Any) -> Path:
     settings = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
     ddpm: Any = DDPMScheduler.from_config(settings)
     alpha_bar, own = ddpm.alphas_cumprod, scheduler.alphas_cumprod.float()
-    if (
-        own - alpha_bar
-    ).abs().max().item() > SAME:  # it knows a setting that others do not, as CogVideoX's shift of the SNR
+    # A scheduler may know a setting that others do not, as CogVideoX's shift of the SNR.
+    if (own - alpha_bar).abs().max().item() > SAME:
         alpha_bar = own
     return Path(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), torch.arange(len(alpha_bar)), predictions[kind])
 

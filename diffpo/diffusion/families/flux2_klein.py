@@ -31,11 +31,8 @@ class Flux2Klein(FlowFamily):
         return {"prompt": parts.encode_prompt(list(prompts), device=parts.text_encoder.device, **told)[0]}
 
     def posterior(self, parts: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        (mean, std), posterior, fold = (
-            self.statistics(parts),
-            parts.vae.encode(pixels).latent_dist,
-            parts._patchify_latents,
-        )
+        mean, std = self.statistics(parts)
+        posterior, fold = parts.vae.encode(pixels).latent_dist, parts._patchify_latents
         return (fold(posterior.mean) - mean) / std, fold(posterior.std) / std
 
     def decoded(self, parts: Any, latents: Tensor) -> Tensor:

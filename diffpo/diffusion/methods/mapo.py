@@ -47,4 +47,8 @@ class MaPO(PairLoss):
         return label.prob * as_labeled + (1 - label.prob) * swapped
 
     def phi(self, error: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        return self.snr * error / torch.expm1(self.snr * error)
+        """1 without any error, as at the last time of zero terminal SNR, where 0 / 0 would end a run."""
+        scaled = self.snr * error
+        none = scaled == 0
+        some = torch.where(none, 1.0, scaled)
+        return torch.where(none, 1 - scaled / 2, some / torch.expm1(some))

@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from accelerate.utils import gather_object
 
 from diffpo.diffusion.base.family import Family
@@ -14,13 +15,16 @@ from diffpo.diffusion.data.batches import Conditioning, PixelBatch, PromptBatch,
 
 @contextmanager
 def silence_cuts() -> Iterator[None]:
-    """Inside, diffusers does not tell of each batch what it cut: that is counted, and told once."""
-    level = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()
+    """Inside, neither library tells of each batch what was cut: that is counted, and told once."""
+    libraries = diffusers.utils.logging, transformers.utils.logging
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        diffusers.utils.logging.set_verbosity(level)
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
 
 
 class Conditioner:

@@ -62,12 +62,6 @@ def merge_objects(rng: np.random.Generator) -> Image.Image:
     return render([first, other], tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])
 
 
-def cut_sheet(sheet: Image.Image) -> list[Image.Image]:
-    """The pictures of a sheet, row by row."""
-    corners = [(x, y) for y in range(0, sheet.height, RESOLUTION) for x in range(0, sheet.width, RESOLUTION)]
-    return [sheet.crop((x, y, x + RESOLUTION, y + RESOLUTION)) for x, y in corners]
-
-
 def read_labels(file: Path) -> list[Label]:
     """Labels made by looking: a csv with `kind` and `seen`, a caption; no caption means no clean objects."""
     with file.open() as lines:

@@ -78,10 +78,10 @@ def tile_pictures(pictures: list[Image.Image]) -> Image.Image:
     return make_image_grid(pictures, rows=len(pictures) // COLUMNS, cols=COLUMNS)
 
 
-def tiles(sheet: Image.Image) -> list[Image.Image]:
-    """The pictures of a sheet."""
-    corners = [(x, y) for y in range(0, sheet.height, RESOLUTION) for x in range(0, sheet.width, RESOLUTION)]
-    return [sheet.crop((x, y, x + RESOLUTION, y + RESOLUTION)) for x, y in corners]
+def tiles(sheet: Image.Image, side: int = RESOLUTION) -> list[Image.Image]:
+    """The pictures of a sheet, row by row."""
+    corners = [(x, y) for y in range(0, sheet.height, side) for x in range(0, sheet.width, side)]
+    return [sheet.crop((x, y, x + side, y + side)) for x, y in corners]
 
 
 def read_labels(file: Path) -> list[Label]:

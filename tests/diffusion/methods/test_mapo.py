@@ -20,6 +20,16 @@ def test_phi_starts_at_one_and_falls():
     assert (phi.diff() < 0).all()
 
 
+def test_phi_and_its_slope_are_finite_without_any_error():
+    """At zero terminal SNR and at the end of a flow the error of noise is exactly 0, and 0 / 0 ended runs."""
+    error = torch.zeros(1, requires_grad=True)
+    phi = MaPO(snr=0.5).phi(error)
+    phi.sum().backward()
+    assert phi.item() == 1
+    assert error.grad is not None
+    assert error.grad.item() == -0.25
+
+
 def test_by_hand():
     """s m = ln 2 and ln 3: phi is ln 2 and ln 3 / 2, their difference 0.143841; T = 10 makes z = 1.43841."""
     loss = MaPO(beta=2.0, snr=1.0, timesteps=10)(pair(math.log(2), math.log(3)), PairLabels.hard(1))

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-from diffusers.utils import make_image_grid
 from PIL import Image
 
 from diffpo.lab.scenes.captions import read_caption
@@ -10,24 +9,17 @@ from diffpo.lab.scenes.oracle_check import (
     COUNTS,
     Label,
     count_agreeing,
-    cut_sheet,
     merge_objects,
     read_labels,
     tabulate_confusion,
 )
-from diffpo.lab.scenes.scenes import draw_scene, random_facts
+from diffpo.lab.scenes.scenes import RESOLUTION, draw_scene
+from diffpo.lab.shapes.oracle_check import tiles
 
 
 def test_most_merged_objects_are_not_clean():
     rng = np.random.default_rng(0)
     assert np.mean([measure(merge_objects(rng)).clean for _ in range(40)]) < 0.1
-
-
-def test_a_sheet_is_cut_into_its_pictures():
-    rng = np.random.default_rng(1)
-    pictures = [draw_scene(random_facts(rng, "training"), rng) for _ in range(6)]
-    cut = cut_sheet(make_image_grid(pictures, rows=2, cols=3))
-    assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(cut, pictures, strict=True))
 
 
 def test_agreement_counts_every_fact():
@@ -52,6 +44,6 @@ def test_labels_and_the_table_of_confusion(tmp_path):
 
 def test_the_shipped_table_is_what_the_oracle_says_now():
     folder = Path("assets/scenes-oracle-check")
-    labels, pictures = read_labels(folder / "labels.csv"), cut_sheet(Image.open(folder / "pictures.png"))
+    labels, pictures = read_labels(folder / "labels.csv"), tiles(Image.open(folder / "pictures.png"), RESOLUTION)
     assert len(labels) == len(pictures) == sum(COUNTS.values())
     assert tabulate_confusion(labels, pictures) in (folder / "README.md").read_text()
