@@ -9,6 +9,7 @@ VERBS = {
     "shapes": Verb("diffpo.lab.worlds.shapes", "pictures: pipeline, pairs and prompts"),
     "scenes": Verb("diffpo.lab.worlds.scenes", "pictures with headroom: two bases, pairs with votes and prompts"),
     "scorers": Verb("diffpo.lab.worlds.scorers", "learned judges of the pictures"),
+    "scene_scorers": Verb("diffpo.lab.worlds.scene_scorers", "learned judges of the scenes"),
     "rewrites": Verb("diffpo.lab.worlds.rewrites", "texts: a language model, pairs, lists and conversations"),
     "users": Verb("diffpo.lab.worlds.users", "users with tastes of their own"),
 }

@@ -75,9 +75,10 @@ def end_bars() -> None:
 
 def write_command(main: Callable[..., None]) -> str:
     """The command line that goes on with what this one has begun."""
-    arguments, resume = list(sys.argv), "--resume=latest"
-    if "resume" in inspect.signature(main).parameters and resume not in arguments:
-        arguments.append(resume)
+    before = zip(["", *sys.argv], sys.argv, strict=False)
+    arguments = [word for last, word in before if not word.startswith("--resume") and last != "--resume"]
+    if "resume" in inspect.signature(main).parameters:
+        arguments.append("--resume=latest")
     return f"accelerate launch {shlex.join(arguments)}"
 
 

@@ -1,6 +1,8 @@
 from .rewrites.evaluation import Rewriting as Rewriting
 from .rewrites.oracle import RewriteOracle as RewriteOracle
 from .scenes.scorer import SceneOracle as SceneOracle
+from .scenes.speakers import SceneCaptioner as SceneCaptioner
+from .scenes.speakers import SceneParaphraser as SceneParaphraser
 from .shapes.scorer import Oracle as Oracle
 from .shapes.speakers import Misstate as Misstate
 from .shapes.speakers import OracleCaptioner as OracleCaptioner

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from diffpo.core.refusal import Refusal
 from diffpo.storage.files import name_failed_writes
 
@@ -317,7 +319,7 @@ def naming_damage(file: Path) -> Iterator[None]:
         yield
     except Refusal:
         raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, YAMLError) as error:
         raise Refusal(describe_damage(file, f"{type(error).__name__}: {error}")) from error
 
 

@@ -23,7 +23,8 @@ class Ledger:
 
     The number of processes may change from run to run. What one process adds while another one opens may or may not be
     seen there, so processes that share out the missing rows wait for one another between opening and adding. Each line
-    has a checksum: what a damaged one held counts as not found, and the first process tells of it and takes it out.
+    has a checksum, of the identity too: what a damaged one held, or one of another ledger, counts as not found, and
+    the first process tells of it and takes it out.
 
     Attributes:
         done: results by row, of all processes up to the opening, and what this one added since.
@@ -46,15 +47,17 @@ class Ledger:
             raise Refusal(f"{folder} lacks {IDENTITY}, so nothing tells what its results are of; remove that folder.")
         else:
             write_json(folder / IDENTITY, dict(identity), f".{rank}")
+        written = json.dumps(read_json(folder / IDENTITY), sort_keys=True)
+        self._salt = crc32(written.encode()) if identity else 0
         self.done: dict[Any, Any] = {}
         for part in parts:
             lines = whole_lines(part).splitlines(keepends=True)
-            found = [(line, entry) for line in lines if (entry := entry_in(line)) is not None]
+            found = [(line, entry) for line in lines if (entry := entry_in(line, self._salt)) is not None]
             self.done.update(entry for _, entry in found)
             if len(found) < len(lines) and not rank:
                 log.warning(
-                    f"{len(lines) - len(found)} of {len(lines)} lines of {part} are damaged; what they held is found "
-                    "anew."
+                    f"{len(lines) - len(found)} of {len(lines)} lines of {part} are damaged or of another ledger; "
+                    "what they held is found anew."
                 )
                 replace_file(part, b"".join(line for line, _ in found))
         if self.file.exists():
@@ -70,7 +73,7 @@ class Ledger:
         Raises:
             Refusal: if the disk is full.
         """
-        text = "".join(map(line_of, entries.items()))
+        text = "".join(line_of(entry, self._salt) for entry in entries.items())
         with name_failed_writes(str(self.file), REMEDY), self.file.open("a", encoding="utf-8") as lines:
             lines.write(text)
             lines.flush()
@@ -78,18 +81,22 @@ class Ledger:
         self.done.update(entries)
 
 
-def line_of(entry: tuple[Any, Any]) -> str:
-    """A line of a ledger: what was found, and its checksum."""
+def line_of(entry: tuple[Any, Any], salt: int = 0) -> str:
+    """A line of a ledger: what was found, and its checksum.
+
+    Args:
+        salt: the checksum of what the ledger is of.
+    """
     text = json.dumps(list(entry))
-    return f'{text[:-1]}, "{crc32(text.encode()):08x}"]\n'
+    return f'{text[:-1]}, "{crc32(text.encode(), salt):08x}"]\n'
 
 
-def entry_in(line: bytes) -> tuple[Any, Any] | None:
+def entry_in(line: bytes, salt: int = 0) -> tuple[Any, Any] | None:
     """What a line says, None if it is damaged."""
     try:
         *entry, checksum = json.loads(line)
         row, result = entry
-        whole = line_of((row, result)) == line.decode()
+        whole = line_of((row, result), salt) == line.decode()
     except (ValueError, TypeError):
         return None
     return (row, result) if whole else None

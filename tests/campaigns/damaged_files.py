@@ -1,6 +1,6 @@
 """Every kind of file of every folder of work, damaged, and then read by what reads the folder.
 
-python tests/campaigns/damaged_files.py --share 1 --seeds 3
+python tests/campaigns/damaged_files.py --share 0 --each --seed 3
 
 A try survives if the result is that of the whole folder, is told if a line names the file and what to do (or what was
 done), and is silent if the result is another one without such a line, or if there is a traceback.
@@ -177,36 +177,36 @@ class Bench:
         return is_named or hidden or whole.name in (FILES, IDENTITY) or whole.name.startswith("part-")
 
 
-def tries(bench: Bench, work: Work, share: float, seeds: int, rng: np.random.Generator) -> Iterator[Try]:
-    """A share of all combinations, chosen by chance; every kind of file has one at least."""
+def tries(bench: Bench, work: Work, share: float, seeds: int, rng: np.random.Generator, each: bool) -> Iterator[Try]:
+    """A share of all combinations by chance, and at least one of each kind of file, or of kind, way and program."""
     for names in kinds(bench.kept / work.name).values():
-        all_of_kind = [
-            Try(work, name, way, reading, seed)
-            for name in names
+        groups = [
+            [Try(work, name, way, reading, seed) for name in names for seed in range(seeds if way in BY_CHANCE else 1)]
             for way in (*WAYS, EXCHANGED)
             for reading in work.readings
-            for seed in range(seeds if way in BY_CHANCE else 1)
         ]
-        count = max(1, round(share * len(all_of_kind)))
-        for number in sorted(rng.choice(len(all_of_kind), count, replace=False)):
-            yield all_of_kind[number]
+        for group in groups if each else [sum(groups, [])]:
+            count = max(1, round(share * len(group)))
+            for number in sorted(rng.choice(len(group), count, replace=False)):
+                yield group[number]
 
 
 def campaign(
-    root: Path, share: float, seeds: int, seed: int = 0, works: tuple[Work, ...] = WORKS, tell=None
+    root: Path, share: float, seeds: int, seed: int = 0, works: tuple[Work, ...] = WORKS, each=False, tell=None
 ) -> Outcomes:
     """Damage and read.
 
     Args:
         share: of all combinations of file, damage, program and seed.
         seeds: of damages that are drawn by chance, in each combination.
+        each: try each kind of file in each way with each program that reads it, not each kind once.
         tell: gets each try with what became of it, and what was said.
     """
     outcomes, rng, bench = Outcomes(ROWS), np.random.default_rng(seed), Bench(root)
     for work in works:
         began = time.monotonic()
         bench.build(work)
-        for one in tries(bench, work, share, seeds, rng):
+        for one in tries(bench, work, share, seeds, rng, each):
             row, said = bench.run(one)
             if row:
                 outcomes.add(work.name.removesuffix(", half"), row, f"{one}: {said}")
@@ -220,6 +220,7 @@ def campaign(
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--each", action="store_true", help="at least one try of each kind, way and program")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--works", nargs="*", default=[work.name for work in WORKS], help="in order; some read others")
@@ -228,7 +229,7 @@ def main() -> int:
     log.addHandler(logging.StreamHandler(sys.stdout))
     with tempfile.TemporaryDirectory() as root:
         works = tuple(work for work in WORKS if work.name in chosen.works)
-        outcomes = campaign(Path(root), chosen.share, chosen.seeds, chosen.seed, works, tell)
+        outcomes = campaign(Path(root), chosen.share, chosen.seeds, chosen.seed, works, chosen.each, tell)
     print(outcomes)
     print("\n".join(outcomes.worst))
     return bool(outcomes.worst)

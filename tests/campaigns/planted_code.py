@@ -57,6 +57,8 @@ from diffpo.scorers.image_reward import ImageReward
 from diffpo.scorers.pickscore import PickScore
 from diffpo.text.model.loading import CausalLM
 
+log = logging.getLogger(__name__)
+
 SCORERS = "scorers"  # whose published weights are too large: there are files of their names
 ROWS = ("harmless", "refused", "ran")
 
@@ -293,11 +295,15 @@ def campaign(root: Path, share: float, seed: int = 0, works: Sequence[Work] = WO
     assert runs_if_read_carelessly(root)
     for column, row, what in in_places(root, share, rng):
         outcomes.add(column, row, what)
+    log.info(f"{outcomes}\n")
     for name, others in (("archives", members), ("paths", paths), ("class paths", class_paths)):
         for what, read in chosen_of(others(root), share, rng):
             outcomes.add(name, became(listen(read), flag), what)
+        log.info(f"{outcomes}\n")
     (root / "work").mkdir()
     for column, row, what in in_work(root / "work", share, rng, works):
+        if column not in outcomes.counts:
+            log.info(f"{outcomes}\n")
         outcomes.add(column, row, what)
     return outcomes
 
@@ -331,7 +337,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--works", nargs="*", default=[work.name for work in WORKS])
     picked = parser.parse_args()
-    logging.disable(logging.INFO)
+    logging.getLogger("diffpo").setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler(sys.stdout))
     with tempfile.TemporaryDirectory() as root:
         works = tuple(work for work in WORKS if work.name in picked.works)
         outcomes = campaign(Path(root), picked.share, picked.seed, works)

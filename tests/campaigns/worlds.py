@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from diffpo.storage.digests import FILES, REPORT
 
 ROOT = Path(__file__).parent.parent.parent
-ALL = ("full training", "LoRA training", "text training", "encode_pairs", "score_pairs", "evaluate")
+WORKERS = "LoRA training, data workers"
+ALL = ("full training", "LoRA training", WORKERS, "text training", "encode_pairs", "score_pairs", "evaluate")
 STEPS = 5
 PROMPTS = ("a red circle on the left, white background", "a blue square on the right, black background")
 SHORT = ["--fit.batch_size=4", "--fit.per_device_batch_size=2", "--fit.warmup=1", "--fit.save_every=2"]
@@ -71,13 +72,14 @@ def works(root: Path) -> dict[str, Work]:
     chosen = {
         "full training": ("train_diffusion_dpo.py", (*diffusion, *judged), True),
         "LoRA training": ("train_diffusion_dpo.py", (*diffusion, *lora), True),
+        WORKERS: ("train_diffusion_dpo.py", (*diffusion, *lora, "--data.workers=2"), True),
         "text training": ("train_text_dpo.py", (*words, "--fit.ema=0.9", "--evaluation=null"), True),
         "encode_pairs": ("encode_pairs.py", tuple(encoded), False),
         "score_pairs": ("score_pairs.py", tuple(scored), False),
         "evaluate": ("evaluate.py", (f"--config={contestants(root)}",), False),
     }
     assert tuple(chosen) == ALL
-    folders = {name: root / name.replace(" ", "-") / "run" for name in ALL}
+    folders = {name: root / name.replace(", ", "-").replace(" ", "-") / "run" for name in ALL}
     return {name: Work(name, script, args, folders[name], t) for name, (script, args, t) in chosen.items()}
 
 

@@ -246,9 +246,13 @@ def resumable(loss: int = 0, resume: str | None = None, settings: str = "") -> N
 def test_a_signal_is_told_in_a_line_that_says_how_it_goes_on(monkeypatch, capfd, number, code):
     before = [signal.getsignal(each) for each in SIGNALS]
     try:
-        for main, said, resume in ((stopping, "", ""), (resumable, "It is kept. ", " --resume=latest")):
+        for main, said, again, resume in (
+            (stopping, "", (), ""),
+            (resumable, "It is kept. ", (), " --resume=latest"),
+            (resumable, "It is kept. ", ("--resume", "somewhere"), " --resume=latest"),
+        ):
             with pytest.raises(SystemExit) as left:
-                run(monkeypatch, main, "--loss", str(int(number)))
+                run(monkeypatch, main, "--loss", str(int(number)), *again)
             assert left.value.code == code
             told = capfd.readouterr().err.strip().splitlines()[-1]
             command = f"accelerate launch program --loss {int(number)}{resume}"

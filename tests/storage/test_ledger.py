@@ -35,6 +35,14 @@ def test_each_process_writes_its_own_file_and_any_number_of_them_goes_on(tmp_pat
     assert list(tmp_path.glob("*.unfinished")) == []
 
 
+def test_lines_of_another_ledger_are_found_anew_and_told(tmp_path, caplog):
+    for name, seed in (("mine", 0), ("other", 1)):
+        Ledger(tmp_path / name, {**WHO, "seed": seed}).add({1: 0.5 + seed})
+    (tmp_path / "other" / "part-00000.jsonl").replace(tmp_path / "mine" / "part-00000.jsonl")
+    assert Ledger(tmp_path / "mine", {**WHO, "seed": 0}).done == {}
+    assert "1 of 1 lines of" in caplog.text
+
+
 @pytest.mark.parametrize("torn", ["[2, 0.", "[2, 0.25]"])
 def test_a_torn_last_line_is_forgotten_and_does_not_spoil_the_next(tmp_path, torn):
     """Also one that happens to be whole but for its end of line: 0.25 may have been 0.253."""
@@ -113,7 +121,7 @@ def test_damaged_lines_are_told_once_and_taken_out(tmp_path, caplog):
     ledger.add({1: 0.125, 2: 0.25, 3: 0.5})
     ledger.file.write_text(ledger.file.read_text().replace("0.25", "0.75"))
     assert Ledger(tmp_path, WHO).done == {1: 0.125, 3: 0.5}
-    assert f"1 of 3 lines of {ledger.file} are damaged; what they held is found anew" in caplog.text
+    assert f"1 of 3 lines of {ledger.file} are damaged or of another ledger" in caplog.text
     caplog.clear()
     assert Ledger(tmp_path, WHO).done == {1: 0.125, 3: 0.5}
     assert not caplog.text

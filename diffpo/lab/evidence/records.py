@@ -77,8 +77,7 @@ class Runs:
             said = read_json(file)
             then, now = flatten_config(said["asked"]), flatten_config(asked)
             config = flatten_config(said["config"])
-        odd = [key for key in then | now if then.get(key) != now.get(key)]
-        odd += [key for key, value in expected.items() if key not in FREE and config.get(key) != value]
+        odd = [key for key in then | now if then.get(key) != now.get(key)] + find_other(config, expected)
         if odd:
             raise Refusal(
                 f"{file} is of a run with another {odd[0]} than the grid and its files say now; delete it to run that "
@@ -86,20 +85,26 @@ class Runs:
             )
         return True
 
-    def leave(self, run: str, asked: Mapping[str, Any]) -> None:
+    def leave(self, run: str, asked: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         """Record a run that is finished.
 
         Args:
             asked: overrides with placeholders of folders, and digests of the files that are read.
+            expected: see `is_recorded`.
 
         Raises:
-            Refusal: if what it left is damaged, or the record cannot be written.
+            Refusal: if what it left is damaged or of something else, or the record cannot be written.
         """
         file, folder = self.file(run), self.folder / run
         if file is None:
             return
-        config = yaml.safe_load((folder / CONFIG).read_text()) if (folder / CONFIG).exists() else {}
-        placed = name_folder(config, str(self.top))
+        placed: Any = {}
+        if (written := folder / CONFIG).exists():
+            with naming_damage(written):
+                placed = name_folder(yaml.safe_load(written.read_text()), str(self.top))
+                odd = find_other(flatten_config(placed), expected)
+            if odd:
+                raise Refusal(f"{written} has another {odd[0]} than the grid says; delete {folder} to run it anew.")
         self.write(run, {"asked": dict(asked), "config": placed, "numbers": summarize_run(folder)})
 
     def write(self, run: str, record: Mapping[str, Any]) -> None:
@@ -109,6 +114,11 @@ class Runs:
             file.parent.mkdir(parents=True, exist_ok=True)
             parts = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in record.items())
             replace_file(file, f"{{\n{parts}\n}}\n".encode())
+
+
+def find_other(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Keys of a flat config that are not what is expected of them."""
+    return [key for key, value in expected.items() if key not in FREE and config.get(key) != value]
 
 
 def name_folder(tree: Any, folder: str) -> Any:

@@ -158,7 +158,7 @@ def run_all(plan: Grid, resolved: Mapping[str, Any], runs: Runs, jobs: int, need
     def do(job: tuple[str, int]) -> None:
         method, seed = job
         run(plan, method, seed, runs)
-        runs.leave(f"{method}-{seed}", asked[job])
+        runs.leave(f"{method}-{seed}", asked[job], expect(resolved, method, plan))
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(do, todo))

@@ -47,8 +47,10 @@ def train_clip(
     return model
 
 
-def untrained_clip(tokenizer: Any, width: int = 128, layers: int = 4, seed: int = 0) -> CLIPModel:
-    """A CLIP for 32 x 32 pictures in patches of 8 x 8; its text tower has the size of the pipeline's.
+def untrained_clip(
+    tokenizer: Any, width: int = 128, layers: int = 4, seed: int = 0, resolution: int = RESOLUTION
+) -> CLIPModel:
+    """A CLIP for small square pictures in patches of 8 x 8; its text tower has the size of the pipeline's.
 
     Args:
         width: of the vision tower.
@@ -71,7 +73,7 @@ def untrained_clip(tokenizer: Any, width: int = 128, layers: int = 4, seed: int 
         "intermediate_size": 2 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "image_size": RESOLUTION,
+        "image_size": resolution,
         "patch_size": 8,
         "projection_dim": EMBEDDED,
     }
@@ -123,10 +125,11 @@ def save_judge(model: CLIPModel, tokenizer: Any, folder: Path) -> None:
     """A folder as `CLIPModel`, `AutoTokenizer` and `AutoImageProcessor` read it; the weights in fp16."""
     copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    side = {"height": RESOLUTION, "width": RESOLUTION}
-    half = [0.5] * 3
+    vision: Any = model.config.vision_config
+    resolution, half = vision.image_size, [0.5] * 3
+    side = {"height": resolution, "width": resolution}
     CLIPImageProcessorPil(
-        size={"shortest_edge": RESOLUTION}, crop_size=side, image_mean=half, image_std=half
+        size={"shortest_edge": resolution}, crop_size=side, image_mean=half, image_std=half
     ).save_pretrained(folder)
 
 
