@@ -11,7 +11,6 @@ from tiny import pair_folder, saved
 
 from diffpo.cli.command import parse
 from diffpo.commands import train
-from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.model.loading import LoadedStableDiffusion
 
@@ -37,6 +36,7 @@ def run(world, folder, *overrides: str) -> None:
     words += ["--fit.steps=3", "--fit.batch_size=2", "--fit.per_device_batch_size=2", "--fit.save_every=1"]
     words += ["--fit.warmup=0", "--fit.keep=9", "--preview=null", "--evaluation=null", *JUDGED, *overrides]
     chosen, settings = parse(train.main, words)
+    torch.manual_seed(0)  # of dropout
     train.main(**chosen, settings=settings)
 
 
@@ -109,9 +109,3 @@ def test_a_killed_run_that_resumes_ends_with_the_weights_of_the_best_pictures(wo
     until = [f"--fit.steps={best['step']}", "--fit.ema=0.5"]
     run(world, tmp_path / "until", *until)
     assert same(exported(tmp_path / "whole"), exported(tmp_path / "until"))
-
-
-def test_a_metric_of_pictures_needs_what_is_drawn(world, tmp_path):
-    with pytest.raises((Refusal, SystemExit)):
-        run(world, tmp_path / "run", *LOWEST)
-    assert not (tmp_path / "run").exists()
