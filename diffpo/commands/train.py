@@ -125,11 +125,6 @@ def main(
         repo=publish.repo if publish and not publish.dry_run else None,
     )
     del model, pictures, held_out
-    finish(
-        run,
-        card,
-        evaluation,
-        lambda: {"base": load_pipeline(base), "tuned": load_tuned(base, folder)},
-        publish,
-        write_snippet(base, pipeline, str(folder)),
-    )
+    load = {"base": partial(load_pipeline, base), "tuned": partial(load_tuned, base, folder)}
+    snippet = write_snippet(base, pipeline, str(folder))
+    finish(run, card, evaluation, lambda: {name: make() for name, make in load.items()}, publish, snippet)
