@@ -23,9 +23,10 @@ from diffpo.core.references import Reference, SwitchedOff
 from diffpo.data.pairs import require_suits, require_track
 from diffpo.data.typed import list_captions
 from diffpo.diffusion.data.contact_sheet import draw_sheet, find_mirrored, read_pictures, tell_pairs
-from diffpo.diffusion.data.pairs import HeldOut, PairData
+from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
+from diffpo.diffusion.evaluation.held_out import HeldOut
 from diffpo.diffusion.evaluation.preview import PreviewConfig
 from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion
 from diffpo.diffusion.objective.checks import require_prediction, require_users, silent_times

@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.data.pairs import require_track
-from diffpo.diffusion.data.pairs import HeldOut, PairData
+from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
+from diffpo.diffusion.evaluation.held_out import HeldOut
 from diffpo.diffusion.evaluation.preview import PictureGrid, PreviewConfig
 from diffpo.diffusion.model.encoder import require_sides
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline, load_tuned
@@ -59,7 +60,7 @@ def main(
         fit: length, batch, precision, bookkeeping.
         reference: null is the untuned base: adapters switched off, or a frozen copy.
         preview: pictures during the run.
-        validation: pairs kept from training and judged during it.
+        validation: pairs kept from training and judged during it, with what is drawn of development prompts.
         evaluation: what is measured at the end.
         publish: where on the hub the result goes.
         seed: of every random draw of the run.
@@ -88,8 +89,8 @@ def main(
     pairs, held_out = open_pairs(objective, data, validation, run)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
     encodes = not all(some.is_encoded for some in read)
-    shown, unconditional = preview is not None, objective.requires.unconditional
-    model = base.load(accelerator.device, run.storage, seed, encodes, shown, unconditional)
+    shown = preview is not None or (validation is not None and validation.drawn is not None)
+    model = base.load(accelerator.device, run.storage, seed, encodes, shown, objective.requires.unconditional)
     first, draws = model.first(pairs)
     require_prediction(model.denoiser, first, draws)
     if silent := silent_times(objective, model.denoiser):
@@ -111,6 +112,8 @@ def main(
         else None
     )
     pictures = PictureGrid(preview, model.pipeline(), folder) if preview else None
+    if validation and held_out:
+        held_out = validation.with_drawn(held_out, model.pipeline(), accelerator)
     report = align(objective, model, pairs, optimizer, run, reference, cached, pictures, held_out)
     pipeline = type(model.pipeline()).__name__
     card = partial(
@@ -121,12 +124,7 @@ def main(
         prompts=preview.prompts if preview else (),
         repo=publish.repo if publish and not publish.dry_run else None,
     )
-    del model, pictures
-    finish(
-        run,
-        card,
-        evaluation,
-        lambda: {"base": load_pipeline(base), "tuned": load_tuned(base, folder)},
-        publish,
-        write_snippet(base, pipeline, str(folder)),
-    )
+    del model, pictures, held_out
+    load = {"base": partial(load_pipeline, base), "tuned": partial(load_tuned, base, folder)}
+    snippet = write_snippet(base, pipeline, str(folder))
+    finish(run, card, evaluation, lambda: {name: make() for name, make in load.items()}, publish, snippet)

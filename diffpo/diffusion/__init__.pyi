@@ -1,7 +1,6 @@
 from .base.family import Family as Family
 from .data.encoded import EncodedPairs as EncodedPairs
 from .data.framing import Framing as Framing
-from .data.pairs import HeldOut as HeldOut
 from .data.pairs import MinSize as MinSize
 from .data.pairs import PairData as PairData
 from .data.pairs import TextPrompts as TextPrompts
@@ -9,6 +8,8 @@ from .encode.encode import Encoding as Encoding
 from .evaluation.compare import SideBySide as SideBySide
 from .evaluation.drawing import Sampling as Sampling
 from .evaluation.guidance import GuidanceSweep as GuidanceSweep
+from .evaluation.held_out import DrawnPrompts as DrawnPrompts
+from .evaluation.held_out import HeldOut as HeldOut
 from .evaluation.model import ComparedModel as ComparedModel
 from .evaluation.preview import PreviewConfig as PreviewConfig
 from .model.loading import StableDiffusion as StableDiffusion

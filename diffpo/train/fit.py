@@ -234,7 +234,7 @@ class Learner:
 
 
 def opened_best(learner: Learner, validation: Validation | None) -> Best | None:
-    """The best weights of a run, none yet; None if the last ones are its result.
+    """The best weights of a run, none yet; None if the last ones are its result. Its validation begins.
 
     Raises:
         Refusal: if the validation does not tell the metric that decides.
@@ -242,10 +242,12 @@ def opened_best(learner: Learner, validation: Validation | None) -> Best | None:
     run = learner.run
     if run.accelerator.is_main_process:
         write_best(run.output_dir, None)
-    if validation is None or validation.keep_best is None:
+    if validation is None:
         return None
-    validation.keep_best.require_known(learner.judged_by(validation.names))
-    return Best(validation.keep_best, learner.parameters)
+    if validation.keep_best is not None:
+        validation.keep_best.require_known(learner.judged_by(validation.names))
+    learner.judged_by(validation.begin)
+    return None if validation.keep_best is None else Best(validation.keep_best, learner.parameters)
 
 
 def opened(learner: Learner, pairs: Pairs, best: Best | None) -> Checkpoints:

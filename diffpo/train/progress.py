@@ -86,6 +86,7 @@ def summary(metrics: dict[str, float]) -> str:
 
 def of_held_out(judged: dict[str, float]) -> str:
     names = ("loss", "rewards/accuracies", "rewards/margins", "mse/chosen_minus_reference")
+    names += ("drawn_win_rate", "drawn_score")
     found = {name: judged[f"validation/{name}"] for name in names if f"validation/{name}" in judged}
     return "held-out pairs: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items())
 

@@ -39,6 +39,13 @@ class Validation:
     count: int
     keep_best: KeepBest | None = None
 
+    def begin(self, *learner: Any) -> None:
+        """Note what has to be known of the policy before its first step; every process has to call it.
+
+        Args:
+            learner: what `__call__` is given. A run that is resumed has taken up nothing yet.
+        """
+
     def __call__(
         self,
         objective: Objective,

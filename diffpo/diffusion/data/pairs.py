@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -19,7 +19,7 @@ from diffpo.data.fingerprint import of_tables
 from diffpo.data.layouts import PromptsOnly
 from diffpo.data.mixture import interleave_sources
 from diffpo.data.pairs import PairTable, RowPairs, open_tables, rows_report
-from diffpo.data.rows import DropTies, FirstCaption, PairRow, RowMap, require_order
+from diffpo.data.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.data.sampler import Grouping, PairSampler, ProcessShare, Shapes, Users, Visit
 from diffpo.data.source import Source
 from diffpo.data.streams import Stream, open_streams
@@ -31,7 +31,6 @@ from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.readers import Example, PixelReader, PromptReader, Reader, Seen, gather_ids
 from diffpo.diffusion.data.stream import PATIENCE, ImageStream
 from diffpo.processes.workers import at_most, bytes_of, from_workers
-from diffpo.train.validation import ValidationSplit
 
 
 @dataclass(frozen=True)
@@ -284,12 +283,3 @@ def picture_size(candidate: Cell | Held | EncodedPicture) -> tuple[int, int]:
     if isinstance(candidate, EncodedPicture):
         return candidate.size()
     return image_size(candidate.read(), candidate.folder, candidate.most)
-
-
-@dataclass(frozen=True)
-class HeldOut(ValidationSplit):
-    """Held-out pairs of pictures: no flips, no random crops, no emptied captions, the first of several captions."""
-
-    def plain(self, data: PairData) -> PairData:
-        framing = replace(data.framing, flip=False, random_crop=False)
-        return replace(data, rows=[*data.rows, FirstCaption()], framing=framing, caption_dropout=0.0, cycle=None)

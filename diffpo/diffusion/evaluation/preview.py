@@ -1,7 +1,7 @@
 """Fixed prompts and seeds drawn before and during a run, because no curve replaces looking."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,17 +59,8 @@ class PictureGrid(Preview):
     def __call__(self, step: int, accelerator: Accelerator) -> None:
         config = self.config
         seeds = range(config.seed, config.seed + len(config.prompts))
-        network = self.pipeline.components[family_of(self.pipeline).part]
-        network.eval()  # dropout of adapters is for training
-        stored = self.pipeline.text_encoder.dtype  # that of mixed precision
-        with (
-            on_device(self.pipeline, network, accelerator.device),
-            torch.autocast(accelerator.device.type, stored, enabled=stored != torch.float32),
-        ):
-            made = generate_pictures(
-                self.pipeline, config.prompts, seeds, config.steps, config.guidance, batch_size=4, side=config.side
-            )
-        network.train()
+        how = {"steps": config.steps, "guidance": config.guidance, "batch_size": 4, "side": config.side}
+        made = draw_in_training(self.pipeline, accelerator.device, config.prompts, seeds, **how)
         if not accelerator.is_main_process:
             return
         row = make_image_grid(made, rows=1, cols=len(made))
@@ -82,6 +73,23 @@ class PictureGrid(Preview):
         for tracker in accelerator.trackers:
             if tracker.name in PICTURES:
                 PICTURES[tracker.name](tracker, row, step)
+
+
+def draw_in_training(
+    pipeline: Any, device: torch.device, prompts: Sequence[str], seeds: Sequence[int], **how: Any
+) -> list[Image.Image]:
+    """What `generate_pictures` draws, with the network of a pipeline as it is now in training.
+
+    Args:
+        how: further arguments of `generate_pictures`.
+    """
+    network = pipeline.components[family_of(pipeline).part]
+    network.eval()  # dropout of adapters is for training
+    stored = pipeline.text_encoder.dtype  # that of mixed precision
+    with on_device(pipeline, network, device), torch.autocast(device.type, stored, enabled=stored != torch.float32):
+        made = generate_pictures(pipeline, prompts, seeds, **how)
+    network.train()
+    return made
 
 
 def read_first_preview(first: Path) -> Image.Image | None:

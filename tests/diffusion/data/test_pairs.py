@@ -16,7 +16,8 @@ from diffpo.data.rows import ForTraining, ForValidation, PairRow, RowMap
 from diffpo.data.sampler import ProcessShare, Visit
 from diffpo.data.streams import Stream
 from diffpo.diffusion.data.framing import Framing
-from diffpo.diffusion.data.pairs import HeldOut, PairData
+from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.evaluation.held_out import HeldOut
 
 
 def opened(folder, **changed):
