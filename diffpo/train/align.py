@@ -71,6 +71,9 @@ def open_pairs(
     return pairs, held_out
 
 
+RESUMED = " What turned up while reading is counted since the run was resumed."
+
+
 def align(
     objective: Objective,
     model: LoadedBase,
@@ -95,7 +98,8 @@ def align(
     frozen = make() if objective.requires.reference else None
     objective.attach(model.network, run.seed)
     fit(objective, model.network, frozen, pairs, model.prepare, optimizer, run, preview, held_out)
-    report = f"{pairs.report()} {model.report()}".strip()
+    since = RESUMED if run.resume else ""
+    report = f"{pairs.report()} {model.report()}".strip() + since
     run.accelerator.print(report)
     model.save(run.output_dir, writes=run.accelerator.is_main_process)
     return report

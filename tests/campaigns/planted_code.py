@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import pickle
 import shutil
 import sys
@@ -24,6 +25,7 @@ from unittest.mock import patch
 
 if __name__ == "__main__":
     tests = Path(__file__).parents[1]
+    os.environ["HF_HUB_OFFLINE"] = "1"
     sys.path[:0] = [str(tests.parent / "scripts"), *(str(tests / name) for name in ("", "helpers", "scripts"))]
 
 import numpy as np

@@ -14,6 +14,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from diffpo.storage.digests import FILES, REPORT
+from diffpo.train.align import RESUMED
 
 ROOT = Path(__file__).parent.parent.parent
 WORKERS = "LoRA training, data workers"
@@ -149,7 +150,8 @@ def content(file: Path) -> Any:
         named = json.loads(file.read_bytes())["files"]
         return named | {REPORT: "tells of time"} if REPORT in named else named
     if file.suffix in (".md", ".yaml", ".json", ".html"):
-        return [line for line in file.read_text().splitlines() if not VOLATILE.search(line)]
+        text = file.read_text().replace(RESUMED, "")
+        return [line for line in text.splitlines() if not VOLATILE.search(line)]
     return digest(file.read_bytes())
 
 

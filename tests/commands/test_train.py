@@ -18,6 +18,7 @@ from diffpo.commands import evidence
 from diffpo.commands import train as train_diffusion_dpo
 from diffpo.diffusion.model.loading import LoadedStableDiffusion
 from diffpo.lab.evidence import runner
+from diffpo.train.align import RESUMED
 
 ADAPTER = ["--base.adapter=diffpo.diffusion.LoRA", "--base.adapter.rank=2"]
 
@@ -149,6 +150,8 @@ def test_the_part_that_an_objective_brings_is_trained_stored_and_not_exported(wo
     for read in (lambda run: stored(run, 3), exported):
         one, other = (read(tmp_path / run) for run in ("whole", "killed"))
         assert all(torch.equal(one[key], other[key]) for key in one | other)
+    cards = [(tmp_path / run / "README.md").read_text() for run in ("whole", "killed")]
+    assert [RESUMED in card for card in cards] == [False, True]
 
 
 def test_a_lora_is_exported_without_the_part_of_an_objective(world, tmp_path):
