@@ -51,6 +51,11 @@ PANELS = (
         0.0,
     ),
     Panel("correlation of margin and difference in length: 0 is no length bias", {LENGTH: "correlation"}, 0.0),
+    Panel(
+        "capability loss: error on ordinary text over the base's, nats a token",
+        {"capability/loss": "capability loss"},
+        0.0,
+    ),
     Panel("log-likelihood of the texts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
 )
 
