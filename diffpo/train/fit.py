@@ -26,7 +26,7 @@ from diffpo.storage.files import in_one_line
 from diffpo.storage.whole import require_finite
 from diffpo.train.ema import EmaWeights
 from diffpo.train.metrics import Meter
-from diffpo.train.progress import Progress, describe
+from diffpo.train.progress import Progress, tell_plan
 from diffpo.train.run import Run, count_copies, require_disk
 from diffpo.train.state.best import Best, write_best
 from diffpo.train.state.checkpoint import Checkpoints
@@ -100,7 +100,7 @@ def fit(
     run.begin()
     if learner.ema:
         learner.ema.to(accelerator.device)
-    describe(run, steps, pairs.size, learner.parameters, learner.schedule.base_lrs[0])
+    tell_plan(run, steps, pairs.size, learner.parameters, learner.schedule.base_lrs[0])
 
     accumulate, place = accelerator.gradient_accumulation_steps, (accelerator.process_index, accelerator.num_processes)
     share = ProcessShare(config.per_device_batch_size, run.seed, *place, first=step * accumulate)

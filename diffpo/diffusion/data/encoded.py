@@ -164,7 +164,7 @@ class EncodedPairs(Layout):
 
     def open(self) -> Dataset:
         files = self.encoding["files"]
-        names = [name for what, count in files.items() for name in arrow.name_files(what, count)]
+        names = [name for what, count in files.items() for name in arrow.name_table_files(what, count)]
         require_written(self.folder, names, f"{ENCODE} once more, which mends that")
         return arrow.open_files(self.folder, PAIRS, files[PAIRS])
 
