@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from tqdm import tqdm
 
 from diffpo.cli.config_files import require_readable
@@ -22,6 +22,7 @@ from diffpo.cli.given import require_given
 from diffpo.cli.moved import find_moved, find_old_options
 from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, suggest_search, track_of
 from diffpo.cli.overrides import settle_overrides, split_options, tell_drops
+from diffpo.cli.private import parse_unfinished, start_classes_from_their_defaults
 from diffpo.core.refusal import Refusal
 from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hear_signals, tell_line
 from diffpo.processes.workers import find_lost_process
@@ -160,7 +161,7 @@ class CommandLine:
 
     def so_far(self, args: list[str]) -> dict[str, Any]:
         """The resolved config of a command line that may lack arguments."""
-        chosen = self.parser.parse_args(args, _skip_validation=True)
+        chosen = parse_unfinished(self.parser, args)
         chosen.pop("config")
         return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
 
@@ -241,17 +242,7 @@ def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def forget_init_args(action: Any, previous: Namespace | dict | None, value: Namespace | dict) -> None:
-    """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
-
-    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW. What two
-    classes mean alike, `settle_overrides` says again.
-    """
-    if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
-        previous["init_args"] = type(previous["init_args"])()
-
-
-_typehints.discard_init_args_on_class_path_change = forget_init_args
+start_classes_from_their_defaults()
 # A config may name classes, whose modules are then imported: never ours to run are those of Python itself. Where any
 # value may stand, a mapping with a class_path is one, and builds nothing.
 set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names), instantiate_subclass_spec_in_any=False)
