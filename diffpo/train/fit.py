@@ -31,10 +31,9 @@ from diffpo.train.run import Run, count_copies, require_disk
 from diffpo.train.state.best import Best, write_best
 from diffpo.train.state.checkpoint import Checkpoints
 from diffpo.train.state.training_state import TrainingState
-from diffpo.train.validation import Validation
+from diffpo.train.validation import Prepare, Validation
 
 T = TypeVar("T")
-Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
 
 
 class Preview(ABC):

@@ -23,6 +23,8 @@ from diffpo.train.metrics import Meter
 from diffpo.train.run import Run
 from diffpo.train.state.best import OF_VALIDATION, KeepBest
 
+# Policy as wrapped for training, collated batch and its draws -> what the objective calls policy and batch.
+Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
 Measure = Callable[[nn.Module], dict[str, Float[Tensor, ""]]]  # of the network as wrapped for training
 
 
@@ -50,7 +52,7 @@ class Validation:
         policy: nn.Module,
         model: nn.Module,
         reference: Reference | None,
-        prepare: Callable[..., Any],
+        prepare: Prepare,
         run: Run,
     ) -> dict[str, float]:
         """The objective's metrics on the held-out pairs, as `validation/...`; every process has to call it.
@@ -74,7 +76,7 @@ class Validation:
         policy: nn.Module,
         model: nn.Module,
         reference: Reference | None,
-        prepare: Callable[..., Any],
+        prepare: Prepare,
         run: Run,
         batches: int,
     ) -> Meter:
