@@ -3,7 +3,7 @@
 from typing import Any, NotRequired, TypedDict
 
 
-class Comparison(TypedDict):
+class ModelPair(TypedDict):
     """One model against another, by one scorer: how often `a` beats `b`, a tie counting half.
 
     Attributes:
@@ -35,7 +35,7 @@ class Report(TypedDict):
     versions: dict[str, str]
     scorers: dict[str, dict[str, Any]]
     models: dict[str, dict[str, Any]]
-    pairs: list[Comparison]
+    pairs: list[ModelPair]
     seed: NotRequired[int]
     seconds: NotRequired[float]
 

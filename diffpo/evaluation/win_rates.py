@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffpo.core.refusal import Refusal
-from diffpo.evaluation.report import Comparison, Report
+from diffpo.evaluation.report import ModelPair, Report
 
 Numbers = Mapping[str, np.ndarray]
 ASPECTS = ("attributes", "style", "clean", "length", "drift", "pictured")
@@ -86,17 +86,17 @@ def summarize_pictures(numbers: Numbers, scorers: Sequence[str]) -> dict[str, An
     return aspects | {"scores": scores}
 
 
-def compare_pairs(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[Comparison]:
+def compare_pairs(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[ModelPair]:
     """Every pair of models once, the later one first, by every scorer.
 
     Args:
         numbers: for each model and scorer, (prompts, pictures).
     """
-    pairs = list[Comparison]()
+    pairs = list[ModelPair]()
     for metric in scorers:
         for b, a in combinations(numbers, 2):
             rate = win_rate(numbers[a][metric], numbers[b][metric])
-            named = Comparison(
+            named = ModelPair(
                 a=a, b=b, metric=metric, win_rate=rate.rate, win_rate_low=rate.low, win_rate_high=rate.high
             )
             pairs.append(named)
@@ -134,7 +134,7 @@ def cut_short(report: Report) -> list[str]:
     ]
 
 
-def format_report(pair: Comparison) -> str:
+def format_report(pair: Mapping[str, Any]) -> str:
     return f"{pair['win_rate']:.1%} [{pair['win_rate_low']:.1%}, {pair['win_rate_high']:.1%}]"
 
 
