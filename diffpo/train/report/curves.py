@@ -53,7 +53,7 @@ PANELS = (
     CurvePanel("correlation of margin and difference in length: 0 is no length bias", {LENGTH: "correlation"}, 0.0),
     CurvePanel(
         "capability loss: error on ordinary text over the base's, nats a token",
-        {"capability/loss": "capability loss"},
+        {f"{HELD_OUT}capability/loss": "capability loss"},
         0.0,
     ),
     CurvePanel("log-likelihood of the texts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
