@@ -67,12 +67,6 @@ TWINS = {
     "write_page": TRACK,
     "tell_pairs": TRACK,
     "published_name": "of weights, by each scorer whose published files call them otherwise",
-    "Users": "to be renamed: whom batches visit equally, and who judges runs",
-    "Panel": "to be renamed: of people who judge, and of a figure",
-    "name_files": "to be renamed: of a table, and into a list",
-    "describe": "to be renamed: layers of a file, and a run",
-    "require_same": "to be renamed: command lines of runs, and results of a folder",
-    "table": "to be renamed: of methods, and of users",
 }
 
 

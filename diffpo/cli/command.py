@@ -7,25 +7,24 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from tqdm import tqdm
 
-from diffpo.cli.config_files import require_readable
 from diffpo.cli.given import require_given
-from diffpo.cli.moved import find_moved, find_old_options
 from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, suggest_search, track_of
-from diffpo.cli.overrides import settle_overrides, split_options, tell_drops
+from diffpo.cli.overrides import settle_overrides, tell_drops
+from diffpo.cli.private import parse_unfinished, start_classes_from_their_defaults
+from diffpo.cli.words import read_configs, require_configs
 from diffpo.core.refusal import Refusal
 from diffpo.processes.stopping import SIGNALS, Stopped, end_at_once, hear_signals, tell_line
 from diffpo.processes.workers import find_lost_process
-from diffpo.storage.shipped import find_recipe, replace_shipped
+from diffpo.storage.shipped import replace_shipped
 
 
 def launch(main: Callable[..., None], args: list[str] | None = None, program: str | None = None) -> None:
@@ -118,12 +117,10 @@ class CommandLine:
     """
 
     def __init__(self, main: Callable[..., None], args: list[str], program: str | None = None):
+        args = require_configs(args)
         self.main, track = main, track_of(inspect.signature(main))
         missing = list(import_all(track)) if asks_for_help(args) else []
-        args = find_configs(args)
-        files = [*(Path(path).read_text(errors="replace") for path in list_configs(args) if os.path.isfile(path))]
-        require_current(args, "\n".join(files))
-        import_names("\n".join([*args, *files]), track)
+        import_names("\n".join([*args, read_configs(args)]), track)
         self.parser = Parser(prog=program, description=(main.__doc__ or "").split("\n")[0], allow_abbrev=False)
         self.parser.track = track
         if missing:
@@ -131,8 +128,6 @@ class CommandLine:
         self.parser.add_argument("--config", action="config", help="YAML file; several are layered, later ones win.")
         self.parser.add_function_arguments(main, skip={"settings"}, sub_configs=False)
         self.parser.set_defaults(lists_spelled_out(self.parser.get_defaults()))
-        for path in list_configs(args):
-            require_readable(path)
         settled, drops = settle_overrides(args, self.so_far)
         self.chosen = self.parser.parse_args(settled)
         self.chosen.pop("config")
@@ -161,27 +156,9 @@ class CommandLine:
 
     def so_far(self, args: list[str]) -> dict[str, Any]:
         """The resolved config of a command line that may lack arguments."""
-        chosen = self.parser.parse_args(args, _skip_validation=True)
+        chosen = parse_unfinished(self.parser, args)
         chosen.pop("config")
         return json.loads(self.parser.dump(chosen, format="json", skip_unset=False, skip_validation=True))
-
-
-def find_configs(args: list[str]) -> list[str]:
-    """The same command line, in which a recipe's name is the path of its file."""
-    found = list[str]()
-    for step in split_options(args):
-        name, equals, value = step[0].partition("=")
-        if name == "--config" and (value if equals else step[1:2]) and not is_config(value or step[1]):
-            path, rest = str(find_recipe(value or step[1])), step[1:] if equals else step[2:]
-            found += [f"--config={path}", *rest]
-        else:
-            found += step
-    return found
-
-
-def is_config(said: str) -> bool:
-    """Whether it is a file, or YAML itself, as the parser also takes it."""
-    return os.path.isfile(said) or "\n" in said or ":" in said or "{" in said
 
 
 class Parser(ArgumentParser):
@@ -214,25 +191,6 @@ def asks_for_help(args: list[str]) -> bool:
     return any(name in ("-h", "--help") or (name.startswith("--") and name.endswith(".help")) for name in names)
 
 
-def require_current(args: list[str], files: str) -> None:
-    """Raise a Refusal if arguments or files name options or classes as earlier versions did."""
-    if options := find_old_options(args, files):
-        old, new = options[0]
-        raise Refusal(f"The option {old} is {new} now; name it so.")
-    if moved := find_moved("\n".join([*args, files])):
-        old, new = moved[0]
-        more = f" ({len(moved) - 1} more have moved, too)" if len(moved) > 1 else ""
-        raise Refusal(f"{old} is {new} now{more}; name it so.")
-
-
-def list_configs(args: list[str]) -> Iterator[str]:
-    """The files that a command line names."""
-    for step in split_options(args):
-        name, equals, value = step[0].partition("=")
-        if name == "--config":
-            yield value if equals else " ".join(step[1:])
-
-
 def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
     """Defaults that are lists of objects, as YAML would say them; jsonargparse does so for single objects only."""
     return {
@@ -242,17 +200,7 @@ def lists_spelled_out(defaults: Namespace) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def forget_init_args(action: Any, previous: Namespace | dict | None, value: Namespace | dict) -> None:
-    """A newly chosen class starts from its own defaults, not from same-named arguments of the class it replaces.
-
-    jsonargparse keeps them: IPO chosen over Sigmoid would inherit beta = 5000, SGD the weight decay of AdamW. What two
-    classes mean alike, `settle_overrides` says again.
-    """
-    if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
-        previous["init_args"] = type(previous["init_args"])()
-
-
-_typehints.discard_init_args_on_class_path_change = forget_init_args
+start_classes_from_their_defaults()
 # A config may name classes, whose modules are then imported: never ours to run are those of Python itself. Where any
 # value may stand, a mapping with a class_path is one, and builds nothing.
 set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names), instantiate_subclass_spec_in_any=False)

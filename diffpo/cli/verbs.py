@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 
+from diffpo.cli.words import require_configs
+from diffpo.core.refusal import Refusal
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -56,6 +59,11 @@ def launch_verb(program: str, verbs: Mapping[str, Verb | VerbGroup], words: list
         return launch_verb(f"{program} {words[0]}", verb.verbs, words[1:])
     if verb.takes_words:
         return import_module(verb.module).main(words[1:])
+    try:
+        require_configs(words[1:])
+    except Refusal as refusal:  # now, not when all that the command may need is imported
+        print(f"error: {refusal}", file=sys.stderr)
+        sys.exit(1)
     launch = import_module("diffpo.cli.command").launch
     return launch(import_module(verb.module).main, words[1:], f"{program} {words[0]}")
 

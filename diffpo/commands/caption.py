@@ -6,17 +6,14 @@ accelerate launch scripts/caption_pairs.py --config configs/annotate/caption.yam
 from pathlib import Path
 from typing import Any
 
-import transformers
-from accelerate import PartialState
-
 from diffpo.annotators.captioners.roles import SUMMARY, Captioner, Perturber, Strategy, Strength
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
 from diffpo.diffusion.annotate.caption import CLIP, caption_pairs
 from diffpo.diffusion.annotate.caption_summary import bars
 from diffpo.diffusion.annotate.caption_texts import Plan
+from diffpo.diffusion.annotate.job import run_job
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import tell_result
 
 
 def main(
@@ -59,15 +56,15 @@ def main(
             diffpo.scorers.CLIPScore; null judges nothing.
         settings: the resolved config.
     """
-    transformers.utils.logging.disable_progress_bar()
-    is_finished = (output_dir / SUMMARY).exists()
     plan = Plan(strategy, captioner, perturber, strength, columns, retries, seed)
-    found = caption_pairs(plan, source, output_dir, rows or [], batch_size, tokenizer, scorer)
-    if PartialState().is_main_process:
-        tell_result(
-            output_dir, is_finished, settings, "captioned", "" if is_finished else describe_captions(found, output_dir)
-        )
-    PartialState().destroy_process_group()
+    run_job(
+        lambda: caption_pairs(plan, source, output_dir, rows or [], batch_size, tokenizer, scorer),
+        summary=output_dir / SUMMARY,
+        settings=settings,
+        done="captioned",
+        describe=describe_captions,
+        repeats=False,
+    )
 
 
 def describe_captions(found: dict[str, Any], output_dir: Path) -> str:

@@ -6,17 +6,16 @@ accelerate launch scripts/embed_users.py --config configs/annotate/embed.yaml --
 from pathlib import Path
 from typing import Any
 
-import transformers
 from accelerate import PartialState
 
 from diffpo.annotators.embedders.embedder import UserEmbedder
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
+from diffpo.diffusion.annotate.job import run_job
 from diffpo.diffusion.users.chunks import Cut
 from diffpo.diffusion.users.embed import embed_users
 from diffpo.diffusion.users.embeddings import SUMMARY, Precision, UserEmbeddings
 from diffpo.diffusion.users.separability import recognize_users
-from diffpo.storage.job_folder import tell_result
 
 
 def main(
@@ -51,15 +50,16 @@ def main(
         classify: whether to tell in the end how well embeddings tell users apart.
         settings: the resolved config.
     """
-    transformers.utils.logging.disable_progress_bar()
-    is_finished = (output_dir / SUMMARY).exists()
     cut = Cut(user, shots, most_chunks, seed)
-    found = embed_users(embedder, source, output_dir, cut, rows or [], dtype, batch_size)
-    if PartialState().is_main_process:
-        tell_result(output_dir, is_finished, settings, "embedded", describe_embeddings(found, output_dir))
-        if classify:
-            print(told_apart(UserEmbeddings(str(output_dir))))
-    PartialState().destroy_process_group()
+    run_job(
+        lambda: embed_users(embedder, source, output_dir, cut, rows or [], dtype, batch_size),
+        summary=output_dir / SUMMARY,
+        settings=settings,
+        done="embedded",
+        describe=describe_embeddings,
+    )
+    if classify and PartialState().is_main_process:
+        print(told_apart(UserEmbeddings(str(output_dir))))
 
 
 def describe_embeddings(found: dict[str, Any], output_dir: Path) -> str:

@@ -19,6 +19,7 @@ from diffpo.diffusion.evaluation.model import ComparedModel, list_warnings, requ
 from diffpo.diffusion.evaluation.page import write_page
 from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
 from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.report import PictureReport
 from diffpo.evaluation.scorer import Scorer
 from diffpo.evaluation.win_rates import cut_short, format_table
 from diffpo.processes.everyone import on_main
@@ -92,12 +93,12 @@ def main(
     found = compare_models(pictures, asked, judges, sampling, about)
     if state.is_main_process:
         listed = list_warnings({model.name: model.runs for model in models}, scorers)
-        warned = [*found["warnings"], *listed, *cut_short(found)]
-        report = {"seed": sampling.first_seed, "seconds": round(time.perf_counter() - began, 1), **found}
-        swept = sweep.report(curves, development, judges) if sweep else None
-        report |= {"warnings": warned, "guidance_sweep": swept} | headline(report)
-        write_report(report, output_dir)
-        print("\n".join([format_table(report), *(f"warning: {warning}" for warning in warned)]))
+        seconds = round(time.perf_counter() - began, 1)
+        report: PictureReport = {"seed": sampling.first_seed, "seconds": seconds, **found}
+        report["warnings"] += [*listed, *cut_short(report)]
+        report["guidance_sweep"] = sweep.report(curves, development, judges) if sweep else None
+        write_report({**report, **headline(report)}, output_dir)
+        print("\n".join([format_table(report), *(f"warning: {warning}" for warning in report["warnings"])]))
         print(f"{write_page(output_dir)} shows the pictures.")
     if lock:
         lock.release()

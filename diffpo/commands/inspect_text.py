@@ -20,7 +20,7 @@ from diffpo.data.pairs import require_suits, require_track
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.processes.launchers import autocast_type
 from diffpo.text.data.excerpts import tell_pairs
-from diffpo.text.data.pairs import HeldOutTexts, TextData, TextPairs
+from diffpo.text.data.pairs import HeldOutTexts, TextData, TextPairs, read_ordinary
 from diffpo.text.data.tokenizing import count_notes
 from diffpo.text.model.loading import CausalLM
 from diffpo.train.metrics import require_trackers
@@ -88,6 +88,8 @@ def main(
     print(f"pairs       {opened.report()} {tell_tokens(opened)} {model.report()}".rstrip())
     if held_out:
         print(f"held out    {held_out.pairs.report()}")
+    if ordinary := read_ordinary(validation):
+        print(f"ordinary    {len(ordinary)} texts, by which the capability loss is measured")
     print(tell_needs(model.network, [], copied, fit, output_dir, keeps_best=keeps_best(validation)))
     for warning in warn(accelerator.device, storage, data.workers):
         print(f"warning: {warning}")

@@ -6,15 +6,12 @@ accelerate launch scripts/judge_users.py --config configs/annotate/judge.yaml --
 from pathlib import Path
 from typing import Any
 
-import transformers
-from accelerate import PartialState
-
 from diffpo.annotators.user_judges.roles import UserJudge, format_summaries
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
+from diffpo.diffusion.annotate.job import run_job
 from diffpo.diffusion.users.judge import REPORT, VERDICTS, judge_users
 from diffpo.diffusion.users.panel import Panel
-from diffpo.storage.job_folder import tell_result
 
 TITLES = {"known": "labeled pairs", "compared": "models"}
 
@@ -52,13 +49,14 @@ def main(
         batch_size: questions whose pictures are read at a time; a judge may divide them further.
         settings: the resolved config.
     """
-    transformers.utils.logging.disable_progress_bar()
-    is_finished = (output_dir / REPORT).exists()
     panel = Panel(user, shots, labeled, most_users, seed)
-    found = judge_users(judge, source, output_dir, panel, models, rows or [], batch_size)
-    if PartialState().is_main_process:
-        tell_result(output_dir, is_finished, settings, "judged", describe_verdicts(found, output_dir))
-    PartialState().destroy_process_group()
+    run_job(
+        lambda: judge_users(judge, source, output_dir, panel, models, rows or [], batch_size),
+        summary=output_dir / REPORT,
+        settings=settings,
+        done="judged",
+        describe=describe_verdicts,
+    )
 
 
 def describe_verdicts(found: dict[str, Any], output_dir: Path) -> str:

@@ -6,15 +6,12 @@ accelerate launch scripts/score_pairs.py --config configs/annotate/score.yaml --
 from pathlib import Path
 from typing import Any
 
-import transformers
-from accelerate import PartialState
-
 from diffpo.data.row_maps import SUMMARY
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
+from diffpo.diffusion.annotate.job import run_job
 from diffpo.diffusion.annotate.score import score_pairs
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import tell_result
 
 
 def main(
@@ -38,14 +35,14 @@ def main(
         batch_size: pictures that are read at a time; a scorer may divide them further.
         settings: the resolved config.
     """
-    transformers.utils.logging.disable_progress_bar()
-    is_finished = (output_dir / SUMMARY).exists()
-    found = score_pairs(scorer, source, output_dir, rows or [], seed, batch_size)
-    if PartialState().is_main_process:
-        tell_result(
-            output_dir, is_finished, settings, "scored", "" if is_finished else describe_scores(found, output_dir)
-        )
-    PartialState().destroy_process_group()
+    run_job(
+        lambda: score_pairs(scorer, source, output_dir, rows or [], seed, batch_size),
+        summary=output_dir / SUMMARY,
+        settings=settings,
+        done="scored",
+        describe=describe_scores,
+        repeats=False,
+    )
 
 
 def describe_scores(found: dict[str, Any], output_dir: Path) -> str:

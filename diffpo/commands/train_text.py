@@ -4,6 +4,7 @@ accelerate launch scripts/train_text_dpo.py --config configs/text/dpo_lora.yaml 
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.data.pairs import require_track
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.text.data.pairs import HeldOutTexts, TextData
+from diffpo.text.data.pairs import HeldOutTexts, TextData, read_ordinary
+from diffpo.text.evaluation.capability import CapabilityLoss
 from diffpo.text.model.loading import CausalLM, load_base, load_tuned
 from diffpo.text.model.model_card import write_card, write_text_snippet
 from diffpo.text.objective.reference_cache import cache_text_reference
@@ -64,9 +66,15 @@ def main(
     require_track(objective, "texts")
     run = open_run(fit, output_dir, seed, resume, settings)
     pairs, held_out = open_pairs(objective, data, validation, run, base.tokenizing())
+    ordinary = read_ordinary(validation)
     first = pairs.first(4)
     model = base.load(run.accelerator.device, run.storage, seed)
     model.require_fits(first, data.max_length)
+    if held_out and ordinary:
+        together = fit.per_device_batch_size
+        capability = CapabilityLoss.of(model, ordinary, data.max_length, together, run.autocast())
+        run.accelerator.print(capability.report())
+        held_out = replace(held_out, beside=capability)
     cached = (
         partial(
             cache_text_reference,

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.data.files.tables import heavy_columns, open_table, require_columns, require_unicode
@@ -34,25 +34,29 @@ class Prompts:
     count: int | None = None
     revision: str | None = None
 
+    kind: ClassVar[str] = "prompt"
+
     def __post_init__(self):
-        require_at_least(1, **{"prompts.count": self.count})
+        require_at_least(1, **{f"{self.kind}s.count": self.count})
 
     def read(self) -> list[dict[str, Any]]:
         """One record per prompt: `prompt`, and whatever else the file says of it."""
         records = self.lines() if self.path.endswith((".txt", ".json")) else self.table()
         records = records[: self.count]
         if not records:
-            raise Refusal(f"{self.path} holds no prompts.")
+            raise Refusal(f"{self.path} holds no {self.kind}s.")
         return [record | {"prompt": self.text(record["prompt"], number)} for number, record in enumerate(records)]
 
     def text(self, value: Any, number: int) -> str:
         texts = texts_of(value)
         if not texts or not texts[0].strip():
-            raise Refusal(f"Prompt {number} of {self.path} is {show_value(value)}; each needs to be a text.")
+            raise Refusal(
+                f"{self.kind.capitalize()} {number} of {self.path} is {show_value(value)}; each needs to be a text."
+            )
         return texts[0]
 
     def lines(self) -> list[dict[str, Any]]:
-        with name_failed_loads(self.path, "prompts"):
+        with name_failed_loads(self.path, f"{self.kind}s"):
             text = read_text(Path(self.path)).removeprefix(MARK)
             found = json.loads(text) if self.path.endswith(".json") else text.split("\n")
             if not isinstance(found, list):
@@ -68,7 +72,7 @@ class Prompts:
         return {"prompt": entry}
 
     def table(self) -> list[dict[str, Any]]:
-        table = open_table(self.path, self.split, self.revision, "prompts")
+        table = open_table(self.path, self.split, self.revision, f"{self.kind}s")
         require_columns(table.column_names, [self.column], self)
         light = table.remove_columns(sorted(heavy_columns(table.features) - {self.column}))
         require_unicode(light)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffpo.core.refusal import Refusal
+from diffpo.evaluation.report import ModelPair, Report
 
 Numbers = Mapping[str, np.ndarray]
 ASPECTS = ("attributes", "style", "clean", "length", "drift", "pictured")
@@ -85,22 +86,24 @@ def summarize_pictures(numbers: Numbers, scorers: Sequence[str]) -> dict[str, An
     return aspects | {"scores": scores}
 
 
-def compare_pairs(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[dict[str, Any]]:
+def compare_pairs(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> list[ModelPair]:
     """Every pair of models once, the later one first, by every scorer.
 
     Args:
         numbers: for each model and scorer, (prompts, pictures).
     """
-    pairs = []
+    pairs = list[ModelPair]()
     for metric in scorers:
         for b, a in combinations(numbers, 2):
             rate = win_rate(numbers[a][metric], numbers[b][metric])
-            rates = {"win_rate": rate.rate, "win_rate_low": rate.low, "win_rate_high": rate.high}
-            pairs.append({"a": a, "b": b, "metric": metric, **rates})
+            named = ModelPair(
+                a=a, b=b, metric=metric, win_rate=rate.rate, win_rate_low=rate.low, win_rate_high=rate.high
+            )
+            pairs.append(named)
     return pairs
 
 
-def format_table(report: Mapping[str, Any]) -> str:
+def format_table(report: Report) -> str:
     """For the terminal: per scorer mean, median and win rate over the first model; then aspects and diversity."""
     models, first = report["models"], next(iter(report["models"]))
     width = max(14, *(len(name) + 2 for name in (*models, *report["scorers"])))
@@ -121,7 +124,7 @@ def format_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines).strip("\n")
 
 
-def cut_short(report: Mapping[str, Any]) -> list[str]:
+def cut_short(report: Report) -> list[str]:
     """Which scorers did not read all of the prompts."""
     return [
         f"{name} cuts {about['cut']} of {report['n_prompts']} prompts, which are longer than it reads: what they "

@@ -20,7 +20,7 @@ PER_FILE = 1024  # rows, unless they are large
 LARGEST = 256 * 2**20  # bytes of a file
 
 
-def name_files(what: str, count: int) -> list[str]:
+def name_table_files(what: str, count: int) -> list[str]:
     """Names of the files of a table."""
     return [f"{what}-{number:05d}-of-{count:05d}{ENDING}" for number in range(count)]
 
@@ -46,7 +46,7 @@ def open_files(folder: Path, what: str, count: int) -> Dataset:
     Raises:
         Refusal: if one is missing, or is no such file.
     """
-    files = [folder / name for name in name_files(what, count)]
+    files = [folder / name for name in name_table_files(what, count)]
     if missing := [file.name for file in files if not file.exists()]:
         raise Refusal(
             f"{folder} lacks {len(missing)} of its files, the first is {missing[0]}; copy the folder again, or remove "
@@ -102,5 +102,5 @@ class Shards(ABC):
         """Rows of each file, by its name."""
         per_file = max(1, min(PER_FILE, LARGEST // self.bytes_of_row))
         begins = range(0, self.rows, per_file)
-        found = name_files(self.what, len(begins))
+        found = name_table_files(self.what, len(begins))
         return {name: range(n, min(n + per_file, self.rows)) for name, n in zip(found, begins, strict=True)}

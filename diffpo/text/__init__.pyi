@@ -2,6 +2,7 @@ from .data.layouts import Conversations as Conversations
 from .data.layouts import ListOf as ListOf
 from .data.layouts import Lists as Lists
 from .data.pairs import HeldOutTexts as HeldOutTexts
+from .data.pairs import OrdinaryTexts as OrdinaryTexts
 from .data.pairs import TextData as TextData
 from .data.pictures import CorruptedPicture as CorruptedPicture
 from .data.pictures import PictureColumns as PictureColumns
@@ -10,6 +11,7 @@ from .data.row_maps import MarkedSpans as MarkedSpans
 from .data.row_maps import SplitSteps as SplitSteps
 from .data.row_maps import TaggedSpans as TaggedSpans
 from .data.row_maps import WithRationale as WithRationale
+from .evaluation.capability import CapabilityLoss as CapabilityLoss
 from .evaluation.semantic import CLIPText as CLIPText
 from .evaluation.semantic import SentenceEncoder as SentenceEncoder
 from .model.loading import CausalLM as CausalLM

@@ -26,15 +26,14 @@ from diffpo.storage.files import in_one_line
 from diffpo.storage.whole import require_finite
 from diffpo.train.ema import EmaWeights
 from diffpo.train.metrics import Meter
-from diffpo.train.progress import Progress, describe
+from diffpo.train.progress import Progress, tell_plan
 from diffpo.train.run import Run, count_copies, require_disk
 from diffpo.train.state.best import Best, write_best
 from diffpo.train.state.checkpoint import Checkpoints
 from diffpo.train.state.training_state import TrainingState
-from diffpo.train.validation import Validation
+from diffpo.train.validation import Prepare, Validation
 
 T = TypeVar("T")
-Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
 
 
 class Preview(ABC):
@@ -100,7 +99,7 @@ def fit(
     run.begin()
     if learner.ema:
         learner.ema.to(accelerator.device)
-    describe(run, steps, pairs.size, learner.parameters, learner.schedule.base_lrs[0])
+    tell_plan(run, steps, pairs.size, learner.parameters, learner.schedule.base_lrs[0])
 
     accumulate, place = accelerator.gradient_accumulation_steps, (accelerator.process_index, accelerator.num_processes)
     share = ProcessShare(config.per_device_batch_size, run.seed, *place, first=step * accumulate)

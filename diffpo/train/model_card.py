@@ -13,6 +13,7 @@ from diffpo import __version__
 from diffpo.cli.names import find_public_path
 from diffpo.core.objective import Objective
 from diffpo.core.refusal import Refusal
+from diffpo.evaluation.report import Report
 from diffpo.evaluation.win_rates import list_versions
 from diffpo.storage.digests import read_json
 from diffpo.storage.hub import LICENSES
@@ -95,7 +96,7 @@ def write_verdicts(folder: Path) -> str:
     if not (folder / "report.json").exists():
         return ""
     try:
-        report = read_json(folder / "report.json")
+        report: Report = read_json(folder / "report.json")
     except Refusal as refusal:
         log.warning(f"The card is written without what was measured: {refusal}")
         return ""

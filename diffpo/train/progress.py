@@ -91,7 +91,7 @@ def of_held_out(judged: dict[str, float]) -> str:
     return "held-out pairs: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items())
 
 
-def describe(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:
+def tell_plan(run: Run, steps: int, size: int | None, parameters: list[nn.Parameter], lr: float) -> None:
     """Print what will really happen: batch and learning rate after everything that could scale them."""
     config, accelerator = run.config, run.accelerator
     epochs = f"{steps * config.batch_size / size:.2f} epochs of {size} pairs" if size else "from a stream"

@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
 from diffpo.core.objective import Objective
@@ -22,6 +23,10 @@ from diffpo.train.metrics import Meter
 from diffpo.train.run import Run
 from diffpo.train.state.best import OF_VALIDATION, KeepBest
 
+# Policy as wrapped for training, collated batch and its draws -> what the objective calls policy and batch.
+Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
+Measure = Callable[[nn.Module], dict[str, Float[Tensor, ""]]]  # of the network as wrapped for training
+
 
 @dataclass(frozen=True, eq=False)
 class Validation:
@@ -32,12 +37,14 @@ class Validation:
         every: optimiser steps between judgements; one more comes at the end.
         count: pairs judged, rounded up to whole batches; more than there are count twice, with other noise.
         keep_best: what decides which weights are the result; None exports the last.
+        beside: what else is measured of the network, under the same names on every process; None is nothing.
     """
 
     pairs: Pairs
     every: int
     count: int
     keep_best: KeepBest | None = None
+    beside: Measure | None = None
 
     def begin(self, *learner: Any) -> None:
         """Note what has to be known of the policy before its first step; every process has to call it.
@@ -52,7 +59,7 @@ class Validation:
         policy: nn.Module,
         model: nn.Module,
         reference: Reference | None,
-        prepare: Callable[..., Any],
+        prepare: Prepare,
         run: Run,
     ) -> dict[str, float]:
         """The objective's metrics on the held-out pairs, as `validation/...`; every process has to call it.
@@ -76,7 +83,7 @@ class Validation:
         policy: nn.Module,
         model: nn.Module,
         reference: Reference | None,
-        prepare: Callable[..., Any],
+        prepare: Prepare,
         run: Run,
         batches: int,
     ) -> Meter:
@@ -94,6 +101,11 @@ class Validation:
                 result = objective(trained, reference, encoded, draws)
             meter.add(result.metrics)
             meter.add_number("loss", result.loss)
+        if self.beside is not None:
+            with run.autocast():
+                measured = self.beside(model)
+            for name, value in measured.items():
+                meter.add_number(name, value)
         policy.train()
         return meter
 

@@ -333,7 +333,7 @@ def test_a_prefix_is_no_option(config, capsys):
         ("IPOO", "did you mean diffpo.losses.IPO"),
         ("Zzz", "--help lists all options"),
         ("3", "--help lists all options"),
-        ("my_parts.Sigmoids", "Python finds no my_parts; install it, or name the folder"),
+        ("no_such_parts.Sigmoids", "Python finds no no_such_parts; install it, or name the folder"),
     ],
 )
 def test_a_usage_error_is_the_error_and_one_hint(capsys, wrong, hint):

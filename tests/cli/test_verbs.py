@@ -54,7 +54,18 @@ def test_help_lists_every_word_with_what_it_does():
     assert all(f"  {word} " in listed and verb.help in listed for word, verb in VERBS.items())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["trian"], ["recipes"], ["--version"], []])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["trian"],
+        ["recipes"],
+        ["--version"],
+        [],
+        ["train", "--config", "sdxl_loar"],
+        ["train", "--objective=diffpo.losses.logistic.Sigmoid", "--remember=x"],
+    ],
+)
 def test_what_needs_no_network_loads_none(words):
     show = "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
     program = f"import sys, atexit; atexit.register(lambda: {show}); sys.argv[1:] = {words}; "

@@ -53,6 +53,12 @@ def test_texts_that_are_cut_are_counted_over_all_the_data(world, capsys):
     assert "prompts were cut on the left" in told(world, capsys, "--data.max_prompt_length=1")
 
 
+def test_ordinary_texts_are_counted(world, capsys):
+    (world / "ordinary.txt").write_text("one\n\ntwo\n")
+    read = (f"--validation.ordinary.path={world / 'ordinary.txt'}", "--validation.share=0.4")
+    assert "ordinary    2 texts, by which the capability loss is measured" in told(world, capsys, *read)
+
+
 def test_what_training_would_refuse_is_refused(world, capsys):
     with pytest.raises(SystemExit):
         launch(inspect_text.main, arguments(world, "--data.max_length=100000"))

@@ -9,17 +9,17 @@ from typing import Any
 from datasets import Value
 
 from diffpo.annotators.captioners.roles import SUMMARY
-from diffpo.core.refusal import require_at_least
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
 from diffpo.diffusion.annotate.caption_summary import gap, opened_tokenizer, summarize_captions
 from diffpo.diffusion.annotate.caption_texts import Plan, Text, Texts
+from diffpo.diffusion.annotate.job import Job
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, survey_rows
 from diffpo.diffusion.annotate.read_ahead import Question
 from diffpo.diffusion.annotate.score import all_scores, read_candidate
 from diffpo.diffusion.annotate.shards import PairShards, further_columns, mean_bytes, write_missing
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import JobFolder, join_processes
+from diffpo.storage.job_folder import JobFolder
 
 UNFINISHED = ".captioning"
 CLIP = "openai/clip-vit-large-patch14"
@@ -77,18 +77,14 @@ def caption_pairs(
             the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
-    require_at_least(1, batch_size=batch_size)
-    state = join_processes()
     folder = JobFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
-    folder.require_ours()
-    with state.main_process_first():
-        pairs = PairsInOrder(source, rows, plan.seed)
+    job = Job.open(folder, source, rows, plan.seed, batch_size)
+    pairs = job.pairs
     for side in (0, 1):
         plan.original(pairs[0], side)
-    survey = survey_rows(pairs, silent=not state.is_main_process)
-    data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "pairs": len(pairs)}
+    survey = survey_rows(pairs, silent=job.is_silent)
     judges = {"tokenizer": tokenizer, "scorer": scorer and scorer.identity}
-    identity = {**plan.identity, **data, "digest": survey.digest, **judges}
+    identity = {**plan.identity, **job.data, "pairs": len(pairs), "digest": survey.digest, **judges}
     if (finished := folder.finished(identity)) is not None:
         return finished
     further = further_columns(pairs.columns, survey.per_side, CAPTIONS)
@@ -99,7 +95,7 @@ def caption_pairs(
         scorer.check(survey.prompts)
     for speaker in plan.speakers:
         speaker.check()
-    state.wait_for_everyone()  # nobody writes before all have looked
+    job.begin()
     work = Texts(pairs, plan, folder.unfinished, identity, batch_size)
     texts = work.all()
     about = {
@@ -114,9 +110,7 @@ def caption_pairs(
         said = {str(texts[number]["caption"]) for number in numbers}
         about["gap"] = gap(scores, len(pairs)) | {"cut": scorer.count_cut(sorted(said))}
     write_missing(folder, shards, texts)
-    if state.is_main_process:
-        folder.finish(about, shards.names)
-    state.wait_for_everyone()
+    job.finish(about, shards.names)
     return about
 
 

@@ -11,17 +11,18 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from diffpo.core.refusal import Refusal, require_at_least
+from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import read_image
 from diffpo.data.files.records import Cell, Held
 from diffpo.data.row_maps import SUMMARY
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
+from diffpo.diffusion.annotate.job import Job
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder, survey_rows
 from diffpo.diffusion.annotate.read_ahead import Question, score_batches
 from diffpo.diffusion.annotate.shards import PairShards, further_columns, mean_bytes, write_missing
 from diffpo.evaluation.scorer import Scorer
-from diffpo.storage.job_folder import JobFolder, join_processes
+from diffpo.storage.job_folder import JobFolder
 from diffpo.storage.shared_work import shared_out
 
 UNFINISHED = ".scoring"
@@ -60,30 +61,23 @@ def score_pairs(
             be used, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
-    require_at_least(1, batch_size=batch_size)
-    state = join_processes()
     folder = JobFolder(Path(output_dir), SUMMARY, UNFINISHED, ".parquet")
-    folder.require_ours()
-    with state.main_process_first():
-        pairs = PairsInOrder(source, rows, seed)
-    survey = survey_rows(pairs, silent=not state.is_main_process)
-    data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "seed": seed, "pairs": len(pairs)}
-    identity = {**scorer.identity, **data, "digest": survey.digest}
+    job = Job.open(folder, source, rows, seed, batch_size)
+    pairs, survey = job.pairs, survey_rows(job.pairs, silent=job.is_silent)
+    identity = {**scorer.identity, **job.data, "seed": seed, "pairs": len(pairs), "digest": survey.digest}
     if (finished := folder.finished(identity)) is not None:
         return finished
     further = further_columns(pairs.columns, survey.per_side)
     shards = PairShards(pairs, further, survey.per_side, mean_bytes(pairs))
     folder.require_room("The pairs with their scores", len(pairs) * shards.mean)
     scorer.check(survey.prompts)
-    state.wait_for_everyone()  # nobody writes before all have looked
+    job.begin()
     asked = partial(list_questions, pairs)
     scores = all_scores(range(2 * len(pairs)), asked, scorer, folder.unfinished, identity, batch_size)
     read = {"prompts": len(survey.prompts), "cut": scorer.count_cut(survey.prompts), "notes": dict(pairs.notes)}
     about = {**identity, **summarize_scores(scores, survey.decided), **read}
     write_missing(folder, shards, scores)
-    if state.is_main_process:
-        folder.finish(about, shards.names)
-    state.wait_for_everyone()
+    job.finish(about, shards.names)
     return about
 
 

@@ -11,16 +11,14 @@ from torch import Tensor
 
 from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels
-from diffpo.diffusion.data.batches import EncodedBatch, PixelBatch, PromptBatch
+from diffpo.diffusion.data.batches import EncodedBatch, PixelBatch, PromptBatch, Raw
 
 SIDE, GAP, SIZE, LINES = 256, 12, 13, 4  # pixels of a picture's long side, between pictures, of letters; lines a text
 WIDE = SIDE // 6  # letters in a line
 COLUMNS, INK, PALE = 2, "#222222", "#dddddd"
 
 
-def draw_sheet(
-    batch: PixelBatch | EncodedBatch | PromptBatch, pictures: list[list[Image.Image]], notes: list[str]
-) -> Image.Image:
+def draw_sheet(batch: Raw, pictures: list[list[Image.Image]], notes: list[str]) -> Image.Image:
     """Two columns of pairs, the best candidate on the left of each.
 
     Args:
@@ -54,13 +52,13 @@ def shortened(text: str) -> list[str]:
     return lines if len(lines) <= LINES else [*lines[: LINES - 1], f"{lines[LINES - 1][: WIDE - 2]} …"]
 
 
-def prompt_of(batch: PixelBatch | EncodedBatch | PromptBatch, side: int, pair: int) -> str:
+def prompt_of(batch: Raw, side: int, pair: int) -> str:
     if isinstance(batch, EncodedBatch):
         return "(the prompt is encoded)"
     return batch.prompts[side][pair]
 
 
-def read_pictures(batch: Any, vae: Any) -> list[list[Image.Image]]:
+def read_pictures(batch: Raw, vae: Any) -> list[list[Image.Image]]:
     """The pictures of a batch, by candidate and pair: pixels as they are, latents decoded, blanks where they are to be
     drawn first.
 
@@ -84,7 +82,7 @@ def picture_of(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
-def tell_pairs(batch: Any, mirrored: Sequence[bool]) -> Iterator[str]:
+def tell_pairs(batch: Raw, mirrored: Sequence[bool]) -> Iterator[str]:
     """What is said of each pair: its row, label, crops and flip."""
     sizes: Sequence[Sequence[Any]] = batch.time_ids.int().tolist() if isinstance(batch, PixelBatch) else ()
     for b, row in enumerate(batch.row):
@@ -100,7 +98,7 @@ def tell_label(label: PairLabels, pair: int) -> str:
     return ", ".join(parts + [f"scores {', '.join(f'{score:.3g}' for score in scores)}"] * any(scores))
 
 
-def find_mirrored(batch: Any, reader: Any) -> list[bool]:
+def find_mirrored(batch: Raw, reader: Any) -> list[bool]:
     """Which pairs of a batch are mirrored in this visit."""
     if isinstance(batch, PromptBatch):
         return [False] * len(batch.row)

@@ -14,6 +14,7 @@ from diffpo.data.files.pictures import BrokenImage
 from diffpo.data.rows import PairRow
 from diffpo.data.source import Layout, Refer
 from diffpo.data.typed import read_prompts
+from diffpo.diffusion.data.encoding import EncodingSummary
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.prompt_states import PromptStates
 from diffpo.storage import arrow
@@ -147,7 +148,7 @@ class EncodedPairs(Layout):
         return Path(self.path)
 
     @cached_property
-    def encoding(self) -> dict[str, Any]:
+    def encoding(self) -> EncodingSummary:
         """What `diffpo.diffusion.encode.encode.encode_pairs` says of them."""
         require_folder(self.folder, "encoded pairs")
         file = self.folder / SUMMARY
@@ -164,7 +165,7 @@ class EncodedPairs(Layout):
 
     def open(self) -> Dataset:
         files = self.encoding["files"]
-        names = [name for what, count in files.items() for name in arrow.name_files(what, count)]
+        names = [name for what, count in files.items() for name in arrow.name_table_files(what, count)]
         require_written(self.folder, names, f"{ENCODE} once more, which mends that")
         return arrow.open_files(self.folder, PAIRS, files[PAIRS])
 

@@ -1,9 +1,8 @@
 """Text states of encoded prompts: how they are computed, and how one is found by its prompt."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from datasets import Features, Value
 from torch import Tensor
 
 from diffpo.diffusion.data.batches import States
+from diffpo.diffusion.data.encoding import EncodingSummary
 from diffpo.storage import arrow
 
 PROMPTS = "prompts"
@@ -44,7 +44,7 @@ def key_of(prompt: str) -> int:
 class PromptStates:
     """What stays in memory is two integers per prompt, whatever their number."""
 
-    def __init__(self, folder: Path, encoding: Mapping[str, Any]):
+    def __init__(self, folder: Path, encoding: EncodingSummary):
         self.table = arrow.open_files(folder, PROMPTS, encoding["files"][PROMPTS])
         keys = np.asarray(self.table.data.column("key").to_numpy())
         self.order = np.argsort(keys)

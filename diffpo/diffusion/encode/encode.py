@@ -20,6 +20,7 @@ from diffpo.data.row_maps import SUMMARY as SCORES
 from diffpo.data.source import Layout
 from diffpo.data.typed import list_captions
 from diffpo.diffusion.data.encoded import SUMMARY, EncodedPairs, describe_framing, latents_of
+from diffpo.diffusion.data.encoding import EncodedFiles
 from diffpo.diffusion.data.pairs import PairData, TextPrompts
 from diffpo.diffusion.data.prompt_states import DTYPES
 from diffpo.diffusion.data.readers import PixelReader
@@ -209,7 +210,7 @@ def make_missing(folder: JobFolder, *tables: Shards) -> None:
     state.wait_for_everyone()
 
 
-def summarize_encoding(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> dict[str, Any]:
+def summarize_encoding(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> EncodedFiles:
     """What `encoding.json` says of the files."""
     files = {table.what: len(table.files) for table in (pairs, prompts)}
     truncated = arrow.open_files(folder, prompts.what, len(prompts.files)).data.column("truncated")

@@ -24,6 +24,7 @@ from diffpo.diffusion.evaluation.model import list_warnings
 from diffpo.diffusion.evaluation.page import write_page
 from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
 from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.report import PictureReport, Report
 from diffpo.evaluation.scorer import Scorer
 from diffpo.evaluation.win_rates import (
     Evaluation,
@@ -47,7 +48,7 @@ def compare_models(
     judges: Judges,
     sampling: Sampling,
     about: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+) -> PictureReport:
     """Judge finished pictures of all models, keep each picture's scores in `prompts.jsonl`, and sum up.
 
     Args:
@@ -192,14 +193,14 @@ class SideBySide(Evaluation):
             for name in pipelines
         }
         found = compare_models(pictures, asked, Judges(self.scorers), self.sampling, about)
-        report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
-        warned = [*found["warnings"], *list_warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
-        report |= {"warnings": warned, "guidance_sweep": None} | headline(report)
+        report: PictureReport = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
+        report["warnings"] += [*list_warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
+        report["guidance_sweep"] = None
         if state.is_main_process:
-            write_report(report, output_dir)
+            write_report({**report, **headline(report)}, output_dir)
             write_sheet(before_after(pictures, self.sampling.pictures), output_dir / "before_after.png")
             write_page(output_dir)
-            print("\n".join([format_table(report), *(f"warning: {warning}" for warning in warned)]))
+            print("\n".join([format_table(report), *(f"warning: {warning}" for warning in report["warnings"])]))
 
 
 def write_report(report: Mapping[str, Any], output_dir: Path) -> None:
@@ -218,14 +219,14 @@ def write_sheet(sheet: Image.Image, file: Path) -> None:
     write_named(file, held.getvalue())
 
 
-def headline(report: Mapping[str, Any]) -> dict[str, Any]:
+def headline(report: Report) -> dict[str, float]:
     """The tuned model against the base by the first scorer, at the top of a report that has these two."""
     models, metric = report["models"], next(iter(report["scorers"]))
     if not {"base", "tuned"} <= models.keys():
         return {}
     wanted = {"a": "tuned", "b": "base", "metric": metric}
     pair = next(pair for pair in report["pairs"] if wanted.items() <= pair.items())
-    top = {key: pair[key] for key in ("win_rate", "win_rate_low", "win_rate_high")}
+    top = {name: pair[name] for name in ("win_rate", "win_rate_low", "win_rate_high")}
     for key in {"attributes", "style"} & models["base"].keys():
         top |= {f"{key}_{name}": models[name][key] for name in ("base", "tuned")}
     return top

@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
+from diffpo.evaluation.report import PictureReport, Report
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY
 from diffpo.train.report.curves import CURVES
@@ -44,7 +45,7 @@ def write_page(output_dir: Path, rows: int = 500, side: int = 320) -> Path:
         Refusal: if the page cannot be written.
     """
     try:
-        report = strict_json((output_dir / "report.json").read_text("utf-8"))
+        report: PictureReport = strict_json((output_dir / "report.json").read_text("utf-8"))
         lines = {name: read_lines(output_dir / entry["listing"]) for name, entry in report["models"].items()}
     except (OSError, KeyError) as error:
         raise Refusal(
@@ -98,7 +99,7 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def figures(report: dict[str, Any], aligned: Sequence[tuple[dict[str, Any], ...]], shown: int) -> dict[str, Any]:
+def figures(report: PictureReport, aligned: Sequence[tuple[dict[str, Any], ...]], shown: int) -> dict[str, Any]:
     """All numbers of the page: what its charts and its gallery are made of.
 
     Args:
@@ -115,7 +116,7 @@ def figures(report: dict[str, Any], aligned: Sequence[tuple[dict[str, Any], ...]
         "scorers": [{"name": name, "decimals": decimals(chain(*scores[name]))} for name in report["scorers"]],
         "scores": scores,
         "pairs": report["pairs"],
-        "sweep": report["guidance_sweep"],
+        "sweep": report.get("guidance_sweep"),
         "rows": [
             {
                 "prompt": row[0]["prompt"],
@@ -178,7 +179,7 @@ class ScorerVerdict:
         return [other for other in self.others if other.high < 0.5]
 
 
-def verdict(report: dict[str, Any], scorer: str) -> ScorerVerdict:
+def verdict(report: Report, scorer: str) -> ScorerVerdict:
     rates: dict[str, list[Against]] = {name: [] for name in report["models"]}
     for pair in report["pairs"]:
         if pair["metric"] == scorer:
@@ -189,7 +190,7 @@ def verdict(report: dict[str, Any], scorer: str) -> ScorerVerdict:
     return ScorerVerdict(scorer, leader, rates[leader])
 
 
-def render_page(report: dict[str, Any], output_dir: Path, page: str, parts: Sequence[Path] = (), **said: Any) -> str:
+def render_page(report: Report, output_dir: Path, page: str, parts: Sequence[Path] = (), **said: Any) -> str:
     """Fill a template; all text is escaped.
 
     Args:

@@ -67,7 +67,7 @@ def export_kohya(lora: str, output: Path, dtype: torch.dtype = torch.float16) ->
         tensors[f"{key}.lora_down.weight"] = layer.down.to(dtype).contiguous()
         tensors[f"{key}.lora_up.weight"] = layer.up.to(dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
-    metadata = describe(layers) | {"ss_output_name": output.stem, "modelspec.title": output.stem}
+    metadata = describe_layers(layers) | {"ss_output_name": output.stem, "modelspec.title": output.stem}
     with name_failed_writes(str(output), "the LoRA itself is untouched"):
         output.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, output, metadata)
@@ -103,7 +103,7 @@ def one_alpha(layers: dict[str, Layer]) -> dict[str, Layer]:
     return {name: Layer(layer.down, layer.up * (layer.alpha / alpha), alpha) for name, layer in layers.items()}
 
 
-def describe(layers: dict[str, Layer]) -> dict[str, str]:
+def describe_layers(layers: dict[str, Layer]) -> dict[str, str]:
     """What other programs show and sort by; all layers have the same alpha."""
     ranks = {str(len(layer.down)) for layer in layers.values()}
     width = next((layer.down.shape[1] for name, layer in layers.items() if name.endswith(CONTEXT)), 0)

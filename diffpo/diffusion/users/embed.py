@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffpo.annotators.embedders.embedder import Shown, UserEmbedder
-from diffpo.core.refusal import Refusal, require_at_least
+from diffpo.core.refusal import Refusal
 from diffpo.data.rows import RowMap
 from diffpo.data.source import Source
+from diffpo.diffusion.annotate.job import Job
 from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
 from diffpo.diffusion.annotate.read_ahead import Question, read_ahead
 from diffpo.diffusion.annotate.score import read_candidate
@@ -33,7 +34,7 @@ from diffpo.diffusion.users.embeddings import (
 )
 from diffpo.storage.arrow import Shards
 from diffpo.storage.digests import read_json
-from diffpo.storage.job_folder import JobFolder, join_processes
+from diffpo.storage.job_folder import JobFolder
 from diffpo.storage.ledger import write_json
 
 UNFINISHED = ".embedding"
@@ -162,28 +163,22 @@ def embed_users(
             embedding does not fit the type, or the folder holds something else or is too small.
         Refusal: if the folder cannot be written, or is full.
     """
-    require_at_least(1, batch_size=batch_size)
-    state = join_processes()
     folder = JobFolder(Path(output_dir), SUMMARY, UNFINISHED, ENDING)
-    folder.require_ours()
-    with state.main_process_first():
-        pairs = PairsInOrder(source, rows, cut.seed)
-    chunks = cut(pairs, silent=not state.is_main_process)
+    job = Job.open(folder, source, rows, cut.seed, batch_size)
+    pairs, chunks = job.pairs, cut(job.pairs, silent=job.is_silent)
     embedder.check()
-    data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "pairs": len(pairs)}
     how = {"user": cut.user, "shots": cut.shots, "most_chunks": cut.most_chunks, "seed": cut.seed, "dtype": dtype}
-    identity = {**embedder.identity, **how, **data, "digest": chunks.digest}
+    identity = {**embedder.identity, **how, **job.data, "pairs": len(pairs), "digest": chunks.digest}
     if (finished := folder.finished(identity)) is not None:
         return finished
     mean_bytes(pairs)  # refuses a source without pictures
     shards = UserShards(chunks.all, pairs, embedder, dtype, batch_size)
     folder.require_room("Embeddings of users", shards.bytes)
-    state.wait_for_everyone()  # nobody writes before all have looked
-    folder.begin(identity, state.process_index)
+    job.begin(identity)
     make_missing(folder, shards)
-    if state.is_main_process:
+    if job.state.is_main_process:
         finish_embeddings(folder, shards, identity | chunks.counts)
-    state.wait_for_everyone()
+    job.state.wait_for_everyone()
     return read_json(folder.path / SUMMARY)
 
 

@@ -22,16 +22,16 @@ from diffpo.annotators.user_judges.roles import (
     summarize_verdicts,
 )
 from diffpo.core.draws import Draws
-from diffpo.core.refusal import Refusal, require_at_least
+from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow, RowMap
 from diffpo.data.source import Source
-from diffpo.diffusion.annotate.pairs_in_order import PairsInOrder
+from diffpo.diffusion.annotate.job import Job
 from diffpo.diffusion.annotate.read_ahead import Question, read_ahead
 from diffpo.diffusion.annotate.score import read_candidate
 from diffpo.diffusion.evaluation.model import stamp_files
 from diffpo.diffusion.users.panel import DrawnForUsers, Panel, Query, Seated, drawn_in
 from diffpo.storage.files import name_failed_writes
-from diffpo.storage.job_folder import JobFolder, join_processes
+from diffpo.storage.job_folder import JobFolder
 from diffpo.storage.ledger import REMEDY
 from diffpo.storage.shared_work import shared_out
 
@@ -154,23 +154,17 @@ def judge_users(
             to judge or no picture can be read, or the output folder holds something else.
         Refusal: if the folder cannot be written, or an endpoint stops answering.
     """
-    require_at_least(1, batch_size=batch_size)
-    state = join_processes()
     folder = JobFolder(Path(output_dir), REPORT, UNFINISHED, ".jsonl")
-    folder.require_ours()
-    with state.main_process_first():
-        pairs = PairsInOrder(source, rows, panel.seed)
+    job = Job.open(folder, source, rows, panel.seed, batch_size)
     drawn = models and (drawn_in(models[0]), drawn_in(models[1]))
-    seated = panel.seat(pairs, silent=not state.is_main_process)
+    seated = panel.seat(job.pairs, silent=job.is_silent)
     queries = ask_judge(seated, drawn)
-    data = {"source": str(source), "rows": [str(row_map) for row_map in rows], "panel": str(panel)}
     files = {str(one.folder): stamp_files(one.files) for one in drawn or ()}
-    identity = {"judge": judge.identity, **data, "models": files, "digest": seated.digest}
+    identity = {"judge": judge.identity, **job.data, "panel": str(panel), "models": files, "digest": seated.digest}
     if (finished := folder.finished(identity)) is not None:
         return finished
     judge.check()
-    state.wait_for_everyone()  # nobody writes before all have looked
-    folder.begin(identity, state.process_index)
+    job.begin(identity)
     about, records = dict(identity), []
     for name, some in queries.items():
         hearing = Hearing(judge, some, panel.seed, batch_size)
@@ -181,11 +175,10 @@ def judge_users(
         about[name] = summarize_verdicts(of_user) if some else None
         records += [{"of": name, **hearing.record(*one)} for one in zip(some, said, strict=True)]
     judge.rest()
-    if state.is_main_process:
+    if job.state.is_main_process:
         with name_failed_writes(f"{output_dir}/{VERDICTS}", REMEDY):
             (folder.unfinished / VERDICTS).write_text("".join(json.dumps(record) + "\n" for record in records))
-        folder.finish(about, [VERDICTS])
-    state.wait_for_everyone()
+    job.finish(about, [VERDICTS])
     return about
 
 

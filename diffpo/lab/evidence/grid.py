@@ -58,7 +58,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Users:
+class AskUsers:
     """Who judges the runs of each seed instead of the oracle.
 
     Args:
@@ -110,7 +110,7 @@ class Grid:
     aspects: dict[str, str] = field(default_factory=lambda: {**ASPECTS})
     tune: Tune | None = None
     compare: Compare | None = None
-    users: Users | None = None
+    users: AskUsers | None = None
 
     @property
     def reads(self) -> list[str]:
@@ -126,7 +126,7 @@ class Grid:
         return {name: value for name, value in asdict(self).items() if name in {"config", *named}}
 
 
-PARTS = {"tune": Tune, "compare": Compare, "users": Users}
+PARTS = {"tune": Tune, "compare": Compare, "users": AskUsers}
 
 
 def reading(reader: str, folder: str) -> list[str]:

@@ -17,7 +17,7 @@ from diffpo.cli.command import CommandLine
 from diffpo.lab.evidence import users as user_evidence
 from diffpo.lab.evidence.asked import ask, expect
 from diffpo.lab.evidence.contest import Contest
-from diffpo.lab.evidence.grid import ASPECTS, Grid, Tune, Users, read_grid, reading
+from diffpo.lab.evidence.grid import ASPECTS, AskUsers, Grid, Tune, read_grid, reading
 from diffpo.lab.evidence.programs import (
     ENCODE,
     EVALUATE_USERS,
@@ -34,10 +34,10 @@ from diffpo.lab.evidence.tables import (
     candidates,
     compare_resolved,
     contested,
+    format_methods,
     measured,
     row_line,
     swept,
-    table,
 )
 from diffpo.storage.digests import read_json
 from diffpo.storage.files import require_name
@@ -63,11 +63,11 @@ def tabulate(grid: Path, output_dir: Path, jobs: int, readme: Path | None, recor
         found, text = judged_by_users(plan, plan.users, output_dir, jobs)
     else:
         found = measured(plan, runs, chosen) | {"tuning": sweep}
-        text = table(found, plan.aspects)
+        text = format_methods(found, plan.aspects)
     if plan.compare and judged:
         judged.hold(jobs)
         found["contest"] = contested(plan, plan.compare, runs)
-        text += "\n\n" + table(found["contest"], ASPECTS)
+        text += "\n\n" + format_methods(found["contest"], ASPECTS)
     found["resolved"] = resolved
     print(text)
     output_dir.mkdir(parents=True, exist_ok=True)  # all runs may be recorded
@@ -181,7 +181,7 @@ def run(plan: Grid, method: str, seed: int, runs: Runs) -> None:
     places = {"{scores}": str(pairs), "{output}": str(runs.top)}
     chosen = [placed(override, places) for override in [*plan.reads, *plan.also, *plan.methods[method]]]
     overrides = [*chosen, f"--output_dir={folder}", f"--seed={seed}"]
-    require_same(overrides, folder)
+    require_same_overrides(overrides, folder)
     if not (folder / ("README.md" if plan.users else "report.json")).exists():
         resume = ["--resume=latest"] if folder.exists() else []
         command = [*program(plan.script), f"--config={plan.config}", *overrides, *resume]
@@ -194,7 +194,7 @@ def run(plan: Grid, method: str, seed: int, runs: Runs) -> None:
         programs.run([*counting, f"--config={plan.config}", *overrides], environment=ONE_THREAD)
 
 
-def require_same(overrides: list[str], folder: Path) -> None:
+def require_same_overrides(overrides: list[str], folder: Path) -> None:
     """Raise a SystemExit if a run was started by something else than the grid now says, e.g. before it was changed."""
     started = folder / OVERRIDES
     emptied = started.exists() and not started.stat().st_size  # a kill kept it from being written
@@ -202,7 +202,7 @@ def require_same(overrides: list[str], folder: Path) -> None:
         sys.exit(f"error: {folder} was started with other overrides than the grid has now; delete it to run it anew.")
 
 
-def judged_by_users(plan: Grid, users: Users, output_dir: Path, jobs: int) -> tuple[dict[str, Any], str]:
+def judged_by_users(plan: Grid, users: AskUsers, output_dir: Path, jobs: int) -> tuple[dict[str, Any], str]:
     """The numbers and the tables of all groups of users."""
     groups, seeds = users.groups, plan.seeds
     with ThreadPoolExecutor(jobs) as pool:
@@ -212,12 +212,12 @@ def judged_by_users(plan: Grid, users: Users, output_dir: Path, jobs: int) -> tu
             )
         )
     found = {group: user_evidence.pooled([output_dir / f"{group}-{seed}" for seed in seeds]) for group in groups}
-    tables = [user_evidence.table(f"{group} users", rows) for group, rows in found.items()]
+    tables = [user_evidence.format_group(f"{group} users", rows) for group, rows in found.items()]
     curves = [user_evidence.curve(rows) for rows in found.values() if rows["between"]]
     return {"seeds": seeds, "grid": plan.said(), "groups": found}, "\n\n".join([*tables, *curves])
 
 
-def drawn_for_group(users: Users, group: str, seed: int, output_dir: Path) -> None:
+def drawn_for_group(users: AskUsers, group: str, seed: int, output_dir: Path) -> None:
     """The pictures of one group of users from the models of one seed; those that are there are not drawn again."""
     folder, places = output_dir / f"{group}-{seed}", {"{output}": str(output_dir), "{seed}": str(seed)}
     models = json.loads(placed(json.dumps(users.groups[group].models), places))

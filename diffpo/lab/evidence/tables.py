@@ -229,7 +229,7 @@ def means(rows: list[dict], aspects: dict[str, str]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in measured}
 
 
-def table(found: dict[str, Any], aspects: dict[str, str]) -> str:
+def format_methods(found: dict[str, Any], aspects: dict[str, str]) -> str:
     """One row per method; with the guidance of each seed and what was tuned, if they were chosen.
 
     Args:

@@ -37,7 +37,7 @@ def pooled(folders: Sequence[Path]) -> dict[str, Any]:
     return {"rows": rows, "users": users, "prompts": prompts, "pictures": pictures, "between": between}
 
 
-def table(name: str, found: Mapping[str, Any]) -> str:
+def format_group(name: str, found: Mapping[str, Any]) -> str:
     """One group of users: a row for each model and number of support pairs."""
     over = [other for other in OVER if any(f"over_{other}" in row for row in found["rows"].values())]
     columns = [name, *(f"win rate over {other}" for other in over), "over base, by seed", "utility", "attributes"]

@@ -19,6 +19,7 @@ from diffpo.diffusion.evaluation.compare import before_after, headline, write_re
 from diffpo.diffusion.evaluation.listing import LISTING
 from diffpo.diffusion.evaluation.scores import ModelPictures
 from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.report import Report, RewriteReport
 from diffpo.evaluation.win_rates import (
     Evaluation,
     Numbers,
@@ -93,13 +94,13 @@ class Rewriting(Evaluation):
             beside = [(name, load_base(CausalLM(path))) for name, path in self.beside.items()]
             shutil.rmtree(output_dir / "evaluation", ignore_errors=True)
             found = self.contest(dict([base, *beside, *others]), asked, output_dir)
-            report = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
-            write_report(report | headline(report), output_dir)
+            report: RewriteReport = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
+            write_report({**report, **headline(report)}, output_dir)
             write_page(output_dir)
             print("\n".join([format_table(report), *list_rates(report)]))
         PartialState().wait_for_everyone()
 
-    def contest(self, models: Mapping[str, LoadedCausalLM], asked: Sequence[str], output_dir: Path) -> dict[str, Any]:
+    def contest(self, models: Mapping[str, LoadedCausalLM], asked: Sequence[str], output_dir: Path) -> RewriteReport:
         """Let all models write, measure, list what was written, and sum up."""
         scorer, clip = RewriteOracle(), CLIPScore(self.embedder)
         numbers: dict[str, Numbers] = {}
@@ -188,7 +189,7 @@ def list_rewrites(
     write_named(folder / LISTING, ("\n".join(lines) + "\n").encode())
 
 
-def list_rates(report: Mapping[str, Any]) -> list[str]:
+def list_rates(report: Report) -> list[str]:
     """Win rates that the table leaves out: those over another model than the first."""
     first = next(iter(report["models"]))
     return [f"{pair['a']} over {pair['b']}: {format_report(pair)}" for pair in report["pairs"] if pair["b"] != first]

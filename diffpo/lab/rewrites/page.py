@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation.page import decimals, read_lines, render_page, strict_json
+from diffpo.evaluation.report import RewriteReport
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY
 
@@ -27,7 +28,7 @@ def write_page(output_dir: Path, prompts: int = 100, each: int = 3) -> Path:
         Refusal: if there is no evaluation, or the page cannot be written.
     """
     try:
-        report = strict_json((output_dir / "report.json").read_text("utf-8"))
+        report: RewriteReport = strict_json((output_dir / "report.json").read_text("utf-8"))
         lines = [read_lines(output_dir / entry["listing"]) for entry in report["models"].values()]
     except (OSError, KeyError) as error:
         raise Refusal(f"{output_dir} holds no finished evaluation ({error}); run one first.") from error
@@ -44,6 +45,7 @@ def write_page(output_dir: Path, prompts: int = 100, each: int = 3) -> Path:
         "decimals": {name: decimals(numbers) for name, numbers in scores.items()},
     }
     path = output_dir / "report.html"
+    whole: RewriteReport = {"warnings": [], **report}
     with name_failed_writes(str(path), REMEDY):
-        path.write_text(render_page({"warnings": [], **report}, output_dir, "rewrites.html", [PARTS], **said), "utf-8")
+        path.write_text(render_page(whole, output_dir, "rewrites.html", [PARTS], **said), "utf-8")
     return path

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from diffpo.data.pairs import PairTable, RowPairs, open_tables, rows_report
 from diffpo.data.rows import DropTies, PairRow, RowMap, require_order
 from diffpo.data.sampler import Lengths, PairSampler, ProcessShare, Visit
 from diffpo.data.source import Source
+from diffpo.evaluation.prompts import Prompts
 from diffpo.processes.workers import at_most, bytes_of, from_workers
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.data.messages import read_tools
@@ -228,8 +229,42 @@ class TextPairs(RowPairs, Dataset[Example]):
 
 
 @dataclass(frozen=True)
+class OrdinaryTexts(Prompts):
+    """Texts from whatever holds them.
+
+    Args:
+        path: txt file (a text per line), json file (a list of texts or of objects), or what else holds a table: jsonl,
+            parquet, csv, a folder of them, a hub id.
+        column: where in a table or object the text is.
+    """
+
+    column: str = "text"
+
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
 class HeldOutTexts(ValidationSplit):
-    """Held-out pairs of texts."""
+    """Held-out pairs of texts.
+
+    Args:
+        ordinary: texts that no preference is about, by which the capability loss is measured, as
+            `validation/capability/loss` (`diffpo.text.CapabilityLoss`); all of them are read at each judgement. Null
+            measures none.
+    """
+
+    ordinary: OrdinaryTexts | None = None
 
     def plain(self, data: TextData) -> TextData:
         return data
+
+
+def read_ordinary(validation: HeldOutTexts | None) -> list[str]:
+    """Texts that a validation measures the capability loss on; none if it does not.
+
+    Raises:
+        Refusal: if they cannot be read, or there are none.
+    """
+    if validation is None or validation.ordinary is None:
+        return []
+    return [record["prompt"] for record in validation.ordinary.read()]

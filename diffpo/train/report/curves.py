@@ -23,7 +23,7 @@ TITLE = 40  # characters of a line above a panel: more would reach into the next
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """Metrics that belong to one pair of axes.
 
     Attributes:
@@ -37,21 +37,26 @@ class Panel:
 
 
 PANELS = (
-    Panel("loss", {"loss": "loss"}),
-    Panel("implicit accuracy", {"rewards/accuracies": "accuracy"}, 0.5),
-    Panel("margin: reward of the chosen side minus the other's", {"rewards/margins": "margin"}, 0.0),
-    Panel(
+    CurvePanel("loss", {"loss": "loss"}),
+    CurvePanel("implicit accuracy", {"rewards/accuracies": "accuracy"}, 0.5),
+    CurvePanel("margin: reward of the chosen side minus the other's", {"rewards/margins": "margin"}, 0.0),
+    CurvePanel(
         "error over the reference's: above 0 the side is drawn worse than before",
         {"mse/chosen_minus_reference": "chosen", "mse/rejected_minus_reference": "rejected"},
         0.0,
     ),
-    Panel(
+    CurvePanel(
         "reward: log-likelihood over the reference's",
         {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
         0.0,
     ),
-    Panel("correlation of margin and difference in length: 0 is no length bias", {LENGTH: "correlation"}, 0.0),
-    Panel("log-likelihood of the texts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+    CurvePanel("correlation of margin and difference in length: 0 is no length bias", {LENGTH: "correlation"}, 0.0),
+    CurvePanel(
+        "capability loss: error on ordinary text over the base's, nats a token",
+        {f"{HELD_OUT}capability/loss": "capability loss"},
+        0.0,
+    ),
+    CurvePanel("log-likelihood of the texts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
 )
 
 Points = list[tuple[int, float]]
@@ -88,7 +93,7 @@ def draw_curves(folder: Path) -> str:
     return ""
 
 
-def curves_of(panel: Panel, curves: dict[str, Points]) -> Iterator[tuple[str, Points, bool]]:
+def curves_of(panel: CurvePanel, curves: dict[str, Points]) -> Iterator[tuple[str, Points, bool]]:
     """What there is for a panel: label, points, and whether it is of held-out pairs."""
     for name, label in panel.names.items():
         for prefix, of in (("", ""), (HELD_OUT, ", held-out pairs")):

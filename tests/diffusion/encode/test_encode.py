@@ -26,6 +26,7 @@ from diffpo.data.sampler import ProcessShare
 from diffpo.data.streams import Stream
 from diffpo.data.typed import MARKED, SEVERAL
 from diffpo.diffusion.data.encoded import EncodedPairs
+from diffpo.diffusion.data.encoding import EncodingSummary
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import Encoding, encode_pairs
@@ -119,6 +120,7 @@ def test_a_folder_is_made_once_and_read_again_whatever_is_called_first(root, tmp
 def test_the_summary_by_hand(root, capsys):
     """Eight pairs, one of them torn, each with a prompt of its own; one more prompt is the empty one."""
     found = encoded(root, "summary").source.encoding
+    assert found.keys() >= EncodingSummary.__required_keys__
     assert found == found | {"pairs": 8, "ids": 8, "k": 2, "unreadable": 1, "prompts": 9, "truncated": 0}
     assert (found["shapes"], found["latents"], found["scaling"]) == ([[4, 8, 8]], "float32", 0.18215)
     size = 8 * 2 * 2 * (2 * 4 * 8 * 8 * 4)

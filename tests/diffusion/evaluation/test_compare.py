@@ -11,6 +11,7 @@ from diffpo.diffusion.evaluation import drawing
 from diffpo.diffusion.evaluation.compare import SideBySide, measure_diversity, write_report
 from diffpo.diffusion.evaluation.drawing import Sampling
 from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.report import ModelPair, PictureReport
 from diffpo.evaluation.win_rates import list_versions
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, read_caption
 from diffpo.lab.shapes.oracle import measure, utility
@@ -75,6 +76,7 @@ def test_the_report_follows_its_schema(tmp_path):
     report = evaluate(tmp_path, base=Colorblind(), tuned=Faithful())
     top = {"seed", "n_prompts", "pictures", "guidance", "steps", "seconds", "versions", "scorers", "models", "pairs"}
     top |= {"warnings", "guidance_sweep"}
+    assert top == PictureReport.__annotations__.keys()
     summary = {"win_rate", "win_rate_low", "win_rate_high"}
     summary |= {f"{key}_{name}" for key in ("attributes", "style") for name in ("base", "tuned")}
     assert report.keys() == top | summary
@@ -85,6 +87,7 @@ def test_the_report_follows_its_schema(tmp_path):
     assert report["models"]["tuned"]["scores"]["oracle"].keys() == {"mean", "median"}
     [pair] = report["pairs"]
     assert pair.keys() == {"a", "b", "metric", "win_rate", "win_rate_low", "win_rate_high"}
+    assert pair.keys() == ModelPair.__annotations__.keys()
     assert (pair["a"], pair["b"], pair["metric"]) == ("tuned", "base", "oracle")
 
 

@@ -14,7 +14,7 @@ from tiny_loras import layers_of, saved_layers
 from diffpo.cli.command import launch
 from diffpo.commands import export_lora
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.model.kohya import describe, export_kohya, one_alpha, read_layers
+from diffpo.diffusion.model.kohya import describe_layers, export_kohya, one_alpha, read_layers
 from diffpo.diffusion.model.lora import WarmLoRA
 from diffpo.lora.files import Layer, layer_shapes, read_lora
 from diffpo.lora.layers import require_put
@@ -122,7 +122,7 @@ def test_exporting_an_exported_file_changes_no_tensor(tmp_path):
     ("width", "version", "sd2"), [(768, "sd_v1", "False"), (1024, "sd_v2", "True"), (2048, "sdxl_base_v1-0", "False")]
 )
 def test_the_base_is_told_by_the_width_of_its_text_states(width, version, sd2):
-    told = describe({f"{ATTENTION}.to_q": layer(320), "up_blocks.1.attentions.0.attn2.to_k": layer(width)})
+    told = describe_layers({f"{ATTENTION}.to_q": layer(320), "up_blocks.1.attentions.0.attn2.to_k": layer(width)})
     assert (told["ss_base_model_version"], told["ss_v2"]) == (version, sd2)
 
 
@@ -131,9 +131,9 @@ def layer(width: int, rank: int = 2, alpha: float = 1.0) -> Layer:
 
 
 def test_rank_and_alpha_are_told_and_an_unknown_base_is_not():
-    same = describe({"a": layer(8), "b": layer(8)})
+    same = describe_layers({"a": layer(8), "b": layer(8)})
     assert (same["ss_network_dim"], same["ss_network_alpha"]) == ("2", "1")
-    assert describe({"a": layer(8), "b": layer(8, rank=4)})["ss_network_dim"] == "Dynamic"
+    assert describe_layers({"a": layer(8), "b": layer(8, rank=4)})["ss_network_dim"] == "Dynamic"
     assert "ss_base_model_version" not in same
 
 

@@ -18,11 +18,11 @@ from diffpo.lab.evidence.tables import (
     compare_resolved,
     contested,
     entrants,
+    format_methods,
     measured,
     rates,
     row_line,
     shown,
-    table,
     win_rate_over_seeds,
 )
 from diffpo.processes.stopping import Stopped
@@ -68,7 +68,7 @@ def test_a_grid_names_the_columns_that_are_tabulated(tmp_path):
     report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY | {"length": 8.0}}, "versions": {}}
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
     found = measured(Grid("a.yaml", {"sft": []}, [0], "sft", aspects=ASPECTS), Runs(tmp_path))
-    head, _, base, sft = table(found, ASPECTS).splitlines()
+    head, _, base, sft = format_methods(found, ASPECTS).splitlines()
     assert head.endswith("| win rate over sft | attributes | length |")
     assert base.endswith("|  | 50.0 % | 10.5 |")
     assert sft == "| sft | 75.0 % [50.0, 100.0] | 75.0 |  | 50.0 % | 8.0 |"
@@ -82,11 +82,11 @@ def test_a_number_that_no_run_has_measured_is_no_column_and_one_of_some_rows_is_
     report = {"n_prompts": 2, "models": {"base": alone, "tuned": alone}, "versions": {}}
     (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
     found = measured(Grid("a.yaml", {"sft": []}, [0], "sft"), Runs(tmp_path))
-    head, _, base, _ = table(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
+    head, _, base, _ = format_methods(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
     assert head.endswith("| win rate over sft | style |")
     assert base.endswith("|  | 0.250 |")
     found["rows"]["sft"]["diversity"] = 0.125
-    *_, base, sft = table(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
+    *_, base, sft = format_methods(found, {"style": "{:.3f}", "diversity": "{:.3f}"}).splitlines()
     assert base.endswith("| 0.250 |  |")
     assert sft.endswith("| 0.250 | 0.125 |")
 
@@ -127,7 +127,7 @@ def test_the_table_states_what_was_tuned_and_compares_with_a_rival(tmp_path):
     aspects = {"utility": "{:.2f}"}
     plan = Grid("a.yaml", {"sft": [], "dpo": []}, [0], "sft", rival="dpo", aspects=aspects)
     found = measured(plan, Runs(tmp_path), {"dpo": ["--objective.loss.beta=0.5"]})
-    head, _, base, sft, dpo = table(found, aspects).splitlines()
+    head, _, base, sft, dpo = format_methods(found, aspects).splitlines()
     overs = "win rate over base | by seed | win rate over sft | win rate over dpo"
     assert head == f"| model | tuned | {overs} | utility |"
     assert base == "| base |  |  |  |  |  | 0.50 |"
@@ -169,7 +169,7 @@ def test_a_contest_tells_the_guidance_that_each_seed_chose(tmp_path):
     found = contested(PLAN, Compare("c.yaml", MODELS), Runs(tmp_path))
     assert found["rows"]["sft"]["guidance"] == [3.5, 4.5]
     assert found["rows"]["sft"]["over_base"]["rate"] == 0.75
-    assert "| sft | 3.5, 4.5 | 75.0 %" in table(found, {})
+    assert "| sft | 3.5, 4.5 | 75.0 %" in format_methods(found, {})
 
 
 def test_a_rate_is_shown_in_percent_with_its_interval():
@@ -304,7 +304,7 @@ def test_a_signal_to_a_grid_reaches_its_runs_which_end_in_order(tmp_path, monkey
 
 def test_overrides_that_a_kill_kept_from_being_written_are_written_anew(tmp_path):
     (tmp_path / runner.OVERRIDES).touch()
-    runner.require_same(["--a=1"], tmp_path)
+    runner.require_same_overrides(["--a=1"], tmp_path)
     (tmp_path / runner.OVERRIDES).write_text('["--a=2"]')
     with pytest.raises(SystemExit, match="was started with other overrides"):
-        runner.require_same(["--a=1"], tmp_path)
+        runner.require_same_overrides(["--a=1"], tmp_path)

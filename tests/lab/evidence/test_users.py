@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffpo.core.refusal import Refusal
-from diffpo.lab.evidence.users import curve, pooled, table
+from diffpo.lab.evidence.users import curve, format_group, pooled
 from diffpo.storage.ledger import write_named
 
 
@@ -55,7 +55,7 @@ def test_a_row_is_compared_with_those_before_it(found):
         {"over_base"},
         {"over_base", "over_dpo"},
     ]
-    head, _, base, dpo, ours = table("held-out users", found).splitlines()
+    head, _, base, dpo, ours = format_group("held-out users", found).splitlines()
     assert (
         head
         == "| held-out users | win rate over base | win rate over dpo | over base, by seed | utility | attributes |"

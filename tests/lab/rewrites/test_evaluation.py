@@ -7,6 +7,7 @@ from tiny_text import language_model
 
 from diffpo.core.refusal import Refusal
 from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.report import RewriteReport
 from diffpo.lab.evidence.records import oracle
 from diffpo.lab.rewrites.build import build_tokenizer
 from diffpo.lab.rewrites.drawing import Drawing
@@ -55,6 +56,7 @@ def lines(folder, name: str) -> list[dict]:
 def test_the_report_compares_every_two_models_and_tuned_with_base_at_the_top(finished):
     folder, report = finished
     assert (folder / "report.html").exists()
+    assert report.keys() >= RewriteReport.__required_keys__
     assert list(report["models"]) == ["base", "same", "tuned"]
     assert [(pair["a"], pair["b"]) for pair in report["pairs"]] == [
         ("same", "base"),
