@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.attention import attend_unet
-from diffpo.diffusion.base.family import Family, Path
+from diffpo.diffusion.base.family import Family, Path, TokenShift
 from diffpo.diffusion.base.latents import find_posterior, unscale_latents
 from diffpo.diffusion.base.prediction import Epsilon, Flow, Velocity
 from diffpo.diffusion.base.schedules import require_ddpm, require_flow
@@ -59,7 +59,7 @@ def flow_path(scheduler: Any) -> Path:
     require_flow(scheduler)
     n = scheduler.config.num_train_timesteps
     s = torch.arange(1, n + 1) / n
-    return Path(1 - s, s, s * n, Flow())
+    return Path(1 - s, s, s * n, Flow(), TokenShift.of(scheduler))
 
 
 class UNetFamily(Family):

@@ -21,6 +21,7 @@ class Flux2Klein(FlowFamily):
     """
 
     pipeline: ClassVar[Any] = Flux2KleinPipeline
+    patch: ClassVar[int] = 1
     network: ClassVar[Any] = Flux2Transformer2DModel
     vae: ClassVar[Any] = AutoencoderKLFlux2
     targets: ClassVar[tuple[str, ...]] = (*FlowFamily.targets, "to_qkv_mlp_proj")
