@@ -107,6 +107,7 @@ class Family(Signature):
         optional: parts that a pipeline may lack.
         vae: class of its VAE.
         width: name in the network's config of the width of prompt states.
+        guidance: what a network with embedded guidance is told in training; None if the family knows of none.
     """
 
     pipeline: ClassVar[Any]
@@ -119,6 +120,11 @@ class Family(Signature):
     optional: ClassVar[tuple[str, ...]] = ()
     vae: ClassVar[Any] = AutoencoderKL
     width: ClassVar[str] = "joint_attention_dim"
+    guidance: float | None = None
+
+    def lora_layers(self, network: Any) -> tuple[str, ...]:
+        """Names of the layers of a network that get a LoRA."""
+        return self.targets
 
     @abstractmethod
     def path(self, scheduler: Any) -> Path:

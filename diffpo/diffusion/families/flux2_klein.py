@@ -27,6 +27,11 @@ class Flux2Klein(FlowFamily):
     targets: ClassVar[tuple[str, ...]] = (*FlowFamily.targets, "to_qkv_mlp_proj")
     layers: tuple[int, int, int] = (9, 18, 27)
 
+    def lora_layers(self, network: Any) -> tuple[str, ...]:
+        """By block where a single block's output layer is called as a list of layers in the double blocks is."""
+        singles = range(len(network.single_transformer_blocks))
+        return (*self.targets, *(f"single_transformer_blocks.{number}.attn.to_out" for number in singles))
+
     def states(self, parts: Any, prompts: list[str]) -> States:
         told = {"text_encoder_out_layers": self.layers, "max_sequence_length": self.length}
         return {"prompt": parts.encode_prompt(list(prompts), device=parts.text_encoder.device, **told)[0]}

@@ -100,7 +100,7 @@ class StableDiffusion:
         unet.requires_grad_(self.adapter is None).train()
         family.attend(unet, self.attention)
         if self.adapter is not None:
-            self.adapter.suited(family.targets).attach(unet, seed)
+            self.adapter.suited(family.lora_layers(unet)).attach(unet, seed)
             if storage != torch.float32:
                 store_matrices(unet, storage)
         if self.gradient_checkpointing:

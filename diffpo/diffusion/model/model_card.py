@@ -58,6 +58,7 @@ def write_card(
         f"## Loading\n\n```python\n{write_snippet(base, pipeline, repo or str(folder))}\n```",
         other_parts(base),
         f"## Training\n\nData: {name_source(data.source)}\n\n{report}",
+        describe_path(base, objective),
         *write_closing(folder, base.path, settings, command),
     ]
     head = front_matter(base, data, write_gallery(folder, prompts)).to_yaml()
@@ -120,6 +121,18 @@ def write_snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
         lines[:1] = [lines[0], "from peft import PeftModel"]
         lines += [f'pipe.{part} = PeftModel.from_pretrained(pipe.{part}, "{where}")']
     return "\n".join(lines)
+
+
+def describe_path(base: StableDiffusion, objective: Objective) -> str:
+    """Of a family that was named: how the network was called, in which space errors were compared, and when."""
+    if base.family is None:
+        return ""
+    lines = [f"The network was called as `{base.family}`."]
+    if base.family.guidance is not None:
+        lines[0] += f" If guidance is embedded in it, it was told {base.family.guidance:g}, as policy and reference."
+    settings = vars(objective)
+    lines += [f"{name.capitalize()}: `{settings[name]}`." for name in ("space", "noising") if name in settings]
+    return "\n\n".join(lines)
 
 
 def other_parts(base: StableDiffusion) -> str:

@@ -300,5 +300,13 @@ def test_a_kernel_that_cannot_act_is_refused_and_one_that_can_is_set(case):
     assert _AttentionBackendRegistry.get_active_backend()[0] == AttentionBackendName.NATIVE  # of other networks
 
 
+def test_a_lora_of_klein_is_in_both_kinds_of_blocks():
+    network = klein().transformer
+    LoRA(rank=2).suited(Flux2Klein().lora_layers(network)).attach(network)
+    layers = {name.partition(".lora_A")[0] for name, _ in network.named_parameters() if ".lora_A." in name}
+    double = {f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}
+    assert layers == double | {f"single_transformer_blocks.0.attn.{name}" for name in ("to_qkv_mlp_proj", "to_out")}
+
+
 def attentions(network: Any) -> list[Any]:
     return [module for module in network.modules() if hasattr(module, "processor")]
