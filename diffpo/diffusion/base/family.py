@@ -187,6 +187,9 @@ class Family(Signature):
             path, network, vae: where pipeline and parts come from.
         """
 
+    def require_place(self, network: Any, picture: Sequence[int]) -> None:
+        """Raise a Refusal if a network has no place for pictures whose latents have this shape."""
+
     def require_width(self, network: Any, width: int, path: str) -> None:
         """Raise a Refusal if a network from a path takes prompt states of another width."""
         if network.config[self.width] != width:
