@@ -33,9 +33,9 @@ def main(
 
     Args:
         base: hub id or folder of what positive and negative were tuned from, with weights in safetensors.
-        negative: what was tuned on reversed preference: hub id, folder or .safetensors file of a UNet, a LoRA or a
-            difference.
-        output_dir: gets `unet/`, or the difference; does not exist or is empty.
+        negative: what was tuned on reversed preference: hub id, folder or .safetensors file of a network, a LoRA
+            or a difference.
+        output_dir: gets `unet/` or `transformer/`, or the difference; does not exist or is empty.
         positive: the network whose pictures are wanted, like `negative`; null is the base itself.
         alpha: how much of what the positive adds to the base is kept.
         mix: how much of what the negative adds to the base is added.

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.core.draws import Draws
+from diffpo.core.moving import Moving
 from diffpo.core.needs import PAIR, Candidates, Need
 from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.core.references import SCORES
@@ -42,6 +43,7 @@ class Requirements:
         cacheable_by: what, besides batch and draws, decides those answers; None if training changes it, or if an
             answer is more than one number per candidate: then they cannot be remembered.
         unconditional: whether batches have to tell what the network sees without a prompt.
+        moving: parts that follow training without a gradient, which checkpoints hold.
     """
 
     candidates: Candidates = PAIR
@@ -49,13 +51,14 @@ class Requirements:
     answers: tuple[str, ...] = (SCORES,)
     cacheable_by: str | None = None
     unconditional: bool = False
+    moving: tuple[Moving, ...] = ()
 
     @classmethod
     def of(
         cls, loss: PairLoss, answers: tuple[str, ...] = (SCORES,), cacheable_by: str | None = None
     ) -> "Requirements":
         """Those of a pairwise loss, whose candidates and rows are the objective's."""
-        return cls(loss.needs_candidates, loss.needs, answers, cacheable_by)
+        return cls(loss.needs_candidates, loss.needs, answers, cacheable_by, moving=loss.moving)
 
     @property
     def reference(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.core.moving import Moving
 from diffpo.core.needs import PAIR, Candidates, Need
 from diffpo.core.refusal import Refusal, require_positive
 
@@ -100,6 +101,11 @@ class PairLoss(ABC):
     @property
     def needs(self) -> tuple[Need, ...]:
         """What it needs of the rows; most losses need nothing but their order."""
+        return ()
+
+    @property
+    def moving(self) -> tuple[Moving, ...]:
+        """Its parts that follow training; most losses have none."""
         return ()
 
     @abstractmethod

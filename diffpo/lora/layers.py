@@ -1,17 +1,23 @@
 """The layers of a LoRA put into a network by peft, and a check that all of them are there."""
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Mapping
 from math import isclose
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders import PeftAdapterMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffpo.lora.files import Layer
+
+OUTER = "base_model.model."  # of names in peft's files: where a network stands in a PeftModel
 
 
 def put_layers(network: Any, layers: Mapping[str, Layer], adapter: str, dropout: float = 0.0) -> None:
@@ -22,16 +28,25 @@ def put_layers(network: Any, layers: Mapping[str, Layer], adapter: str, dropout:
         adapter: its name.
         dropout: on the input of the updates.
     """
+    if not loads_loras(type(network)):
+        put_text(network, layers, adapter, dropout)
+        return
     settings = peft_settings(layers, dropout)
     with torch.random.fork_rng(devices=[]):  # peft draws weights, which are then replaced
         network.load_lora_adapter(peft_state(layers), prefix=None, adapter_name=adapter, metadata=settings)
     require_put(network, layers, adapter)
 
 
-def put_text(network: nn.Module, layers: Mapping[str, Layer], adapter: str) -> None:
-    """Add layers to a network of transformers', whose own loader asks for certain releases of peft."""
+def loads_loras(network: Any) -> bool:
+    """Whether diffusers loads LoRAs into networks of a class by itself."""
+    return issubclass(network, PeftAdapterMixin)
+
+
+def put_text(network: nn.Module, layers: Mapping[str, Layer], adapter: str, dropout: float = 0.0) -> None:
+    """Add layers to a network of transformers', whose own loader asks for certain releases of peft, or to one that has
+    no loader."""
     with torch.random.fork_rng(devices=[]):
-        inject_adapter_in_model(LoraConfig(**peft_settings(layers)), network, adapter)
+        inject_adapter_in_model(LoraConfig(**peft_settings(layers, dropout)), network, adapter)
         set_peft_model_state_dict(network, peft_state(layers), adapter)
     require_put(network, layers, adapter)
 
@@ -74,6 +89,20 @@ def group_pattern(values: Mapping[str, Any]) -> dict[str, Any]:
         names = sorted(re.escape(name) for name in values if values[name] == value)
         found[f"^(?:{'|'.join(names)})"] = value
     return found
+
+
+def save_for_peft(network: Any, layers: Mapping[str, Tensor], adapter: str, folder: Path) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json`, as `PeftModel.from_pretrained` loads them.
+
+    Args:
+        layers: as peft's `get_peft_model_state_dict` gives them.
+        adapter: its name in the network.
+    """
+    config = copy.copy(network.peft_config[adapter])
+    vars(config).update({key: sorted(x) for key, x in vars(config).items() if isinstance(x, set)})
+    config.save_pretrained(str(folder))
+    weights = {f"{OUTER}{name}": tensor.contiguous() for name, tensor in layers.items()}
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
 def require_put(network: nn.Module, layers: Mapping[str, Layer], adapter: str) -> None:

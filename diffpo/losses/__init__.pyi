@@ -1,3 +1,4 @@
+from .adaptive import AutoBeta as AutoBeta
 from .combined import AOT as AOT
 from .combined import Centered as Centered
 from .combined import Confidence as Confidence

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.core.moving import Moving
 from diffpo.core.needs import Candidates, Need, any_uncertain
 from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.core.refusal import Refusal, require_positive
@@ -50,6 +51,10 @@ class Sum(PairLoss):
         return tuple(need for term in self.terms for need in term.needs)
 
     @property
+    def moving(self) -> tuple[Moving, ...]:
+        return tuple(part for term in self.terms for part in term.moving)
+
+    @property
     def beta(self) -> float:  # type: ignore[override]
         return self.terms[0].beta
 
@@ -82,6 +87,10 @@ class Wrapper(PairLoss):
     @property
     def needs(self) -> tuple[Need, ...]:
         return self.inner.needs
+
+    @property
+    def moving(self) -> tuple[Moving, ...]:
+        return self.inner.moving
 
     @property
     def beta(self) -> float:  # type: ignore[override]

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from diffpo.core.draws import Draws
+from diffpo.core.moving import MovingParts
 from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
@@ -198,10 +199,16 @@ class Learner:
         return norm
 
     def update(self, norm: Any, meter: Meter) -> None:
-        """What follows the weights, when a step has moved them: learning rate, moving average, reference."""
-        accelerator = self.run.accelerator
+        """What follows the weights, when a step has moved them: learning rate, averages, reference."""
+        accelerator, moving = self.run.accelerator, self.objective.requires.moving
         if accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose scaled gradients overflow
+            for part in moving:
+                part.forget()
             return
+        for part in moving:
+            for name, number in part.curves.items():
+                meter.add_number(name, number.to(accelerator.device))
+            part.after_step(accelerator.reduce)
         meter.add_number("grad_norm", gather_tensor(torch.as_tensor(norm, device=accelerator.device)))
         self.schedule.step()
         if self.ema:
@@ -257,6 +264,8 @@ def opened(learner: Learner, pairs: Pairs, best: Best | None) -> Checkpoints:
     """
     run, config = learner.run, learner.run.config
     moving = {"schedule": learner.schedule, "average": learner.ema, "reference": learner.reference, "best": best}
+    if parts := learner.objective.requires.moving:
+        moving["objective"] = MovingParts(parts)
     others = {name: part for name, part in moving.items() if part is not None}
     state = TrainingState(run.accelerator, learner.policy, learner.model, learner.optimizer, others)
     exported = sum(p.numel() * p.element_size() for p in learner.parameters)

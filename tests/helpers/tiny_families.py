@@ -16,6 +16,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
@@ -331,4 +333,31 @@ def sana() -> SanaPipeline:
     scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     return SanaPipeline(
         tokenizer=bytes_tokenizer(300), text_encoder=gemma(), vae=vae, transformer=network, scheduler=scheduler
+    )
+
+
+@seeded
+def pixart() -> PixArtSigmaPipeline:
+    network = PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        caption_channels=32,
+        in_channels=4,
+        cross_attention_dim=24,
+        out_channels=8,
+        num_embeds_ada_norm=1000,
+        use_additional_conditions=False,
+    )
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon"
+    )
+    return PixArtSigmaPipeline(
+        tokenizer=bytes_tokenizer(300),
+        text_encoder=t5(),
+        vae=kl(scaling_factor=0.13025),
+        transformer=network,
+        scheduler=scheduler,
     )

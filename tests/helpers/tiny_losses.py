@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from diffpo.core.pair import PairLabels, PairLogps, PairLoss
+from diffpo.losses.adaptive import AutoBeta
 from diffpo.losses.combined import AOT, Centered, Confidence, LengthNormalised, Sum
 from diffpo.losses.divergence import AlphaDivergence, JensenShannon
 from diffpo.losses.likelihood import RPO, ChosenNLL, ChosenTotalNLL, ImplicitReward
@@ -23,6 +24,7 @@ WRAPPED: list[PairLoss] = [
     Confidence(IPO()),
     Centered(),
     AOT(),
+    AutoBeta(high=0.5),
     AlphaDivergence(),
     JensenShannon(),
     Sum([Sigmoid(), ChosenNLL()], [1.0, 0.2]),

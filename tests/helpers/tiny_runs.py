@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from diffpo.cli.command import launch
 from diffpo.core.draws import Draws
-from diffpo.core.objective import Objective, Step, pair_step
-from diffpo.core.pair import PairLabels, PairLogps
+from diffpo.core.objective import Objective, Requirements, Step, pair_step
+from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 from diffpo.core.references import Ema, FrozenCopy, Reference
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
@@ -33,6 +33,7 @@ from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion
 from diffpo.diffusion.objective.preference import DenoisingPreference
+from diffpo.losses.adaptive import AutoBeta
 from diffpo.losses.logistic import Sigmoid
 from diffpo.processes.everyone import fail_together, on_main
 from diffpo.processes.stopping import Stopped
@@ -81,6 +82,12 @@ class Points(Pairs):
 class PointPreference(Objective):
     """DPO where the policy's output at a point, shifted by noise that the pair shares, is its log-likelihood."""
 
+    loss: PairLoss = field(default_factory=lambda: Sigmoid(1.0))
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements.of(self.loss)
+
     def __call__(self, policy: nn.Module, reference: Reference, batch: PointBatch, draws: Draws) -> Step:
         noisy = batch.points + 0.1 * draws.normal("noise", 3)
 
@@ -89,7 +96,7 @@ class PointPreference(Objective):
 
         policy_logp = logp(policy)
         pair = PairLogps(policy_logp, reference(logp), torch.ones_like(policy_logp))
-        return pair_step(Sigmoid(1.0), pair, PairLabels.hard(len(batch.row)))
+        return pair_step(self.loss, pair, PairLabels.hard(len(batch.row)))
 
 
 def scorer(seed: int = 0) -> nn.Module:
@@ -258,6 +265,19 @@ def run_until_signal(root: Path, step: int) -> None:
         )
     except Stopped as stopped:
         (root / f"said-{rank}").write_text(f"{stopped.number}: {stopped}")
+
+
+def fit_auto_beta(folder: Path, resume: str | None = None, **changed) -> tuple[Tensor, float]:
+    """The weights and the beta that some steps end with."""
+    loss = AutoBeta(high=1000.0, decay=0.5)
+    policy = fit_points(folder, resume=resume, objective=PointPreference(loss), **changed)
+    return weights(policy), float(loss.beta)
+
+
+def share_auto_beta(root: Path) -> None:
+    """What each of two processes does."""
+    found, beta = fit_auto_beta(root / "two")
+    save_file({"weights": found, "beta": torch.tensor(beta)}, root / f"two-{os.environ['RANK']}.safetensors")
 
 
 def killed_within_training(root: Path) -> None:

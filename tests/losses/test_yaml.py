@@ -20,7 +20,9 @@ def parsed(*args: str) -> tuple[PairLoss, str]:
 @pytest.mark.parametrize("kind", sorted({type(loss) for loss in [*SURROGATE, *PROBABILITY]}, key=lambda k: k.__name__))
 def test_a_loss_is_named_by_its_path_and_survives_its_own_settings(kind, tmp_path):
     sum_of_one = {"terms": [{"class_path": "diffpo.losses.Sigmoid"}], "coefs": [2.0]}
-    init = {"Sum": sum_of_one, "Confidence": {"inner": sum_of_one["terms"][0]}}.get(kind.__name__, {})
+    init = {"Sum": sum_of_one, "Confidence": {"inner": sum_of_one["terms"][0]}, "AutoBeta": {"high": 3.0}}.get(
+        kind.__name__, {}
+    )
     inner = {"inner": sum_of_one["terms"][0]} if kind.__name__ == "LengthNormalised" else init
     spec = {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": inner}
     (tmp_path / "loss.yaml").write_text(yaml.safe_dump({"loss": spec}))

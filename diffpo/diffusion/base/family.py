@@ -1,8 +1,9 @@
 """What differs between the architectures of diffusers: the role that one small class each fills."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, prod
 from typing import Any, ClassVar
 
 from diffusers import AutoencoderKL
@@ -15,6 +16,38 @@ from diffpo.diffusion.data.batches import Conditioning, States
 from diffpo.storage.hub import name_failed_loads, name_parse_errors
 
 
+@dataclass(frozen=True)
+class TokenShift:
+    """How far a flow's sampler moves its times towards noise, by the number of tokens of a picture.
+
+    k in s -> k s / (1 + (k - 1) s), or its logarithm, lies on the line through two points.
+
+    Attributes:
+        tokens: of the points.
+        shifts: there.
+        exponential: whether these are logarithms of k, as diffusers' schedulers have it if they do not say otherwise.
+    """
+
+    tokens: tuple[int, int]
+    shifts: tuple[float, float]
+    exponential: bool = True
+
+    @classmethod
+    def of(cls, scheduler: Any) -> "TokenShift | None":
+        """As the scheduler's config says; None if its shift depends on no tokens."""
+        config = scheduler.config
+        if not config.get("use_dynamic_shifting", False):
+            return None
+        tokens = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        shifts = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        return cls(tokens, shifts, config.get("time_shift_type", "exponential") == "exponential")
+
+    def __call__(self, tokens: int) -> float:
+        (few, many), (low, high) = self.tokens, self.shifts
+        shift = low + (tokens - few) * (high - low) / (many - few)
+        return exp(shift) if self.exponential else shift
+
+
 @dataclass(frozen=True, eq=False)
 class Path:
     """The path x_t = a(t) x_0 + s(t) eps that a network was trained on.
@@ -23,12 +56,14 @@ class Path:
         a: signal coefficient of each training timestep.
         s: noise coefficient of each training timestep.
         told: what the network is told of each training timestep.
+        shift: of its sampler's times, if that depends on tokens.
     """
 
     a: Float[Tensor, " timesteps"]
     s: Float[Tensor, " timesteps"]
     told: Shaped[Tensor, " timesteps"]
     prediction: Prediction
+    shift: TokenShift | None = None
 
 
 class Signature(ABC):
@@ -36,9 +71,15 @@ class Signature(ABC):
 
     Attributes:
         axes: of one picture's latents.
+        patch: side of the square of latents that a transformer takes as one token.
     """
 
     axes: ClassVar[int] = 3
+    patch: ClassVar[int] = 2
+
+    def tokens(self, picture: Sequence[int]) -> int:
+        """Of a picture whose latents have this shape."""
+        return prod(picture[1:]) // self.patch**2
 
     @abstractmethod
     def __call__(
@@ -66,6 +107,7 @@ class Family(Signature):
         optional: parts that a pipeline may lack.
         vae: class of its VAE.
         width: name in the network's config of the width of prompt states.
+        guidance: what a network with embedded guidance is told in training; None if the family knows of none.
     """
 
     pipeline: ClassVar[Any]
@@ -78,6 +120,11 @@ class Family(Signature):
     optional: ClassVar[tuple[str, ...]] = ()
     vae: ClassVar[Any] = AutoencoderKL
     width: ClassVar[str] = "joint_attention_dim"
+    guidance: float | None = None
+
+    def lora_layers(self, network: Any) -> tuple[str, ...]:
+        """Names of the layers of a network that get a LoRA."""
+        return self.targets
 
     @abstractmethod
     def path(self, scheduler: Any) -> Path:
@@ -139,6 +186,9 @@ class Family(Signature):
         Args:
             path, network, vae: where pipeline and parts come from.
         """
+
+    def require_place(self, network: Any, picture: Sequence[int]) -> None:
+        """Raise a Refusal if a network has no place for pictures whose latents have this shape."""
 
     def require_width(self, network: Any, width: int, path: str) -> None:
         """Raise a Refusal if a network from a path takes prompt states of another width."""

@@ -1,4 +1,4 @@
-"""Where the weights of a UNet are, and how diffusers wants them written: a piece at a time."""
+"""Where the weights of a network are, and how diffusers wants them written: a piece at a time."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download, split_state_dict_into_shards_fact
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffpo.storage.digests import require_exported
+from diffpo.storage.digests import NETWORKS, require_exported
 from diffpo.storage.hub import name_failed_loads
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -26,11 +26,12 @@ def locate_weights(path: str, *stems: str) -> Path:
     endings = (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
     names = ["config.json"] + [stem + ending for stem in stems for ending in endings]
     with name_failed_loads(path, "weights"):
-        return Path(snapshot_download(path, allow_patterns=names + [f"unet/{name}" for name in names]))
+        inner = [f"{folder}/{name}" for folder in NETWORKS for name in names]
+        return Path(snapshot_download(path, allow_patterns=names + inner))
 
 
 def find_weight_files(place: Path, stem: str = WEIGHTS) -> list[Path]:
-    """The files that weights of a network are in: a file, those in `unet/`, or those at the top of a folder.
+    """The files that weights of a network are in: a file, those in `unet/` or `transformer/`, or those at its top.
 
     Args:
         stem: how their names begin.
@@ -40,7 +41,7 @@ def find_weight_files(place: Path, stem: str = WEIGHTS) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    for folder in (place / "unet", place):
+    for folder in (*(place / name for name in NETWORKS), place):
         if (index := folder / f"{stem}.safetensors.index.json").exists():
             names = json.loads(index.read_text())["weight_map"].values()
             return [folder / name for name in sorted(set(names))]

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.model.pipeline import family_of
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import FILES, digest_of, read_json, written_in, wrong_file
@@ -245,12 +246,14 @@ def generate_pictures(
         side: of the square pictures in pixels; None is what the network was trained on.
 
     Raises:
-        Refusal: if there are more steps than the scheduler knows.
+        Refusal: if there are more steps than the scheduler knows, or the network draws no such sides.
     """
     if steps > (most := pipeline.scheduler.config.num_train_timesteps):
         raise Refusal(f"{steps} denoising steps are more than the {most} that the scheduler knows; take fewer.")
     pipeline.set_progress_bar_config(disable=True)
     made, family = list[Image.Image](), family_of(pipeline)
+    if side is not None:
+        require_side(pipeline, family, side)
     for begin in tqdm(range(0, len(prompts), batch_size), desc=title, disable=title is None):
         some = slice(begin, begin + batch_size)
         latents = pipeline(
@@ -264,6 +267,14 @@ def generate_pictures(
         ).images
         made += decode_latents(pipeline, latents)
     return made
+
+
+def require_side(pipeline: Any, family: Family, side: int) -> None:
+    """Raise a Refusal if a pipeline draws no square pictures with sides of so many pixels."""
+    if side < 1 or side % family.multiple:
+        raise Refusal(f"{type(family).__name__} draws sides that are multiples of {family.multiple}, not {side}.")
+    latents = side * family.patch // family.multiple
+    family.require_place(pipeline.components[family.part], (1, latents, latents))
 
 
 @torch.no_grad()

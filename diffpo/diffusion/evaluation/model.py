@@ -18,8 +18,12 @@ from diffpo.data.row_maps import scored_by
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.evaluation.drawing import digest_texts
 from diffpo.diffusion.evaluation.listing import LISTING, read_listing
-from diffpo.diffusion.model.pipeline import family_of, load_base
-from diffpo.diffusion.pipelines.negative import StableDiffusionNegativePipeline, StableDiffusionXLNegativePipeline
+from diffpo.diffusion.model.pipeline import LOADED, family_of, load_base
+from diffpo.diffusion.pipelines.negative import (
+    NegativeGuidanceMixin,
+    StableDiffusionNegativePipeline,
+    StableDiffusionXLNegativePipeline,
+)
 from diffpo.diffusion.pipelines.negative_parts import adapters, open_part, require_known_range
 from diffpo.evaluation.scorer import Scorer
 from diffpo.lora.files import read_lora
@@ -50,8 +54,8 @@ class ComparedModel:
         unet: a UNet that replaces the base's: hub id, folder (what `train_diffusion_dpo.py` wrote), or file.
         lora: adapters on top, of the UNet, text encoders or both: hub id, folder or file of any trainer's layout.
         negative: what guidance leads away from (arXiv:2505.11245), tuned from the base on reversed preference: hub id,
-            folder or file of a UNet, a LoRA or a difference (`scripts/convert_weights.py mix-negative`). The network
-            in the negative half is base + alpha (unet and lora - base) + mix (negative - base).
+            folder or file of a network, a LoRA or a difference (`scripts/convert_weights.py mix-negative`). What
+            answers in the negative half is base + alpha (unet and lora - base) + mix (negative - base).
         alpha: how much of unet and lora is in the negative half.
         mix: how much of the negative is.
         vae: a VAE that replaces the base's.
@@ -106,34 +110,34 @@ class ComparedModel:
             self.variant,
             family=self.family,
         )
-        if self.negative is not None and type(pipeline) not in NEGATIVE:
-            raise Refusal(
-                f"Model {self.name!r} names a negative, but is a {type(pipeline).__name__}; negatives are compared of "
-                "Stable Diffusion alone: leave it out."
-            )
-        unet = pipeline.components[family_of(pipeline).part].state_dict()
+        family = family_of(pipeline)
+        unet = pipeline.components[family.part].state_dict()
         if self.lora is not None:
             add_lora(pipeline, self.lora)
         if self.negative is None:
             return pipeline
-        options = {**family_of(pipeline).options} | {
-            "negative_unet": self.negative_unet(self.base, self.negative, unet)
-        }
-        return NEGATIVE[type(pipeline)].from_pipe(pipeline, **options)
+        mixed = self.negative_network(self.base, self.negative, unet, family.part)
+        made = negative_class(type(pipeline)).from_pipe(
+            pipeline, **{**family.options, f"negative_{family.part}": mixed}
+        )
+        LOADED[made] = family
+        return made
 
-    def negative_unet(self, base: str, negative: str, unet: Mapping[str, Tensor]) -> nn.Module:
+    def negative_network(self, base: str, negative: str, unet: Mapping[str, Tensor], part: str) -> nn.Module:
         """The network of the negative half.
 
         Args:
             unet: weights of the positive half, without the LoRA.
+            part: of the pipeline that it is.
         """
         require_known_range(alpha=self.alpha, mix=self.mix)
-        mixed = load_base(base, config=self.config, revision=self.revision, variant=self.variant, encodes=False).unet
-        parts: list[tuple[float, Part]] = [(self.mix, open_part(negative, mixed.config))]
+        of_base = {"config": self.config, "revision": self.revision, "variant": self.variant, "family": self.family}
+        mixed = load_base(base, encodes=False, **of_base).components[part]
+        parts: list[tuple[float, Part]] = [(self.mix, open_part(negative, mixed.config, type(mixed)))]
         if self.unet is not None:
             parts.append((self.alpha, Network(self.unet, unet)))
         if self.lora is not None:
-            parts.append((self.alpha, adapters(read_lora(self.lora, {"unet": mixed}))))
+            parts.append((self.alpha, adapters(read_lora(self.lora, {part: mixed}))))
         shift_weights(mixed, parts)
         return mixed
 
@@ -200,6 +204,11 @@ class ComparedModel:
     def runs(self) -> list[str]:
         """What may be folders of training runs."""
         return [path for path in (self.unet, self.lora, self.negative) if path]
+
+
+def negative_class(kind: Any) -> Any:
+    """A class of pipelines with a negative."""
+    return NEGATIVE.get(kind) or type(f"{kind.__name__}Negative", (NegativeGuidanceMixin, kind), {})
 
 
 def add_lora(pipeline: Any, path: str) -> None:

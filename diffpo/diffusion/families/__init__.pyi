@@ -1,5 +1,6 @@
 from .flux import Flux as Flux
 from .flux2_klein import Flux2Klein as Flux2Klein
+from .pixart_sigma import PixArtSigma as PixArtSigma
 from .qwen_image import QwenImage as QwenImage
 from .sana import Sana as Sana
 from .sd import SD as SD

@@ -11,9 +11,9 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffpo.core.refusal import Refusal
+from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.diffusion.base.attention import attend_unet
-from diffpo.diffusion.base.family import Family, Path
+from diffpo.diffusion.base.family import Family, Path, TokenShift
 from diffpo.diffusion.base.latents import find_posterior, unscale_latents
 from diffpo.diffusion.base.prediction import Epsilon, Flow, Velocity
 from diffpo.diffusion.base.schedules import require_ddpm, require_flow
@@ -59,7 +59,7 @@ def flow_path(scheduler: Any) -> Path:
     require_flow(scheduler)
     n = scheduler.config.num_train_timesteps
     s = torch.arange(1, n + 1) / n
-    return Path(1 - s, s, s * n, Flow())
+    return Path(1 - s, s, s * n, Flow(), TokenShift.of(scheduler))
 
 
 class UNetFamily(Family):
@@ -119,10 +119,23 @@ class FlowFamily(Family):
 
     Args:
         length: tokens that are read of a prompt.
+
+    Attributes:
+        longest: that the pipeline reads; None if it says nothing.
+
+    Raises:
+        Refusal: if the length is not positive, or is longer.
     """
 
+    longest: ClassVar[int | None] = None
     encoders: ClassVar[tuple[str, ...]] = ("vae", "text_encoder", "tokenizer")
     length: int = 512
+
+    def __post_init__(self):
+        name = f"length of {type(self).__name__}"
+        require_at_least(1, **{name: self.length})
+        if self.longest is not None and self.length > self.longest:
+            raise Refusal(f"{name} must be at most {self.longest}, which its pipeline reads, got {self.length}.")
 
     def path(self, scheduler: Any) -> Path:
         return flow_path(scheduler)

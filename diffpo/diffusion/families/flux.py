@@ -28,6 +28,7 @@ class Flux(FlowFamily):
     """
 
     pipeline: ClassVar[Any] = FluxPipeline
+    longest: ClassVar[int | None] = 512
     network: ClassVar[Any] = FluxTransformer2DModel
     encoders: ClassVar[tuple[str, ...]] = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     targets: ClassVar[tuple[str, ...]] = (

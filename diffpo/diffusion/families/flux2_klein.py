@@ -21,10 +21,16 @@ class Flux2Klein(FlowFamily):
     """
 
     pipeline: ClassVar[Any] = Flux2KleinPipeline
+    patch: ClassVar[int] = 1
     network: ClassVar[Any] = Flux2Transformer2DModel
     vae: ClassVar[Any] = AutoencoderKLFlux2
     targets: ClassVar[tuple[str, ...]] = (*FlowFamily.targets, "to_qkv_mlp_proj")
     layers: tuple[int, int, int] = (9, 18, 27)
+
+    def lora_layers(self, network: Any) -> tuple[str, ...]:
+        """By block where a single block's output layer is called as a list of layers in the double blocks is."""
+        singles = range(len(network.single_transformer_blocks))
+        return (*self.targets, *(f"single_transformer_blocks.{number}.attn.to_out" for number in singles))
 
     def states(self, parts: Any, prompts: list[str]) -> States:
         told = {"text_encoder_out_layers": self.layers, "max_sequence_length": self.length}

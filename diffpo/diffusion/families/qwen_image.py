@@ -27,6 +27,7 @@ class QwenImage(FlowFamily):
     """
 
     pipeline: ClassVar[Any] = QwenImagePipeline
+    longest: ClassVar[int | None] = 1024
     network: ClassVar[Any] = QwenImageTransformer2DModel
     vae: ClassVar[Any] = AutoencoderKLQwenImage
 

@@ -20,6 +20,7 @@ class Sana(FlowFamily):
     """
 
     pipeline: ClassVar[Any] = SanaPipeline
+    patch: ClassVar[int] = 1
     network: ClassVar[Any] = SanaTransformer2DModel
     vae: ClassVar[Any] = AutoencoderDC
     targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v")

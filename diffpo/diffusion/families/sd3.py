@@ -1,11 +1,13 @@
 """Stable Diffusion 3 and 3.5 (arXiv:2403.03206)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
+from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import Conditioning, States
 from diffpo.diffusion.families.common import JOINT, FlowFamily
 
@@ -19,6 +21,7 @@ class SD3(FlowFamily):
     """
 
     pipeline: ClassVar[Any] = StableDiffusion3Pipeline
+    longest: ClassVar[int | None] = 512
     network: ClassVar[Any] = SD3Transformer2DModel
     optional: ClassVar[tuple[str, ...]] = ("text_encoder_3", "tokenizer_3")
     encoders: ClassVar[tuple[str, ...]] = (
@@ -37,6 +40,15 @@ class SD3(FlowFamily):
         if parts.tokenizer_3 is None:
             return parts.tokenizer, parts.tokenizer.model_max_length
         return parts.tokenizer_3, self.length
+
+    def require_place(self, network: Any, picture: Sequence[int]) -> None:
+        """It has a table of places, and cuts a piece out of its middle."""
+        pixels, most = self.multiple // self.patch, network.config.pos_embed_max_size * network.config.patch_size
+        if max(picture[1:]) > most:
+            raise Refusal(
+                f"The network has places for pictures of up to {most * pixels} pixels a side, these have "
+                f"{max(picture[1:]) * pixels}; lower data.framing.resolution, or the side of what is drawn."
+            )
 
     def __call__(self, network: nn.Module, x_t: Tensor, told: Tensor, cond: Conditioning) -> Tensor:
         states = {"encoder_hidden_states": cond.states["prompt"], "pooled_projections": cond.states["pooled"]}

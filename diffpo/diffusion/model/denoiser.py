@@ -1,5 +1,6 @@
 """One denoiser for every network: whatever it predicts, `eps` returns the noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from diffpo.diffusion.base.family import Family, Signature
+from diffpo.core.refusal import Refusal
+from diffpo.diffusion.base.family import Family, Signature, TokenShift
 from diffpo.diffusion.base.prediction import Prediction
 from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.families.sd import SD
@@ -22,6 +24,7 @@ class Denoiser:
         s: noise coefficient of each training timestep.
         signature: how the network is called.
         told: what it is told of each training timestep; None tells the timestep itself.
+        shift: of its sampler's times, if that depends on tokens.
     """
 
     unet: nn.Module
@@ -30,6 +33,7 @@ class Denoiser:
     prediction: Prediction
     signature: Signature = SD()
     told: Shaped[Tensor, " timesteps"] | None = None
+    shift: TokenShift | None = None
 
     @classmethod
     def from_scheduler(cls, unet: nn.Module, scheduler: Any, family: Family | None = None) -> "Denoiser":
@@ -40,7 +44,7 @@ class Denoiser:
         """
         family = family or SD()
         path = family.path(scheduler)
-        return cls(unet, path.a, path.s, path.prediction, family, path.told)
+        return cls(unet, path.a, path.s, path.prediction, family, path.told, path.shift)
 
     def to(self, device: torch.device | str) -> "Denoiser":
         """The path's coefficients on a device; the network stays where it is."""
@@ -60,6 +64,19 @@ class Denoiser:
         told = (t if self.told is None else self.told[t]).repeat(len(x_t))
         out = self.signature(self.unet, x_t.flatten(0, 1), told, cond.map(lambda x: x.flatten(0, 1)))
         return out.float().unflatten(0, x_t.shape[:2])
+
+    def shift_of(self, picture: Sequence[int]) -> float:
+        """How far the sampler moves the times of pictures whose latents have this shape.
+
+        Raises:
+            Refusal: if it does not move them by their tokens.
+        """
+        if self.shift is None:
+            raise Refusal(
+                "The base's scheduler moves times by no number of tokens (use_dynamic_shifting is not set); give "
+                "Shifted a shift, e.g. the scheduler's own."
+            )
+        return self.shift(self.signature.tokens(picture))
 
     def noised(
         self, x_0: Float[Tensor, "k b *picture"], eps: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"]

@@ -44,7 +44,7 @@ class StableDiffusion:
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         attention: `native` lets torch choose the kernel, `flash` insists on its flash kernel, `xformers` needs that
             package.
-        compile: compile the transformer blocks (torch.compile by block).
+        compile: compile the transformer blocks (torch.compile by block); of SD3, Sana and PixArt diffusers names none.
         channels_last: keep the UNet's convolutions in channels-last layout, which tensor cores compute faster.
         revision: of a hub id.
         variant: of the weight files, e.g. fp16; of parts that have none, the others are taken, which is told.
@@ -100,12 +100,16 @@ class StableDiffusion:
         unet.requires_grad_(self.adapter is None).train()
         family.attend(unet, self.attention)
         if self.adapter is not None:
-            self.adapter.suited(family.targets).attach(unet, seed)
+            self.adapter.suited(family.lora_layers(unet)).attach(unet, seed)
             if storage != torch.float32:
                 store_matrices(unet, storage)
         if self.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         if self.compile:
+            if not unet._repeated_blocks:
+                raise Refusal(
+                    f"diffusers names no blocks of a {type(unet).__name__} to compile; set base.compile to false."
+                )
             unet.compile_repeated_blocks()
         denoiser = Denoiser.from_scheduler(unet, parts.scheduler, family).to(device)
         empty = encoder.conditioner.empty().map(lambda x: x.to(device)) if encoder and unconditional else None
@@ -180,14 +184,16 @@ class LoadedStableDiffusion:
         """The first pairs, encoded: what is checked before a run.
 
         Raises:
-            Refusal: if they were encoded by text encoders of another width than the UNet takes.
+            Refusal: if they were encoded by text encoders of another width than the UNet takes, or are larger.
         """
         raw = pairs.first(n)
         if isinstance(raw, EncodedBatch):
             width = raw.cond.states["prompt"].shape[-1]
             self.family.require_width(self.unet, width, self.config.unet or self.config.path)
         draws = Draws(pairs.seed, raw.epoch, raw.row, self.denoiser.a.device)
-        return self.encode(raw, draws), draws
+        batch = self.encode(raw, draws)
+        self.family.require_place(self.unet, batch.latents.shape[2:])
+        return batch, draws
 
     def report(self) -> str:
         """What became of the prompts, over all processes; every process has to call it."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
 
 from diffpo.core.refusal import Refusal
@@ -17,7 +17,7 @@ from diffpo.core.sharding import whole_state
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.model.pipeline import family_of
 from diffpo.lora.files import FILES, read_lora
-from diffpo.lora.layers import put_layers, require_put
+from diffpo.lora.layers import loads_loras, put_layers, require_put, save_for_peft
 from diffpo.storage.files import sort_metadata
 from diffpo.train.adapters import (
     START,
@@ -33,7 +33,10 @@ from diffpo.train.adapters import (
 
 
 class PipelineAdapter(Adapter):
-    """Adapters of peft's, saved as plain diffusers loads them: `pytorch_lora_weights.safetensors`."""
+    """Adapters of peft's, saved as plain diffusers loads them: `pytorch_lora_weights.safetensors`.
+
+    Of a network that diffusers loads none for (PixArt's), as peft does.
+    """
 
     tags: ClassVar[tuple[str, ...]] = ("lora", "template:diffusion-lora")
 
@@ -44,6 +47,9 @@ class PipelineAdapter(Adapter):
         trained = whole_state(network, [name for name, p in network.named_parameters() if p.requires_grad])
         if writes:
             layers = get_peft_model_state_dict(network, state_dict=trained, adapter_name=TRAINED)
+            if not loads_loras(type(network)):
+                save_for_peft(network, layers, TRAINED, folder)
+                return
             adapter = network.peft_config[TRAINED]
             metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
             named = {f"{part}_lora_layers": layers, f"{part}_lora_adapter_metadata": metadata}
@@ -57,9 +63,13 @@ class PipelineAdapter(Adapter):
             RuntimeError: if one is not.
         """
         part = family_of(pipeline).part
-        file = read_lora(str(folder), {part: pipeline.components[part]})
+        network = pipeline.components[part]
+        file = read_lora(str(folder), {part: network})
+        if not loads_loras(type(network)):
+            put_layers(network, file.layers, TRAINED)
+            return
         pipeline.load_lora_weights(str(folder), adapter_name=TRAINED)
-        require_put(pipeline.components[part], file.layers, TRAINED)
+        require_put(network, file.layers, TRAINED)
 
     def snippet(self, where: str) -> list[str]:
         return [f'pipe.load_lora_weights("{where}")']
@@ -86,9 +96,12 @@ class LoRA(PipelineAdapter, LowRank):
             super().attach(network, seed)
 
     def inject(self, network: Any, config: LoraConfig) -> None:
-        """By diffusers' own hook, so that its other ones (`disable_adapters`) know of the adapters."""
+        """By diffusers' own hook, if there is one: its other ones (`disable_adapters`) then know of the adapters."""
         try:
-            network.add_adapter(config, adapter_name=TRAINED)
+            if loads_loras(type(network)):
+                network.add_adapter(config, adapter_name=TRAINED)
+            else:
+                inject_adapter_in_model(config, network, TRAINED)
         except ValueError as error:
             raise Refusal(
                 f"peft has no LoRA for {', '.join(self.targets or ())} with dropout {self.dropout:g} "
@@ -125,10 +138,10 @@ class WarmLoRA(PipelineAdapter):
         network.requires_grad_(False)
         put_layers(network, file.layers, START)
         put_layers(network, file.layers, TRAINED, file.dropout)
-        network.set_adapter(TRAINED)
-        only_trainable(
-            adapter_layers(network), [p for name, p in network.named_parameters() if f".{TRAINED}." in name]
-        )
+        layers = adapter_layers(network)
+        for layer in layers:
+            layer.set_adapter(TRAINED)
+        only_trainable(layers, [p for name, p in network.named_parameters() if f".{TRAINED}." in name])
         cast_training_params(network, dtype=torch.float32)
 
     def off(self, network: nn.Module) -> AbstractContextManager:

@@ -17,6 +17,7 @@ from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.families.sd import SD
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.model.pipeline import find_absent, find_family
+from diffpo.lora.layers import loads_loras
 from diffpo.storage.hub import LICENSES, is_hub_id
 from diffpo.train.model_card import find_paths, write_closing, write_opening
 from diffpo.train.state.best import read_best
@@ -57,6 +58,7 @@ def write_card(
         f"## Loading\n\n```python\n{write_snippet(base, pipeline, repo or str(folder))}\n```",
         other_parts(base),
         f"## Training\n\nData: {name_source(data.source)}\n\n{report}",
+        describe_path(base, objective),
         *write_closing(folder, base.path, settings, command),
     ]
     head = front_matter(base, data, write_gallery(folder, prompts)).to_yaml()
@@ -113,7 +115,24 @@ def write_snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
     lines += [f'pipe = {pipeline}.{load}("{base.path}"{f", {part}={part}" if full else ""}{options})']
     if base.scheduler:
         lines += [f"pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **{base.scheduler})"]
-    return "\n".join(lines + ([] if base.adapter is None else base.adapter.snippet(where)))
+    if base.adapter is not None and loads_loras(family.network):
+        lines += base.adapter.snippet(where)
+    elif base.adapter is not None:
+        lines[:1] = [lines[0], "from peft import PeftModel"]
+        lines += [f'pipe.{part} = PeftModel.from_pretrained(pipe.{part}, "{where}")']
+    return "\n".join(lines)
+
+
+def describe_path(base: StableDiffusion, objective: Objective) -> str:
+    """Of a family that was named: how the network was called, in which space errors were compared, and when."""
+    if base.family is None:
+        return ""
+    lines = [f"The network was called as `{base.family}`."]
+    if base.family.guidance is not None:
+        lines[0] += f" If guidance is embedded in it, it was told {base.family.guidance:g}, as policy and reference."
+    settings = vars(objective)
+    lines += [f"{name.capitalize()}: `{settings[name]}`." for name in ("space", "noising") if name in settings]
+    return "\n\n".join(lines)
 
 
 def other_parts(base: StableDiffusion) -> str:

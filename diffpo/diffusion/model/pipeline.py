@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ def load_base(
     """
     named = {"unet": unet if denoises else None, "vae": vae if encodes else None}
     replaced = {name: origin for name, origin in named.items() if origin is not None}
+    if family and family.part != "unet":
+        require_folders([path, *replaced.values()], family)
     files = {origin: Checkpoint.of(origin, WHAT[name]) for name, origin in replaced.items() if is_single(origin)}
     if is_single(path):
         files[path] = Checkpoint.of(path)
@@ -61,11 +63,6 @@ def load_base(
     else:
         home = Home.of(path, revision, chosen=family)
     part = home.family.part
-    if part != "unet" and files:
-        raise Refusal(
-            f"{next(iter(files))} is a single file, which is read of Stable Diffusion alone; name a folder of a "
-            f"{home.family.pipeline.__name__}."
-        )
     replaced = {part if name == "unet" else name: origin for name, origin in replaced.items()}
     architecture = Home.of(config, what=CONFIGS, chosen=family) if config else home
     parts: dict[str, Any] = left_out(home.family, encodes, denoises)
@@ -96,6 +93,15 @@ def load_base(
     for file in files.values():
         require_as_trained(file.tensors, file.metadata, pipeline.scheduler, scheduler or {}, file.path)
     return pipeline
+
+
+def require_folders(paths: Iterable[str], family: Family) -> None:
+    """Raise a Refusal if one is a single file."""
+    if single := [path for path in paths if is_single(path)]:
+        raise Refusal(
+            f"{single[0]} is a single file, which is read of Stable Diffusion alone; name a folder of a "
+            f"{family.pipeline.__name__}."
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,10 @@ class Times(ABC):
     @abstractmethod
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
         """One time per row, out of a schedule of `timesteps`."""
+
+    def on(self, policy: Denoiser, picture: Sequence[int]) -> "Times":
+        """The same times where the base, or the shape of a picture's latents, decides about them."""
+        return self
 
     def met(self, timesteps: int) -> Int[Tensor, " n"]:
         """Every time that may be drawn."""
@@ -144,27 +149,34 @@ class Shifted(Times):
 
     Args:
         times: that are moved.
-        shift: k; 3 for Stable Diffusion 3, 1 moves nothing.
+        shift: k; 3 for Stable Diffusion 3, 1 moves nothing. null is what the base's sampler takes for as many tokens
+            as pictures of the batch have (FLUX.1, Qwen-Image), by the points that its scheduler's config says.
 
     Raises:
         Refusal: if `shift` is not positive.
     """
 
     times: Times = field(default_factory=Uniform)
-    shift: float = 3.0
+    shift: float | None = 3.0
 
     def __post_init__(self):
-        if self.shift <= 0:
+        if self.shift is not None and self.shift <= 0:
             raise Refusal(f"Shifted needs a positive shift, got {self.shift}; 1 moves nothing.")
 
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
         return self.moved(self.times(timesteps, draws), timesteps)
 
+    def on(self, policy: Denoiser, picture: Sequence[int]) -> "Shifted":
+        shift = policy.shift_of(picture) if self.shift is None else self.shift
+        return replace(self, times=self.times.on(policy, picture), shift=shift)
+
     def met(self, timesteps: int) -> Int[Tensor, " n"]:
-        return self.moved(self.times.met(timesteps), timesteps).unique()
+        times = self.times.met(timesteps)
+        return torch.arange(timesteps) if self.shift is None else self.moved(times, timesteps).unique()
 
     def moved(self, t: Int[Tensor, " n"], timesteps: int) -> Int[Tensor, " n"]:
         """The nearest of the schedule's noises (t + 1) / timesteps."""
+        assert self.shift is not None, "times that a base decides about are asked for by `on`"
         s = (t + 1) / timesteps
         return (timesteps * self.shift * s / (1 + (self.shift - 1) * s)).round().long().clamp(1, timesteps) - 1
 
@@ -209,6 +221,6 @@ class ForwardNoise(Noising):
         return self.times.met(timesteps)
 
     def __call__(self, policy: Denoiser, reference: Reference | None, batch: ImageBatch, draws: Draws) -> Noised:
-        t = self.times(len(policy.a), draws)
+        t = self.times.on(policy, batch.latents.shape[2:])(len(policy.a), draws)
         eps = draws.normal("noise", *batch.latents.shape[2:]).expand_as(batch.latents)
         return Noised(policy.noised(batch.latents, eps, t), t, eps, batch)

@@ -28,7 +28,7 @@ from diffpo.diffusion.pipelines.negative_networks import (
     require_same_architecture,
 )
 from diffpo.diffusion.pipelines.negative_parts import require_known_range
-from diffpo.diffusion.pipelines.routing import arguments_of, route_calls, uncompiled_network
+from diffpo.diffusion.pipelines.routing import CONDITIONAL_FIRST, arguments_of, route_calls, uncompiled_network
 from diffpo.lora.switch import Scales, adapted, switched
 
 
@@ -173,7 +173,7 @@ class NegativeGuidanceMixin:
         if negative is None and not self.negative_adapters:
             return nullcontext()
         require_unconditional_half(network.config, arguments)
-        guided = arguments.get("guidance_scale", 1.0) > 1
+        guided = is_guided(network, arguments)
         if negative is None:
             layers = adapted(uncompiled_network(network))
             require_adapters(layers, self.negative_adapters)
@@ -185,14 +185,28 @@ class NegativeGuidanceMixin:
         return route_calls(network, negative, guided)
 
 
+def is_guided(network: Any, arguments: dict[str, Any]) -> bool:
+    """Whether one batch holds both halves; pipelines that take true_cfg_scale call twice, and name their calls."""
+    scale = arguments.get("guidance_scale")
+    # Z-Image adds that many times the difference to the conditional half: above 0 there is another one.
+    least = 0 if isinstance(uncompiled_network(network), CONDITIONAL_FIRST) else 1
+    return scale is not None and scale > least
+
+
 def require_unconditional_half(config: Any, arguments: dict[str, Any]) -> None:
-    """Raise a Refusal if guidance is distilled into the network and the call does not ask for true guidance."""
+    """Raise a Refusal if guidance is distilled into the network and the call does not ask for true guidance, or if it
+    asks for it and names no negative prompt, without which pipelines guide nothing."""
     if config.get("time_cond_proj_dim") is not None:
         raise Refusal(
             "The guidance of this pipeline is distilled into its network (time_cond_proj_dim, as in LCM): there is no "
             "unconditional half that a negative could predict; take an undistilled base, or unload_negative()."
         )
     negative_prompt = any(arguments.get(name) is not None for name in ("negative_prompt", "negative_prompt_embeds"))
+    if not config.get("guidance_embeds") and arguments.get("true_cfg_scale", 1.0) > 1 and not negative_prompt:
+        raise Refusal(
+            f"true_cfg_scale {arguments['true_cfg_scale']:g} guides nothing without a negative prompt, so that a "
+            'negative would not be asked; pass negative_prompt=" ", or unload_negative().'
+        )
     if config.get("guidance_embeds") and not (arguments.get("true_cfg_scale", 1.0) > 1 and negative_prompt):
         raise Refusal(
             "The guidance of this pipeline is distilled into its network (guidance_embeds): without true guidance "

@@ -21,6 +21,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.core.weights import Network, Part
 from diffpo.diffusion.base.files import WEIGHTS, find_weight_files, locate_weights
 from diffpo.lora.files import Layer, LoraFile, read_lora
+from diffpo.storage.digests import NETWORKS
 from diffpo.storage.tensors import open_tensors, read_header
 
 DIFFERENCE = "difference.safetensors"
@@ -78,13 +79,15 @@ class Adapters(Part):
         return update.reshape(theta.shape)
 
 
-def open_part(path: str, config: FrozenDict) -> Part:
-    """A UNet, a LoRA or a difference, whichever a path holds; weights are read later, those of a LoRA now.
+def open_part(path: str, config: FrozenDict, kind: Any = UNet2DConditionModel) -> Part:
+    """A network, a LoRA or a difference, whichever a path holds; weights are read later, those of a LoRA now.
 
     Args:
-        path: hub id; folder with a UNet at its top or in `unet/`, with a LoRA or with a difference; or .safetensors
-            file of one of these. Of a LoRA only the UNet's part is used; a warning says what is left out.
-        config: of the base's UNet.
+        path: hub id; folder with a network at its top, in `unet/` or `transformer/`, with a LoRA or with a
+            difference; or .safetensors file of one of these. Of a LoRA only the network's part is used; a warning says
+            what is left out.
+        config: of the base's network.
+        kind: its class.
 
     Raises:
         Refusal: if it holds none of them.
@@ -103,15 +106,20 @@ def open_part(path: str, config: FrozenDict) -> Part:
         return Network(path, weights)
     require_no_old_files(path, place)
     with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(config)
-    file = read_lora(path, {"unet": unet})
+        network: Any = kind.from_config(config)
+    file = read_lora(path, {part_named(kind): network})
     if file.others:
         warnings.warn(f"{file.beside}; they are left out.", stacklevel=2)
     return adapters(file)
 
 
+def part_named(kind: Any) -> str:
+    """How pipelines call a network of a class, and its folder."""
+    return "unet" if issubclass(kind, UNet2DConditionModel) else "transformer"
+
+
 def adapters(file: LoraFile) -> Adapters:
-    """What a LoRA adds to a UNet."""
+    """What a LoRA adds to its first network."""
     return Adapters(file.path, {f"{name}.weight": layer for name, layer in file.layers.items()})
 
 
@@ -125,7 +133,7 @@ def require_layout(path: str, weights: Mapping[str, Tensor]) -> None:
 
 def require_no_old_files(path: str, place: Path) -> None:
     """Refuse a folder that has pickled weights only: they cannot be read a tensor at a time."""
-    old = sorted([*place.glob("*.bin"), *place.glob("unet/*.bin")])
+    old = sorted([*place.glob("*.bin"), *(file for name in NETWORKS for file in place.glob(f"{name}/*.bin"))])
     if old and not any(place.glob("*.safetensors")):
         raise Refusal(
             f"{path} has its weights in {old[0].name}, not in safetensors; load it with diffusers and save it again."

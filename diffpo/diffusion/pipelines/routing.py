@@ -8,26 +8,31 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers import ZImageTransformer2DModel
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 
 # Arguments about positions in a picture: their first axis is no batch, whatever its length.
 UNBATCHED = {"image_rotary_emb", "img_ids", "txt_ids", "ip_adapter_masks"}
+# Networks of which pipelines ask the conditional half first, as lists of pictures and of prompts.
+CONDITIONAL_FIRST = (ZImageTransformer2DModel,)
 
 
 @dataclass(eq=False)
 class Routing:
     """What becomes of the calls of a network during one call of its pipeline.
 
-    Pipelines of diffusers either put both halves into one batch, the unconditional first, or call twice and name each
-    call by `cache_context`. A call with other rows than the first has no two halves: guidance was switched off on the
-    way, or it is a call of its own, such as the one of skip-layer guidance.
+    Pipelines of diffusers either put both halves into one batch, the unconditional first (but for Z-Image, whose
+    batches are lists), or call twice and name each call by `cache_context`. A call with other rows than the first has
+    no two halves: guidance was switched off on the way, or it is a call of its own, such as that of skip-layer
+    guidance.
 
     Attributes:
         negative: answers the unconditional half.
         guided: whether batches have two halves, where calls have no names.
         around: what the negative is called in.
+        conditional_first: whether the first half of a batch is the conditional one, and batches are lists.
         rows: of the first batch.
         name: of the call that is made, None where calls have none.
     """
@@ -35,6 +40,7 @@ class Routing:
     negative: Callable[..., Any]
     guided: bool
     around: Callable[[], AbstractContextManager] = nullcontext
+    conditional_first: bool = False
     rows: int | None = None
     name: str | None = None
 
@@ -46,10 +52,14 @@ class Routing:
         self.rows = self.rows or rows
         if not self.guided or rows != self.rows or self.name not in (None, "cond_uncond"):
             return positive(*args, **kwargs)
-        unconditional, conditional = (
-            take_half((args, kwargs), rows, half) for half in (slice(rows // 2), slice(rows // 2, None))
+        networks = (positive, self.other) if self.conditional_first else (self.other, positive)
+        halves = (slice(rows // 2), slice(rows // 2, None))
+        return join_answers(
+            *(
+                call_network(network, take_half((args, kwargs), rows, half, self.conditional_first))
+                for network, half in zip(networks, halves, strict=True)
+            )
         )
-        return join_answers(call_network(self.other, unconditional), call_network(positive, conditional))
 
     def other(self, *args: Any, **kwargs: Any) -> Any:
         with self.around():
@@ -106,8 +116,9 @@ def route_calls(
         guided: see `Routing`, as `around`.
     """
     positive: Any = vars(network).get("_compiled_call_impl") or network._call_impl
-    routing = Routing(positive if negative is network else negative, guided, around)
     inner, other = uncompiled_network(network), uncompiled_network(negative)
+    first = isinstance(inner, CONDITIONAL_FIRST)
+    routing = Routing(positive if negative is network else negative, guided, around, first)
     with ExitStack() as stack:
         stack.enter_context(answer_calls(network, routing.answer))
         if isinstance(inner, CacheMixin):
@@ -136,19 +147,30 @@ def call_network(network: Callable[..., Any], arguments: tuple[tuple[Any, ...], 
     return network(*args, **kwargs)
 
 
-def take_half(tree: Any, rows: int, half: slice) -> Any:
-    """One half of every tensor with that many rows, however deep: IP-adapters pass lists, ControlNets tuples."""
+def take_half(tree: Any, rows: int, half: slice, of_lists: bool = False) -> Any:
+    """One half of every tensor with that many rows, however deep: IP-adapters pass lists, ControlNets tuples.
+
+    Args:
+        of_lists: whether a list of that many is a batch, too.
+    """
     if isinstance(tree, Tensor):
         return tree[half] if tree.ndim and len(tree) == rows else tree
     if isinstance(tree, dict):
-        return {name: value if name in UNBATCHED else take_half(value, rows, half) for name, value in tree.items()}
+        return {
+            name: value if name in UNBATCHED else take_half(value, rows, half, of_lists)
+            for name, value in tree.items()
+        }
+    if of_lists and isinstance(tree, list) and len(tree) == rows:
+        return tree[half]
     if isinstance(tree, list | tuple):
-        return type(tree)(take_half(value, rows, half) for value in tree)
+        return type(tree)(take_half(value, rows, half, of_lists) for value in tree)
     return tree
 
 
 def join_answers(first: Any, second: Any) -> Any:
-    """Both answers as one batch, in the form that they have: a tuple, or diffusers' output object."""
+    """Both answers as one batch, in the form that they have: a tuple, diffusers' output object, or a list of rows."""
+    if isinstance(first, list):
+        return first + second
     if isinstance(first, Tensor):
         return torch.cat([first, second])
     if isinstance(first, dict):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from diffpo.core.refusal import Refusal
@@ -71,6 +72,11 @@ class UserBranch(Adapter):
         return ("personalization", *(() if self.lora is None else self.lora.tags))
 
     def attach(self, network: Any, seed: int = 0) -> None:
+        if not isinstance(network, UNet2DConditionModel):
+            raise Refusal(
+                f"UserBranch is for UNets of Stable Diffusion, and this network is a {type(network).__name__}; set "
+                "base.adapter to diffpo.diffusion.LoRA, or train another base."
+            )
         if self.lora is None:
             network.requires_grad_(False)
         else:

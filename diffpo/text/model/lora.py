@@ -1,6 +1,5 @@
 """LoRA on a causal language model, in the files that peft and transformers load."""
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -19,11 +18,11 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
+from diffpo.lora.layers import OUTER, save_for_peft
 from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.whole import match_weights, require_finite, tell_unwrapped, unwrap_name
@@ -38,7 +37,6 @@ from diffpo.train.adapters import (
     require_bare,
 )
 
-OUTER = "base_model.model."  # of names in peft's files: where a network stands in a PeftModel
 INITS = (True, False, "gaussian", "eva", "orthogonal")  # ways to begin that leave the base as it is
 
 
@@ -55,11 +53,7 @@ class TextAdapter(Adapter):
             layers = get_peft_model_state_dict(
                 network, state_dict=trained, adapter_name=TRAINED, save_embedding_layers=False
             )
-            config = copy.copy(network.peft_config[TRAINED])
-            vars(config).update({key: sorted(x) for key, x in vars(config).items() if isinstance(x, set)})
-            config.save_pretrained(str(folder))
-            weights = {f"{OUTER}{name}": tensor.contiguous() for name, tensor in layers.items()}
-            save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+            save_for_peft(network, layers, TRAINED, folder)
 
     def load(self, pipeline: Any, folder: Path) -> None:
         inject_saved(pipeline.network, str(folder), TRAINED)

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKLQwenImage
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from tiny import pair_folder, trained
-from tiny_families import flux, klein, qwen_image, sana, sd3, z_image
+from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
 from tiny_runs import SHORT
 
 from diffpo.core.refusal import Refusal
@@ -26,12 +26,14 @@ from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.families.common import unpack_square
 from diffpo.diffusion.families.flux import Flux
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
+from diffpo.diffusion.families.pixart_sigma import PixArtSigma
 from diffpo.diffusion.families.qwen_image import QwenImage
 from diffpo.diffusion.families.sana import Sana
 from diffpo.diffusion.families.sd3 import SD3
 from diffpo.diffusion.families.z_image import ZImage
 from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.lora import LoRA
+from diffpo.diffusion.model.model_card import write_snippet
 from diffpo.diffusion.objective.guard import Guard
 from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid
@@ -64,6 +66,12 @@ def second_half(pipe, args, kwargs, out):
     return x[2:], kwargs["timestep"][2:], out[2:]
 
 
+def second_half_without_variance(pipe, args, kwargs, out):
+    """As `second_half`; the network also says a variance."""
+    x, told, out = second_half(pipe, args, kwargs, out)
+    return x, told, out[:, :4]
+
+
 def packed(pipe, args, kwargs, out):
     """The network takes tokens of 2 x 2 latents and a time from 0 to 1."""
     return unpack_square(kwargs["hidden_states"]), 1000 * kwargs["timestep"], unpack_square(out)
@@ -88,6 +96,7 @@ CASES = {
     "Qwen-Image": Case(QwenImage(), qwen_image, packed),
     "Z-Image": Case(ZImage(), z_image, first_half_of_lists),
     "Sana": Case(Sana(length=64), sana, second_half),
+    "PixArt-Sigma": Case(PixArtSigma(length=64), pixart, second_half_without_variance),
     "SD3 without T5": Case(SD3(), lambda: sd3(with_t5=False), second_half),
 }
 
@@ -225,7 +234,7 @@ def test_a_run_is_saved_as_a_plain_pipeline_loads_it_and_leaves_its_reference_al
     model.save(tmp_path)
     tuned = draw(case, model.pipeline())
     assert (tuned - before).abs().max() > 1e-3
-    for loaded in (load_tuned(base, tmp_path), loaded_by_diffusers(case, root, tmp_path, adapter)):
+    for loaded in (load_tuned(base, tmp_path), loaded_by_card(base, tmp_path)):
         torch.testing.assert_close(draw(case, loaded), tuned, rtol=0, atol=1e-5)
     with torch.no_grad():
         again = frozen(lambda network: replace(model.denoiser, unet=network).out(batch.latents, at(2), batch.cond))
@@ -241,14 +250,11 @@ def adam(parameters):
     return torch.optim.AdamW(parameters, lr=3e-2)
 
 
-def loaded_by_diffusers(case: Case, root: Path, folder: Path, adapter: LoRA | None) -> Any:
-    absent = dict.fromkeys(name for name in case.family.optional if not (root / "base" / name).exists())
-    if adapter is None:
-        network = case.family.network.from_pretrained(folder, subfolder=case.family.part)
-        return case.family.pipeline.from_pretrained(root / "base", **{case.family.part: network}, **absent)
-    pipe = case.family.pipeline.from_pretrained(root / "base", **absent)
-    pipe.load_lora_weights(str(folder))
-    return pipe
+def loaded_by_card(base: StableDiffusion, folder: Path) -> Any:
+    """By the lines that the model card says."""
+    names: dict[str, Any] = {}
+    exec(write_snippet(base, base.family.pipeline.__name__, str(folder)), names)
+    return names["pipe"]
 
 
 def errors(model: LoadedStableDiffusion, data: PairData) -> torch.Tensor:
@@ -284,7 +290,7 @@ def test_sides_of_another_multiple_are_refused_before_anything_is_encoded(case, 
 def test_a_kernel_that_cannot_act_is_refused_and_one_that_can_is_set(case):
     network = case.make().components[case.family.part]
     case.family.attend(network, "native")
-    if isinstance(case.family, SD3 | Sana | QwenImage | ZImage):
+    if isinstance(case.family, SD3 | Sana | QwenImage | ZImage | PixArtSigma):
         with pytest.raises(Refusal, match="base.attention flash cannot act on a .*; set it to native"):
             case.family.attend(network, "flash")
     else:
@@ -292,6 +298,14 @@ def test_a_kernel_that_cannot_act_is_refused_and_one_that_can_is_set(case):
         found = {getattr(module.processor, "_attention_backend", None) for module in attentions(network)}
         assert found == {AttentionBackendName._NATIVE_FLASH}
     assert _AttentionBackendRegistry.get_active_backend()[0] == AttentionBackendName.NATIVE  # of other networks
+
+
+def test_a_lora_of_klein_is_in_both_kinds_of_blocks():
+    network = klein().transformer
+    LoRA(rank=2).suited(Flux2Klein().lora_layers(network)).attach(network)
+    layers = {name.partition(".lora_A")[0] for name, _ in network.named_parameters() if ".lora_A." in name}
+    double = {f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}
+    assert layers == double | {f"single_transformer_blocks.0.attn.{name}" for name in ("to_qkv_mlp_proj", "to_out")}
 
 
 def attentions(network: Any) -> list[Any]:

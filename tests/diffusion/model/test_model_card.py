@@ -12,10 +12,13 @@ from tiny import drawn, pipeline, saved, saved_xl, trained
 from diffpo.data.layouts import PairFolder, PickAPic
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.families.flux import Flux
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.model.model_card import write_card
+from diffpo.diffusion.objective.noising import ForwardNoise, LogitNormal, Shifted
 from diffpo.diffusion.objective.preference import DenoisingPreference
+from diffpo.diffusion.objective.space import OutputSpace
 from diffpo.train.model_card import find_paths
 
 SETTINGS = "objective:\n  beta: 5000\n"
@@ -46,6 +49,19 @@ def test_base_method_data_report_command_and_recipe_are_named(tmp_path):
     assert "accelerate launch scripts/train.py '--preview.prompts=[a cat]'" in text
     assert "```yaml\nobjective:\n  beta: 5000\n```" in text
     assert re.search(r"diffpo \S+, torch \S+, diffusers \S+, transformers \S+, peft \S+,.* accelerate \S+\n", text)
+
+
+def test_of_a_family_that_was_named_the_card_says_guidance_space_and_times(tmp_path):
+    base, data = StableDiffusion("some/base", family=Flux(guidance=2.5)), PairData(PairFolder("my/pairs"))
+    times = Shifted(LogitNormal(), shift=None)
+    objective = DenoisingPreference(noising=ForwardNoise(times), space=OutputSpace())
+    (tmp_path / "run").mkdir()
+    write_card(tmp_path / "run", base, data, objective, "", SETTINGS, "FluxPipeline")
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert "called as `Flux(length=512, guidance=2.5)`. If guidance is embedded in it, it was told 2.5" in text
+    assert "Space: `OutputSpace()`." in text
+    assert f"Noising: `ForwardNoise(times={times})`." in text
+    assert "called as" not in card(tmp_path / "plain")
 
 
 def test_the_head_of_a_full_model_says_what_hubs_ask_for(tmp_path):

@@ -1,10 +1,17 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
 from tiny import denoiser, draws, image_batch
+from torch import nn
 
 from diffpo.core.refusal import Refusal
+from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.objective.noising import Among, ForwardNoise, LogitNormal, Shifted, Skewed, Uniform
 
 
@@ -111,6 +118,65 @@ def test_shifted_times_are_the_nearest_to_those_of_a_shifted_table_of_diffusers(
     ours = Shifted(Uniform(), shift).moved(torch.arange(1000), 1000) + 1
     assert (ours - table).abs().max() <= 0.51
     assert Shifted(Uniform(), shift).met(1000).max() == 999
+
+
+BY_TOKENS = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "max_image_seq_len": 4096}
+
+
+def flow(picture: tuple[int, int, int] = (4, 8, 8), **scheduler):
+    """A flow whose network takes 2 x 2 latents as a token, and the shape of a picture's latents."""
+    return Denoiser.from_scheduler(nn.Identity(), FlowMatchEulerDiscreteScheduler(**scheduler), Flux()), picture
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "side"),
+    [(BY_TOKENS, 32), (BY_TOKENS, 128), (BY_TOKENS | {"max_shift": 0.9, "max_image_seq_len": 8192}, 64)]
+    + [(BY_TOKENS | {"base_shift": 1.5, "max_shift": 3.0, "time_shift_type": "linear"}, 64)],
+    ids=["FLUX.1 at 256 pixels", "FLUX.1 at 1024", "Qwen-Image at 512", "linear"],
+)
+def test_times_shifted_by_tokens_have_the_density_of_diffusers_tables(scheduler, side):
+    """Of the table that its sampler has for as many tokens, indexed by the density of its training scripts."""
+    theirs = FlowMatchEulerDiscreteScheduler(**scheduler)
+    config = theirs.config
+    bounds = config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+    theirs.set_timesteps(1000, mu=calculate_shift((side // 2) ** 2, *bounds))
+    times = Shifted(LogitNormal(), shift=None).on(*flow((16, side, side), **scheduler))
+    assert isinstance(times, Shifted)
+    exact = times.moved(torch.arange(1000), 1000) + 1
+    assert (exact - theirs.timesteps.flip(0)).abs().max() <= 0.51
+    n = 4000
+    density = compute_density_for_timestep_sampling(
+        "logit_normal", n, logit_mean=0.0, logit_std=1.0, generator=torch.Generator().manual_seed(0)
+    )
+    drawn, at = times(1000, draws(n)).float() + 1, torch.linspace(0.05, 0.95, 19)
+    torch.testing.assert_close(
+        drawn.quantile(at), theirs.timesteps[(density * 1000).long()].quantile(at), rtol=0, atol=20.0
+    )
+
+
+def test_each_batch_has_the_shift_of_its_own_shape():
+    times = Shifted(Uniform(), shift=None)
+    small, large = (times.on(*flow((16, side, side), **BY_TOKENS)) for side in (32, 128))
+    assert isinstance(small, Shifted)
+    assert isinstance(large, Shifted)
+    assert (small.shift, large.shift) == (pytest.approx(math.exp(0.5)), pytest.approx(math.exp(1.15)))
+    batch, drawn = image_batch(2000), draws(2000)
+    ours = replace(denoiser(), shift=flow(**BY_TOKENS)[0].shift)
+    seen = ForwardNoise(times)(ours, None, batch, drawn).t
+    assert torch.equal(seen, times.on(ours, batch.latents.shape[2:])(1000, drawn))
+    assert (seen > Uniform()(1000, drawn)).float().mean() > 0.9
+
+
+def test_a_number_is_the_shift_of_every_shape_and_wrapped_times_are_asked_too():
+    assert Shifted(Uniform(), 3.0).on(*flow()) == Shifted(Uniform(), 3.0)
+    on = flow((16, 128, 128), **BY_TOKENS)
+    twice = Shifted(Shifted(Uniform(), shift=None), 2.0).on(*on)
+    assert twice == Shifted(Shifted(Uniform(), shift=None).on(*on), 2.0)
+
+
+def test_a_base_whose_sampler_knows_no_tokens_is_refused():
+    with pytest.raises(Refusal, match=r"moves times by no number of tokens .*; give Shifted a shift"):
+        Shifted(shift=None).on(*flow(shift=3.0))
 
 
 @pytest.mark.parametrize("wrong", [lambda: LogitNormal(std=0.0), lambda: Shifted(shift=0.0)])

@@ -121,7 +121,7 @@ def test_what_is_there_is_not_overwritten(world, tmp_path):
 
 def test_a_base_without_config_or_safetensors_says_what_it_needs(world, tmp_path):
     (tmp_path / "diffusion_pytorch_model.bin").touch()
-    with pytest.raises(Refusal, match="has no UNet in safetensors .*save_pretrained"):
+    with pytest.raises(Refusal, match="has no network in safetensors .*save_pretrained"):
         opened_base(str(tmp_path))
     weights = (world / "base" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(weights)

@@ -1,0 +1,101 @@
+"""What a base or a run of a family cannot be is told in one line, before a step is made."""
+
+from pathlib import Path
+
+import pytest
+from tiny import pair_folder
+from tiny_families import flux, sd3
+
+from diffpo.core.refusal import Refusal
+from diffpo.data.layouts import PairFolder
+from diffpo.diffusion.data.encoded import EncodedPairs
+from diffpo.diffusion.data.framing import Framing
+from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.encode.encode import encode_pairs
+from diffpo.diffusion.encode.fingerprint import require_encoded_for
+from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.families.qwen_image import QwenImage
+from diffpo.diffusion.families.sana import Sana
+from diffpo.diffusion.families.sd3 import SD3
+from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
+from diffpo.diffusion.model.lora import LoRA
+from diffpo.diffusion.users.branch import UserBranch
+
+TOO_LARGE = r"places for pictures of up to 256 pixels a side, these have {}; lower data.framing.resolution"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("bad")
+    sd3(with_t5=False).save_pretrained(root / "base")
+    flux().save_pretrained(root / "flux")
+    pair_folder(root / "pairs", n=2)
+    return root
+
+
+def base(root: Path, **settings) -> StableDiffusion:
+    return StableDiffusion(str(root / "base"), family=SD3(length=1), **settings)
+
+
+def data(root: Path, side: int = 64) -> PairData:
+    return PairData(PairFolder(str(root / "pairs")), framing=Framing(side, flip=False), workers=0)
+
+
+def test_pictures_beyond_a_table_of_places(root):
+    model = base(root).load()
+    with pytest.raises(Refusal, match=TOO_LARGE.format(272)):
+        model.first(data(root, 272).open(0), 1)
+    with pytest.raises(Refusal, match=TOO_LARGE.format(512)):
+        generate_pictures(model.pipeline(), ["two"], [0], steps=1, side=512)
+
+
+def test_sides_that_a_pipeline_does_not_draw(root):
+    with pytest.raises(Refusal, match="SD3 draws sides that are multiples of 16, not 72"):
+        generate_pictures(load_pipeline(base(root)), ["two"], [0], steps=1, side=72)
+
+
+def test_blocks_that_diffusers_does_not_name(root):
+    with pytest.raises(Refusal, match="names no blocks of a SD3Transformer2DModel to compile; set base"):
+        base(root, compile=True).load()
+
+
+@pytest.mark.parametrize("where", ["path", "unet"])
+def test_a_single_file_of_a_transformer(root, where):
+    file = str(root / "base" / "transformer" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(Refusal, match=f"{file} is a single file, .*; name a folder of a StableDiffusion3Pipeline"):
+        StableDiffusion(**{"path": str(root / "base"), where: file}, family=SD3()).load()
+
+
+def test_users(root):
+    with pytest.raises(Refusal, match="UserBranch is for UNets of .*, and this network is a SD3.*; set base.adapter"):
+        base(root, adapter=UserBranch(2, 8)).load()
+
+
+def test_layers_that_a_network_lacks(root):
+    with pytest.raises(Refusal, match="SD3Transformer2DModel has no layer 'to_z'; name others in base"):
+        base(root, adapter=LoRA(targets=["to_z"])).load()
+
+
+@pytest.mark.parametrize(("family", "most"), [(SD3, 512), (Flux, 512), (QwenImage, 1024)])
+def test_lengths_that_a_pipeline_does_not_read(family, most):
+    assert family(length=most).length == most
+    with pytest.raises(Refusal, match=f"length of {family.__name__} must be at most {most}, .* got {most + 1}"):
+        family(length=most + 1)
+    with pytest.raises(Refusal, match="length of Sana must be at least 1, got 0"):
+        Sana(length=0)
+
+
+def test_pairs_that_were_encoded_for_another_length_guidance_or_family(root, tmp_path):
+    def asked(folder: str, family) -> StableDiffusion:
+        return StableDiffusion(str(root / folder), family=family)
+
+    encode_pairs(asked("flux", Flux(length=16)), data(root), tmp_path / "encoded")
+    encoded = PairData(EncodedPairs(str(tmp_path / "encoded")))
+    require_encoded_for(asked("flux", Flux(length=16)), encoded)
+    wrong = [("flux", Flux(length=32)), ("flux", Flux(length=16, guidance=3.5)), ("base", SD3(length=16))]
+    for folder, family in wrong:
+        with pytest.raises(
+            Refusal, match=r"family was 'Flux\(length=16, guidance=1.0\)' and is .*; encode the pairs anew"
+        ):
+            require_encoded_for(asked(folder, family), encoded)
