@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from pydoc import locate
@@ -70,12 +71,32 @@ def settle_overrides(args: list[str], resolve: Resolve) -> tuple[list[str], list
             lost = sorted(key for key, name in fields_of.items() if name not in kept)
             drops |= {key: Drop(" ".join(step), key, held[key]) for key in lost if key in held}
             said -= set(lost)
-        settled += step
+        settled += spell_null(step, named, lambda: resolve(settled))
         said |= named.keys()
         options = options - overruled if is_file else options | named.keys()
         drops = {key: drop for key, drop in drops.items() if key not in named}
         drops |= {key: Drop(" ".join(step), key, earlier[key]) for key in sorted(overruled) if key in earlier}
     return settled, list(drops.values())
+
+
+def spell_null(step: list[str], named: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]) -> list[str]:
+    """The same option; null for an argument of a class within a class as the whole of the outermost one.
+
+    jsonargparse 4.53 takes such a null for the text "None".
+    """
+    (name, value), *more = named.items()
+    place, _, field = name.rpartition(".")
+    if value is not None or more or "." not in place:
+        return step
+    root, _, inner = place.partition(".")
+    whole = deepcopy(resolve().get(root))
+    if not isinstance(whole, dict) or "class_path" not in whole:
+        return step
+    branch = find_branch(whole, inner)
+    if not isinstance(branch, dict) or "class_path" not in branch:
+        return step
+    branch.setdefault("init_args", {})[field] = None
+    return [f"--{root}={json.dumps(whole)}"]
 
 
 def tell_drops(drops: list[Drop], final: Mapping[str, Any]) -> list[str]:

@@ -62,6 +62,15 @@ def chosen(*args: str, main=program):
     return next(iter(line.arguments().values())), line.dropped
 
 
+def test_null_reaches_a_class_within_a_class(config):
+    inner = "objective.noising.times"
+    objective, dropped = chosen(config, f"--{inner}.high=500", f"--{inner}.high=null")
+    assert objective.noising.times == Uniform(low=100)
+    assert dropped == []
+    with pytest.raises(SystemExit):
+        chosen(config, f"--{inner}.nothing=null")
+
+
 def test_a_subclass_keeps_what_it_does_not_declare_anew(config):
     objective, dropped = chosen(config, f"--objective={path_of(DCPO)}")
     assert objective == DCPO(**vars(chosen(config)[0]))
