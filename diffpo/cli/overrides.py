@@ -71,7 +71,7 @@ def settle_overrides(args: list[str], resolve: Resolve) -> tuple[list[str], list
             lost = sorted(key for key, name in fields_of.items() if name not in kept)
             drops |= {key: Drop(" ".join(step), key, held[key]) for key in lost if key in held}
             said -= set(lost)
-        settled += spell_null(step, named, lambda: resolve(settled))
+        settled += spell_null(step, named, settled, resolve)
         said |= named.keys()
         options = options - overruled if is_file else options | named.keys()
         drops = {key: drop for key, drop in drops.items() if key not in named}
@@ -79,7 +79,7 @@ def settle_overrides(args: list[str], resolve: Resolve) -> tuple[list[str], list
     return settled, list(drops.values())
 
 
-def spell_null(step: list[str], named: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]) -> list[str]:
+def spell_null(step: list[str], named: Mapping[str, Any], before: list[str], resolve: Resolve) -> list[str]:
     """The same option; null for an argument of a class within a class as the whole of the outermost one.
 
     jsonargparse 4.53 takes such a null for the text "None".
@@ -89,7 +89,7 @@ def spell_null(step: list[str], named: Mapping[str, Any], resolve: Callable[[], 
     if value is not None or more or "." not in place:
         return step
     root, _, inner = place.partition(".")
-    whole = deepcopy(resolve().get(root))
+    whole = deepcopy(resolve(before).get(root))
     if not isinstance(whole, dict) or "class_path" not in whole:
         return step
     branch = find_branch(whole, inner)
