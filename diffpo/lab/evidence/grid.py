@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -23,11 +23,14 @@ class Tune:
         seed: of these runs.
         values: method: argument: what is tried of it; of two arguments, each value of one with each of the other.
         also: further overrides of these runs, by which development prompts judge them.
+        by: what decides: the mean utility, or the win rate over the base, ties half. A utility that punishes some
+            pictures hard, as those without a clean object, may choose otherwise than people would by comparing.
     """
 
     seed: int
     values: dict[str, dict[str, list[str | bool | int | float | None]]]
     also: list[str] = field(default_factory=list)
+    by: Literal["utility", "win_rate"] = "utility"
 
 
 @dataclass(frozen=True)

@@ -165,12 +165,12 @@ def run_all(plan: Grid, resolved: Mapping[str, Any], runs: Runs, jobs: int, need
 
 
 def tuned(plan: Grid, tune: Tune, runs: Runs, jobs: int) -> tuple[dict[str, list[str]], dict[str, dict[str, float]]]:
-    """For each method that is tuned, the overrides that did best, and the mean utility of all that were tried."""
+    """For each method that is tuned, the overrides that did best, and by what that is told of all that were tried."""
     inside, tries = runs.inside(TUNING), candidates(tune.values)
     methods = {run: plan.methods[method] + more for method in tries for run, more in tries[method].items()}
     trying = replace(plan, seeds=[tune.seed], methods=methods, also=[*plan.also, *tune.also], cost=False)
     run_all(trying, compared(trying), inside, jobs)
-    sweep = {method: swept(tries[method], inside, tune.seed) for method in tries}
+    sweep = {method: swept(tries[method], inside, tune.seed, tune.by) for method in tries}
     return {method: tries[method][max(found, key=found.__getitem__)] for method, found in sweep.items()}, sweep
 
 

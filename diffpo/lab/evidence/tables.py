@@ -36,9 +36,13 @@ def candidates(values: dict[str, dict[str, list]]) -> dict[str, dict[str, list[s
     return tries
 
 
-def swept(tries: dict[str, list[str]], runs: Runs, seed: int) -> dict[str, float]:
-    """Mean utility of each run that tried a value."""
-    return {name: float(np.mean(scores(runs, name, [seed], "tuned")[0])) for name in tries}
+def swept(tries: dict[str, list[str]], runs: Runs, seed: int, by: str = "utility") -> dict[str, float]:
+    """Mean utility of each run that tried a value, or its win rate over the base; see `Tune`."""
+    found = dict[str, float]()
+    for name in tries:
+        tuned, base = (np.array(scores(runs, name, [seed], model)[0]) for model in ("tuned", "base"))
+        found[name] = float(np.mean((1 + np.sign(tuned - base)) / 2 if by == "win_rate" else tuned))
+    return found
 
 
 def compare_resolved(

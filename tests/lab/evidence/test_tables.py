@@ -23,6 +23,7 @@ from diffpo.lab.evidence.tables import (
     rates,
     row_line,
     shown,
+    swept,
     win_rate_over_seeds,
 )
 from diffpo.processes.stopping import Stopped
@@ -151,6 +152,19 @@ def test_each_value_of_a_second_argument_is_tried_with_each_of_the_first():
 
 PLAN = Grid("a.yaml", {}, [0, 1], "sft")
 MODELS = {"base": {"base": "b"}, "sft": {"unet": "{output}/sft-{seed}"}}
+
+
+def test_the_value_that_wins_most_often_need_not_have_the_highest_mean(tmp_path):
+    for name, tuned in (("often", [0.1, 0.1, -1.0]), ("seldom", [0.5, 0.0, -0.2]), ("base", [0.0, 0.0, 0.0])):
+        folder = tmp_path / f"{name}-7"
+        listed(folder / "evaluation" / "base", [0.0, 0.0, 0.0])
+        listed(folder / "evaluation" / "tuned", tuned)
+        report = {"n_prompts": 3, "models": {"base": ENTRY, "tuned": ENTRY}, "versions": {}}
+        (folder / "report.json").write_text(json.dumps(report))
+    tries = {"often": [], "seldom": [], "base": []}
+    assert swept(tries, Runs(tmp_path), 7, "win_rate") == {"often": 2 / 3, "seldom": 0.5, "base": 0.5}
+    by_mean = swept(tries, Runs(tmp_path), 7)
+    assert max(by_mean, key=by_mean.__getitem__) == "seldom"
 
 
 def test_a_model_that_names_the_seed_is_another_for_each():
