@@ -79,7 +79,7 @@ def main(
         held_out = replace(held_out, beside=(capability,))
     if held_out and shift:
         run.accelerator.print(f"The shift is measured on {shift.report()}.")
-        if not (objective.requires.reference and reference is None):
+        if reference is not None or not objective.requires.reference:
             shift = replace(shift, base=model.reference())
         held_out = replace(held_out, beside=(*held_out.beside, shift))
     cached = (
