@@ -28,9 +28,9 @@ from diffpo.text.model.likelihoods import token_logps
 class DistributionShift:
     """Mean of (log p(answer) - log p_reference(answer)) / tokens over answers that the policy samples, in nats.
 
-    The distribution shift of the survey (arXiv:2503.11701): an estimate of KL(policy || reference) per token. 0 where
-    both are one, else positive but for the noise of the samples. The draws of all judgements are the same, and a token
-    that ends an answer counts; an answer that was cut is one of so many tokens.
+    The distribution shift of the survey (arXiv:2503.11701): 0 where both are one, else an estimate of KL(policy ||
+    reference) per token in which each answer counts alike, whatever its length. A token that ends an answer counts; an
+    answer that was cut is one of so many tokens. The draws of all judgements are the same.
 
     Processes share the prompts in whole batches, so no answer depends on how many there are; a network that is split
     over them is asked by all for all.
