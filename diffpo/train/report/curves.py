@@ -57,7 +57,7 @@ PANELS = (
         0.0,
     ),
     CurvePanel(
-        "shift: log-likelihood of the policy's own answers over the reference's, nats a token",
+        "shift: own answers' log-likelihood over the reference's, nats a token",
         {f"{HELD_OUT}shift": "shift"},
         0.0,
     ),
