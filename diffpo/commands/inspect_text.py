@@ -22,6 +22,7 @@ from diffpo.processes.launchers import autocast_type
 from diffpo.text.data.excerpts import tell_pairs
 from diffpo.text.data.pairs import HeldOutTexts, TextData, TextPairs, read_ordinary
 from diffpo.text.data.tokenizing import count_notes
+from diffpo.text.evaluation.shift import DistributionShift
 from diffpo.text.model.loading import CausalLM
 from diffpo.train.metrics import require_trackers
 from diffpo.train.report.forecast import tell_length, tell_needs, tell_trained, warn
@@ -83,13 +84,18 @@ def main(
     model = base.load(accelerator.device, storage, seed)
     model.require_fits(first, data.max_length)
     objective.attach(model.network, seed)
-    copied = storage.itemsize if objective.requires.reference and base.adapter is None and reference is None else 0
+    fresh = validation.fresh if validation else None
+    shift = DistributionShift.of(held_out.pairs, fresh) if fresh else None
+    needs_base = shift is not None or (objective.requires.reference and reference is None)
+    copied = storage.itemsize if needs_base and base.adapter is None else 0
     print(tell_trained(objective, base.path, base.adapter, model.network, fit), length, sep="\n")
     print(f"pairs       {opened.report()} {tell_tokens(opened)} {model.report()}".rstrip())
     if held_out:
         print(f"held out    {held_out.pairs.report()}")
     if ordinary := read_ordinary(validation):
         print(f"ordinary    {len(ordinary)} texts, by which the capability loss is measured")
+    if shift:
+        print(f"fresh       {shift.report()}, by which the shift is measured")
     print(tell_needs(model.network, [], copied, fit, output_dir, keeps_best=keeps_best(validation)))
     for warning in warn(accelerator.device, storage, data.workers):
         print(f"warning: {warning}")

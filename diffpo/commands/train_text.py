@@ -19,6 +19,7 @@ from diffpo.data.pairs import require_track
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.text.data.pairs import HeldOutTexts, TextData, read_ordinary
 from diffpo.text.evaluation.capability import CapabilityLoss
+from diffpo.text.evaluation.shift import DistributionShift
 from diffpo.text.model.loading import CausalLM, load_base, load_tuned
 from diffpo.text.model.model_card import write_card, write_text_snippet
 from diffpo.text.objective.reference_cache import cache_text_reference
@@ -66,7 +67,8 @@ def main(
     require_track(objective, "texts")
     run = open_run(fit, output_dir, seed, resume, settings)
     pairs, held_out = open_pairs(objective, data, validation, run, base.tokenizing())
-    ordinary = read_ordinary(validation)
+    ordinary, fresh = read_ordinary(validation), validation.fresh if validation else None
+    shift = DistributionShift.of(held_out.pairs, fresh) if held_out and fresh else None
     first = pairs.first(4)
     model = base.load(run.accelerator.device, run.storage, seed)
     model.require_fits(first, data.max_length)
@@ -74,7 +76,12 @@ def main(
         together = fit.per_device_batch_size
         capability = CapabilityLoss.of(model, ordinary, data.max_length, together, run.autocast())
         run.accelerator.print(capability.report())
-        held_out = replace(held_out, beside=capability)
+        held_out = replace(held_out, beside=(capability,))
+    if held_out and shift:
+        run.accelerator.print(f"The shift is measured on {shift.report()}.")
+        if reference is not None or not objective.requires.reference:
+            shift = replace(shift, base=model.reference())
+        held_out = replace(held_out, beside=(*held_out.beside, shift))
     cached = (
         partial(
             cache_text_reference,

@@ -1,6 +1,7 @@
 from .data.layouts import Conversations as Conversations
 from .data.layouts import ListOf as ListOf
 from .data.layouts import Lists as Lists
+from .data.pairs import FreshAnswers as FreshAnswers
 from .data.pairs import HeldOutTexts as HeldOutTexts
 from .data.pairs import OrdinaryTexts as OrdinaryTexts
 from .data.pairs import TextData as TextData
@@ -14,6 +15,7 @@ from .data.row_maps import WithRationale as WithRationale
 from .evaluation.capability import CapabilityLoss as CapabilityLoss
 from .evaluation.semantic import CLIPText as CLIPText
 from .evaluation.semantic import SentenceEncoder as SentenceEncoder
+from .evaluation.shift import DistributionShift as DistributionShift
 from .model.loading import CausalLM as CausalLM
 from .model.loading import LoadedCausalLM as LoadedCausalLM
 from .model.loading import Quantization as Quantization

@@ -25,7 +25,8 @@ from diffpo.train.state.best import OF_VALIDATION, KeepBest
 
 # Policy as wrapped for training, collated batch and its draws -> what the objective calls policy and batch.
 Prepare = Callable[[nn.Module, Any, Draws], tuple[Any, Any]]
-Measure = Callable[[nn.Module], dict[str, Float[Tensor, ""]]]  # of the network as wrapped for training
+# Of the network as wrapped for training, and the run's reference if it has one.
+Measure = Callable[[nn.Module, Reference | None], dict[str, Float[Tensor, ""]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +38,14 @@ class Validation:
         every: optimiser steps between judgements; one more comes at the end.
         count: pairs judged, rounded up to whole batches; more than there are count twice, with other noise.
         keep_best: what decides which weights are the result; None exports the last.
-        beside: what else is measured of the network, under the same names on every process; None is nothing.
+        beside: what else is measured of the network, under the same names on every process.
     """
 
     pairs: Pairs
     every: int
     count: int
     keep_best: KeepBest | None = None
-    beside: Measure | None = None
+    beside: tuple[Measure, ...] = ()
 
     def begin(self, *learner: Any) -> None:
         """Note what has to be known of the policy before its first step; every process has to call it.
@@ -101,9 +102,9 @@ class Validation:
                 result = objective(trained, reference, encoded, draws)
             meter.add(result.metrics)
             meter.add_number("loss", result.loss)
-        if self.beside is not None:
+        for measure in self.beside:
             with run.autocast():
-                measured = self.beside(model)
+                measured = measure(model, reference)
             for name, value in measured.items():
                 meter.add_number(name, value)
         policy.train()

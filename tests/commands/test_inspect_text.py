@@ -53,6 +53,12 @@ def test_texts_that_are_cut_are_counted_over_all_the_data(world, capsys):
     assert "prompts were cut on the left" in told(world, capsys, "--data.max_prompt_length=1")
 
 
+def test_answers_that_are_sampled_are_told(world, capsys):
+    read = ("--validation.fresh.prompts=2", "--validation.fresh.tokens=9", "--validation.share=0.4")
+    said = "fresh       2 held-out prompts, each answered with at most 9 tokens, by which the shift is measured"
+    assert said in told(world, capsys, *read)
+
+
 def test_ordinary_texts_are_counted(world, capsys):
     (world / "ordinary.txt").write_text("one\n\ntwo\n")
     read = (f"--validation.ordinary.path={world / 'ordinary.txt'}", "--validation.share=0.4")

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache
 
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
+from diffpo.text.evaluation.sampling import gumbel, sample_tokens
 
 
 @dataclass(frozen=True)
@@ -55,36 +52,9 @@ def write(
     for begin in tqdm(range(0, len(asked), writing.batch_size), desc=title, disable=title is None):
         some = asked[begin : begin + writing.batch_size]
         rows = tuple(range(begin, begin + len(some)))
-        noise = gumbel(Draws(writing.seed, (0,) * len(some), rows), writing.tokens, model.config.vocab_size)
-        written += tokenizer.batch_decode(
-            sample_tokens(model, tokenizer, some, writing.temperature * noise), skip_special_tokens=True
-        )
+        noise = gumbel(Draws(writing.seed, (0,) * len(some), rows), "tokens", writing.tokens, model.config.vocab_size)
+        steps = (writing.temperature * noise).unbind(1)
+        ids = tokenizer(some).input_ids
+        tokens = sample_tokens(model, ids, steps, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        written += tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [written[begin : begin + writing.rewrites] for begin in range(0, len(written), writing.rewrites)]
-
-
-def gumbel(draws: Draws, tokens: int, vocabulary: int) -> Float[Tensor, "n t v"]:
-    uniform = torch.special.ndtr(draws.normal("tokens", tokens, vocabulary).double())
-    return -(-uniform.log()).log()
-
-
-@torch.no_grad()
-def sample_tokens(
-    model: Any, tokenizer: Any, prompts: list[str], noise: Float[Tensor, "n t v"]
-) -> list[Int[Tensor, " s"]]:
-    """Tokens after each prompt up to the end of its rewrite, the likeliest ones under logits plus noise."""
-    device = model.device
-    asked = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(device)
-    fed, attended, chosen = asked.input_ids, asked.attention_mask, list[Tensor]()
-    cache = DynamicCache(config=model.config)
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    for step in noise.to(device, torch.float32).unbind(1):
-        positions = (attended.cumsum(-1) - 1).clamp(min=0)[:, -fed.shape[1] :]
-        said = model(fed, attended, positions, cache, use_cache=True)  # releases name the cache differently
-        fed = (said.logits[:, -1].float() + step).argmax(-1, keepdim=True)
-        attended = torch.cat([attended, torch.ones_like(fed)], dim=1)
-        chosen.append(fed)
-        ended |= fed[:, 0] == tokenizer.eos_token_id
-        if ended.all():
-            break
-    tokens = torch.cat(chosen, dim=1).cpu()
-    return [row[: int(((row == tokenizer.eos_token_id).cumsum(0) == 0).sum())] for row in tokens]

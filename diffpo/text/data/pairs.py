@@ -244,6 +244,32 @@ class OrdinaryTexts(Prompts):
 
 
 @dataclass(frozen=True)
+class FreshAnswers:
+    """Answers that a policy samples to prompts of held-out pairs, as it would at temperature 1.
+
+    Args:
+        prompts: how many are answered once each; all of them if there are fewer. Which ones is decided by the seed.
+        tokens: at most so many; an answer that has not ended by then is cut. Prompts are cut on the left to leave room
+            for them in data.max_length.
+        seed: of prompts and draws, the same at each judgement.
+        batch_size: answers at a time; part of what decides their last bits.
+
+    Raises:
+        Refusal: if a number is out of its range.
+    """
+
+    prompts: int = 64
+    tokens: int = 64
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self):
+        counts = {"prompts": self.prompts, "tokens": self.tokens, "batch_size": self.batch_size}
+        require_at_least(1, **{f"validation.fresh.{name}": count for name, count in counts.items()})
+        require_at_least(0, **{"validation.fresh.seed": self.seed})
+
+
+@dataclass(frozen=True)
 class HeldOutTexts(ValidationSplit):
     """Held-out pairs of texts.
 
@@ -251,9 +277,12 @@ class HeldOutTexts(ValidationSplit):
         ordinary: texts that no preference is about, by which the capability loss is measured, as
             `validation/capability/loss` (`diffpo.text.CapabilityLoss`); all of them are read at each judgement. Null
             measures none.
+        fresh: answers that the policy samples itself at each judgement, by which its shift from the model before
+            training is measured, as `validation/shift` (`diffpo.text.DistributionShift`). Null samples none.
     """
 
     ordinary: OrdinaryTexts | None = None
+    fresh: FreshAnswers | None = None
 
     def plain(self, data: TextData) -> TextData:
         return data

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffpo.core.references import Reference
 from diffpo.data.rows import PairRow
 from diffpo.text.data.batches import TokenBatch
 from diffpo.text.data.pairs import Example, TextReader
@@ -56,7 +57,7 @@ class CapabilityLoss:
         base.network.train()
         return cls(batches, before)
 
-    def __call__(self, model: nn.Module) -> dict[str, Float[Tensor, ""]]:
+    def __call__(self, model: nn.Module, reference: Reference | None = None) -> dict[str, Float[Tensor, ""]]:
         """What a validation logs of a network in evaluation mode."""
         lost = measure_nll(model, self.batches) - self.before
         return {"capability/loss": torch.tensor(lost, device=self.batches[0].ids.device)}

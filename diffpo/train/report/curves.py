@@ -56,6 +56,11 @@ PANELS = (
         {f"{HELD_OUT}capability/loss": "capability loss"},
         0.0,
     ),
+    CurvePanel(
+        "shift: own answers' log-likelihood over the reference's, nats a token",
+        {f"{HELD_OUT}shift": "shift"},
+        0.0,
+    ),
     CurvePanel("log-likelihood of the texts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
 )
 

@@ -3,7 +3,8 @@ import torch
 from tiny_text import language_model
 
 from diffpo.lab.rewrites.build import build_tokenizer
-from diffpo.lab.rewrites.shift import estimate_shift, log_likelihood, tokenize_answers
+from diffpo.lab.rewrites.shift import estimate_shift, tokenize_answers
+from diffpo.text.evaluation.shift import sum_logps
 from diffpo.text.model.loading import CausalLM, load_base
 
 ASKED = ["a red circle:", "a blue cross on navy:"]
@@ -26,7 +27,8 @@ def test_a_model_has_not_moved_from_itself(models):
 def test_the_shift_is_the_mean_difference_of_log_likelihoods_and_turns_round_with_the_models(models):
     one, other = models
     texts = [(prompt, text) for prompt, each in zip(ASKED, WRITTEN, strict=True) for text in each]
-    apart = log_likelihood(one, tokenize_answers(one, texts)) - log_likelihood(other, tokenize_answers(one, texts))
+    batch = tokenize_answers(one, texts)
+    apart = sum_logps(one.network, batch) - sum_logps(other.network, batch)
     assert estimate_shift(one, other, ASKED, WRITTEN) == pytest.approx(apart.mean().item())
     assert estimate_shift(other, one, ASKED, WRITTEN) == pytest.approx(-apart.mean().item())
     assert apart.abs().max() > 1e-3
@@ -38,4 +40,4 @@ def test_a_likelihood_is_of_the_rewrite_and_its_end_given_the_prompt(models):
     logits = model.network(batch.ids[0]).logits.log_softmax(-1)[0, :-1]
     each = logits.gather(-1, batch.ids[0, 0, 1:, None])[:, 0]
     begin = len(model.tokenizing(ASKED[0], WRITTEN[0][0]).prompt)
-    torch.testing.assert_close(log_likelihood(model, batch)[0], each[begin - 1 :].sum())
+    torch.testing.assert_close(sum_logps(model.network, batch)[0], each[begin - 1 :].sum())

@@ -4,9 +4,8 @@ import pytest
 import torch
 from tiny_text import language_model
 
-from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
-from diffpo.lab.rewrites.writing import Writing, gumbel, write
+from diffpo.lab.rewrites.writing import Writing, write
 
 PROMPTS = ["a red circle:", "something blue at the top:", "cross:"]
 WRITING = Writing(rewrites=3, tokens=6)
@@ -45,13 +44,6 @@ def test_a_rewrite_stops_at_the_end_of_its_sequence(model, tokenizer, monkeypatc
     torch.nn.init.zeros_(ending.lm_head.weight)
     ending.lm_head.bias.data = 1e3 * (torch.arange(len(tokenizer)) == tokenizer.eos_token_id).float()
     assert write(ending, tokenizer, PROMPTS, WRITING) == [[""] * 3] * 3
-
-
-def test_gumbel_noise_samples_the_softmax():
-    draws = Draws(0, (0,) * 4000, tuple(range(4000)))
-    logits = torch.tensor([0.1, 0.6, 0.3]).log()
-    picked = (logits + gumbel(draws, 1, 3)[:, 0]).argmax(-1)
-    assert torch.bincount(picked).div(4000).tolist() == pytest.approx([0.1, 0.6, 0.3], abs=0.03)
 
 
 def test_impossible_settings_are_refused():

@@ -40,12 +40,14 @@ def test_held_out_pairs_are_drawn_beside_those_of_training(tmp_path):
     ]
 
 
-def test_what_validation_alone_measures_has_a_panel_of_its_own(tmp_path):
-    lines = [{"step": 10, "validation/capability/loss": 0.0}, {"step": 20, "validation/capability/loss": 0.25}]
-    read = read_curves(logged(tmp_path, lines) / "metrics.jsonl")
+@pytest.mark.parametrize(
+    ("name", "label"), [("validation/capability/loss", "capability loss"), ("validation/shift", "shift")]
+)
+def test_what_validation_alone_measures_has_a_panel_of_its_own(tmp_path, name, label):
+    read = read_curves(logged(tmp_path, [{"step": 10, name: 0.0}, {"step": 20, name: 0.25}]) / "metrics.jsonl")
     [panel] = [panel for panel in PANELS if any(name in read for name in panel.names)]
-    assert panel.title.startswith("capability loss")
-    assert list(curves_of(panel, read)) == [("capability loss", [(10, 0.0), (20, 0.25)], False)]
+    assert panel.title.startswith(label)
+    assert list(curves_of(panel, read)) == [(label, [(10, 0.0), (20, 0.25)], False)]
 
 
 def test_a_picture_has_a_panel_for_what_was_logged_and_the_same_bytes_again(tmp_path):
