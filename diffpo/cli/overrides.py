@@ -84,9 +84,9 @@ def spell_null(step: list[str], named: Mapping[str, Any], before: list[str], res
 
     jsonargparse 4.53 takes such a null for the text "None".
     """
-    (name, value), *more = named.items()
+    name = next(iter(named), "")
     place, _, field = name.rpartition(".")
-    if value is not None or more or "." not in place:
+    if named != {name: None} or "." not in place:
         return step
     root, _, inner = place.partition(".")
     whole = deepcopy(resolve(before).get(root))

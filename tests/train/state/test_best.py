@@ -30,7 +30,7 @@ class Told(Validation):
 
 
 def told(*values: float, first: int = 1, **keep) -> Told:
-    return Told(Points(), 1, 2, replace(LOWEST, **keep), values, first)
+    return Told(Points(), 1, 2, replace(LOWEST, **keep), values=values, first=first)
 
 
 def best_of(folder) -> dict:
