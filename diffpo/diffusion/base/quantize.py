@@ -23,10 +23,10 @@ def quantized_layers(network: nn.Module) -> dict[str, nn.Module]:
     all blocks share, and the last layer with its norm. Norms and convolutions stay in the blocks, too.
     """
     lists = [f"{name}." for name, child in network.named_children() if isinstance(child, nn.ModuleList)]
-    return {name: layer for name, layer in linear_layers(network) if name.startswith(tuple(lists))}
+    return {name: layer for name, layer in find_linear(network) if name.startswith(tuple(lists))}
 
 
-def linear_layers(network: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+def find_linear(network: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear))
 
 
@@ -62,7 +62,7 @@ class Quantizing:
         Args:
             network: as it will be loaded; it needs no weights.
         """
-        left_out, shared = list_left_out(network), self.shared(network)
+        left_out, shared = list_kept(network), self.shared(network)
         if PACKAGES[self.kind] == "torchao":
             return CONFIGS[self.kind]([f"{name}.weight" for name in left_out], self.compute)
         return CONFIGS[self.kind]([name for name in left_out if name not in shared], self.compute)
@@ -76,13 +76,13 @@ class Quantizing:
         if PACKAGES[self.kind] == "torchao":
             return []
         last = {name.rpartition(".")[2] for name in quantized_layers(network)}
-        return [name for name in list_left_out(network) if name in last]
+        return [name for name in list_kept(network) if name in last]
 
 
-def list_left_out(network: nn.Module) -> list[str]:
+def list_kept(network: nn.Module) -> list[str]:
     """The linear layers that are not quantized."""
     layers = quantized_layers(network)
-    return [name for name, _ in linear_layers(network) if name not in layers]
+    return [name for name, _ in find_linear(network) if name not in layers]
 
 
 @torch.no_grad()

@@ -23,8 +23,8 @@ from diffpo.diffusion.base import quantize
 from diffpo.diffusion.base.quantize import (
     Kind,
     Quantizing,
-    linear_layers,
-    list_left_out,
+    find_linear,
+    list_kept,
     quantized_layers,
     require_known,
 )
@@ -40,7 +40,9 @@ from diffpo.diffusion.families.sdxl import SDXL
 from diffpo.diffusion.families.z_image import ZImage
 from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.lora import LoRA
+from diffpo.diffusion.model.model_card import describe_path
 from diffpo.diffusion.objective.preference import DenoisingPreference
+from diffpo.diffusion.objective.reference_cache import identify_answers
 from diffpo.diffusion.objective.space import OutputSpace
 from diffpo.losses.logistic import Sigmoid
 from diffpo.train.fit import fit
@@ -136,8 +138,8 @@ def test_a_lora_on_a_quantized_base(name, kind, root, tmp_path):
 def test_layers_of_blocks_are_quantized_and_no_others(name, kind, root):
     config = replace(base_of(root, name), adapter=LoRA(rank=2, targets=["to_q"]))
     plain, model = load_pipeline(config), replace(config, quantize=kind).load()
-    layers = {layer.replace(".base_layer", ""): found for layer, found in linear_layers(model.unet)}
-    in_blocks, others = quantized_layers(plain.transformer), list_left_out(plain.transformer)
+    layers = {layer.replace(".base_layer", ""): found for layer, found in find_linear(model.unet)}
+    in_blocks, others = quantized_layers(plain.transformer), list_kept(plain.transformer)
     assert in_blocks
     assert {type(layers[layer]) for layer in in_blocks} == {LAYERS[kind]}
     assert {type(layers[layer]) for layer in others} == {nn.Linear}
@@ -214,7 +216,16 @@ def test_torchao_is_told_apart_the_last_layer_and_layers_of_its_name_in_blocks(m
     Quantizing("int8").config(network)
     (left_out,) = told
     assert "proj_out.weight" in left_out
-    names = [name for name, _ in linear_layers(network)]
+    names = [name for name, _ in find_linear(network)]
     skipped = {name for name in names if any(f"{w}." in f"{name}.weight" or w == f"{name}.weight" for w in left_out)}
     assert "single_transformer_blocks.0.proj_out" in quantized_layers(network)
-    assert skipped == set(list_left_out(network))
+    assert skipped == set(list_kept(network))
+
+
+def test_cards_and_remembered_answers_tell_a_quantized_reference_from_a_plain_one(root):
+    plain = StableDiffusion("nowhere", family=SD3(), adapter=LoRA())
+    few = replace(plain, quantize="nf4")
+    assert "it was quantized (nf4), as policy and reference" in describe_path(few, OBJECTIVE)
+    assert "quantized" not in describe_path(plain, OBJECTIVE)
+    asked = [identify_answers(OBJECTIVE, base, data(root), 0, torch.float32)["network"] for base in (plain, few)]
+    assert asked[0] != asked[1]
