@@ -36,7 +36,7 @@ STATES = {"prompt": (24, 32)}
 def tiny(depth: int) -> PublishedBase:
     config = dict(pixart().transformer.config) | {"num_layers": depth}
     sizes = {name: value for name, value in config.items() if not name.startswith("_")}
-    return PublishedBase("tiny", PixArtSigma(), sizes, (), 0, (4, 8, 8), STATES, mask=24)
+    return PublishedBase("tiny", PixArtSigma(), sizes, (), 0.0, (4, 8, 8), STATES, mask=24)
 
 
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
@@ -69,7 +69,7 @@ def test_unpacked_weights_are_those_of_a_block_or_of_a_layer():
 
 def test_adapters_are_those_that_a_lora_attaches():
     network = flux().transformer
-    base = PublishedBase("tiny", Flux(), {}, (), 0, (4, 8, 8), STATES)
+    base = PublishedBase("tiny", Flux(), {}, (), 0.0, (4, 8, 8), STATES)
     counted = count_adapters(base, network)
     LoRA(rank=RANK).suited(base.family.lora_layers(network)).attach(network)
     assert counted == sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -85,7 +85,7 @@ def test_activations_of_two_lists_of_blocks_tell_those_of_many():
     sizes = {name: value for name, value in config.items() if not name.startswith("_")}
     states = {"prompt": (16, 32), "pooled": (32,)}
     depths = "num_layers", "num_single_layers"
-    base = PublishedBase("tiny", Flux(), sizes, (), 0, (4, 8, 8), states, depths)
+    base = PublishedBase("tiny", Flux(), sizes, (), 0.0, (4, 8, 8), states, depths)
     assert count_activations(base, True) == max(count_pass(base, {}, True))
 
 
