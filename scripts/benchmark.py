@@ -9,6 +9,7 @@ VERBS = {
     "step": Verb(
         "diffpo.lab.benchmark.measurements.step", "a training step against the published one and a bare loop"
     ),
+    "count": Verb("diffpo.lab.benchmark.measurements.count", "memory of tuning a published base", True),
     "inversion": Verb("diffpo.lab.benchmark.measurements.inversion", "training at inverted latents"),
     "negative": Verb("diffpo.lab.benchmark.measurements.negative", "guidance with a negative network"),
     "scale": Verb("diffpo.lab.benchmark.measurements.scale", "pairs by the million: opening, resuming, reading"),

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,15 +72,19 @@ class FrozenCopy(Reference):
             yield mine, gather_tensor(theirs[name])
 
 
-def store_matrices(model: nn.Module, dtype: torch.dtype) -> None:
+def store_matrices(model: nn.Module, dtype: torch.dtype, kept: Iterable[nn.Module] = ()) -> None:
     """Store the frozen weights that autocast would round (linear and convolution layers) in `dtype`; others stay.
 
     So do frozen adapters: they are small, and the norms of a DoRA are computed in the type of its weights, which has
     to be that of the trained one's.
+
+    Args:
+        kept: layers that stay as they are, too: those that are quantized.
     """
+    kept = set(kept)
     for name, module in model.named_modules():
         matrix = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        if matrix and not module.weight.requires_grad and ".lora_" not in name:
+        if matrix and module not in kept and not module.weight.requires_grad and ".lora_" not in name:
             module.to(dtype)
 
 

@@ -113,7 +113,14 @@ def fill_network(
     require_finite(network.named_parameters(), path, what)
 
 
-def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[str] = (), others: bool = False) -> Any:
+def load_whole(
+    load: Callable[..., Any],
+    path: str,
+    what: str,
+    spare: Iterable[str] = (),
+    others: bool = False,
+    weights: Callable[[Any], Iterable[tuple[str, Tensor]]] = nn.Module.named_parameters,
+) -> Any:
     """A network as transformers or diffusers load it, checked to have all of its weights from the files.
 
     Args:
@@ -122,6 +129,7 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
         path, what: as of `match_weights`.
         spare: names that the files may have though the network has not.
         others: whether the files may hold other networks, too; more layers of this one they may not.
+        weights: of a network by name, as numbers that can be summed.
 
     Raises:
         Refusal: if it cannot be reached or read, or a weight is absent, too many, or of another shape: it names the
@@ -147,7 +155,7 @@ def load_whole(load: Callable[..., Any], path: str, what: str, spare: Iterable[s
         spare |= {name for name in report["unexpected_keys"] if drop_numbers(name) not in kinds}
     match_weights(found, wanted, path, what, spare)
     tell_unwrapped(wrapped, path)
-    require_finite(network.named_parameters(), path, what)
+    require_finite(weights(network), path, what)
     return network
 
 

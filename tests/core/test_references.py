@@ -82,6 +82,12 @@ def test_storage_leaves_trainable_layers_alone():
     assert [layer.weight.dtype for layer in network] == [torch.bfloat16, torch.float32]
 
 
+def test_storage_leaves_layers_alone_that_are_kept():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_grad_(False)
+    store_matrices(network, torch.bfloat16, [network[1]])
+    assert [layer.weight.dtype for layer in network] == [torch.bfloat16, torch.float32]
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_ema_extremes(decay):
     policy = nn.Linear(2, 1)

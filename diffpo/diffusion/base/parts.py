@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.files import loaded_files
+from diffpo.diffusion.base.quantize import Quantizing, find_weights, restore_layers
 from diffpo.storage.digests import require_exported
 from diffpo.storage.hub import name_parse_errors
+from diffpo.storage.tensors import open_tensors
 from diffpo.storage.whole import load_whole, unwrap_name
 
 WEIGHTS = re.compile(
@@ -33,6 +35,7 @@ def from_folder(
     revision: str | None = None,
     variant: str | None = None,
     spare: tuple[str, ...] = (),
+    quantizing: Quantizing | None = None,
 ) -> Any:
     """A network in fp32.
 
@@ -43,6 +46,7 @@ def from_folder(
         what: it is, for messages.
         variant: of the weight files; if there are none of it, the others are taken, which is told.
         spare: weights that the files may have besides.
+        quantizing: how layers of its blocks are stored in few bits; None leaves them.
 
     Raises:
         Refusal: if there is none, or weights are absent, too many, or of other shapes, or it is not what a run has
@@ -51,6 +55,8 @@ def from_folder(
     if Path(path).is_dir():
         require_exported(folder_in(path, places))
     load = partial(load_local if Path(path).is_dir() else load_remote, kind, path, places, revision, variant)
+    if quantizing:
+        return load_whole(partial(load, quantizing=quantizing), path, what, spare, weights=find_weights)
     network = load_whole(load, path, what, spare)
     if quantized := [name for name, parameter in network.named_parameters() if not parameter.is_floating_point()]:
         raise Refusal(
@@ -96,31 +102,65 @@ def load_remote(
 
 
 def read_network(
-    kind: Any, path: str, place: str, revision: str | None, variant: str | None, key_mapping: Any = None, **asked: Any
+    kind: Any,
+    path: str,
+    place: str,
+    revision: str | None,
+    variant: str | None,
+    key_mapping: Any = None,
+    quantizing: Quantizing | None = None,
+    **asked: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """A network, and what its library says of the weights.
 
     Args:
         key_mapping: as of transformers; diffusers has no such thing.
+        quantizing: of a network of diffusers; None leaves it.
 
     Raises:
-        OSError: if something cannot be found, or the network carries adapters.
+        OSError: if something cannot be found, or the network carries adapters, or cannot be quantized as it is.
     """
-    where = {"subfolder": place, "revision": revision, "variant": variant, "dtype": torch.float32}
+    where: dict[str, Any] = {"subfolder": place, "revision": revision, "variant": variant, "dtype": torch.float32}
     mapping = {"key_mapping": key_mapping} if key_mapping and not issubclass(kind, ModelMixin) else {}
+    shared = []
+    if quantizing:
+        bare = make_bare(kind, path, place, revision)
+        where["quantization_config"], shared = quantizing.config(bare), quantizing.shared(bare)
+        if key_mapping:
+            raise OSError("its weights have names of a wrapper; save the network again without it, or do not quantize")
     with name_parse_errors():
         loaded: Any = kind.from_pretrained(path, **where, **asked, **mapping)
     network, report = loaded
+    if shared:
+        restore_layers(network, shared, open_tensors(loaded_files(find_folder(path, place, revision), variant)))
     if adapters := sorted(n for n in report["unexpected_keys"] if any(mark in n for mark in ADAPTERS)):
         raise OSError(
             f"it was saved with adapters, the first is {adapters[0]}; merge them into it (pipe.fuse_lora(), "
             "pipe.unload_lora_weights()) and save it again"
         )
     if key_mapping and not mapping:
-        if not Path(path).exists():
-            path = snapshot_download(path, revision=revision, allow_patterns=[f"{place}/config.json"])
-        report = unwrap_weights(network, Path(path, place), variant)
+        report = unwrap_weights(network, find_folder(path, place, revision), variant)
     return network, report
+
+
+def find_folder(path: str, place: str, revision: str | None) -> Path:
+    """A subfolder of a folder, or of what was fetched of a hub id."""
+    if not Path(path).exists():
+        path = snapshot_download(path, revision=revision, allow_patterns=[f"{place}/config.json"])
+    return Path(path, place)
+
+
+def make_bare(kind: Any, path: str, place: str, revision: str | None) -> Any:
+    """A network without weights.
+
+    Raises:
+        OSError: if its config cannot be found, or its weights are quantized already.
+    """
+    with name_parse_errors(), torch.device("meta"):
+        settings = kind.load_config(path, subfolder=place, revision=revision)
+        if "quantization_config" in settings:
+            raise OSError("it is quantized already; name one whose weights are not")
+        return kind.from_config(settings)
 
 
 def unwrap_weights(network: Any, folder: Path, variant: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from diffpo.core.references import FrozenCopy, Reference, SwitchedOff, store_mat
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import is_sharded, whole_state
 from diffpo.diffusion.base.family import Family
+from diffpo.diffusion.base.quantize import Kind, Quantizing, quantized_layers, require_known
 from diffpo.diffusion.data.batches import Conditioning, EncodedBatch, ImageBatch, PromptBatch, Raw
 from diffpo.diffusion.data.pairs import ImagePairs
 from diffpo.diffusion.data.stream import ImageStream
@@ -50,6 +51,11 @@ class StableDiffusion:
         variant: of the weight files, e.g. fp16; of parts that have none, the others are taken, which is told.
         family: the architecture, e.g. diffpo.diffusion.families.SD3; null is Stable Diffusion 1.x, 2.x or XL,
             whichever the pipeline is.
+        quantize: the frozen network of a family's transformer under a LoRA in few bits; null is none. `int8` and `fp8`
+            are weights by torchao, `nf4` and `llm_int8` those of bitsandbytes, which needs a GPU.
+
+    Raises:
+        Refusal: if quantized weights would be trained, or those of a UNet be quantized.
     """
 
     path: str
@@ -65,6 +71,22 @@ class StableDiffusion:
     revision: str | None = None
     variant: str | None = None
     family: Family | None = None
+    quantize: Kind | None = None
+
+    def __post_init__(self):
+        if self.quantize is None:
+            return
+        require_known(self.quantize)
+        if self.family is None or self.family.part == "unet":
+            raise Refusal(
+                "base.quantize is for transformers: most weights of Stable Diffusion's UNets are convolutions, which "
+                "stay as they are; set it to null, or base.family to that of another base."
+            )
+        if self.adapter is None:
+            raise Refusal(
+                "Quantized weights cannot be trained; set base.adapter, e.g. to diffpo.diffusion.LoRA, or "
+                "base.quantize to null."
+            )
 
     def load(
         self,
@@ -89,7 +111,8 @@ class StableDiffusion:
             Refusal: if something cannot be found, or is not a text-to-image Stable Diffusion.
         """
         reads = encodes or draws or unconditional
-        parts = load_pipeline(self, reads)
+        quantizing = None if self.quantize is None else Quantizing(self.quantize, storage)
+        parts = load_pipeline(self, reads, quantizing=quantizing)
         family = self.family or family_of(parts)
         encoder = Encoder.of(parts, storage, family) if reads else None
         if encoder and encodes:
@@ -99,10 +122,11 @@ class StableDiffusion:
         )
         unet.requires_grad_(self.adapter is None).train()
         family.attend(unet, self.attention)
+        few = [] if self.quantize is None else list(quantized_layers(unet).values())
         if self.adapter is not None:
             self.adapter.suited(family.lora_layers(unet)).attach(unet, seed)
             if storage != torch.float32:
-                store_matrices(unet, storage)
+                store_matrices(unet, storage, few)
         if self.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         if self.compile:
@@ -240,9 +264,11 @@ def strip_network(unet: Any, state: dict[str, Tensor]) -> Any:
     return plain
 
 
-def load_pipeline(config: StableDiffusion, encodes: bool = True, denoises: bool = True) -> Any:
+def load_pipeline(
+    config: StableDiffusion, encodes: bool = True, denoises: bool = True, quantizing: Quantizing | None = None
+) -> Any:
     """The parts of a base as a plain pipeline in fp32, without safety checker; without VAE and text encoders, or
-    without the UNet, if so told."""
+    without the UNet, if so told. Its network is quantized only if that is said beside the config."""
     return load_base(
         config.path,
         config.unet,
@@ -254,6 +280,7 @@ def load_pipeline(config: StableDiffusion, encodes: bool = True, denoises: bool 
         encodes,
         denoises,
         config.family,
+        quantizing,
     )
 
 

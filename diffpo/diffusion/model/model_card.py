@@ -130,6 +130,10 @@ def describe_path(base: StableDiffusion, objective: Objective) -> str:
     lines = [f"The network was called as `{base.family}`."]
     if base.family.guidance is not None:
         lines[0] += f" If guidance is embedded in it, it was told {base.family.guidance:g}, as policy and reference."
+    if base.quantize is not None:
+        lines[0] += (
+            f" It was quantized ({base.quantize}) in training, as policy and reference; the LoRA loads without."
+        )
     settings = vars(objective)
     lines += [f"{name.capitalize()}: `{settings[name]}`." for name in ("space", "noising") if name in settings]
     return "\n\n".join(lines)

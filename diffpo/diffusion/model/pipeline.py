@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.base.parts import from_folder
+from diffpo.diffusion.base.quantize import Quantizing
 from diffpo.diffusion.base.schedules import change_scheduler, require_as_trained
 from diffpo.diffusion.base.single_files import UNUSED, Checkpoint, is_single
 from diffpo.diffusion.families.sd import SD
@@ -41,6 +42,7 @@ def load_base(
     encodes: bool = True,
     denoises: bool = True,
     family: Family | None = None,
+    quantizing: Quantizing | None = None,
 ) -> Any:
     """A text-to-image base as a plain pipeline in fp32; arguments as of `StableDiffusion`.
 
@@ -48,6 +50,7 @@ def load_base(
         encodes: False leaves VAE, text encoders and tokenizers out.
         denoises: False leaves the network out.
         family: None is Stable Diffusion 1.x, 2.x or XL, whichever the pipeline is.
+        quantizing: of the network of a folder; None leaves it in fp32.
 
     Raises:
         Refusal: if something cannot be found, is of another kind, lacks weights, or does not say what it is for.
@@ -69,7 +72,7 @@ def load_base(
     if home.absent and not denoises:
         parts[part] = make_hollow(home)
     for name in (part, *home.family.encoders):
-        origin = replaced.get(name, path)
+        origin, few = replaced.get(name, path), quantizing if name == part else None
         if name in parts:
             continue
         if name in home.absent:
@@ -80,10 +83,12 @@ def load_base(
         elif origin in files:
             parts[name] = architecture.filled(name, files[origin])
         elif name in replaced:
-            parts[name] = from_folder(home.kind(name), origin, (name, ""), WHAT[name], variant=variant)
+            places = (name, "")
+            parts[name] = from_folder(home.kind(name), origin, places, WHAT[name], variant=variant, quantizing=few)
         else:
             what = WHAT.get(name, f"a {name}")
-            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, UNUSED.get(name, ()))
+            unused = UNUSED.get(name, ())
+            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, unused, few)
     with name_failed_loads(home.path, "a diffusers pipeline"), name_parse_errors():
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:

@@ -76,6 +76,7 @@ def identify_answers(
     """What an error of the reference depends on."""
     network = (base.path, base.unet, base.config, base.revision, base.variant, base.adapter and base.adapter.start)
     network += () if base.family is None else (repr(base.family),)
+    network += () if base.quantize is None else (base.quantize,)
     return {
         "network": str(network),
         "vae": base.vae,
