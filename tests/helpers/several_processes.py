@@ -20,7 +20,12 @@ from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.objective.inversion import PolicyInversion
 
 INVERTED = InPO(noising=PolicyInversion(4, refinements=1, eta=0.1))  # processes walk different numbers of steps
-KINDS = {"full": {}, "lora": {"base": {"adapter": LoRA(rank=4)}}, "inverted": {"objective": INVERTED}}
+KINDS = {
+    "full": {},
+    "lora": {"base": {"adapter": LoRA(rank=4)}},
+    "inverted": {"objective": INVERTED},
+    "sides": {"base": {"one_side_at_a_time": True}},
+}
 SGD = partial(torch.optim.SGD, lr=3e-3)
 QUIET = {"batch_size": 4, "log_every": 100}
 

@@ -61,6 +61,7 @@ class Kind:
     reference: Callable[[nn.Module], Reference]
     objective: Objective = DenoisingPreference(Sigmoid(beta=50.0))
     adapter: LoRA | None = None
+    one_side: bool = False
 
     def __call__(self, split: bool) -> tuple[nn.Module, Reference]:
         network = unet()
@@ -75,6 +76,7 @@ class Kind:
 
 KINDS = {
     "copies": Kind(FrozenCopy),
+    "sides": Kind(FrozenCopy, one_side=True),
     "averages": Kind(partial(Ema, decay=0.5)),
     "updates": Kind(partial(BoundedUpdates, tau=1, delta=1e9)),
     "adapters": Kind(lambda network: SwitchedOff(network, ADAPTER.off), adapter=ADAPTER),
@@ -106,7 +108,8 @@ def step(kind: Kind, split: bool, rank: int | None, steps: int = 2) -> dict[str,
     for _ in range(steps):
         optimizer.zero_grad()
         asked = reference if kind.objective.requires.reference else None
-        result = kind.objective(denoiser(network), asked, *part(rank))
+        policy = replace(denoiser(network), one_side_at_a_time=kind.one_side)
+        result = kind.objective(policy, asked, *part(rank))
         result.loss.backward()
         optimizer.step()
         reference.after_step(network)

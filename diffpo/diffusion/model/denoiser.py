@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.family import Family, Signature, TokenShift
@@ -25,6 +26,7 @@ class Denoiser:
         signature: how the network is called.
         told: what it is told of each training timestep; None tells the timestep itself.
         shift: of its sampler's times, if that depends on tokens.
+        one_side_at_a_time: see `out`.
     """
 
     unet: nn.Module
@@ -34,6 +36,7 @@ class Denoiser:
     signature: Signature = SD()
     told: Shaped[Tensor, " timesteps"] | None = None
     shift: TokenShift | None = None
+    one_side_at_a_time: bool = False
 
     @classmethod
     def from_scheduler(cls, unet: nn.Module, scheduler: Any, family: Family | None = None) -> "Denoiser":
@@ -60,7 +63,28 @@ class Denoiser:
     def out(
         self, x_t: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "k b *picture"]:
-        """What the network says, in fp32."""
+        """What the network says, in fp32.
+
+        One side at a time, a forward pass keeps no activations: autograd comes to the sides one after the other, runs
+        each again when it is there, and frees it before the next. So whatever a loss makes of the sides, its gradient
+        is what it is otherwise, activations are of one side, and each side costs one more forward pass.
+
+        Raises:
+            Refusal: if there is one side only, of which this would save nothing.
+        """
+        if not (self.one_side_at_a_time and torch.is_grad_enabled()):
+            return self._out(x_t, t, cond)
+        if (k := len(x_t)) == 1:
+            raise Refusal(
+                "one_side_at_a_time saves memory where an objective compares candidates, this one trains on one of "
+                "each row; set base.one_side_at_a_time to false and lower fit.per_device_batch_size."
+            )
+        sides = [(x_t[i : i + 1], t, cond.map(lambda x, i=i: x[i : i + 1])) for i in range(k)]
+        return torch.cat([checkpoint(self._out, *side, use_reentrant=False) for side in sides])
+
+    def _out(
+        self, x_t: Float[Tensor, "k b *picture"], t: Int[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "k b *picture"]:
         told = (t if self.told is None else self.told[t]).repeat(len(x_t))
         out = self.signature(self.unet, x_t.flatten(0, 1), told, cond.map(lambda x: x.flatten(0, 1)))
         return out.float().unflatten(0, x_t.shape[:2])

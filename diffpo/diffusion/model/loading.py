@@ -43,6 +43,8 @@ class StableDiffusion:
         adapter: null tunes the whole network; diffpo.diffusion.LoRA or WarmLoRA tune adapters inside it,
             diffpo.diffusion.UserBranch a part that hears users.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        one_side_at_a_time: activations of one candidate of each pair at a time: about half of them, by one more
+            forward pass. Gradients stay the same up to rounding, but adapters with dropout draw other masks.
         attention: `native` lets torch choose the kernel, `flash` insists on its flash kernel, `xformers` needs that
             package.
         compile: compile the transformer blocks (torch.compile by block); of SD3, Sana and PixArt diffusers names none.
@@ -65,6 +67,7 @@ class StableDiffusion:
     scheduler: dict[str, Any] | None = None
     adapter: Adapter | None = None
     gradient_checkpointing: bool = False
+    one_side_at_a_time: bool = False
     attention: Literal["native", "flash", "xformers"] = "native"
     compile: bool = False
     channels_last: bool = False
@@ -136,6 +139,7 @@ class StableDiffusion:
                 )
             unet.compile_repeated_blocks()
         denoiser = Denoiser.from_scheduler(unet, parts.scheduler, family).to(device)
+        denoiser = replace(denoiser, one_side_at_a_time=self.one_side_at_a_time)
         empty = encoder.conditioner.empty().map(lambda x: x.to(device)) if encoder and unconditional else None
         conditioner = encoder.conditioner if encoder and encodes else None
         return LoadedStableDiffusion(self, parts, conditioner, denoiser, storage, empty)

@@ -225,7 +225,7 @@ def test_torchao_is_told_apart_the_last_layer_and_layers_of_its_name_in_blocks(m
 def test_cards_and_remembered_answers_tell_a_quantized_reference_from_a_plain_one(root):
     plain = StableDiffusion("nowhere", family=SD3(), adapter=LoRA())
     few = replace(plain, quantize="nf4")
-    assert "it was quantized (nf4), as policy and reference" in describe_path(few, OBJECTIVE)
+    assert "It was quantized (nf4) in training, as policy and reference" in describe_path(few, OBJECTIVE)
     assert "quantized" not in describe_path(plain, OBJECTIVE)
     asked = [identify_answers(OBJECTIVE, base, data(root), 0, torch.float32)["network"] for base in (plain, few)]
     assert asked[0] != asked[1]

@@ -60,7 +60,7 @@ def count_ways(base: PublishedBase) -> dict[tuple[str, str], Memory]:
         network = make_network(base)
         weights, beside = count_stored(network, kind)
         adapters = count_adapters(base, network)
-        parts = (weights + 4 * adapters, 4 * adapters, 8 * adapters, 0, activations + beside, encoders)
+        parts = (weights + 4 * adapters, 4 * adapters, 8 * adapters, 0.0, activations + beside, encoders)
         found[LORA, kind] = Memory(*(part / GIB for part in parts))
     network = make_network(base)
     n, tables = count_parameters(network), sum(buffer.nbytes for buffer in network.buffers())
@@ -105,7 +105,7 @@ def count_stored(network: nn.Module, kind: str) -> tuple[float, float]:
         block = tuple(name.split(".")[:2])
         blocks[block] = blocks.get(block, 0.0) + size
     beside = {"bf16": [0.0], "int8": blocks.values(), "nf4": few.values()}[kind]
-    return sum(stored), max(beside)
+    return float(sum(stored)), max(beside)
 
 
 def list_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -132,9 +132,11 @@ def count_activations(base: PublishedBase, lora: bool) -> float:
     few = dict.fromkeys(depths, 2) | ({} if len(depths) == 1 else {base.depths[-1]: 8})
     found = count_pass(base, few, lora)
     deeper = {name: count_pass(base, few | {name: few[name] + 1}, lora) for name in depths}
-    return max(
-        first + sum((depths[name] - few[name]) * (more[part] - first) for name, more in deeper.items())
-        for part, first in enumerate(found)
+    return float(
+        max(
+            first + sum((depths[name] - few[name]) * (more[part] - first) for name, more in deeper.items())
+            for part, first in enumerate(found)
+        )
     )
 
 

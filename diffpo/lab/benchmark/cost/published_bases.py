@@ -71,13 +71,18 @@ class UnpaddedZImage(ZImage):
 
 
 def qwen3(width: int, inner: int, kind: Any, tied: bool = True) -> tuple[Any, Any]:
-    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
-    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": 36, "vocab_size": 151936}
+    heads: dict[str, Any] = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": 36,
+        "vocab_size": 151936,
+    }
     return kind, Qwen3Config(**sizes, **heads, tie_word_embeddings=tied)
 
 
 def clip(width: int, layers: int, heads: int, kind: Any) -> tuple[Any, Any]:
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
+    sizes: dict[str, Any] = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
     return kind, CLIPTextConfig(**sizes, num_hidden_layers=layers, num_attention_heads=heads)
 
 

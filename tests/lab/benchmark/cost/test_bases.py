@@ -96,14 +96,14 @@ def test_what_is_trained_has_gradients_and_moments_and_only_full_tuning_a_second
     places = sum(buffer.nbytes for buffer in make_network(tiny(2)).buffers())
     assert (full.weights, full.gradients, full.optimizer) == ((4 * n + places) / GIB, 4 * n / GIB, 8 * n / GIB)
     assert lora.reference == few.reference == 0 < full.reference < full.weights
-    assert few.weights < lora.weights < full.weights
+    assert few.weights < lora.weights
     assert lora.encoded == pytest.approx(lora.weights + lora.gradients + lora.optimizer + lora.activations)
 
 
 def test_the_table_of_the_docs_is_what_is_counted():
     table = PAGE.read_text().split(MARK)[1].strip()
     head, line, *rows = table.split("\n")
-    assert {row.split(" | ")[0].removeprefix("| ") for row in rows} <= set(BASES)
+    assert {row.split(" | ")[0].removeprefix("| ") for row in rows} == set(BASES)
     assert write_table({"pixart-sigma": count_ways(BASES["pixart-sigma"])}).split("\n") == [
         head,
         line,
