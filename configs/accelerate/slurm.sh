@@ -2,9 +2,9 @@
 # Several nodes of 8 GPUs under SLURM; submit from the root of the repository: sbatch configs/accelerate/slurm.sh
 # Change the lines below to your cluster and run. Another launcher file (fsdp2.yaml, deepspeed_zero2.yaml) goes in the
 # same place; fit.batch_size must be a multiple of nodes x 8 x fit.per_device_batch_size.
-# A job that is requeued, after preemption or at its time limit, goes on from its newest checkpoint, which the SIGTERM
-# before makes it write (launchers hand on only that signal); in an empty folder --resume latest starts at step 0. The
-# folder must lie on a file system that all nodes share. The options are tested against accelerate's own parser; no
+# A job that is requeued goes on from its newest checkpoint, which the SIGTERM before makes it write (launchers hand on
+# only that signal); in an empty folder --resume latest starts at step 0. SLURM requeues after preemption or the failure
+# of a node; at the time limit the run ends in order, and whoever submits the same job again goes on. The folder must lie on a file system that all nodes share. The options are tested against accelerate's own parser; no
 # cluster has run it yet.
 #SBATCH --job-name=diffpo
 #SBATCH --nodes=2
