@@ -126,7 +126,10 @@ class Grid:
         """All that differs from the defaults, for the record."""
         plain = Grid(self.config, {}, [], "")
         named = [of.name for of in fields(self) if getattr(self, of.name) != getattr(plain, of.name)]
-        return {name: value for name, value in asdict(self).items() if name in {"config", *named}}
+        said = {name: value for name, value in asdict(self).items() if name in {"config", *named}}
+        if self.tune and self.tune.by == "utility":
+            del said["tune"]["by"]
+        return said
 
 
 PARTS = {"tune": Tune, "compare": Compare, "users": AskUsers}
