@@ -117,8 +117,11 @@ class Runs:
 
 
 def find_other(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Keys of a flat config that are not what is expected of them."""
-    return [key for key, value in expected.items() if key not in FREE and config.get(key) != value]
+    """Keys of a flat config that are not what is expected of them.
+
+    One that it lacks is an option that came later: what was asked for is compared besides, so nothing has set it.
+    """
+    return [key for key, value in expected.items() if key not in FREE and config.get(key, value) != value]
 
 
 def name_folder(tree: Any, folder: str) -> Any:

@@ -135,6 +135,7 @@ def test_what_a_record_was_made_of_is_compared(tmp_path):
     runs.write("dpo-0", {"asked": asked, "config": {"fit": {"steps": 3}, "seed": 0}, "numbers": {}})
     assert not runs.is_recorded("dpo-1", asked, {})
     assert runs.is_recorded("dpo-0", asked, {"fit.steps": 3, "seed": 5, "output_dir": "x"})
+    assert runs.is_recorded("dpo-0", asked, {"fit.steps": 3, "base.later": False})  # an option that came later
     for changed, expected, told in (
         (asked | {"files": {"assets/tiny-sd": "abd"}}, {}, "files.assets/tiny-sd"),
         (asked | {"overrides": []}, {}, "overrides"),
