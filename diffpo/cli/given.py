@@ -1,9 +1,9 @@
 """Null in a config where a value has to be given: the parser takes it for one that is yet to come."""
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from pydoc import locate
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -44,8 +44,7 @@ def takes_null(kind: Any) -> bool:
 def split_built(kind: Any, value: Any) -> tuple[Callable[..., Any], Mapping[str, Any] | Namespace] | None:
     """What is built of a value, and its arguments; None if nothing is."""
     if isinstance(value, Namespace | dict) and isinstance(value.get("class_path"), str):
-        module, _, name = value["class_path"].rpartition(".")
-        named: Any = getattr(sys.modules.get(module), name, None)  # the parser has imported all that it builds
+        named: Any = locate(value["class_path"])
         return None if named is None else (named, value.get("init_args") or {})
     built: Any = next((one for one in (kind, *get_args(kind)) if is_dataclass(one)), None)
     return (built, value) if built is not None and isinstance(value, Namespace) else None

@@ -97,8 +97,8 @@ def align(
         make = partial(remembered, make)
     frozen = make() if objective.requires.reference else None
     objective.attach(model.network, run.seed)
+    since = RESUMED if run.resume and run.checkpoints.found() else ""  # in an empty folder, "latest" begins
     fit(objective, model.network, frozen, pairs, model.prepare, optimizer, run, preview, held_out)
-    since = RESUMED if run.resume else ""
     report = f"{pairs.report()} {model.report()}".strip() + since
     run.accelerator.print(report)
     model.save(run.output_dir, writes=run.accelerator.is_main_process)
