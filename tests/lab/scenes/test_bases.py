@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
 
-from diffpo.lab.scenes.bases import FLOW, UNET, encode_scenes, load_scene_base, random_scenes, train_denoiser
+from diffpo.lab.scenes.bases import FLOW, UNET, Muon, encode_scenes, load_scene_base, random_scenes, train_denoiser
 from diffpo.lab.scenes.build import build_tokenizer
 from diffpo.lab.scenes.captions import TRAINING_FAMILIES
 from diffpo.lab.scenes.reading import draw_asked
@@ -56,3 +56,19 @@ def test_the_same_seed_trains_the_same_base(vae, shown):
         for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("precision", "close"), [(torch.bfloat16, 0.0), (torch.float32, 2e-3)])
+def test_muon_is_that_of_torch_in_bf16_and_near_it_in_fp32(precision, close):
+    drawn = torch.Generator().manual_seed(0)
+    for shape in ((24, 40), (40, 24)):
+        ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+        muon = Muon([ours], 1e-2, 0.01, precision)
+        known = torch.optim.Muon([theirs], 1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        for _ in range(4):
+            ours.grad = torch.randn(shape, generator=drawn)
+            theirs.grad = ours.grad.clone()
+            muon.step()
+            known.step()
+        assert (ours - theirs).abs().max() <= close
+        assert (ours - 1).abs().max() > 0.01
