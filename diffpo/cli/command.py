@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from tqdm import tqdm
 
+from diffpo.cli.causes import name_cause
 from diffpo.cli.given import require_given
 from diffpo.cli.names import find_public_path, import_all, import_names, suggest_names, suggest_search, track_of
 from diffpo.cli.overrides import settle_overrides, tell_drops
@@ -176,7 +177,7 @@ class Parser(ArgumentParser):
         close = [*suggest_names(message, self.track), *self._suggest_options(message)]
         near = f"did you mean {' or '.join(close)}?" if close else f"{self.prog} --help lists all options."
         hint = suggest_search(message) or near
-        print(f"error: {message.rstrip()}\nhint: {hint}", file=sys.stderr)
+        print(f"error: {name_cause(message).rstrip()}\nhint: {hint}", file=sys.stderr)
         sys.exit(2)
 
     def _suggest_options(self, message: str) -> list[str]:
