@@ -225,7 +225,8 @@ class LoadedCausalLM:
         """
         if self.context is not None and longest > self.context:
             raise Refusal(
-                f"data.max_length {longest} is more than the {self.context} that {self.config.path} can read; lower it."
+                f"data.max_length {longest} is more than the {self.context} that {self.config.path} can read; lower "
+                "it."
             )
 
     def report(self) -> str:

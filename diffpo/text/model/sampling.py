@@ -21,6 +21,7 @@ from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.rounds.roles import Sampled, Sampler
 from diffpo.text.data.chat import ChatTemplate, Prompt
+from diffpo.text.data.completions import Message
 from diffpo.text.data.tokenizing import PROMPTS, Tokenizing
 from diffpo.text.model.likelihoods import forward_as
 from diffpo.text.model.loading import LoadedCausalLM
@@ -120,7 +121,7 @@ class TextSampler(Sampler):
         numbers: Sequence[int],
         ends: Sequence[int],
     ) -> list[list[int]]:
-        """Some candidates of some prompts as tokens, those of one prompt together, each with the token it ends with."""
+        """Some candidates of some prompts as tokens, those of one prompt together; what ends one is its last."""
         each = torch.stack([draws.uniforms(f"tokens/{number}", self.max_tokens) for number in numbers], dim=1)
         return decode_answers(model.network, prompts, each, self.choose(), model.tokenizing.pad, ends)
 
@@ -238,8 +239,8 @@ def find_ends(network: Any, tokenizing: Tokenizing, chats: bool) -> list[int]:
     own = extract_model_from_parallel(network).generation_config.eos_token_id
     ends = {tokenizing.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own] if own is not None else [])}
     if chats:
-        asked, said = [{"role": "user", "content": "7"}], [{"role": "assistant", "content": "7"}]
-        tail = ChatTemplate(tokenizing.tokenizer).turns(asked, said).completion.text.rpartition("7")[2]
+        turns: list[Message] = [{"role": role, "content": "7"} for role in ("user", "assistant")]
+        tail = ChatTemplate(tokenizing.tokenizer).turns(turns[:1], turns[1:]).completion.text.rpartition("7")[2]
         after = tokenizing.tokenizer(tail, add_special_tokens=False)["input_ids"]
         ends |= {*after[:1]} & {*tokenizing.tokenizer.added_tokens_decoder}
     return sorted(ends)

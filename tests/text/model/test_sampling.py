@@ -147,7 +147,7 @@ def test_temperature_top_k_and_top_p_restrict_what_is_taken():
         name: sampler.choose()(logits, last).item()
         for name, sampler in {
             "plain": TextSampler(),
-            "greedy": TextSampler(temperature=0),
+            "greedy": TextSampler(temperature=0.0),
             "two": TextSampler(top_k=2),
             "three quarters": TextSampler(top_p=0.75),
         }.items()
@@ -193,11 +193,13 @@ def test_a_base_without_chat_template_answers_texts_and_refuses_conversations(tm
 
 def test_an_answer_ends_where_a_turn_of_the_template_does():
     tokenizer, network = templated(CHATML), language_model()
+    tokenizer.eos_token = "<s>"
     ends = {
-        chats: tokenizer.convert_ids_to_tokens(find_ends(network, Tokenizing(tokenizer), chats)) for chats in (0, 1)
+        chats: tokenizer.convert_ids_to_tokens(find_ends(network, Tokenizing(tokenizer), chats))
+        for chats in (False, True)
     }
-    assert "<|im_end|>" in ends[1]
-    assert "<|im_end|>" not in ends[0]
+    assert "<|im_end|>" in ends[True]
+    assert "<|im_end|>" not in ends[False]
     network.generation_config.eos_token_id = [2, 5]
     assert {2, 5} <= {*find_ends(network, Tokenizing(tokenizer), chats=False)}
 
