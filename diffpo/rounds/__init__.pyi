@@ -1,5 +1,13 @@
+from .asked import Asked as Asked
+from .asked import Shot as Shot
+from .judges import Averaged as Averaged
+from .judges import BothOrders as BothOrders
+from .judges import Drawn as Drawn
+from .judges import Flipped as Flipped
+from .judges import FromScorer as FromScorer
 from .roles import Judge as Judge
 from .roles import Pair as Pair
 from .roles import Pairing as Pairing
 from .roles import Sampled as Sampled
 from .roles import Sampler as Sampler
+from .roles import ScoringJudge as ScoringJudge
