@@ -5,6 +5,12 @@ from .judges import BothOrders as BothOrders
 from .judges import Drawn as Drawn
 from .judges import Flipped as Flipped
 from .judges import FromScorer as FromScorer
+from .pairings import AgainstOpponent as AgainstOpponent
+from .pairings import AllPairs as AllPairs
+from .pairings import BestWorst as BestWorst
+from .pairings import FirstRound as FirstRound
+from .pairings import Rejection as Rejection
+from .pairings import Tournament as Tournament
 from .roles import Judge as Judge
 from .roles import Pair as Pair
 from .roles import Pairing as Pairing
