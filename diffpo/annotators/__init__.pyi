@@ -1,9 +1,11 @@
 from .captioners.blip import Blip as Blip
 from .captioners.chat import ChatCaptioner as ChatCaptioner
 from .captioners.chat import ChatPerturber as ChatPerturber
+from .captioners.chat import ChatSpeaker as ChatSpeaker
 from .captioners.dipper import Dipper as Dipper
 from .captioners.endpoint import Endpoint as Endpoint
 from .captioners.endpoint import EndpointPerturber as EndpointPerturber
+from .captioners.endpoint import Served as Served
 from .captioners.roles import Captioner as Captioner
 from .captioners.roles import Perturber as Perturber
 from .captioners.roles import Strategy as Strategy

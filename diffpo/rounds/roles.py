@@ -5,6 +5,7 @@ Candidates are always given as k lists of b: the first list holds the first cand
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -96,9 +97,30 @@ class Judge(ABC):
             found[i, j], found[j, i] = prob, 1 - prob
         return found
 
-    def report(self) -> str:
-        """What the record has to say of it, e.g. how many answers could not be read; most have nothing to say."""
-        return ""
+    @property
+    def noted(self) -> Counter[str]:
+        """What the record of a round has to count, since the judge was made: answers that are `unparsable`, say."""
+        return Counter()
+
+
+class ScoringJudge(Judge):
+    """Judges by one number a candidate, so that k candidates cost k numbers and no questions."""
+
+    @abstractmethod
+    def scores(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> Float[Tensor, "k b"]: ...
+
+    @abstractmethod
+    def prob_of(self, first: Float[Tensor, " n"], second: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """P(first wins) by two scores."""
+
+    def __call__(self, prompts: Sequence[Any], first: Sequence[Any], second: Sequence[Any]) -> Float[Tensor, " n"]:
+        return self.prob_of(*self.scores(prompts, [first, second]))
+
+    def wins(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> Float[Tensor, "k k b"]:
+        scores = self.scores(prompts, candidates)
+        k, b = scores.shape
+        first, second = scores[:, None].expand(k, k, b), scores[None].expand(k, k, b)
+        return self.prob_of(first.flatten(), second.flatten()).reshape(k, k, b)
 
 
 class Pair(NamedTuple):
