@@ -38,14 +38,15 @@ def main(
         settings: the resolved config.
     """
     if isinstance(scorer, TextScorer):
-        of_texts = partial(score_texts, scorer, source, output_dir, rows or [], seed, batch_size)
-        return run_job(of_texts, output_dir / SUMMARY, settings, "scored", describe_ratings, repeats=False)
+        work, describe = partial(score_texts, scorer), describe_ratings
+    else:
+        work, describe = partial(score_pairs, scorer), describe_scores
     run_job(
-        lambda: score_pairs(scorer, source, output_dir, rows or [], seed, batch_size),
+        lambda: work(source, output_dir, rows or [], seed, batch_size),
         summary=output_dir / SUMMARY,
         settings=settings,
         done="scored",
-        describe=describe_scores,
+        describe=describe,
         repeats=False,
     )
 

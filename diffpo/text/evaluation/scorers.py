@@ -1,4 +1,4 @@
-"""Who scores a user's own texts: a published reward model, or a chat model at an endpoint that is asked for a number."""
+"""Who scores a user's own texts: a published reward model, or a chat model at an endpoint that says a number."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from diffpo.annotators.captioners.instructions import require_template
-from diffpo.annotators.captioners.roles import Interrupted
+from diffpo.annotators.captioners.roles import Interrupted, Speaker
 from diffpo.annotators.endpoint import Served
 from diffpo.core.refusal import Refusal
 from diffpo.evaluation.scorer import TextScorer, require_as_many
@@ -122,7 +122,8 @@ class PretrainedReward(TextScorer):
 class EndpointRating(Served, TextScorer):
     """A chat model at an endpoint that rates answers in numbers; needs `openai` (the extra `captions`).
 
-    The last number of its last line counts, so that it may think before; without one the answer is unrated (NaN).
+    The number in its last line counts, so that it may think before; without one, or with several, the answer is
+    unrated (NaN).
 
     Args:
         instruction: what it is asked; {prompt} and {answer} stand for the two.
@@ -157,7 +158,7 @@ class EndpointRating(Served, TextScorer):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return super().identity | super(Served, self).identity
+        return super().identity | super(Speaker, self).identity
 
     def check(self, prompts: Sequence[str]) -> None:
         Served.check(self)
@@ -180,5 +181,5 @@ class EndpointRating(Served, TextScorer):
     def number(self, said: str) -> float:
         lines = said.strip().splitlines()
         found = NUMBER.findall(lines[-1]) if lines else []
-        number = float(found[-1]) if found else float("nan")
+        number = float(found[0]) if len(found) == 1 else float("nan")
         return number if self.low <= number <= self.high else float("nan")
