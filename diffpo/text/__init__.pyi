@@ -13,6 +13,7 @@ from .data.row_maps import SplitSteps as SplitSteps
 from .data.row_maps import TaggedSpans as TaggedSpans
 from .data.row_maps import WithRationale as WithRationale
 from .evaluation.capability import CapabilityLoss as CapabilityLoss
+from .evaluation.compared import ComparedText as ComparedText
 from .evaluation.scorers import EndpointRating as EndpointRating
 from .evaluation.scorers import PretrainedReward as PretrainedReward
 from .evaluation.semantic import CLIPText as CLIPText
