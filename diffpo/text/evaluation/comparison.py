@@ -256,10 +256,15 @@ def format_comparison(report: TextReport) -> str:
         for name, entry in models.items():
             pair = over.get(name)
             rate = format_report(pair) if pair else "-"
-            longer = f"{pair['longer']:.1%}" if pair else "-"
+            longer = format_longer(pair) if pair else "-"
             mean = entry["scores"][metric]["mean"]
             lines.append(f"{name:<{width}}{mean:>10.4f}{entry['length']:>10.1f}{rate:>28}{longer:>10}")
         others = [pair for pair in report["pairs"] if pair["metric"] == metric and pair["b"] != first]
-        lines += [f"{p['a']} over {p['b']}: {format_report(p)}, longer in {p['longer']:.1%}" for p in others]
+        lines += [f"{p['a']} over {p['b']}: {format_report(p)}, longer in {format_longer(p)}" for p in others]
         lines.append("")
     return "\n".join(lines).strip("\n")
+
+
+def format_longer(pair: ModelPair) -> str:
+    assert "longer" in pair
+    return f"{pair['longer']:.1%}"

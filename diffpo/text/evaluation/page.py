@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffpo.core.refusal import Refusal
+from diffpo.evaluation.report import Report
 from diffpo.storage.files import name_failed_writes
 from diffpo.storage.ledger import REMEDY
 from diffpo.train.report.page import decimals, read_lines, render_page, strict_json
@@ -81,7 +82,7 @@ def write_text_page(output_dir: Path, wording: Wording = ANSWERS, prompts: int =
         "measured": [name for name in wording.measured if all(name in entry for entry in report["models"].values())],
         "decimals": {name: decimals(numbers) for name, numbers in scores.items()},
     }
-    path = output_dir / "report.html"
+    path, whole = output_dir / "report.html", cast(Report, {"warnings": [], **report})
     with name_failed_writes(str(path), REMEDY):
-        path.write_text(render_page({"warnings": [], **report}, output_dir, "texts.html", [PARTS], **said), "utf-8")
+        path.write_text(render_page(whole, output_dir, "texts.html", [PARTS], **said), "utf-8")
     return path

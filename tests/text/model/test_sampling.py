@@ -228,3 +228,19 @@ def test_numbers_out_of_range_are_refused(wrong, said):
 
 def test_what_only_changes_speed_is_no_part_of_the_identity():
     assert TextSampler(batch_size=1).identity == TextSampler(batch_size=9).identity != TextSampler(top_k=3).identity
+
+
+def test_a_prompt_is_read_once_for_all_its_answers_and_only_the_next_tokens_have_logits(model):
+    shapes, fed = [], []
+    head = model.network.get_output_embeddings()
+    hooks = [
+        head.register_forward_hook(lambda _, given, out: shapes.append(tuple(out.shape))),
+        model.network.get_input_embeddings().register_forward_hook(
+            lambda _, given, out: fed.append(tuple(given[0].shape))
+        ),
+    ]
+    TextSampler(max_tokens=4, batch_size=6)(model, PROMPTS, 3, draws(4))
+    for hook in hooks:
+        hook.remove()
+    assert all(rows <= 6 and tokens == 1 for rows, tokens, _ in shapes)
+    assert [rows for rows, tokens in fed if tokens > 1] == [2, 2]
