@@ -109,13 +109,13 @@ class Ema(FrozenCopy):
 
 
 class ReferenceMixture(Reference):
-    """sum_k w_k log p_k of several references, not normalised: pairs are compared, so a constant of the prompt is none.
+    """sum_k w_k log p_k of several references, not normalised: in a pair, a constant of the prompt cancels.
 
-    Log-likelihoods are mixed, not weights: the references are asked one after the other. INPO (arXiv:2407.00617, eq. 9)
-    is `diffpo.losses.IPO` of beta eta on tau/eta of the base and 1 - tau/eta of the policy that answered.
+    Log-likelihoods are mixed, not weights: the references are asked one after the other. INPO (arXiv:2407.00617) is
+    `diffpo.losses.IPO` of beta eta on tau/eta of the base and 1 - tau/eta of the policy that answered.
 
     Raises:
-        Refusal: if weights are not one for each, in [0, 1], and add up to 1: then policy and references could not agree.
+        Refusal: if weights are not one for each, in [0, 1], and add up to 1: margins would not begin at 0.
     """
 
     def __init__(self, references: Sequence[Reference], weights: Sequence[float]):
@@ -130,9 +130,7 @@ class ReferenceMixture(Reference):
     @torch.no_grad()
     def __call__(self, score: Score, what: str = SCORES) -> Tensor:
         if what != SCORES:
-            raise Refusal(
-                f"ReferenceMixture mixes log-likelihoods, not {what}; take one reference for this objective."
-            )
+            raise Refusal(f"ReferenceMixture mixes log-likelihoods, not {what}; take one reference here.")
         asked = zip(self.references, self.weights, strict=True)
         return sum((weight * one(score) for one, weight in asked if weight), torch.tensor(0.0))
 

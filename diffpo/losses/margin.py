@@ -38,10 +38,9 @@ class IPO(PairLoss):
 class ScoreMargin(PairLoss):
     """Squared distance to the margin that two scores ask for: (margin - (s_w - s_l) / beta)^2.
 
-    One loss of four papers. Scores that are P(it beats a third answer of the policy): online IPO and EGPO
-    (arXiv:2503.08942). Mean scores of a general preference model over the policy's answers: GPO (arXiv:2410.02197), its
-    pairwise form. Rewards, with beta for 1 / eta: REBEL (arXiv:2404.16767). And with scores prob / 2 and (1 - prob) / 2:
-    IPO. Sides may stand in either order.
+    One loss of four papers, by what a score is. P(it beats a third answer of the policy): online IPO and EGPO
+    (arXiv:2503.08942). A mean win over the policy's answers: the pairwise form of GPO (arXiv:2410.02197). A reward,
+    with beta for 1 / eta: REBEL (arXiv:2404.16767). prob / 2 and (1 - prob) / 2: IPO. Sides may stand in either order.
 
     Args:
         beta: strength of the reference; in units of the scores per nat.

@@ -99,8 +99,8 @@ class KTO(TwoSided):
 class SPPO(PairLoss):
     """(h_w - (P - 1/2) / beta)^2 + (h_l + (P - 1/2) / beta)^2, h the log-ratios (arXiv:2405.00675, eq. 4.7).
 
-    P is `label.prob`: SPPO-hard for hard labels; `WinRateSPPO` reads a win rate of each side. beta is the paper's 1 / eta, eta = 1000. The authors' code
-    (github.com/uclaml/SPPO) takes half of the sum, TRL and we the sum.
+    P is `label.prob`: SPPO-hard for hard labels; `WinRateSPPO` reads a win rate of each side. beta is the paper's
+    1 / eta, eta = 1000. The authors' code (github.com/uclaml/SPPO) takes half of the sum, TRL and we the sum.
     """
 
     beta: float = 0.001

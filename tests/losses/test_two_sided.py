@@ -117,6 +117,8 @@ def test_sppo_of_win_rates_by_hand():
 
 
 def test_sppo_of_win_rates_needs_rates():
-    rated, scored, silent = (SimpleNamespace(scores=scores) for scores in ((0.6, 0.4), (3.0, 1.0), (0.0, 0.0)))
+    rated, scored, silent = (
+        SimpleNamespace(scores=scores, prompts=("p",), prob=1.0) for scores in ((0.6, 0.4), (3.0, 1.0), (0.0, 0.0))
+    )
     met = [[need.met([row]) for need in WinRateSPPO().needs] for row in (rated, scored, silent)]
     assert met == [[True, True], [True, False], [False, True]]

@@ -1,8 +1,8 @@
 """A taste that no score can represent: the majority of three readers over where the object stands, a cycle.
 
 center > top > left, top > left > center and left > center > top: each position beats one other with probability 2/3
-and loses to the third. The Nash policy is uniform over the three, a Bradley-Terry reward is right half of the time, and
-how far a policy is from Nash is known exactly from its frequencies of positions.
+and loses to the third. The Nash policy is uniform over the three, a Bradley-Terry reward is right half of the time,
+and how far a policy is from Nash is known exactly from its frequencies of positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def step_mirror(
     eta: float,
     weight: float,
 ) -> Float[Tensor, " p"]:
-    """start^(1 - weight) base^weight exp(P(. beats opponent) / eta), normalised: INPO's exact round (arXiv:2407.00617).
+    """start^(1 - weight) base^weight exp(P(. beats opponent) / eta), normalised (arXiv:2407.00617).
 
     Args:
         eta: 1 / step.
