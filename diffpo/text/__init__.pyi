@@ -16,11 +16,13 @@ from .evaluation.capability import CapabilityLoss as CapabilityLoss
 from .evaluation.semantic import CLIPText as CLIPText
 from .evaluation.semantic import SentenceEncoder as SentenceEncoder
 from .evaluation.shift import DistributionShift as DistributionShift
+from .model.endpoint_sampling import EndpointSampler as EndpointSampler
 from .model.loading import CausalLM as CausalLM
 from .model.loading import LoadedCausalLM as LoadedCausalLM
 from .model.loading import Quantization as Quantization
 from .model.lora import TextLoRA as TextLoRA
 from .model.lora import TextWarmLoRA as TextWarmLoRA
+from .model.sampling import TextSampler as TextSampler
 from .model.vision import VisionLM as VisionLM
 from .objective.masks import ActivationMask as ActivationMask
 from .objective.masks import CommonMask as CommonMask
