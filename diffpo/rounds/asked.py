@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.annotators.captioners.chat import ChatSpeaker
-from diffpo.annotators.captioners.endpoint import Served
 from diffpo.annotators.captioners.roles import Interrupted
+from diffpo.annotators.endpoint import Served
 from diffpo.annotators.user_judges.wording import read_choice
 from diffpo.rounds.contents import draw_for
 from diffpo.rounds.roles import Judge
