@@ -18,17 +18,20 @@ from torch.optim import Optimizer
 from diffpo.commands import train_text
 from diffpo.core.objective import Objective
 from diffpo.core.references import FrozenCopy, Reference, SwitchedOff
+from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import require_track
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import Evaluation
 from diffpo.rounds.loop import Rounds, run_rounds
 from diffpo.rounds.plans import Learner, ToBase, Training, Weights
 from diffpo.rounds.roles import Judge, Pairing, Sampler
+from diffpo.rounds.samplers import Several
 from diffpo.rounds.tables import name_pairs
 from diffpo.storage.job_folder import WAIT
 from diffpo.text.data.pairs import HeldOutTexts, TextData
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base, load_tuned
 from diffpo.text.model.lora import TextWarmLoRA
+from diffpo.text.model.sampling import TextSampler
 from diffpo.train.adapters import adapters_off
 from diffpo.train.run import FitConfig
 from diffpo.train.state.checkpoint import shaping_settings
@@ -79,7 +82,7 @@ def main(
     require_track(objective, "texts")
     PartialState(timeout=WAIT)
     learner = TextLearner(objective, base, data, optimizer, fit, validation, settings)
-    asked = {n: record["prompt"] for n, record in enumerate(prompts.read())}
+    asked = word_prompts(prompts, sampler)
     last = run_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed)
     if PartialState().is_main_process:
         print(f"The weights of the last round are in {last}.")
@@ -154,6 +157,28 @@ class TextLearner(Learner):
             return SwitchedOff(network, adapters_off)
         base = self.load(None).network
         return FrozenCopy(base.to(network.device))
+
+
+def word_prompts(prompts: Prompts, sampler: Sampler) -> dict[int, Any]:
+    """Prompts by their numbers; as conversations if the sampler asks them so, for training then reads them so, too."""
+    asked = {n: record["prompt"] for n, record in enumerate(prompts.read())}
+    if asks_chats(sampler):
+        return {n: [{"role": "user", "content": prompt}] for n, prompt in asked.items()}
+    return asked
+
+
+def asks_chats(sampler: Sampler) -> bool:
+    """Whether a sampler asks texts as messages.
+
+    Raises:
+        Refusal: if one of several does and another does not.
+    """
+    if isinstance(sampler, Several):
+        asked = {asks_chats(one) for one in sampler.samplers}
+        if len(asked) > 1:
+            raise Refusal("Samplers of one round ask by the chat template or not, all alike; set as_chat of all.")
+        return asked.pop()
+    return isinstance(sampler, TextSampler) and sampler.as_chat
 
 
 def of_the_loop(key: str) -> bool:

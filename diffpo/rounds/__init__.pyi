@@ -31,4 +31,5 @@ from .roles import Pairing as Pairing
 from .roles import Sampled as Sampled
 from .roles import Sampler as Sampler
 from .roles import ScoringJudge as ScoringJudge
+from .samplers import Several as Several
 from .tables import RoundPairs as RoundPairs

@@ -48,7 +48,6 @@ def sample_candidates(
     seed: int,
     number: int,
     model: str,
-    together: int = TOGETHER,
 ) -> None:
     """Write `candidates.parquet`: k answers to each prompt. Every process calls this, and they share the work.
 
@@ -74,12 +73,12 @@ def sample_candidates(
         yield {n: [[one.content, one.about] for one in some] for n, some in found}
 
     unfinished = folder / ".sampling"
-    entries = shared_out(list(prompts), answer, together, unfinished, about, "sampling", " prompts")
+    entries = shared_out(list(prompts), answer, TOGETHER, unfinished, about, "sampling", " prompts")
     on_main(lambda: write_candidates(folder / CANDIDATES, prompts, entries, about))
     clear(unfinished)
 
 
-def judge_candidates(folder: Path, judge: Judge, pairing: Pairing | None, together: int = TOGETHER) -> None:
+def judge_candidates(folder: Path, judge: Judge, pairing: Pairing | None) -> None:
     """Write `wins.parquet`: what a judge says of the candidates. Every process calls this, and they share the work.
 
     Prompts whose candidates are all equal are not asked about.
@@ -113,7 +112,7 @@ def judge_candidates(folder: Path, judge: Judge, pairing: Pairing | None, togeth
         yield {n: {"said": verdicts, "scores": rates, "noted": counts} for n, verdicts, rates, counts in both}
 
     unfinished, asked = folder / ".judging", [answers.ids[row] for row in answers.told_apart]
-    entries = shared_out(asked, ask, together, unfinished, about, "judging", " prompts")
+    entries = shared_out(asked, ask, TOGETHER, unfinished, about, "judging", " prompts")
     noted = sum((Counter(entries[n]["noted"]) for n in asked), Counter[str]())
     on_main(lambda: write_wins(folder / WINS, answers, entries, about | {"noted": dict(noted)}))
     clear(unfinished)
