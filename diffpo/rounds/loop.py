@@ -64,7 +64,7 @@ def run_rounds(
     judge: Judge,
     pairing: Pairing,
     rounds: Rounds,
-    output_dir: Path,
+    output_dir: Path | str,
     seed: int = 0,
 ) -> Path:
     """Run all rounds, each in its folder `round-0000`; returns the folder of the last one's weights.
@@ -79,6 +79,7 @@ def run_rounds(
         Refusal: if `output_dir` holds rounds of something else; it says what differs.
         Refusal: if the pairing takes other numbers of candidates, or a round makes nearly no pair.
     """
+    output_dir = Path(output_dir)
     pairing.require_suits(rounds.k)
     if not prompts:
         raise Refusal("There is no prompt to answer; name a file of prompts.")

@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import pair_logps
-from tiny_losses import CHOSEN, labels, pulls, sides
+from tiny_losses import CHOSEN, labels, likely, pulls, sides
 
 from diffpo.core.refusal import Refusal
 from diffpo.losses.combined import LengthNormalised, Sum
@@ -129,3 +130,16 @@ def test_the_push_on_the_rejected_ratio_ends_at_its_floor():
     assert [RejectedRatio(-4.0)(pair, labels(1.0)).item() for pair in (above, below)] == [-3.0, -4.0]
     assert pulls(RejectedRatio(-4.0), above, labels(1.0))[1].item() == 1.0
     assert pulls(RejectedRatio(-4.0), below, labels(1.0)).abs().sum().item() == 0.0
+
+
+def test_offline_vpo_on_the_chosen_side_is_rpo():
+    """DPO - alpha beta mean(log-ratio of calibration answers) (arXiv:2405.19320): the gradient of RPO with eta alpha."""
+    pair, label, alpha, beta = likely(), labels(1.0, b=5), 0.3, 0.5
+    gradients = []
+    for vpo in (True, False):
+        policy = pair.policy.clone().requires_grad_()
+        own = replace(pair, policy=policy)
+        loss = Sigmoid(beta)(own, label) - alpha * beta * own.log_ratio[0] if vpo else RPO(beta, alpha)(own, label)
+        loss.sum().backward()
+        gradients.append(policy.grad)
+    torch.testing.assert_close(*gradients)
