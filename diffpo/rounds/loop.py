@@ -15,6 +15,7 @@ from diffpo.rounds.stages import describe_round, judge_candidates, pair_candidat
 from diffpo.rounds.tables import PAIRS, TRAINED, read_table, write_table
 from diffpo.storage.digests import read_json
 from diffpo.storage.ledger import as_json, replace_file, require_same, write_named
+from diffpo.storage.lock import take_lock
 from diffpo.train.state.checkpoint import flatten_tree, list_checkpoints
 
 IDENTITY, SUMMARY, WEIGHTS = "identity.json", "round.json", "weights"
@@ -76,7 +77,8 @@ def run_rounds(
         prompts: by id; a draw about a prompt depends on its id.
 
     Raises:
-        Refusal: if `output_dir` holds rounds of something else; it says what differs.
+        Refusal: if `output_dir` holds rounds of something else: it says what differs.
+        Refusal: if another program is at work there.
         Refusal: if the pairing takes other numbers of candidates, or a round makes nearly no pair.
     """
     output_dir = Path(output_dir)
@@ -86,6 +88,7 @@ def run_rounds(
     about = {"seed": seed, "k": rounds.k, "prompts": rounds.prompts, "keep": rounds.keep, "start": repr(rounds.start)}
     about |= {"reference": repr(rounds.reference), "pairing": repr(pairing), "sampler": sampler.identity}
     identity = json.loads(json.dumps(flatten_tree(about | {"judge": judge.identity, "learner": learner.identity})))
+    lock = on_main(lambda: take_lock(output_dir, "rounds", holds_rounds))
     done = list[Path]()
     for number in range(rounds.rounds):
         folder = output_dir / f"round-{number:04d}"
@@ -104,7 +107,12 @@ def run_rounds(
             learner.train(Training(start, folder / TRAINED, rounds.reference, weights, seed + number))
             on_main(lambda folder=folder: end_round(folder))
         done.append(weights)
+    del lock  # until now, other programs were kept from the folder
     return done[-1]
+
+
+def holds_rounds(names: set[str]) -> bool:
+    return any(name.startswith("round-") for name in names)
 
 
 def name_of(weights: str) -> str:

@@ -133,7 +133,7 @@ def test_the_push_on_the_rejected_ratio_ends_at_its_floor():
 
 
 def test_offline_vpo_on_the_chosen_side_is_rpo():
-    """DPO - alpha beta mean(log-ratio of calibration answers) (arXiv:2405.19320): the gradient of RPO with eta alpha."""
+    """DPO - alpha beta mean(log-ratio of calibration answers) (arXiv:2405.19320): RPO's gradient with eta alpha."""
     pair, label, alpha, beta = likely(), labels(1.0, b=5), 0.3, 0.5
     gradients = []
     for vpo in (True, False):

@@ -94,7 +94,7 @@ def run(folder: Path, calls: Counter | None = None, log: list | None = None, **c
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All that a run leaves but for its locks and what remembers times."""
-    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".checked.json")
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 

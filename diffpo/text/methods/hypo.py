@@ -26,8 +26,8 @@ class HyPO(Objective):
 
     The estimate of its gradient is mean_i (kappa_i - mean of the others) grad log p(y_i), kappa = log p - log p_ref,
     summed over tokens, the end included (REINFORCE with a leave-one-out baseline). Answers are sampled at temperature
-    1 without cuts of the distribution, or kappa would be of another policy. The paper's code was not at hand: lam and k
-    are as summaries tell them, and `every` is ours.
+    1 without cuts of the distribution, or kappa would be of another policy. The paper's code was not at hand: lam and
+    k are as summaries tell them, and `every` is ours.
 
     Args:
         pairs: what is minimised on the offline pairs.
@@ -98,9 +98,9 @@ def lay_out_answers(prompts: list[list[int]], said: list[list[int]], k: int, bat
         end = len(prompt) + len(answer)
         ids[n, :end] = torch.tensor([*prompt, *answer])
         scored[n, len(prompt) : end], attended[n, :end] = True, True
-    sides = [x.unflatten(0, (len(prompts), k)).transpose(0, 1) for x in (ids, attended, scored, scored.long())]
+    ids, attended, scored = (x.unflatten(0, (len(prompts), k)).transpose(0, 1) for x in (ids, attended, scored))
     label = PairLabels.hard(len(prompts))
-    return TokenBatch(*sides, label, batch.row, batch.epoch).to(batch.ids.device)
+    return TokenBatch(ids, attended, scored, scored.long(), label, batch.row, batch.epoch).to(batch.ids.device)
 
 
 def estimate_divergence(logps: Float[Tensor, "k b"], frozen: Float[Tensor, "k b"]) -> Float[Tensor, " b"]:
