@@ -53,7 +53,7 @@ class FromScorer(ScoringJudge):
 
 
 @dataclass(frozen=True)
-class Adapter(Judge):
+class JudgeAdapter(Judge):
     """A judge that changes what another one says."""
 
     judge: Judge
@@ -70,7 +70,7 @@ class Adapter(Judge):
 
 
 @dataclass(frozen=True)
-class BothOrders(Adapter):
+class BothOrders(JudgeAdapter):
     """Each question asked in both orders, and the mean: a judge that goes by the place says 1/2."""
 
     def __call__(self, prompts: Sequence[Any], first: Sequence[Any], second: Sequence[Any]) -> Float[Tensor, " n"]:
@@ -80,7 +80,7 @@ class BothOrders(Adapter):
 
 
 @dataclass(frozen=True)
-class Flipped(Adapter):
+class Flipped(JudgeAdapter):
     """Label noise: a share of the verdicts is turned round; which ones is drawn for each question, by what it asks.
 
     Args:
@@ -105,7 +105,7 @@ class Flipped(Adapter):
 
 
 @dataclass(frozen=True)
-class Drawn(Adapter):
+class Drawn(JudgeAdapter):
     """A verdict drawn from the probability that a judge says: what one person says once. Ties stay.
 
     Asked again, or in the other order, it says the same.

@@ -46,8 +46,11 @@ class BestWorst(Pairing):
     def __call__(
         self, prompts: Sequence[Any], candidates: Candidates, judge: Judge, scores: Scores, draws: Draws
     ) -> list[Pair]:
-        wins = ask_wins(judge, prompts, candidates) if scores is None else None
-        rated = mean_wins(wins) if scores is None else scores
+        if scores is None:
+            wins = ask_wins(judge, prompts, candidates)
+            rated = mean_wins(wins)
+        else:
+            wins, rated = None, scores
         best, worst = rated.argmax(0).tolist(), (len(candidates) - 1 - rated.flip(0).argmin(0)).tolist()
         sides = enumerate(zip(best, worst, strict=True))
         asked = [(row, i, j) for row, (i, j) in sides if rated[i, row] - rated[j, row] > self.gap]
