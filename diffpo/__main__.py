@@ -12,12 +12,17 @@ VERBS = {
     "inspect-text": Verb("diffpo.commands.inspect_text", "the same before a training on texts"),
     "train": Verb("diffpo.commands.train", "align a text-to-image model with preferences over pictures"),
     "train-text": Verb("diffpo.commands.train_text", "align a language model with preferences over texts"),
+    "rounds": Verb("diffpo.commands.train_rounds", "the same on its own answers, round after round"),
+    "sample": Verb("diffpo.commands.sample", "a language model's answers to prompts: a round's first stage, alone"),
+    "judge": Verb("diffpo.commands.judge", "a judge's verdicts on answers: its second stage"),
+    "pair": Verb("diffpo.commands.pair", "pairs of answers that were judged: its third stage"),
     "encode": Verb("diffpo.commands.encode", "encode pictures and prompts of pairs once, before training"),
-    "score": Verb("diffpo.commands.score", "a scorer's numbers for both pictures of every pair"),
+    "score": Verb("diffpo.commands.score", "a scorer's numbers for both pictures of every pair, or for texts"),
     "caption": Verb("diffpo.commands.caption", "two captions for every pair"),
     "embed-users": Verb("diffpo.commands.embed_users", "embeddings of users, from pairs that they judged"),
     "judge-users": Verb("diffpo.commands.judge_users", "ask a judge which picture a user would prefer"),
     "evaluate": Verb("diffpo.commands.evaluate", "models side by side: same prompts and seeds, every scorer"),
+    "evaluate-text": Verb("diffpo.commands.evaluate_text", "the same of models that write, by scorers and judges"),
     "evaluate-users": Verb("diffpo.commands.evaluate_users", "models that draw for users, judged by users"),
     "convert": VerbGroup(
         {

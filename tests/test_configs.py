@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from diffpo.cli.command import CommandLine, parse
-from diffpo.commands import evaluate, evaluate_users
+from diffpo.commands import evaluate, evaluate_text, evaluate_users, train_rounds
 from diffpo.commands import train as train_diffusion_dpo
 from diffpo.commands import train_text as train_text_dpo
 from diffpo.lab.evidence import runner
@@ -17,9 +17,9 @@ from diffpo.storage.hub import GONE
 from diffpo.train.state.checkpoint import flatten_tree
 
 RECIPES = sorted(
-    [*Path("configs").glob("[dt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/diffusion/ppd_tiny.yaml")]
+    [*Path("configs").glob("[drt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/diffusion/ppd_tiny.yaml")]
 )
-SCRIPTS = {"text": train_text_dpo.main, "diffusion": train_diffusion_dpo.main}
+SCRIPTS = {"text": train_text_dpo.main, "diffusion": train_diffusion_dpo.main, "rounds": train_rounds.main}
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
@@ -98,7 +98,8 @@ def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tm
 
 @pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_evaluation_parses_and_its_resolved_form_is_itself(config, tmp_path):
-    main = evaluate_users.main if config.stem == "tiny_users" else evaluate.main
+    others = {"tiny_users": evaluate_users.main, "tiny_text": evaluate_text.main}
+    main = others.get(config.stem, evaluate.main)
     _, settings = parse(main, [f"--config={config}", "--output_dir=out"])
     (tmp_path / "config.yaml").write_text(settings)
     assert parse(main, [f"--config={tmp_path / 'config.yaml'}"])[1] == settings

@@ -26,6 +26,7 @@ FLOORS = (
     ("lora", "scorers"),
     ("train",),
     ("annotators",),
+    ("rounds",),
     ("diffusion", "text"),
     ("lab",),
     ("commands",),

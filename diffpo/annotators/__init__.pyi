@@ -1,6 +1,7 @@
 from .captioners.blip import Blip as Blip
 from .captioners.chat import ChatCaptioner as ChatCaptioner
 from .captioners.chat import ChatPerturber as ChatPerturber
+from .captioners.chat import ChatSpeaker as ChatSpeaker
 from .captioners.dipper import Dipper as Dipper
 from .captioners.endpoint import Endpoint as Endpoint
 from .captioners.endpoint import EndpointPerturber as EndpointPerturber
@@ -14,6 +15,7 @@ from .captioners.words import SwapWords as SwapWords
 from .embedders.chat import ChatEmbedder as ChatEmbedder
 from .embedders.embedder import UserEmbedder as UserEmbedder
 from .embedders.pooled import PooledDifference as PooledDifference
+from .endpoint import Served as Served
 from .user_judges.chat import ChatUserJudge as ChatUserJudge
 from .user_judges.endpoint import EndpointUserJudge as EndpointUserJudge
 from .user_judges.roles import UserJudge as UserJudge

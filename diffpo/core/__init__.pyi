@@ -5,5 +5,6 @@ from .objective import pair_step as pair_step
 from .objective import rewards as rewards
 from .references import Ema as Ema
 from .references import FrozenCopy as FrozenCopy
+from .references import ReferenceMixture as ReferenceMixture
 from .references import SwitchedOff as SwitchedOff
 from .refusal import Refusal as Refusal

@@ -34,6 +34,13 @@ class Draws:
     def uniform(self, name: str) -> Float[Tensor, " b"]:
         return self._draw(name, lambda rng: rng.random(dtype=np.float32))
 
+    def uniforms(self, name: str, *shape: int) -> Float[Tensor, "b ..."]:
+        """Uniform numbers in [0, 1) in fp64, which tell apart what fp32 cannot: the tokens of a large vocabulary.
+
+        The first of n numbers are those of any larger n.
+        """
+        return self._draw(name, lambda rng: rng.random(shape))
+
     def integers(self, name: str, high: int) -> Int[Tensor, " b"]:
         return self._draw(name, lambda rng: rng.integers(high))
 

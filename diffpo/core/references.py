@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpo.core.draws import Draws
+from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import gather_tensor, reshard
 
 Score = Callable[[nn.Module], Tensor]
@@ -105,6 +106,49 @@ class Ema(FrozenCopy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state)
+
+
+class ReferenceMixture(Reference):
+    """sum_k w_k log p_k of several references, not normalised: in a pair, a constant of the prompt cancels.
+
+    Log-likelihoods are mixed, not weights: the references are asked one after the other. INPO (arXiv:2407.00617) is
+    `diffpo.losses.IPO` of beta eta on tau/eta of the base and 1 - tau/eta of the policy that answered.
+
+    Raises:
+        Refusal: if weights are not one for each, in [0, 1], and add up to 1: margins would not begin at 0.
+    """
+
+    def __init__(self, references: Sequence[Reference], weights: Sequence[float]):
+        fits = len(references) == len(weights) > 0 and all(0 <= weight <= 1 for weight in weights)
+        if not fits or abs(sum(weights) - 1) > 1e-6:
+            raise Refusal(
+                f"ReferenceMixture needs a weight in [0, 1] for each reference, which add up to 1, got "
+                f"{len(references)} and {list(weights)}."
+            )
+        self.references, self.weights = list(references), list(weights)
+
+    @torch.no_grad()
+    def __call__(self, score: Score, what: str = SCORES) -> Tensor:
+        if what != SCORES:
+            raise Refusal(f"ReferenceMixture mixes log-likelihoods, not {what}; take one reference here.")
+        asked = zip(self.references, self.weights, strict=True)
+        return sum((weight * one(score) for one, weight in asked if weight), torch.tensor(0.0))
+
+    def at(self, draws: Draws | None) -> None:
+        for one in self.references:
+            one.at(draws)
+
+    def after_step(self, policy: nn.Module) -> None:
+        for one in self.references:
+            one.after_step(policy)
+
+    def state_dict(self) -> dict[str, Any]:
+        held = {str(k): one.state_dict() for k, one in enumerate(self.references)}
+        return {k: state for k, state in held.items() if state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for k, one in enumerate(self.references):
+            one.load_state_dict(state.get(str(k), {}))
 
 
 class SwitchedOff(Reference):

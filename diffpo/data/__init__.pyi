@@ -13,6 +13,7 @@ from .rankings import HPDv2 as HPDv2
 from .rankings import Ranked as Ranked
 from .rankings import RankedLists as RankedLists
 from .row_maps import DualCaptions as DualCaptions
+from .row_maps import ExpWeight as ExpWeight
 from .row_maps import Mislabel as Mislabel
 from .row_maps import ScoreLabel as ScoreLabel
 from .row_maps import Smooth as Smooth

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diffpo.core.draws import Draws
-from diffpo.core.refusal import Refusal
+from diffpo.core.refusal import Refusal, require_positive
 from diffpo.data.rows import PairRow, Reverse, RowMap
 from diffpo.data.typed import read_prompts
 from diffpo.storage.digests import read_json
@@ -158,6 +158,38 @@ class Mislabel(RowMap):
             raise Refusal(
                 "Mislabel comes after a ScoreLabel that keeps the order, which sees no wrong label; put it before."
             )
+
+
+@dataclass(frozen=True)
+class ExpWeight(RowMap):
+    """Multiply the weight by exp((score - shift) / temperature): reward-weighted regression (arXiv:2404.14367).
+
+    With an SFT objective, which learns from chosen sides alone. A large temperature is plain SFT.
+
+    Args:
+        column: of the chosen side's score.
+        shift: score whose weight is 1, e.g. the largest one or the mean; only ratios of weights matter but for the
+            learning rate.
+        most: weights are cut to this.
+
+    Raises:
+        Refusal: if a number is out of its range, or a score is missing or null.
+    """
+
+    column: str = "score_chosen"
+    temperature: float = 1.0
+    shift: float = 0.0
+    most: float = 20.0
+
+    def __post_init__(self):
+        require_positive(self, temperature=self.temperature, most=self.most)
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        score = row.number(self.column, self)
+        if score is None:
+            raise row.lacks(self.column, self)
+        exponent = min((score - self.shift) / self.temperature, math.log(self.most))
+        return replace(row, weight=row.weight * math.exp(exponent))
 
 
 FALLBACK = "without two captions kept their prompt"

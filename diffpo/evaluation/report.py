@@ -8,6 +8,8 @@ class ModelPair(TypedDict):
 
     Attributes:
         win_rate_low, win_rate_high: ends of the interval over prompts.
+        lengths: of texts, mean characters of both models' answers.
+        longer: of texts, how often that of `a` is the longer one, a tie counting half.
     """
 
     a: str
@@ -16,6 +18,8 @@ class ModelPair(TypedDict):
     win_rate: float
     win_rate_low: float
     win_rate_high: float
+    lengths: NotRequired[list[float]]
+    longer: NotRequired[float]
 
 
 class Report(TypedDict):
@@ -70,3 +74,17 @@ class RewriteReport(Report):
     turns: int
     temperature: float
     warnings: NotRequired[list[str]]
+
+
+class TextReport(Report):
+    """Of models that answer prompts.
+
+    Attributes:
+        answers: to each prompt.
+        temperature: of those that are sampled here.
+        warnings: what was cut, or keeps from believing it.
+    """
+
+    answers: int
+    temperature: float
+    warnings: list[str]

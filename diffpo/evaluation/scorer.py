@@ -63,7 +63,19 @@ class Scorer(ABC):
         return {"scorer": self.name, "model_id": self.model_id, "version": self.version, "raw": self.raw}
 
 
-def require_as_many(prompts: Sequence[str], candidates: Sequence[Any]) -> None:
+class TextScorer(Scorer):
+    """Rates answers in words for their prompts; each of both is a text, or a list of messages.
+
+    NaN says that an answer could not be rated. One at an endpoint raises `Interrupted`, which holds the numbers that
+    it had by then.
+    """
+
+    def count_long(self, prompts: Sequence[Any], candidates: Sequence[Any]) -> int:
+        """How many answers are, with their prompts, longer than it reads: the rest has no part in their scores."""
+        return 0
+
+
+def require_as_many(prompts: Sequence[Any], candidates: Sequence[Any]) -> None:
     if len(prompts) != len(candidates):
         raise Refusal(
             f"There are {len(prompts)} prompts and {len(candidates)} candidates; a scorer takes one prompt for each."

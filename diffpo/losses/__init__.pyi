@@ -16,6 +16,8 @@ from .likelihood import ImplicitReward as ImplicitReward
 from .likelihood import KullbackLeibler as KullbackLeibler
 from .likelihood import Pearson as Pearson
 from .likelihood import Phi as Phi
+from .likelihood import RejectedLL as RejectedLL
+from .likelihood import RejectedRatio as RejectedRatio
 from .likelihood import TotalVariation as TotalVariation
 from .logistic import EXO as EXO
 from .logistic import ODPO as ODPO
@@ -29,6 +31,7 @@ from .logistic import Robust as Robust
 from .logistic import Sigmoid as Sigmoid
 from .margin import IPO as IPO
 from .margin import Hinge as Hinge
+from .margin import ScoreMargin as ScoreMargin
 from .reference_free import ASFT as ASFT
 from .reference_free import CPO as CPO
 from .reference_free import ORPO as ORPO
@@ -41,3 +44,4 @@ from .two_sided import SPPO as SPPO
 from .two_sided import APODown as APODown
 from .two_sided import APOZero as APOZero
 from .two_sided import TwoSided as TwoSided
+from .two_sided import WinRateSPPO as WinRateSPPO

@@ -38,6 +38,34 @@ class ChosenTotalNLL(PairLoss):
 
 
 @dataclass(frozen=True)
+class RejectedLL(PairLoss):
+    """Log-likelihood of the rejected side, summed over its tokens, to be pushed down (arXiv:2404.14367).
+
+    Sum([ChosenTotalNLL(), RejectedLL()], [1, beta]) is best-of-N with the worst pushed down. It has no lower end: keep
+    its coefficient small, or take `RejectedRatio`.
+    """
+
+    needs_reference: ClassVar[bool] = False
+
+    def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
+        return pair.policy[1]
+
+
+@dataclass(frozen=True)
+class RejectedRatio(PairLoss):
+    """max(h_l, floor), h_l the rejected side's log-ratio: the same, held by the reference (arXiv:2404.14367).
+
+    Args:
+        floor: where the push ends; the gradient below is 0.
+    """
+
+    floor: float = -10.0
+
+    def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
+        return pair.log_ratio[1].clamp(min=self.floor)
+
+
+@dataclass(frozen=True)
 class RPO(PairLoss):
     """-log sigmoid(beta margin) - eta beta log p(chosen): SFT as an adversarial regularizer (arXiv:2405.16436).
 

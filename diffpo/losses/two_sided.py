@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from diffpo.core.needs import Need, all_within_one, any_scored
 from diffpo.core.pair import PairLabels, PairLogps, PairLoss
 
 
@@ -98,8 +99,8 @@ class KTO(TwoSided):
 class SPPO(PairLoss):
     """(h_w - (P - 1/2) / beta)^2 + (h_l + (P - 1/2) / beta)^2, h the log-ratios (arXiv:2405.00675, eq. 4.7).
 
-    P is `label.prob`: SPPO-hard for hard labels. beta is the paper's 1 / eta, eta = 1000. The authors' code
-    (github.com/uclaml/SPPO) takes half of the sum, TRL and we the sum.
+    P is `label.prob`: SPPO-hard for hard labels; `WinRateSPPO` reads a win rate of each side. beta is the paper's
+    1 / eta, eta = 1000. The authors' code (github.com/uclaml/SPPO) takes half of the sum, TRL and we the sum.
     """
 
     beta: float = 0.001
@@ -108,3 +109,25 @@ class SPPO(PairLoss):
         chosen, rejected = pair.log_ratio
         target = (label.prob - 0.5) / self.beta
         return (chosen - target) ** 2 + (rejected + target) ** 2
+
+
+@dataclass(frozen=True)
+class WinRateSPPO(PairLoss):
+    """(h_w - (s_w - 1/2) / beta)^2 + (h_l - (s_l - 1/2) / beta)^2, s the scores: SPPO (arXiv:2405.00675, eq. 4.4).
+
+    A score is the share of the policy's own answers that this one beats, estimated from several of a prompt
+    (diffpo.rounds.BestWorst by win rates). With s_l = 1 - s_w this is `SPPO` with that label.
+    """
+
+    beta: float = 0.001
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        remedy = "pair with diffpo.rounds.BestWorst by a judge that has no scores of its own"
+        return (
+            Need("WinRateSPPO", "win rates as scores, and no row has a score", any_scored, remedy),
+            Need("WinRateSPPO", "scores within [0, 1], which win rates are", all_within_one, remedy),
+        )
+
+    def __call__(self, pair: PairLogps, label: PairLabels) -> Float[Tensor, " b"]:
+        return ((pair.log_ratio - (label.score - 0.5) / self.beta) ** 2).sum(0)

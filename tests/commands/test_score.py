@@ -138,3 +138,17 @@ class Short(Brightness):
 
     def count_cut(self, prompts):
         return sum(len(prompt.split()) > 2 for prompt in prompts)
+
+
+def test_texts_are_scored_by_the_same_command(tmp_path, capsys):
+    rows = [{"prompt": "a red circle:", "chosen": "a red circle on the top, white background", "rejected": "a circle"}]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "pairs.parquet"))
+    words = ["--scorer=diffpo.lab.RewriteOracle", "--source=diffpo.data.Columns"]
+    words += [f"--source.path={tmp_path}/pairs.parquet", f"--output_dir={tmp_path}/out"]
+    launch(score_pairs.main, words)
+    said = capsys.readouterr().out
+    assert "2 answers scored by oracle (diffpo.tinyworld.language.oracle) from -1 to " in said
+    assert "the chosen side scores higher in 100.0%; 0 could not be rated. 1 of 1 rows were kept." in said
+    assert f"--data.source=diffpo.data.Columns --data.source.path={tmp_path}/out/train.parquet" in said
+    launch(score_pairs.main, words)
+    assert "was finished already, nothing was scored" in capsys.readouterr().out

@@ -1,9 +1,14 @@
+import copy
+
 import pytest
 import torch
 from tiny import draws, image_batch, moved, unet
 from torch import nn
 
-from diffpo.core.references import Ema, FrozenCopy, SwitchedOff, store_matrices
+from diffpo.core.pair import PairLabels, PairLogps
+from diffpo.core.references import NOISE, Ema, FrozenCopy, ReferenceMixture, SwitchedOff, store_matrices
+from diffpo.core.refusal import Refusal
+from diffpo.losses.margin import IPO, ScoreMargin
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -95,3 +100,77 @@ def test_ema_extremes(decay):
     moved(policy)
     reference.after_step(policy)
     torch.testing.assert_close(reference(weights), weights(policy) if decay == 0 else start)
+
+
+def single(value: float) -> FrozenCopy:
+    """Says this number of each policy."""
+    policy = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(policy.weight, value)
+    return FrozenCopy(policy)
+
+
+def test_a_mixture_weighs_log_likelihoods():
+    mixture = ReferenceMixture([single(0.8), single(1.5)], [0.2, 0.8])
+    assert mixture(weights).item() == pytest.approx(0.2 * 0.8 + 0.8 * 1.5)
+    asked = []
+    ReferenceMixture([single(0.8), single(1.5)], [0.0, 1.0])(lambda model: asked.append(1) or weights(model))
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("wrong", [[0.5, 0.4], [1.5, -0.5], [1.0]])
+def test_weights_of_a_mixture_add_up_to_one(wrong):
+    with pytest.raises(Refusal, match="add up to 1"):
+        ReferenceMixture([single(0.8), single(1.5)], wrong)
+
+
+def test_a_mixture_moves_with_its_references_and_is_resumed():
+    policy = nn.Linear(2, 1, bias=False)
+    mixture = ReferenceMixture([FrozenCopy(policy), Ema(policy, 0.5)], [0.5, 0.5])
+    start, held = weights(policy), copy.deepcopy(mixture.state_dict())
+    with torch.no_grad():
+        policy.weight.add_(1.0)
+    mixture.after_step(policy)
+    torch.testing.assert_close(mixture(weights), start + 0.25)
+    mixture.load_state_dict(held)
+    torch.testing.assert_close(mixture(weights), start)
+    with pytest.raises(Refusal, match="mixes log-likelihoods"):
+        mixture(weights, NOISE)
+
+
+@pytest.mark.parametrize(("prob", "loss"), [(1.0, 0.1296), (0.8, 0.0016)])
+def test_inpo_is_ipo_on_a_mixture_by_hand(prob, loss):
+    """eta 0.5, tau 0.1; log p differs by 2 under the policy, 0.8 under the base, 1.5 under the start of the round."""
+    mixed = ReferenceMixture([single(0.8), single(1.5)], [0.1 / 0.5, 1 - 0.1 / 0.5])(weights).float()
+    pair = PairLogps(torch.tensor([[2.0], [0.0]]), torch.stack([mixed, torch.zeros(1)]), length=torch.ones(2, 1))
+    one = torch.ones(1)
+    label = PairLabels(prob * one, torch.zeros(2, 1), one)
+    assert IPO(0.5)(pair, label).item() == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("by_scores", [False, True])
+def test_inpo_has_no_gradient_at_its_closed_form_step(by_scores):
+    """Three answers; the expectation over pairs of the start is exact. Targets are P(y beats y') - 1/2, or the
+    difference of both win rates against the start."""
+    base, start = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.4, 0.4, 0.2]).double()
+    wins = torch.tensor([[0.5, 0.7, 0.2], [0.3, 0.5, 0.9], [0.8, 0.1, 0.5]]).double()
+    eta, tau = 0.5, 0.1
+    rates = wins @ start
+    assert torch.allclose(rates, torch.tensor([0.52, 0.50, 0.46]).double())
+    logits = ((1 - tau / eta) * start.log() + tau / eta * base.log() + rates / eta).requires_grad_()
+    assert torch.allclose(logits.softmax(0), torch.tensor([0.43638, 0.37855, 0.18507]).double(), atol=1e-5)
+    mixed = tau / eta * base.log() + (1 - tau / eta) * start.log()
+    first, second = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T
+    pair = PairLogps(
+        logits.log_softmax(0)[torch.stack([first, second])], mixed[torch.stack([first, second])], torch.ones(2, 9)
+    )
+    label = PairLabels(wins[first, second], rates[torch.stack([first, second])], torch.ones(9))
+    loss = ScoreMargin(eta) if by_scores else IPO(eta)
+    (start[first] * start[second] * loss(pair, label)).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-8
+    uniform = torch.autograd.grad(loss(replace_policy(pair, logits, first, second), label).mean(), logits)[0]
+    assert by_scores or uniform.abs().max() > 1e-3  # from other pairs than the start's, hard verdicts mislead
+
+
+def replace_policy(pair, logits, first, second):
+    return PairLogps(logits.log_softmax(0)[torch.stack([first, second])], pair.reference, pair.length)

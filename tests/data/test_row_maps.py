@@ -8,7 +8,7 @@ import torch
 from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels, PairLogps
 from diffpo.core.refusal import Refusal
-from diffpo.data.row_maps import Mislabel, ScoreLabel, Smooth
+from diffpo.data.row_maps import ExpWeight, Mislabel, ScoreLabel, Smooth
 from diffpo.data.rows import BreakTies, PairRow, apply_maps
 from diffpo.losses.combined import Confidence
 from diffpo.losses.logistic import Sigmoid
@@ -183,3 +183,19 @@ def test_ties_and_shares_beyond_one_half():
     assert all(Mislabel(0.5)(TIE, Draws(0, (0,), (i,))) is TIE for i in range(20))
     with pytest.raises(Refusal, match=r"share in \[0, 0.5\], got 0.6"):
         Mislabel(0.6)
+
+
+def test_an_exponential_weight_by_hand():
+    """exp((2 - 1) / 0.5) times the row's own weight."""
+    heavy = ExpWeight(temperature=0.5, shift=1.0)(replace(ROW, weight=3.0), DRAWS)
+    assert heavy.weight == pytest.approx(3 * math.exp(2))
+    assert ExpWeight(temperature=0.5, shift=1.0, most=5.0)(ROW, DRAWS).weight == pytest.approx(5)
+    assert ExpWeight(temperature=1e9)(ROW, DRAWS).weight == pytest.approx(1)
+    assert ExpWeight("score_rejected", shift=6.0)(ROW, DRAWS).weight == 1
+
+
+def test_an_exponential_weight_needs_a_score_and_a_temperature():
+    with pytest.raises(Refusal, match="ExpWeight needs column 'utility'"):
+        ExpWeight("utility")(ROW, DRAWS)
+    with pytest.raises(Refusal, match="positive temperature"):
+        ExpWeight(temperature=0.0)

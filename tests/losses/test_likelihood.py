@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import pair_logps
-from tiny_losses import CHOSEN, labels, pulls, sides
+from tiny_losses import CHOSEN, labels, likely, pulls, sides
 
 from diffpo.core.refusal import Refusal
 from diffpo.losses.combined import LengthNormalised, Sum
@@ -15,6 +16,8 @@ from diffpo.losses.likelihood import (
     ImplicitReward,
     KullbackLeibler,
     Pearson,
+    RejectedLL,
+    RejectedRatio,
     TotalVariation,
 )
 from diffpo.losses.logistic import Sigmoid
@@ -114,3 +117,29 @@ def test_implicit_reward_refuses_to_divide_by_zero():
 @pytest.mark.parametrize("loss", CHOSEN)
 def test_the_chosen_side_is_never_pulled_down_near_the_reference(loss):
     assert (pulls(loss, sides([-0.5, 0.0, 0.5], [0.0] * 3), labels(1.0, 3))[0] < 0).all()
+
+
+def test_the_rejected_likelihood_is_what_is_pushed_down():
+    pair = sides([-1.0], [-3.0])
+    assert RejectedLL()(pair, labels(1.0)).item() == -3.0
+    assert pulls(RejectedLL(), pair, labels(1.0)).tolist() == [[0.0], [1.0]]
+
+
+def test_the_push_on_the_rejected_ratio_ends_at_its_floor():
+    above, below = sides([-1.0], [-3.0]), sides([-1.0], [-5.0])
+    assert [RejectedRatio(-4.0)(pair, labels(1.0)).item() for pair in (above, below)] == [-3.0, -4.0]
+    assert pulls(RejectedRatio(-4.0), above, labels(1.0))[1].item() == 1.0
+    assert pulls(RejectedRatio(-4.0), below, labels(1.0)).abs().sum().item() == 0.0
+
+
+def test_offline_vpo_on_the_chosen_side_is_rpo():
+    """DPO - alpha beta mean(log-ratio of calibration answers) (arXiv:2405.19320): RPO's gradient with eta alpha."""
+    pair, label, alpha, beta = likely(), labels(1.0, b=5), 0.3, 0.5
+    gradients = []
+    for vpo in (True, False):
+        policy = pair.policy.clone().requires_grad_()
+        own = replace(pair, policy=policy)
+        loss = Sigmoid(beta)(own, label) - alpha * beta * own.log_ratio[0] if vpo else RPO(beta, alpha)(own, label)
+        loss.sum().backward()
+        gradients.append(policy.grad)
+    torch.testing.assert_close(*gradients)

@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from tiny import pair_logps
 from tiny_losses import TWO_SIDED, at, labels, pulls, sides, swapped
 
 from diffpo.core.refusal import Refusal
-from diffpo.losses.two_sided import BCO, KTO, NCA, SPPO, APODown, APOZero
+from diffpo.losses.two_sided import BCO, KTO, NCA, SPPO, APODown, APOZero, WinRateSPPO
 
 LOG2, LOG3 = math.log(2), math.log(3)
 BY_HAND = sides([LOG3], [-LOG2])  # sigmoids: 3/4 of the chosen reward, 1/3 of the rejected, 6/7 of their difference
@@ -100,3 +102,23 @@ def test_a_constant_on_both_sides_is_noticed(loss):
 def test_sppo_refuses_a_target_that_does_not_exist():
     with pytest.raises(Refusal, match="SPPO needs a positive beta, got 0.0"):
         SPPO(0.0)
+
+
+def test_sppo_of_win_rates_that_add_up_to_one_is_sppo():
+    pair, label = sides([0.4], [-0.3]), labels(0.7)
+    rates = replace(label, score=torch.tensor([[0.7], [0.3]]))
+    assert WinRateSPPO(0.5)(pair, rates).item() == pytest.approx(SPPO(0.5)(pair, label).item())
+
+
+def test_sppo_of_win_rates_by_hand():
+    """h (0.4, -0.3), rates (0.6, 0.4333), beta 0.5: (0.4 - 0.2)^2 + (-0.3 + 0.1333)^2."""
+    rates = replace(labels(1.0), score=torch.tensor([[0.6], [0.4333]]))
+    assert WinRateSPPO(0.5)(sides([0.4], [-0.3]), rates).item() == pytest.approx(0.04 + 0.1666**2, abs=1e-6)
+
+
+def test_sppo_of_win_rates_needs_rates():
+    rated, scored, silent = (
+        SimpleNamespace(scores=scores, prompts=("p",), prob=1.0) for scores in ((0.6, 0.4), (3.0, 1.0), (0.0, 0.0))
+    )
+    met = [[need.met([row]) for need in WinRateSPPO().needs] for row in (rated, scored, silent)]
+    assert met == [[True, True], [True, False], [False, True]]

@@ -109,31 +109,17 @@ class ChatCaptioner(ChatModel, Captioner):
 
 
 @dataclass(frozen=True, eq=False)
-class ChatPerturber(ChatModel, Perturber):
-    """Any chat model of transformers that reads and writes text.
-
-    Args:
-        instructions: what is asked for weak, medium and strong; {text} is the text to be perturbed.
-    """
+class ChatSpeaker(ChatModel):
+    """Any chat model of transformers that reads and writes text."""
 
     path: str = QWEN
-    temperature: float = 0.7
-    instructions: tuple[str, str, str] = REWRITE
 
     kind = "a language model"
     classes = AutoModelForCausalLM
 
-    def __post_init__(self):
-        for instruction in self.instructions:
-            require_template(instruction, "{text}", self)
-
     @classmethod
     def suits(cls, config: Any) -> bool:
         return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-
-    @property
-    def asks(self) -> dict[str, Any]:
-        return {"instructions": list(self.instructions)}
 
     @cached_property
     def processor(self) -> Any:
@@ -143,6 +129,26 @@ class ChatPerturber(ChatModel, Perturber):
     @property
     def tokenizer(self) -> Any:
         return self.processor
+
+
+@dataclass(frozen=True, eq=False)
+class ChatPerturber(ChatSpeaker, Perturber):
+    """Any chat model of transformers that reads and writes text.
+
+    Args:
+        instructions: what is asked for weak, medium and strong; {text} is the text to be perturbed.
+    """
+
+    temperature: float = 0.7
+    instructions: tuple[str, str, str] = REWRITE
+
+    def __post_init__(self):
+        for instruction in self.instructions:
+            require_template(instruction, "{text}", self)
+
+    @property
+    def asks(self) -> dict[str, Any]:
+        return {"instructions": list(self.instructions)}
 
     def __call__(self, texts: Sequence[str], strength: Strength, seeds: Sequence[int]) -> list[str]:
         instruction = self.instructions[strength.value]

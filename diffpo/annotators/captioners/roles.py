@@ -65,6 +65,10 @@ class Speaker(ABC):
     def check(self) -> None:
         """Raise a Refusal if this cannot be used, before hours of work; weights need not be loaded for that."""
 
+    def spoken(self, text: str) -> str:
+        """A user's text without what would steer the model otherwise than by its words; most models have no such."""
+        return text
+
     def rest(self) -> None:
         """Give the memory of a network back, if there is one; it is loaded again when it is needed again."""
 

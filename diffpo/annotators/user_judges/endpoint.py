@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from diffpo.annotators.captioners.endpoint import Content, Served, encode_picture
 from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.annotators.embedders.embedder import Shown
+from diffpo.annotators.endpoint import Content, Served, encode_picture
 from diffpo.annotators.user_judges.roles import SupportExample, UserJudge, UserQuestion, Verdict
 from diffpo.annotators.user_judges.wording import WHICH, read_choice, word_question
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.core.refusal import Refusal
-from diffpo.evaluation.scorer import Scorer, require_as_many
+from diffpo.evaluation.scorer import TextScorer, require_as_many
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES, read_caption
 from diffpo.lab.shapes.scenes import Attributes
 from diffpo.lab.shapes.scorer import stack_scores
@@ -69,7 +69,7 @@ def utility(asked: Attributes, written: Attributes | None) -> float:
 
 
 @dataclass(frozen=True)
-class RewriteOracle(Scorer):
+class RewriteOracle(TextScorer):
     """The hidden utility of the tiny language world without its noise.
 
     Its aspects are `attributes` (share of the stated ones that the rewrite keeps), `style` and `clean` (whether it is

@@ -94,7 +94,8 @@ class Lists(FileLayout):
     Args:
         prompt: column of texts, or of lists of messages.
         responses: column with the list of answers; each a text, or a list of messages.
-        scores: column with the list of their scores, the greater the better.
+        scores: column with the list of their scores, the greater the better; null is none yet, and every list a tie,
+            for `diffpo score`.
         steps: column with the list of steps of each answer, lists of texts that make up the answer; then `responses`
             is not read.
         low: score that becomes 0.
@@ -106,7 +107,7 @@ class Lists(FileLayout):
 
     prompt: str = "prompt"
     responses: str = "responses"
-    scores: str = "scores"
+    scores: str | None = "scores"
     steps: str | None = None
     low: float = 0.0
     high: float = 1.0
@@ -121,14 +122,16 @@ class Lists(FileLayout):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return self.prompt, self.steps or self.responses, self.scores
+        return self.prompt, self.steps or self.responses, *((self.scores,) if self.scores else ())
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        prompt, answers, scores = (record[name] for name in self.needs)
+        prompt, answers = record[self.prompt], record[self.steps or self.responses]
+        unscored = [self.low] * len(answers) if isinstance(answers, list) else []
+        scores = record[self.scores] if self.scores else unscored
         listed = is_list(answers, list if self.steps else object)
         whole = listed and (not self.steps or all(is_list(steps, str) for steps in answers))
         for name, found, right in zip(
-            self.needs[1:], (answers, scores), (whole, is_list(scores, NUMBER)), strict=True
+            (*self.needs[1:], "scores")[:2], (answers, scores), (whole, is_list(scores, NUMBER)), strict=True
         ):
             if not right:
                 raise Refusal(

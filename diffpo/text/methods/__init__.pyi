@@ -2,6 +2,7 @@ from .dmpo import DMPO as DMPO
 from .dmpo import TurnDiscount as TurnDiscount
 from .hpo import HPO as HPO
 from .hpo import Rewards as Rewards
+from .hypo import HyPO as HyPO
 from .mdpo import MDPO as MDPO
 from .rationales import RationalePreference as RationalePreference
 from .rrpo import RRPO as RRPO

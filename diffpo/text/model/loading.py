@@ -198,6 +198,11 @@ class LoadedCausalLM:
         self.config, self.network, self.tokenizing = config, network, tokenizing
         self.storage, self.exported = storage, exported
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that the network can read; None if its config sets no limit."""
+        return self.network.config.get_text_config().to_dict().get("max_position_embeddings")
+
     def reference(self) -> Reference:
         """The base as it is now: its adapters switched off, or a frozen copy if all of it is trained."""
         if self.config.adapter is not None:
@@ -218,10 +223,10 @@ class LoadedCausalLM:
         Raises:
             Refusal: if sequences may be longer than the network's context.
         """
-        context = self.network.config.get_text_config().to_dict().get("max_position_embeddings")
-        if context is not None and longest > context:
+        if self.context is not None and longest > self.context:
             raise Refusal(
-                f"data.max_length {longest} is more than the {context} that {self.config.path} can read; lower it."
+                f"data.max_length {longest} is more than the {self.context} that {self.config.path} can read; lower "
+                "it."
             )
 
     def report(self) -> str:

@@ -8,8 +8,9 @@ import pytest
 from fake_endpoint import serving
 from PIL import Image
 
-from diffpo.annotators.captioners.endpoint import Endpoint, EndpointPerturber, encode_picture
+from diffpo.annotators.captioners.endpoint import Endpoint, EndpointPerturber
 from diffpo.annotators.captioners.roles import Interrupted, Strength
+from diffpo.annotators.endpoint import encode_picture
 from diffpo.core.refusal import Refusal
 
 PICTURES = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation.page import Against, decimals, verdict, write_page
+from diffpo.diffusion.evaluation.page import write_page
+from diffpo.train.report.page import Against, decimals, verdict
 
 VOID = {"meta", "link", "input", "br", "img"}
 HOSTILE = [

@@ -1,0 +1,194 @@
+"""Align a language model with preferences over its own answers, round after round.
+
+accelerate launch scripts/train_rounds.py --config configs/rounds/iterative_dpo.yaml --output_dir runs/a
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+from jsonargparse import set_parsing_settings
+from torch import nn
+from torch.optim import Optimizer
+
+from diffpo.commands import train_text
+from diffpo.core.objective import Objective
+from diffpo.core.references import FrozenCopy, Reference, SwitchedOff
+from diffpo.core.refusal import Refusal
+from diffpo.data.pairs import require_track
+from diffpo.evaluation.prompts import Prompts
+from diffpo.evaluation.win_rates import Evaluation
+from diffpo.rounds.loop import Rounds, run_rounds
+from diffpo.rounds.plans import Learner, ToBase, Training, Weights
+from diffpo.rounds.roles import Judge, Pairing, Sampler
+from diffpo.rounds.samplers import Several
+from diffpo.rounds.tables import name_pairs
+from diffpo.storage.job_folder import WAIT
+from diffpo.text.data.pairs import HeldOutTexts, TextData
+from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base, load_tuned
+from diffpo.text.model.lora import TextWarmLoRA
+from diffpo.text.model.sampling import TextSampler
+from diffpo.train.adapters import adapters_off
+from diffpo.train.run import FitConfig
+from diffpo.train.state.checkpoint import shaping_settings
+
+set_parsing_settings(subclasses_enabled=[CausalLM])
+OF_THE_LOOP = ("sampler", "judge", "pairing", "prompts", "rounds", "evaluation", "output_dir", "seed")
+
+
+def main(
+    objective: Objective,
+    base: CausalLM,
+    data: TextData,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    output_dir: Path,
+    fit: FitConfig,
+    prompts: Prompts,
+    sampler: Sampler,
+    judge: Judge,
+    pairing: Pairing,
+    rounds: Rounds,
+    validation: HeldOutTexts | None = None,
+    evaluation: Evaluation | None = None,
+    seed: int = 0,
+    settings: str = "",
+) -> None:
+    """Align a language model with preferences over its own answers, round after round.
+
+    After a kill, in whatever stage, the same command goes on where it stopped.
+
+    Args:
+        objective: what is minimised, e.g. diffpo.text.SequencePreference.
+        base: the model to tune. With an adapter, it is that which goes on from round to round; the base never moves.
+        data: how pairs are read; data.source is diffpo.rounds.RoundPairs for those of the round, or diffpo.data.Mixed
+            of it and of offline pairs.
+        optimizer: any torch optimiser by class path; it begins anew in each round.
+        output_dir: gets a folder for each round, with candidates, verdicts, pairs, weights and what became of them.
+        fit: length, batch, precision, bookkeeping of each round's training.
+        prompts: that are answered.
+        sampler: how, e.g. diffpo.text.TextSampler.
+        judge: who says which answer is better, e.g. diffpo.rounds.FromScorer.
+        pairing: which answers become pairs, e.g. diffpo.rounds.BestWorst.
+        rounds: how many, of how many answers, where training starts and what it is held to.
+        validation: pairs kept from training and judged during it.
+        evaluation: what is measured after the last round, of {"base": ..., "tuned": ...}.
+        seed: of every random draw.
+        settings: the resolved config.
+    """
+    require_track(objective, "texts")
+    PartialState(timeout=WAIT)
+    learner = TextLearner(objective, base, data, optimizer, fit, validation, settings)
+    asked = word_prompts(prompts, sampler)
+    last = run_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed)
+    if PartialState().is_main_process:
+        print(f"The weights of the last round are in {last}.")
+    if evaluation is not None:
+        evaluation({"base": learner.load(None), "tuned": learner.load(last)}, output_dir, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class TextLearner(Learner):
+    """Language models: all weights, or a LoRA that goes on from round to round."""
+
+    objective: Objective
+    config: CausalLM
+    data: TextData
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    fit: FitConfig
+    validation: HeldOutTexts | None = None
+    settings: str = ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        if not self.settings:
+            return {"objective": repr(self.objective), "base": repr(self.config), "data": repr(self.data)}
+        return {key: value for key, value in shaping_settings(self.settings).items() if not of_the_loop(key)}
+
+    @property
+    def base(self) -> Path:
+        return Path(self.config.path)
+
+    def load(self, weights: Weights) -> LoadedCausalLM:
+        adapter = self.config.adapter
+        if weights is None and adapter is not None and adapter.start is not None:
+            weights = Path(adapter.start)
+        loaded = load_base(self.config) if weights is None else load_tuned(self.config, weights)
+        loaded.network.to(PartialState().device)
+        return loaded
+
+    def train(self, training: Training) -> None:
+        train_text.main(
+            self.objective,
+            self.starting(training.start),
+            replace(self.data, source=name_pairs(self.data.source, training.pairs)),
+            self.optimizer,
+            training.output_dir,
+            self.fit,
+            self.reference(training),
+            self.validation,
+            seed=training.seed,
+            resume="latest",
+            settings=without_length(self.settings),
+        )
+
+    def starting(self, weights: Weights) -> CausalLM:
+        """The base as a round's training starts from it."""
+        if weights is None:
+            return self.config
+        if self.config.adapter is None:
+            return replace(self.config, path=str(weights), revision=None)
+        return replace(self.config, adapter=TextWarmLoRA(str(weights)))
+
+    def reference(self, training: Training) -> Callable[[nn.Module], Reference] | None:
+        """None is the base as training loads it."""
+        if training.start is None and training.reference == ToBase():
+            return None
+        if not self.objective.requires.reference:
+            return None
+        return lambda network: training.reference.make(network, partial(self.base_beside, network))
+
+    def base_beside(self, network: Any) -> Reference:
+        """A reference of the base: the network without adapters, if they were new in the first round, or a copy."""
+        if self.config.adapter is not None and self.config.adapter.start is None:
+            return SwitchedOff(network, adapters_off)
+        base = self.load(None).network
+        return FrozenCopy(base.to(network.device))
+
+
+def word_prompts(prompts: Prompts, sampler: Sampler) -> dict[int, Any]:
+    """Prompts by their numbers; as conversations if the sampler asks them so, for training then reads them so, too."""
+    asked = {n: record["prompt"] for n, record in enumerate(prompts.read())}
+    if asks_chats(sampler):
+        return {n: [{"role": "user", "content": prompt}] for n, prompt in asked.items()}
+    return asked
+
+
+def asks_chats(sampler: Sampler) -> bool:
+    """Whether a sampler asks texts as messages.
+
+    Raises:
+        Refusal: if one of several does and another does not.
+    """
+    if isinstance(sampler, Several):
+        asked = {asks_chats(one) for one in sampler.samplers}
+        if len(asked) > 1:
+            raise Refusal("Samplers of one round ask by the chat template or not, all alike; set as_chat of all.")
+        return asked.pop()
+    return isinstance(sampler, TextSampler) and sampler.as_chat
+
+
+def of_the_loop(key: str) -> bool:
+    """Whether a setting belongs to the loop, which compares it, or may differ."""
+    return f"{key}.".startswith(tuple(f"{name}." for name in OF_THE_LOOP))
+
+
+def without_length(settings: str) -> str:
+    """The same config without how many rounds there are, which may change from call to call."""
+    tree = yaml.safe_load(settings) or {}
+    if "rounds" in tree:
+        tree["rounds"].pop("rounds", None)
+    return yaml.safe_dump(tree, sort_keys=False) if tree else ""

@@ -1,0 +1,140 @@
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import AdamW
+
+from diffpo.commands import judge, pair, sample, train_rounds, train_text
+from diffpo.core.refusal import Refusal
+from diffpo.data.layouts import Columns
+from diffpo.data.mixture import Mixed
+from diffpo.evaluation.prompts import Prompts
+from diffpo.lab.rewrites.oracle import RewriteOracle
+from diffpo.rounds.judges import Drawn, FromScorer
+from diffpo.rounds.loop import Rounds
+from diffpo.rounds.pairings import AllPairs, BestWorst
+from diffpo.rounds.plans import FirstOfPair, Momentum, ToBase, ToBoth, ToStart
+from diffpo.rounds.tables import RoundPairs, read_table
+from diffpo.storage.tensors import open_tensors
+from diffpo.text.data.pairs import TextData
+from diffpo.text.model.loading import CausalLM
+from diffpo.text.model.lora import TextLoRA
+from diffpo.text.model.sampling import TextSampler
+from diffpo.text.objective.preference import SequencePreference
+from diffpo.train import fit as loop
+from diffpo.train.run import FitConfig
+
+LM, OFFLINE = CausalLM("assets/tiny-lm"), Columns("assets/tiny-rewrites/train.parquet")
+PROMPTS = Prompts("assets/tiny-rewrites/prompts/development.jsonl", count=12)
+SAMPLER = TextSampler(max_tokens=24)
+JUDGE = Drawn(FromScorer(RewriteOracle(), temperature=0.2))
+SHORT = FitConfig(steps=2, batch_size=4, per_device_batch_size=4, save_every=1)
+
+
+class Killed(BaseException):
+    """What no handler expects."""
+
+
+def run(folder: Path, rounds: Rounds, base: CausalLM = LM, source=None, **changed) -> None:
+    data = TextData(source or RoundPairs(), max_length=64, workers=0)
+    optimizer = partial(AdamW, lr=1e-3)
+    parts = {"sampler": SAMPLER, "judge": JUDGE, "pairing": BestWorst()} | changed
+    train_rounds.main(SequencePreference(), base, data, optimizer, folder, SHORT, PROMPTS, rounds=rounds, **parts)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    assert files
+    return dict(open_tensors(files))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_one_round_on_offline_pairs_alone_is_the_offline_run(tmp_path):
+    run(tmp_path / "rounds", Rounds(rounds=1, k=2), source=OFFLINE)
+    data = TextData(OFFLINE, max_length=64, workers=0)
+    train_text.main(SequencePreference(), LM, data, partial(AdamW, lr=1e-3), tmp_path / "offline", SHORT)
+    assert same(weights(tmp_path / "rounds/round-0000/weights"), weights(tmp_path / "offline"))
+
+
+def test_a_kill_within_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    """A LoRA that goes on from round to round, held to the base and to the start of each."""
+    base = CausalLM("assets/tiny-lm", adapter=TextLoRA(rank=2, targets=["q_proj", "v_proj"]))
+    plan = Rounds(rounds=2, k=2, reference=ToBoth(0.5))
+    mixed = Mixed([RoundPairs(), OFFLINE], [1.0, 1.0])
+    run(tmp_path / "whole", plan, base, mixed)
+    updates, update = [], loop.Learner.update
+
+    def counting(self, *args):
+        updates.append(1)
+        if len(updates) == 4:
+            raise Killed
+        return update(self, *args)
+
+    monkeypatch.setattr(loop.Learner, "update", counting)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", plan, base, mixed)
+    assert (tmp_path / "killed/round-0001/weights/checkpoint-000001").exists()
+    run(tmp_path / "killed", plan, base, mixed)
+    assert len(updates) == 5
+    last = "round-0001/weights"
+    assert same(weights(tmp_path / "killed" / last), weights(tmp_path / "whole" / last))
+    assert not same(weights(tmp_path / "whole" / last), weights(tmp_path / "whole/round-0000/weights"))
+    for name in ("candidates.parquet", "wins.parquet", "pairs.parquet", "round.json"):
+        file = f"round-0001/{name}"
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Rounds(rounds=2, k=2, start=Momentum(0.3), reference=ToStart()),
+        Rounds(rounds=2, k=2, start=FirstOfPair(), reference=ToBase()),
+    ],
+)
+def test_a_second_round_of_all_weights_starts_where_its_plan_says(tmp_path, plan):
+    run(tmp_path, plan)
+    said = json.loads((tmp_path / "round-0001/round.json").read_text())
+    assert 0 < said["yield"] <= 1
+    assert said["tokens"] > 1
+    first, second = (weights(tmp_path / f"round-000{n}/weights") for n in range(2))
+    base = weights(Path("assets/tiny-lm"))
+    made = tmp_path / "round-0001/start"
+    if plan.start == Momentum(0.3):
+        name = next(name for name in first if not torch.equal(first[name], base[name]))
+        expected = first[name].double() + 0.3 * (first[name].double() - base[name].double())
+        torch.testing.assert_close(weights(made)[name].double(), expected, rtol=1e-6, atol=1e-8)
+    else:
+        assert not made.exists()
+        assert not same(first, second)
+        # Adam's first steps move each weight by the learning rate at most: 2 steps from the base, not 4.
+        assert max((second[name] - base[name]).abs().max() for name in base) < 2.2e-3
+
+
+def test_momentum_of_a_lora_is_refused(tmp_path):
+    base = CausalLM("assets/tiny-lm", adapter=TextLoRA(rank=2, targets=["q_proj"]))
+    with pytest.raises(Refusal, match="LoRA|no weights"):
+        run(tmp_path, Rounds(rounds=2, k=2, start=Momentum()), base)
+
+
+def test_the_stages_alone_make_the_pairs_of_a_round(tmp_path, capsys):
+    sample.main(SAMPLER, PROMPTS, tmp_path, LM, k=3, seed=5)
+    judge.main(JUDGE, tmp_path)
+    pair.main(AllPairs(), tmp_path)
+    said = capsys.readouterr().out
+    assert "3 answers to each of 12 prompts" in said
+    assert f"--data.source.path {tmp_path / 'pairs.parquet'}" in said
+    pairs, _ = read_table(tmp_path / "pairs.parquet")
+    candidates, _ = read_table(tmp_path / "candidates.parquet")
+    assert [record["candidate"] for record in candidates] == [0, 1, 2] * 12
+    assert len(pairs) > 12
+    assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
+    with pytest.raises(Refusal, match="pairing was 'AllPairs"):
+        pair.main(BestWorst(), tmp_path)
+    with pytest.raises(Refusal, match="needs a model"):
+        sample.main(SAMPLER, PROMPTS, tmp_path / "other")
