@@ -13,11 +13,11 @@ AGAIN = re.compile(r"\. Got value: Namespace\(.*")  # the whole callable, behind
 
 
 @dataclass
-class Said:
+class Told:
     """A line of an error, and those that are set further in below it."""
 
     text: str
-    below: list["Said"] = field(default_factory=list)
+    below: list["Told"] = field(default_factory=list)
 
 
 def name_cause(message: str) -> str:
@@ -32,10 +32,10 @@ def name_cause(message: str) -> str:
     return find_cause(first, [], None)
 
 
-def read_tree(message: str) -> list[Said]:
-    top, opened = Said(""), list[tuple[int, Said]]()
+def read_tree(message: str) -> list[Told]:
+    top, opened = Told(""), list[tuple[int, Told]]()
     for line in message.rstrip().splitlines():
-        depth, said = len(line) - len(line.lstrip()), Said(line.strip().removeprefix("- "))
+        depth, said = len(line) - len(line.lstrip()), Told(line.strip().removeprefix("- "))
         while opened and opened[-1][0] >= depth:
             opened.pop()
         (opened[-1][1] if opened else top).below.append(said)
@@ -43,7 +43,7 @@ def read_tree(message: str) -> list[Said]:
     return top.below
 
 
-def find_cause(said: Said, place: list[str], named: str | None) -> str:
+def find_cause(said: Told, place: list[str], named: str | None) -> str:
     """Follow the keys and classes of an error to where nothing lies below."""
     if found := KEY.match(said.text):
         place, named, rest = [*place, *([] if place[-1:] == [found[1]] else [found[1]])], None, found[2]
@@ -51,7 +51,7 @@ def find_cause(said: Said, place: list[str], named: str | None) -> str:
         named, rest = found[1], found[2]
     else:
         return tell(place, named, " ".join([said.text, *(one.text for one in said.below)]))
-    below = [Said(rest, said.below)] if rest else said.below
+    below = [Told(rest, said.below)] if rest else said.below
     if below and below[0].text == UNION:
         return find_in_union(below[1:], place)
     if len(below) > 1 and KEY.fullmatch(below[0].text) and not below[0].below:  # of a file that cannot be read
@@ -59,7 +59,7 @@ def find_cause(said: Said, place: list[str], named: str | None) -> str:
     return find_cause(below[0], place, named) if below else tell(place, named, said.text)
 
 
-def find_in_union(below: list[Said], place: list[str]) -> str:
+def find_in_union(below: list[Told], place: list[str]) -> str:
     """Of all that a value is not, the first that says why; of plain types, which they are."""
     errors = [one for said in below if said.text == "Errors:" for one in said.below]
     for one in errors:
