@@ -108,7 +108,7 @@ def write_records(file: Path, records: Sequence[Mapping[str, Any]], about: Mappi
     names = list(dict.fromkeys(name for record in records for name in record))
     table = pa.table({name: [record.get(name) for record in records] for name in names})
     held = BytesIO()
-    pq.write_records(table.replace_schema_metadata({ABOUT: json.dumps(about, sort_keys=True).encode()}), held)
+    pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(about, sort_keys=True).encode()}), held)
     write_named(file, held.getvalue())
 
 

@@ -38,7 +38,7 @@ SHORT = FitConfig(steps=2, batch_size=4, per_device_batch_size=4, save_every=1)
 def offline(tmp_path_factory) -> Columns:
     """A few pairs of the tiny world: reading all of them takes longer than these trainings."""
     table = pq.read_table("assets/tiny-rewrites/train.parquet").slice(0, 24)
-    pq.write_records(table, file := tmp_path_factory.mktemp("offline") / "few.parquet")
+    pq.write_table(table, file := tmp_path_factory.mktemp("offline") / "few.parquet")
     return Columns(str(file))
 
 
