@@ -59,6 +59,7 @@ TWINS = {
     "main": "what a command starts",
     "SFT": TRACK,
     "DMPO": "two papers gave two methods one name: of pictures arXiv:2507.07510, of texts arXiv:2406.14868",
+    "AllPairs": "each two of a group: of one that the data rank, and of one that a judge compares",
     "KTO": "on single pictures, and as a loss of pairs",
     "Example": TRACK,
     "load_base": TRACK,

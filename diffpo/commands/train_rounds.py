@@ -22,10 +22,10 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import require_track
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.rounds.loop import Rounds, run_rounds
-from diffpo.rounds.plans import Learner, ToBase, Training, Weights
+from diffpo.rounds.loop import RoundPlan, run_rounds
+from diffpo.rounds.plans import RoundLearner, ToBase, Training, Weights
 from diffpo.rounds.roles import Judge, Pairing, Sampler
-from diffpo.rounds.samplers import Several
+from diffpo.rounds.samplers import SeveralSamplers
 from diffpo.rounds.tables import name_pairs
 from diffpo.storage.job_folder import WAIT
 from diffpo.text.data.pairs import HeldOutTexts, TextData
@@ -51,7 +51,7 @@ def main(
     sampler: Sampler,
     judge: Judge,
     pairing: Pairing,
-    rounds: Rounds,
+    rounds: RoundPlan,
     validation: HeldOutTexts | None = None,
     evaluation: Evaluation | None = None,
     seed: int = 0,
@@ -91,7 +91,7 @@ def main(
 
 
 @dataclass(frozen=True, eq=False)
-class TextLearner(Learner):
+class TextLearner(RoundLearner):
     """Language models: all weights, or a LoRA that goes on from round to round."""
 
     objective: Objective
@@ -173,7 +173,7 @@ def asks_chats(sampler: Sampler) -> bool:
     Raises:
         Refusal: if one of several does and another does not.
     """
-    if isinstance(sampler, Several):
+    if isinstance(sampler, SeveralSamplers):
         asked = {asks_chats(one) for one in sampler.samplers}
         if len(asked) > 1:
             raise Refusal("Samplers of one round ask by the chat template or not, all alike; set as_chat of all.")

@@ -5,7 +5,7 @@ from .judges import BothOrders as BothOrders
 from .judges import Drawn as Drawn
 from .judges import Flipped as Flipped
 from .judges import FromScorer as FromScorer
-from .loop import Rounds as Rounds
+from .loop import RoundPlan as RoundPlan
 from .loop import run_rounds as run_rounds
 from .pairings import AgainstOpponent as AgainstOpponent
 from .pairings import AllPairs as AllPairs
@@ -17,8 +17,8 @@ from .plans import Anchor as Anchor
 from .plans import FirstOfPair as FirstOfPair
 from .plans import FromBase as FromBase
 from .plans import FromLast as FromLast
-from .plans import Learner as Learner
 from .plans import Momentum as Momentum
+from .plans import RoundLearner as RoundLearner
 from .plans import Start as Start
 from .plans import ToAverage as ToAverage
 from .plans import ToBase as ToBase
@@ -31,5 +31,5 @@ from .roles import Pairing as Pairing
 from .roles import Sampled as Sampled
 from .roles import Sampler as Sampler
 from .roles import ScoringJudge as ScoringJudge
-from .samplers import Several as Several
+from .samplers import SeveralSamplers as SeveralSamplers
 from .tables import RoundPairs as RoundPairs

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def key_of(content: Any) -> str:
+def name_content(content: Any) -> str:
     """What two contents share if they are equal: a text, messages, the path of a picture, or a picture itself."""
     if isinstance(content, str | Path):
         return str(content)
@@ -29,7 +29,7 @@ def draw_for(seed: int, name: str, prompts: Sequence[Any], *sides: Sequence[Any]
     """
     digests = [
         hashlib.blake2b(
-            json.dumps([seed, name, key_of(prompt), *sorted(map(key_of, asked))]).encode(), digest_size=8
+            json.dumps([seed, name, name_content(prompt), *sorted(map(name_content, asked))]).encode(), digest_size=8
         ).digest()
         for prompt, *asked in zip(prompts, *sides, strict=True)
     ]

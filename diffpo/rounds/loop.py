@@ -9,10 +9,10 @@ from typing import Any
 
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.processes.everyone import on_main
-from diffpo.rounds.plans import Anchor, FromLast, Learner, Start, ToBase, Training
+from diffpo.rounds.plans import Anchor, FromLast, RoundLearner, Start, ToBase, Training
 from diffpo.rounds.roles import Judge, Pairing, Sampler
 from diffpo.rounds.stages import describe_round, judge_candidates, pair_candidates, sample_candidates
-from diffpo.rounds.tables import PAIRS, TRAINED, read_table, write_table
+from diffpo.rounds.tables import PAIRS, TRAINED, read_table, write_records
 from diffpo.storage.digests import read_json
 from diffpo.storage.ledger import as_json, replace_file, require_same, write_named
 from diffpo.storage.lock import take_lock
@@ -22,7 +22,7 @@ IDENTITY, SUMMARY, WEIGHTS = "identity.json", "round.json", "weights"
 
 
 @dataclass(frozen=True)
-class Rounds:
+class RoundPlan:
     """How many rounds, and what is made in each.
 
     Args:
@@ -59,12 +59,12 @@ class Rounds:
 
 
 def run_rounds(
-    learner: Learner,
+    learner: RoundLearner,
     prompts: Mapping[int, Any],
     sampler: Sampler,
     judge: Judge,
     pairing: Pairing,
-    rounds: Rounds,
+    rounds: RoundPlan,
     output_dir: Path | str,
     seed: int = 0,
 ) -> Path:
@@ -134,7 +134,7 @@ def gather_pairs(output_dir: Path, folder: Path, number: int, keep: int | None) 
     kept = range(0 if keep is None else max(0, number + 1 - keep), number + 1)
     records = [record for n in kept for record in read_table(output_dir / f"round-{n:04d}" / PAIRS)[0]]
     if not (folder / TRAINED).exists():
-        write_table(folder / TRAINED, records, {"rounds": list(kept)})
+        write_records(folder / TRAINED, records, {"rounds": list(kept)})
 
 
 def end_round(folder: Path) -> None:

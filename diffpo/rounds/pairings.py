@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal, require_at_least, require_positive
-from diffpo.rounds.contents import key_of
+from diffpo.rounds.contents import name_content
 from diffpo.rounds.roles import Judge, Pair, Pairing, require_matrix, require_probabilities
 
 Question = tuple[int, int, int]  # row, first and second candidate
@@ -55,7 +55,7 @@ class BestWorst(Pairing):
         sides = enumerate(zip(best, worst, strict=True))
         asked = [(row, i, j) for row, (i, j) in sides if rated[i, row] - rated[j, row] > self.gap]
         if wins is None:
-            said = ask(judge, prompts, candidates, asked)
+            said = ask_about(judge, prompts, candidates, asked)
         else:
             said = [float(wins[i, j, row]) for row, i, j in asked]
         return [order_pair(question, prob, rated) for question, prob in zip(asked, said, strict=True)]
@@ -107,7 +107,7 @@ class Tournament(Pairing):
         while any(len(left) > 1 for left in lower):
             _, lower = play(judge, prompts, candidates, lower, spare=1)
         asked = [(row, winner, loser) for row, ([winner], [loser]) in enumerate(zip(upper, lower, strict=True))]
-        said = ask(judge, prompts, candidates, asked)
+        said = ask_about(judge, prompts, candidates, asked)
         return [order_pair(final, prob, scores) for final, prob in zip(asked, said, strict=True) if prob > 0.5]
 
 
@@ -119,7 +119,7 @@ class FirstRound(Pairing):
         self, prompts: Sequence[Any], candidates: Candidates, judge: Judge, scores: Scores, draws: Draws
     ) -> list[Pair]:
         asked = [(row, i, i + 1) for row in range(len(prompts)) for i in range(0, len(candidates) - 1, 2)]
-        said = ask(judge, prompts, candidates, asked)
+        said = ask_about(judge, prompts, candidates, asked)
         return [order_pair(match, prob, scores) for match, prob in zip(asked, said, strict=True) if prob != 0.5]
 
 
@@ -139,7 +139,7 @@ class AgainstOpponent(Pairing):
         self, prompts: Sequence[Any], candidates: Candidates, judge: Judge, scores: Scores, draws: Draws
     ) -> list[Pair]:
         rows = [row for row in range(len(prompts)) if not are_equal(candidates, row, 0, 1)]
-        said = torch.tensor(ask(judge, prompts, candidates, [(row, i, 2) for i in (0, 1) for row in rows]))
+        said = torch.tensor(ask_about(judge, prompts, candidates, [(row, i, 2) for i in (0, 1) for row in rows]))
         rated = torch.zeros(2, len(prompts), dtype=torch.float64)
         rated[:, rows] = said.double().reshape(2, len(rows))
         sure = (rated[0] - rated[1]).sign() / 2 + 0.5
@@ -214,7 +214,7 @@ def accept_candidates(rewards: Float[Tensor, "k b"], n: int, beta: float, draws:
 def ask_rewards(judge: Judge, prompts: Sequence[Any], candidates: Candidates) -> Float[Tensor, "k b"]:
     """logit P(candidate beats the first one); 0 for the first one."""
     k, b = len(candidates), len(prompts)
-    said = ask(judge, prompts, candidates, [(row, i, 0) for i in range(k) for row in range(b)])
+    said = ask_about(judge, prompts, candidates, [(row, i, 0) for i in range(k) for row in range(b)])
     return torch.logit(torch.tensor(said, dtype=torch.float64).reshape(k, b), eps=NEARLY)
 
 
@@ -227,7 +227,7 @@ def play(
         spare: 0 if who has no opponent counts among the winners, 1 among the losers.
     """
     asked = [(row, some[i], some[i + 1]) for row, some in enumerate(left) for i in range(0, len(some) - 1, 2)]
-    said = ask(judge, prompts, candidates, asked)
+    said = ask_about(judge, prompts, candidates, asked)
     sides = [[] for _ in left], [[] for _ in left]
     for (row, first, second), prob in zip(asked, said, strict=True):
         winner, loser = (first, second) if prob >= 0.5 else (second, first)
@@ -239,7 +239,7 @@ def play(
     return sides
 
 
-def ask(judge: Judge, prompts: Sequence[Any], candidates: Candidates, asked: Sequence[Question]) -> list[float]:
+def ask_about(judge: Judge, prompts: Sequence[Any], candidates: Candidates, asked: Sequence[Question]) -> list[float]:
     """P(first wins) of some questions, all in one call; equal candidates tie and are not asked about."""
     said = [0.5] * len(asked)
     open_ones = [n for n, question in enumerate(asked) if not are_equal(candidates, *question)]
@@ -267,7 +267,7 @@ def mean_wins(wins: Float[Tensor, "k k b"]) -> Float[Tensor, "k b"]:
 
 
 def are_equal(candidates: Candidates, row: int, first: int, second: int) -> bool:
-    return first == second or key_of(candidates[first][row]) == key_of(candidates[second][row])
+    return first == second or name_content(candidates[first][row]) == name_content(candidates[second][row])
 
 
 def order_pair(question: Question, prob: float, scores: Float[Tensor, "k b"] | None) -> Pair:

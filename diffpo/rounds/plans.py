@@ -161,7 +161,7 @@ class Training:
     seed: int
 
 
-class Learner(ABC):
+class RoundLearner(ABC):
     """A track's part of a round: a model that answers, and its training."""
 
     @property

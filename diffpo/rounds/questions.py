@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.core.refusal import Refusal
-from diffpo.rounds.contents import key_of
+from diffpo.rounds.contents import name_content
 from diffpo.rounds.roles import Judge, ScoringJudge, require_matrix
 
 Asked = tuple[str, str, str]
@@ -41,12 +41,12 @@ class Recording(Judge):
         if found is not None:
             for side, of_side in zip(candidates, found.tolist(), strict=True):
                 for prompt, content, score in zip(prompts, side, of_side, strict=True):
-                    self.scored[key_of(prompt), key_of(content)] = score
+                    self.scored[name_content(prompt), name_content(content)] = score
         return found
 
     def __call__(self, prompts: Sequence[Any], first: Sequence[Any], second: Sequence[Any]) -> Float[Tensor, " n"]:
         asked = zip(prompts, first, second, strict=True)
-        keys = [(key_of(prompt), key_of(one), key_of(other)) for prompt, one, other in asked]
+        keys = [(name_content(prompt), name_content(one), name_content(other)) for prompt, one, other in asked]
         fresh = {
             (prompt, *sorted(sides)): n
             for n, (prompt, *sides) in reversed([*enumerate(keys)])
@@ -65,7 +65,7 @@ class Recording(Judge):
         if not isinstance(self.judge, ScoringJudge):
             return self.judge(prompts, first, second)
         sides = [
-            [(key_of(prompt), key_of(one)) for prompt, one in zip(prompts, side, strict=True)]
+            [(name_content(prompt), name_content(one)) for prompt, one in zip(prompts, side, strict=True)]
             for side in (first, second)
         ]
         if not all(key in self.scored for side in sides for key in side):
@@ -82,7 +82,7 @@ class Recording(Judge):
             for prompt, first, second, prob in zip(
                 prompts, candidates[i], candidates[j], found[i, j].tolist(), strict=True
             ):
-                self.said[key_of(prompt), key_of(first), key_of(second)] = prob
+                self.said[name_content(prompt), name_content(first), name_content(second)] = prob
         return found
 
     def recall(self, key: Asked) -> float | None:
@@ -95,9 +95,9 @@ class Recording(Judge):
 
     def verdicts_on(self, prompt: Any, candidates: Sequence[Any]) -> list[tuple[int, int, float]]:
         """All that was said of the candidates of one prompt: (first, second, P(first wins)), first < second."""
-        keys = [key_of(content) for content in candidates]
+        keys = [name_content(content) for content in candidates]
         pairs = ((i, j) for i, j in combinations(range(len(keys)), 2) if keys[i] != keys[j])
-        found = ((i, j, self.recall((key_of(prompt), keys[i], keys[j]))) for i, j in pairs)
+        found = ((i, j, self.recall((name_content(prompt), keys[i], keys[j]))) for i, j in pairs)
         return [(i, j, prob) for i, j, prob in found if prob is not None]
 
 
@@ -105,7 +105,7 @@ class Recorded(Judge):
     """Answers as it was recorded; what was not asked then is refused.
 
     Args:
-        said: verdicts by prompt, first and second candidate, each by its key (`key_of`).
+        said: verdicts by prompt, first and second candidate, each by its key (`name_content`).
         scored: scores by prompt and candidate; empty if there were none.
         about: identity of the judge that said so.
     """
@@ -120,14 +120,19 @@ class Recorded(Judge):
     def scores(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> Float[Tensor, "k b"] | None:
         if not self.scored:
             return None
-        asked = [[(key_of(p), key_of(x)) for p, x in zip(prompts, side, strict=True)] for side in candidates]
+        asked = [
+            [(name_content(p), name_content(x)) for p, x in zip(prompts, side, strict=True)] for side in candidates
+        ]
         if any(key not in self.scored for side in asked for key in side):
             raise Refusal("A candidate has no recorded score while others have; judge them anew (diffpo judge).")
         return torch.tensor([[self.scored[key] for key in side] for side in asked], dtype=torch.float64)
 
     def __call__(self, prompts: Sequence[Any], first: Sequence[Any], second: Sequence[Any]) -> Float[Tensor, " n"]:
         return torch.tensor(
-            [self.recall(key_of(p), key_of(x), key_of(y)) for p, x, y in zip(prompts, first, second, strict=True)],
+            [
+                self.recall(name_content(p), name_content(x), name_content(y))
+                for p, x, y in zip(prompts, first, second, strict=True)
+            ],
             dtype=torch.float64,
         )
 

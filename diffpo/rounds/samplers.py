@@ -12,7 +12,7 @@ APART = 1_000_003  # between the seeds of two samplers, so that none repeats wha
 
 
 @dataclass(frozen=True)
-class Several(Sampler):
+class SeveralSamplers(Sampler):
     """The first candidates of each prompt from one sampler, the next ones from another: two hot ones and an opponent.
 
     Args:
@@ -29,7 +29,7 @@ class Several(Sampler):
     def __post_init__(self):
         if not self.samplers or len(self.samplers) != len(self.counts) or min(self.counts) < 1:
             raise Refusal(
-                f"Several needs a positive count for each of {len(self.samplers)} samplers, got {self.counts}."
+                f"SeveralSamplers needs a positive count for each of {len(self.samplers)} samplers, got {self.counts}."
             )
 
     @property
@@ -40,7 +40,7 @@ class Several(Sampler):
     def __call__(self, model: Any, prompts: Sequence[Any], k: int, draws: Draws) -> list[list[Sampled]]:
         if k != sum(self.counts):
             raise Refusal(
-                f"Several samples {' + '.join(map(str, self.counts))} candidates, rounds.k is {k}; make them one."
+                f"SeveralSamplers samples {sum(self.counts)} candidates, rounds.k is {k}; change counts or k."
             )
         both = enumerate(zip(self.samplers, self.counts, strict=True))
         own = [one(model, prompts, some, replace(draws, seed=draws.seed + APART * n)) for n, (one, some) in both]

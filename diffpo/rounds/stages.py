@@ -14,7 +14,7 @@ from accelerate import PartialState
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
-from diffpo.rounds.contents import key_of
+from diffpo.rounds.contents import name_content
 from diffpo.rounds.pairings import ask_wins
 from diffpo.rounds.questions import Recording
 from diffpo.rounds.roles import Judge, Pair, Pairing, Sampler
@@ -27,7 +27,7 @@ from diffpo.rounds.tables import (
     read_table,
     read_wins,
     write_candidates,
-    write_pairs,
+    write_pair_table,
     write_wins,
 )
 from diffpo.storage.digests import named_in
@@ -137,7 +137,7 @@ def pair_candidates(folder: Path, pairing: Pairing) -> None:
         found = pairing(some.prompts, some.contents, judge, scores, draws_of(some, made)) if rows else []
         pairs = [pair._replace(row=rows[pair.row]) for pair in found]
         require_pairs(answers, pairs, folder)
-        write_pairs(folder / PAIRS, answers, pairs, about)
+        write_pair_table(folder / PAIRS, answers, pairs, about)
 
     on_main(write)
 
@@ -222,7 +222,7 @@ def digest_in(folder: Path, name: str) -> str:
 
 def count_and_key(prompts: Mapping[int, Any]) -> str:
     """What tells these prompts from others."""
-    written = key_of([[n, key_of(prompt)] for n, prompt in prompts.items()])
+    written = name_content([[n, name_content(prompt)] for n, prompt in prompts.items()])
     return f"{len(prompts)} of digest {hashlib.sha256(written.encode()).hexdigest()[:16]}"
 
 

@@ -16,7 +16,7 @@ from diffpo.data.layouts import Columns
 from diffpo.data.mixture import Mixed
 from diffpo.data.rows import PairRow
 from diffpo.data.source import Refer, Source
-from diffpo.rounds.contents import key_of
+from diffpo.rounds.contents import name_content
 from diffpo.rounds.questions import Recorded
 from diffpo.rounds.roles import Pair
 from diffpo.storage.digests import naming_damage, require_written
@@ -96,10 +96,10 @@ class Answers:
     @property
     def keyed(self) -> list[list[str]]:
         """Of the candidates of each prompt."""
-        return [list(map(key_of, some)) for some in zip(*self.contents, strict=True)]
+        return [list(map(name_content, some)) for some in zip(*self.contents, strict=True)]
 
 
-def write_table(file: Path, records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+def write_records(file: Path, records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
     """Write records as parquet, there as a whole or not at all, and its digest beside it.
 
     Args:
@@ -140,7 +140,7 @@ def write_candidates(file: Path, prompts: Mapping[int, Any], entries: Entries, a
         for number in prompts
         for k, (content, said) in enumerate(entries[number])
     ]
-    write_table(file, records, about)
+    write_records(file, records, about)
 
 
 def read_candidates(folder: Path) -> tuple[Answers, dict[str, Any]]:
@@ -179,7 +179,7 @@ def write_wins(file: Path, answers: Answers, entries: Entries, about: Mapping[st
         records += [
             {"prompt_id": number, "first": i, "second": j, "prob": prob, "score": None} for i, j, prob in entry["said"]
         ]
-    write_table(file, records, about)
+    write_records(file, records, about)
 
 
 def read_wins(folder: Path, answers: Answers) -> tuple[Recorded, dict[str, Any]]:
@@ -189,8 +189,8 @@ def read_wins(folder: Path, answers: Answers) -> tuple[Recorded, dict[str, Any]]
     said, scored = dict[tuple[str, str, str], float](), dict[tuple[str, str], float]()
     for record in records:
         row = places[record["prompt_id"]]
-        first, second = (key_of(answers.contents[record[side]][row]) for side in ("first", "second"))
-        prompt = key_of(answers.prompts[row])
+        first, second = (name_content(answers.contents[record[side]][row]) for side in ("first", "second"))
+        prompt = name_content(answers.prompts[row])
         if record["first"] == record["second"]:
             scored[prompt, first] = record["score"]
         else:
@@ -198,9 +198,9 @@ def read_wins(folder: Path, answers: Answers) -> tuple[Recorded, dict[str, Any]]
     return Recorded(said, scored, about.get("judge", {})), about
 
 
-def write_pairs(file: Path, answers: Answers, pairs: Sequence[Pair], about: Mapping[str, Any]) -> None:
+def write_pair_table(file: Path, answers: Answers, pairs: Sequence[Pair], about: Mapping[str, Any]) -> None:
     """As `RoundPairs`, and `diffpo.data.Columns`, read them."""
-    write_table(
+    write_records(
         file,
         [
             {

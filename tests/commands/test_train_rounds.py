@@ -2,6 +2,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.optim import AdamW
@@ -13,7 +14,7 @@ from diffpo.data.mixture import Mixed
 from diffpo.evaluation.prompts import Prompts
 from diffpo.lab.rewrites.oracle import RewriteOracle
 from diffpo.rounds.judges import Drawn, FromScorer
-from diffpo.rounds.loop import Rounds
+from diffpo.rounds.loop import RoundPlan
 from diffpo.rounds.pairings import AllPairs, BestWorst
 from diffpo.rounds.plans import FirstOfPair, Momentum, ToBase, ToBoth, ToStart
 from diffpo.rounds.tables import RoundPairs, read_table
@@ -26,18 +27,26 @@ from diffpo.text.objective.preference import SequencePreference
 from diffpo.train import fit as loop
 from diffpo.train.run import FitConfig
 
-LM, OFFLINE = CausalLM("assets/tiny-lm"), Columns("assets/tiny-rewrites/train.parquet")
+LM = CausalLM("assets/tiny-lm")
 PROMPTS = Prompts("assets/tiny-rewrites/prompts/development.jsonl", count=12)
 SAMPLER = TextSampler(max_tokens=24)
 JUDGE = Drawn(FromScorer(RewriteOracle(), temperature=0.2))
 SHORT = FitConfig(steps=2, batch_size=4, per_device_batch_size=4, save_every=1)
 
 
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory) -> Columns:
+    """A few pairs of the tiny world: reading all of them takes longer than these trainings."""
+    table = pq.read_table("assets/tiny-rewrites/train.parquet").slice(0, 24)
+    pq.write_table(table, file := tmp_path_factory.mktemp("offline") / "few.parquet")
+    return Columns(str(file))
+
+
 class Killed(BaseException):
     """What no handler expects."""
 
 
-def run(folder: Path, rounds: Rounds, base: CausalLM = LM, source=None, **changed) -> None:
+def run(folder: Path, rounds: RoundPlan, base: CausalLM = LM, source=None, **changed) -> None:
     data = TextData(source or RoundPairs(), max_length=64, workers=0)
     optimizer = partial(AdamW, lr=1e-3)
     parts = {"sampler": SAMPLER, "judge": JUDGE, "pairing": BestWorst()} | changed
@@ -54,18 +63,18 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_one_round_on_offline_pairs_alone_is_the_offline_run(tmp_path):
-    run(tmp_path / "rounds", Rounds(rounds=1, k=2), source=OFFLINE)
-    data = TextData(OFFLINE, max_length=64, workers=0)
+def test_one_round_on_offline_pairs_alone_is_the_offline_run(tmp_path, offline):
+    run(tmp_path / "rounds", RoundPlan(rounds=1, k=2), source=offline)
+    data = TextData(offline, max_length=64, workers=0)
     train_text.main(SequencePreference(), LM, data, partial(AdamW, lr=1e-3), tmp_path / "offline", SHORT)
     assert same(weights(tmp_path / "rounds/round-0000/weights"), weights(tmp_path / "offline"))
 
 
-def test_a_kill_within_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_kill_within_training_goes_on_to_the_same_bits(tmp_path, offline, monkeypatch):
     """A LoRA that goes on from round to round, held to the base and to the start of each."""
     base = CausalLM("assets/tiny-lm", adapter=TextLoRA(rank=2, targets=["q_proj", "v_proj"]))
-    plan = Rounds(rounds=2, k=2, reference=ToBoth(0.5))
-    mixed = Mixed([RoundPairs(), OFFLINE], [1.0, 1.0])
+    plan = RoundPlan(rounds=2, k=2, reference=ToBoth(0.5))
+    mixed = Mixed([RoundPairs(), offline], [1.0, 1.0])
     run(tmp_path / "whole", plan, base, mixed)
     updates, update = [], loop.Learner.update
 
@@ -93,8 +102,8 @@ def test_a_kill_within_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "plan",
     [
-        Rounds(rounds=2, k=2, start=Momentum(0.3), reference=ToStart()),
-        Rounds(rounds=2, k=2, start=FirstOfPair(), reference=ToBase()),
+        RoundPlan(rounds=2, k=2, start=Momentum(0.3), reference=ToStart()),
+        RoundPlan(rounds=2, k=2, start=FirstOfPair(), reference=ToBase()),
     ],
 )
 def test_a_second_round_of_all_weights_starts_where_its_plan_says(tmp_path, plan):
@@ -119,7 +128,7 @@ def test_a_second_round_of_all_weights_starts_where_its_plan_says(tmp_path, plan
 def test_momentum_of_a_lora_is_refused(tmp_path):
     base = CausalLM("assets/tiny-lm", adapter=TextLoRA(rank=2, targets=["q_proj"]))
     with pytest.raises(Refusal, match="LoRA|no weights"):
-        run(tmp_path, Rounds(rounds=2, k=2, start=Momentum()), base)
+        run(tmp_path, RoundPlan(rounds=2, k=2, start=Momentum()), base)
 
 
 def test_the_stages_alone_make_the_pairs_of_a_round(tmp_path, capsys):

@@ -8,9 +8,9 @@ from letter_judges import Number
 from diffpo.core.refusal import Refusal
 from diffpo.rounds import stages
 from diffpo.rounds.judges import FromScorer
-from diffpo.rounds.loop import Rounds, run_rounds
+from diffpo.rounds.loop import RoundPlan, run_rounds
 from diffpo.rounds.pairings import AllPairs, BestWorst, Tournament
-from diffpo.rounds.plans import FirstOfPair, Learner, Training
+from diffpo.rounds.plans import FirstOfPair, RoundLearner, Training
 from diffpo.rounds.roles import Sampled, Sampler
 from diffpo.rounds.tables import RoundPairs, read_table
 
@@ -48,7 +48,7 @@ class Judging(Number):
         return super().__call__(prompts, candidates)
 
 
-class Summing(Learner):
+class Summing(RoundLearner):
     """The model is a number; training adds up half of what was chosen over rejected, from its start."""
 
     base = Path("base")
@@ -86,7 +86,7 @@ def run(folder: Path, calls: Counter | None = None, log: list | None = None, **c
         "sampler": Numbers(calls),
         "judge": FromScorer(Judging(calls), temperature=0.0),
         "pairing": BestWorst(),
-        "rounds": Rounds(rounds=3, k=3),
+        "rounds": RoundPlan(rounds=3, k=3),
         "seed": 4,
     } | changed
     return run_rounds(Summing(calls, log), PROMPTS, output_dir=folder, **parts)
@@ -98,7 +98,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-TWO = Rounds(rounds=2, k=3)
+TWO = RoundPlan(rounds=2, k=3)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, whole, kill):
     assert calls[what] == {"sample": 8, "judge": 8, "train": 2, "trained": 2}[what] + 1
 
 
-@pytest.mark.parametrize("stage", ["write_candidates", "write_wins", "write_pairs", "describe_round"])
+@pytest.mark.parametrize("stage", ["write_candidates", "write_wins", "write_pair_table", "describe_round"])
 def test_a_kill_while_a_table_is_written_goes_on_to_the_same_bits(tmp_path, whole, stage, monkeypatch):
     with monkeypatch.context() as patched:
         place = "diffpo.rounds.loop" if stage == "describe_round" else "diffpo.rounds.stages"
@@ -162,8 +162,8 @@ def raise_killed(*_, **__):
 
 def test_finished_rounds_are_not_made_again_and_more_may_follow(tmp_path, whole):
     calls = Counter()
-    run(tmp_path, calls, rounds=Rounds(rounds=1, k=3))
-    run(tmp_path, calls, rounds=Rounds(rounds=1, k=3))
+    run(tmp_path, calls, rounds=RoundPlan(rounds=1, k=3))
+    run(tmp_path, calls, rounds=RoundPlan(rounds=1, k=3))
     assert calls["sample"] == 4
     run(tmp_path, calls, rounds=TWO)
     assert calls["sample"] == 8
@@ -175,8 +175,8 @@ def test_finished_rounds_are_not_made_again_and_more_may_follow(tmp_path, whole)
     [
         ({"seed": 5}, "seed was 4 and is 5"),
         ({"pairing": AllPairs()}, "pairing was 'BestWorst"),
-        ({"rounds": Rounds(rounds=3, k=4)}, "k was 3 and is 4"),
-        ({"rounds": Rounds(rounds=3, k=3, start=FirstOfPair())}, "start was 'FromLast"),
+        ({"rounds": RoundPlan(rounds=3, k=4)}, "k was 3 and is 4"),
+        ({"rounds": RoundPlan(rounds=3, k=3, start=FirstOfPair())}, "start was 'FromLast"),
         ({"sampler": Numbers(Counter(), version=2)}, "version was 1 and is 2"),
         ({"judge": FromScorer(Judging(Counter()), temperature=1.0)}, "temperature was 0.0 and is 1.0"),
     ],
@@ -191,7 +191,7 @@ def test_rounds_of_something_else_are_refused_by_what_differs(tmp_path, whole, c
 
 def test_every_second_round_of_an_extragradient_trains_from_where_the_first_did(tmp_path):
     log: list[Training] = []
-    run(tmp_path, log=log, rounds=Rounds(rounds=4, k=3, start=FirstOfPair()))
+    run(tmp_path, log=log, rounds=RoundPlan(rounds=4, k=3, start=FirstOfPair()))
     second, fourth = tmp_path / "round-0001/weights", tmp_path / "round-0003/weights"
     assert [training.start for training in log] == [None, None, second, second]
     assert [training.seed for training in log] == [4, 5, 6, 7]
@@ -201,7 +201,7 @@ def test_every_second_round_of_an_extragradient_trains_from_where_the_first_did(
 
 
 def test_earlier_rounds_are_kept_as_asked_and_prompts_come_in_turn(tmp_path):
-    run(tmp_path, rounds=Rounds(rounds=3, k=3, keep=2, prompts=4))
+    run(tmp_path, rounds=RoundPlan(rounds=3, k=3, keep=2, prompts=4))
     asked = [{pair["prompt_id"] for pair in read_table(tmp_path / f"round-000{n}/pairs.parquet")[0]} for n in range(3)]
     assert asked == [{0, 1, 2, 3}, {4, 5, 6, 7}, {8, 9, 0, 1}]
     trained = [len(read_table(tmp_path / f"round-000{n}/trained.parquet")[0]) for n in range(3)]
@@ -209,7 +209,7 @@ def test_earlier_rounds_are_kept_as_asked_and_prompts_come_in_turn(tmp_path):
 
 
 def test_equal_answers_are_dropped_and_counted_and_stop_the_run_if_nearly_all_are(tmp_path):
-    run(tmp_path / "some", sampler=Numbers(Counter(), most=2), rounds=Rounds(rounds=1, k=2))
+    run(tmp_path / "some", sampler=Numbers(Counter(), most=2), rounds=RoundPlan(rounds=1, k=2))
     said = json.loads((tmp_path / "some/round-0000/round.json").read_text())
     assert said["equal"] > 0
     assert said["equal"] + said["tied"] + said["pairs"] == 10
@@ -222,14 +222,14 @@ def test_equal_answers_are_dropped_and_counted_and_stop_the_run_if_nearly_all_ar
 def test_what_cannot_be_paired_is_refused_before_anything_is_sampled(tmp_path):
     calls = Counter()
     with pytest.raises(Refusal, match="there is 1; sample more"):
-        run(tmp_path, calls, rounds=Rounds(rounds=1, k=1))
+        run(tmp_path, calls, rounds=RoundPlan(rounds=1, k=1))
     with pytest.raises(Refusal, match="no prompt"):
-        run_rounds(Summing(calls), {}, Numbers(calls), FromScorer(Number()), BestWorst(), Rounds(), tmp_path)
+        run_rounds(Summing(calls), {}, Numbers(calls), FromScorer(Number()), BestWorst(), RoundPlan(), tmp_path)
     assert not calls
 
 
 def test_pairs_of_a_round_are_read_as_it_wrote_them(tmp_path):
-    run(tmp_path, pairing=Tournament(), judge=FromScorer(Number(), temperature=100.0), rounds=Rounds(rounds=1, k=3))
+    run(tmp_path, pairing=Tournament(), judge=FromScorer(Number(), temperature=100.0), rounds=RoundPlan(rounds=1, k=3))
     source = RoundPairs(str(tmp_path / "round-0000/pairs.parquet"))
     table = source.open()
     row = source.row(0, table[0], lambda column: table[0][column])

@@ -3,7 +3,7 @@ import torch
 from letter_judges import Number, bradley_terry, draws, paired
 
 from diffpo.core.refusal import Refusal
-from diffpo.rounds.contents import key_of
+from diffpo.rounds.contents import name_content
 from diffpo.rounds.judges import FromScorer
 from diffpo.rounds.pairings import AllPairs, BestWorst
 from diffpo.rounds.questions import Recorded, Recording
@@ -37,7 +37,9 @@ def test_what_was_recorded_gives_the_same_pairs_without_the_judge(judge):
     texts = list("dabc") if judge.scores(["p"], [["1"]]) is None else ["4", "1", "2", "1"]
     heard = Recording(judge)
     pairs = paired(AllPairs(), heard, *texts)
-    said = {("p", key_of(texts[i]), key_of(texts[j])): prob for i, j, prob in heard.verdicts_on("p", texts)}
+    said = {
+        ("p", name_content(texts[i]), name_content(texts[j])): prob for i, j, prob in heard.verdicts_on("p", texts)
+    }
     again = paired(AllPairs(), Recorded(said, heard.scored, judge.identity), *texts)
     assert again == pairs
     assert len(pairs) == (6 if texts[0] == "d" else 5)

@@ -3,7 +3,7 @@ import pytest
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.rounds.roles import Sampled, Sampler
-from diffpo.rounds.samplers import Several
+from diffpo.rounds.samplers import SeveralSamplers
 
 
 class Named(Sampler):
@@ -23,16 +23,20 @@ class Named(Sampler):
 
 def test_candidates_of_several_samplers_stand_in_their_order_and_draw_apart():
     draws = Draws(0, (0, 0), (3, 8))
-    found = Several([Named("hot"), Named("plain")], [2, 1])(None, ["p", "q"], 3, draws)
+    found = SeveralSamplers([Named("hot"), Named("plain")], [2, 1])(None, ["p", "q"], 3, draws)
     said = [[one.content.split() for one in side] for side in found]
     assert [[name for name, _ in side] for side in said] == [["hot"] * 2, ["hot"] * 2, ["plain"] * 2]
     assert found[:2] == Named("hot")(None, ["p", "q"], 2, draws)
     assert said[0][0][1] != said[2][0][1]
-    assert Several([Named("a")], [1]).identity == {"sampler": "Several", "counts": [1], "of": [{"sampler": "a"}]}
+    assert SeveralSamplers([Named("a")], [1]).identity == {
+        "sampler": "SeveralSamplers",
+        "counts": [1],
+        "of": [{"sampler": "a"}],
+    }
 
 
 def test_counts_have_to_be_those_of_the_round():
     with pytest.raises(Refusal, match="samples 2 candidates, rounds.k is 3"):
-        Several([Named("hot")], [2])(None, ["p"], 3, Draws(0, (0,), (0,)))
+        SeveralSamplers([Named("hot")], [2])(None, ["p"], 3, Draws(0, (0,), (0,)))
     with pytest.raises(Refusal, match="positive count for each of 1 samplers"):
-        Several([Named("hot")], [2, 1])
+        SeveralSamplers([Named("hot")], [2, 1])
