@@ -16,7 +16,7 @@ from diffpo.data.source import Layout, Refer
 from diffpo.data.typed import read_prompts
 from diffpo.diffusion.data.encoding import EncodingSummary
 from diffpo.diffusion.data.framing import Framing
-from diffpo.diffusion.data.prompt_states import PromptStates
+from diffpo.diffusion.data.prompt_states import PROMPTS, PromptStates
 from diffpo.storage import arrow
 from diffpo.storage.digests import read_json, require_written
 from diffpo.storage.files import require_folder
@@ -131,6 +131,8 @@ class Extra(Mapping[str, Any]):
 class EncodedPairs(Layout):
     """Pairs that scripts/encode_pairs.py has encoded: training on them loads neither VAE nor text encoders.
 
+    If it was told to encode pictures alone, text encoders stay in the run.
+
     They are the rows as their source gave them, with the ids that they had there, so row maps, order and every random
     draw are those of training on the source.
 
@@ -171,6 +173,11 @@ class EncodedPairs(Layout):
 
     def files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{arrow.ENDING}"))
+
+    @property
+    def stores_prompts(self) -> bool:
+        """Whether prompts were encoded, too."""
+        return PROMPTS in self.encoding["files"]
 
     def prompts(self) -> PromptStates:
         """What was encoded of the prompts."""

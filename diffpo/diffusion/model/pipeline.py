@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +26,7 @@ WHAT = {"unet": "a UNet", "transformer": "a transformer", "vae": "a VAE"}
 PARTS = ("unet", "transformer", "vae", "scheduler")
 PARTS += ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
 CONFIGS = "the configs of a diffusers pipeline"
+Encodes = bool | Literal["pictures", "prompts"]  # True is both
 UNETS = (SD(), SDXL())  # what is loaded where no family is named
 # With which settings a pipeline was loaded: lengths of prompts, say, hold for drawing, too.
 LOADED: WeakKeyDictionary[Any, Family] = WeakKeyDictionary()
@@ -39,7 +40,7 @@ def load_base(
     scheduler: dict[str, Any] | None = None,
     revision: str | None = None,
     variant: str | None = None,
-    encodes: bool = True,
+    encodes: Encodes = True,
     denoises: bool = True,
     family: Family | None = None,
     quantizing: Quantizing | None = None,
@@ -47,7 +48,8 @@ def load_base(
     """A text-to-image base as a plain pipeline in fp32; arguments as of `StableDiffusion`.
 
     Args:
-        encodes: False leaves VAE, text encoders and tokenizers out.
+        encodes: False leaves VAE, text encoders and tokenizers out, "pictures" all of these but the VAE, "prompts" the
+            VAE alone.
         denoises: False leaves the network out.
         family: None is Stable Diffusion 1.x, 2.x or XL, whichever the pipeline is.
         quantizing: of the network of a folder; None leaves it in fp32.
@@ -55,7 +57,7 @@ def load_base(
     Raises:
         Refusal: if something cannot be found, is of another kind, lacks weights, or does not say what it is for.
     """
-    named = {"unet": unet if denoises else None, "vae": vae if encodes else None}
+    named = {"unet": unet if denoises else None, "vae": vae if encodes in (True, "pictures") else None}
     replaced = {name: origin for name, origin in named.items() if origin is not None}
     if family and family.part != "unet":
         require_folders([path, *replaced.values()], family)
@@ -210,9 +212,11 @@ def require_object(file: Path) -> None:
         raise Refusal(f"{file} holds a {type(found).__name__}, a JSON object is needed; fetch it again.")
 
 
-def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
+def left_out(family: Family, encodes: Encodes, denoises: bool) -> dict[str, None]:
     """What diffusers takes for parts that are not to be loaded."""
-    return dict.fromkeys((() if encodes else family.encoders) + (() if denoises else (family.part,)))
+    reads = {"vae": encodes in (True, "pictures"), family.part: denoises}
+    names = (*family.encoders, family.part)
+    return dict.fromkeys(name for name in names if not reads.get(name, encodes in (True, "prompts")))
 
 
 def make_hollow(home: Home) -> Any:

@@ -99,3 +99,8 @@ def test_pairs_that_were_encoded_for_another_length_guidance_or_family(root, tmp
             Refusal, match=r"family was 'Flux\(length=16, guidance=1.0\)' and is .*; encode the pairs anew"
         ):
             require_encoded_for(asked(folder, family), encoded)
+    encode_pairs(asked("flux", Flux(length=16)), data(root), tmp_path / "pictures", encode="pictures")
+    pictures = PairData(EncodedPairs(str(tmp_path / "pictures")))
+    require_encoded_for(asked("flux", Flux(length=32, guidance=3.5)), pictures)  # which latents do not depend on
+    with pytest.raises(Refusal, match="family was 'Flux' and is 'SD3', vae was .*; encode the pairs anew"):
+        require_encoded_for(asked("base", SD3()), pictures)

@@ -265,13 +265,16 @@ def errors(model: LoadedStableDiffusion, data: PairData) -> torch.Tensor:
 
 def test_encoded_pairs_train_as_pictures_do(case, root, tmp_path):
     data, base = data_of(root, caption_dropout=0.5), base_of(case, root)
-    encode_pairs(base, data, tmp_path / "encoded", batch_size=3)
     model = base.load()
     trained(model.network, 0.01)
-    bare = base.load(encodes=False, draws=False)
-    bare.network.load_state_dict(model.network.state_dict())
-    ours = errors(bare, replace(data, source=EncodedPairs(str(tmp_path / "encoded"))))
-    torch.testing.assert_close(ours, errors(model, data), rtol=1e-4, atol=1e-5)
+    wanted = errors(model, data)
+    for encode, encodes in (("pairs", False), ("pictures", "prompts")):
+        encode_pairs(base, data, tmp_path / encode, batch_size=3, encode=encode)
+        bare = base.load(encodes=encodes, draws=False)
+        assert bare.parts.vae is None
+        bare.network.load_state_dict(model.network.state_dict())
+        ours = errors(bare, replace(data, source=EncodedPairs(str(tmp_path / encode))))
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_another_family_is_refused_by_the_name_of_the_right_one(case, root):
