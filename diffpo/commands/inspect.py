@@ -112,7 +112,8 @@ def main(
     with name_failed_writes(f"The sheet {place}"):
         place.parent.mkdir(parents=True, exist_ok=True)
         said = list(tell_pairs(raw, find_mirrored(raw, opened.reader)))
-        draw_sheet(raw, read_pictures(raw, model.parts.vae), said).save(place)
+        decode = lambda latents: model.family.decoded(model.parts, latents.to(model.parts.vae.device))  # noqa: E731
+        draw_sheet(raw, read_pictures(raw, decode), said).save(place)
     encoders = [] if model.encoder is None else model.encoder.modules
     if model.encoder and encodes == "prompts":
         encoders = model.encoder.conditioner.encoders  # the VAE stays on the CPU

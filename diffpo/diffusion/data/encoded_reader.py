@@ -62,6 +62,7 @@ class PosteriorReader(Reader):
     def gather(self, examples: list[Example]) -> PosteriorBatch:
         """A batch whose prompts are texts."""
         views: list[EncodedView] = [example.view for example in examples]
+        require_one_shape(views)
         mean, std, time_ids = (torch.from_numpy(np.stack(part, axis=1)) for part in zip(*views, strict=True))
         return PosteriorBatch(
             mean,
@@ -75,6 +76,17 @@ class PosteriorReader(Reader):
             broken=tuple(row for example in examples for row in example.broken),
             identical=tuple(row for example in examples for row in example.identical),
             user=gather_users(examples),
+        )
+
+
+def require_one_shape(views: Sequence[EncodedView]) -> None:
+    """Raise a Refusal if latents of a batch would not lie on one grid of tokens."""
+    shapes = sorted({view.mean.shape[1:] for view in views})
+    if len(shapes) > 1:
+        told = " and ".join(" x ".join(map(str, shape)) for shape in shapes)
+        raise Refusal(
+            f"A batch holds latents of {told}, and a network takes one shape at a time; set fit.per_device_batch_size "
+            "to 1, or encode the pairs in one shape (data.framing.bucket_step null)."
         )
 
 

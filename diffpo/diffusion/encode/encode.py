@@ -132,7 +132,8 @@ def encode_pairs(
         return finished
     PixelReader(data.framing, 0.0, seed)((0, pairs[n]) for n in range(min(PATIENCE, len(pairs))))
     device: Any = state.device
-    parts = load_pipeline(base, stores_prompts or "pictures", denoises=False)
+    storing = base.storing(DTYPES[dtype], denoises=False)
+    parts = load_pipeline(base, stores_prompts or "pictures", denoises=False, storing=storing)
     family = base.family or family_of(parts)
     family.path(parts.scheduler)  # or training on what was encoded would be refused
     require_sides(data.framing.shapes, family)

@@ -16,6 +16,7 @@ from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.ledger import require_same
 
+QUANTIZED = "quantized_text_encoders"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -38,6 +39,7 @@ def list_encoders(base: StableDiffusion, texts: bool = True) -> dict[str, Any]:
         **found,
         "text_encoders": name_base(base, list(TEXT_ENCODERS)),
         "empty_prompt_is_zeros": bool(index.get("force_zeros_for_empty_prompt")),
+        **({} if base.quantize_text_encoders is None else {QUANTIZED: base.quantize_text_encoders}),
         **({} if base.family is None else {"family": repr(base.family)}),
     }
 
@@ -77,5 +79,5 @@ def require_encoded_for(base: StableDiffusion, data: PairData) -> None:
     remedy = "encode the pairs anew with scripts/encode_pairs.py, or train the base that they were encoded for"
     for source in sources:
         wanted = list_encoders(base, source.stores_prompts)
-        compared = wanted.keys() | (source.encoding.keys() & set(NORMALIZED))
+        compared = wanted.keys() | (source.encoding.keys() & {*NORMALIZED, QUANTIZED})
         require_same({key: source.encoding.get(key) for key in compared}, wanted, source.folder, remedy)

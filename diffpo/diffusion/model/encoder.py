@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.family import Family
+from diffpo.diffusion.base.quantize import cast_weights
 from diffpo.diffusion.data.batches import EncodedBatch, ImageBatch, PixelBatch, PromptBatch
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.pipeline import family_of
@@ -40,7 +41,7 @@ class Encoder:
         for module in encoder.modules:
             module.requires_grad_(False).eval()
         for text_encoder in encoder.conditioner.encoders:
-            text_encoder.to(storage)
+            cast_weights(text_encoder, storage)
         return encoder
 
     @property

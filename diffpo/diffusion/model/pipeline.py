@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.base.parts import from_folder
-from diffpo.diffusion.base.quantize import Quantizing
+from diffpo.diffusion.base.quantize import FULL, Quantizing, Storing
 from diffpo.diffusion.base.schedules import change_scheduler, require_as_trained
 from diffpo.diffusion.base.single_files import UNUSED, Checkpoint, is_single
 from diffpo.diffusion.families.sd import SD
@@ -30,6 +30,8 @@ Encodes = bool | Literal["pictures", "prompts"]  # True is both
 UNETS = (SD(), SDXL())  # what is loaded where no family is named
 # With which settings a pipeline was loaded: lengths of prompts, say, hold for drawing, too.
 LOADED: WeakKeyDictionary[Any, Family] = WeakKeyDictionary()
+# Parts that a pipeline was saved without, beside those that were only left out here.
+ABSENT: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 def load_base(
@@ -43,16 +45,16 @@ def load_base(
     encodes: Encodes = True,
     denoises: bool = True,
     family: Family | None = None,
-    quantizing: Quantizing | None = None,
+    storing: Storing = FULL,
 ) -> Any:
-    """A text-to-image base as a plain pipeline in fp32; arguments as of `StableDiffusion`.
+    """A text-to-image base as a plain pipeline; arguments as of `StableDiffusion`.
 
     Args:
         encodes: False leaves VAE, text encoders and tokenizers out, "pictures" all of these but the VAE, "prompts" the
             VAE alone.
         denoises: False leaves the network out.
         family: None is Stable Diffusion 1.x, 2.x or XL, whichever the pipeline is.
-        quantizing: of the network of a folder; None leaves it in fp32.
+        storing: in which types; networks and text encoders of single files are in fp32 in any case.
 
     Raises:
         Refusal: if something cannot be found, is of another kind, lacks weights, or does not say what it is for.
@@ -74,7 +76,7 @@ def load_base(
     if home.absent and not denoises:
         parts[part] = make_hollow(home)
     for name in (part, *home.family.encoders):
-        origin, few = replaced.get(name, path), quantizing if name == part else None
+        origin, stored = replaced.get(name, path), store_part(home.family, name, storing)
         if name in parts:
             continue
         if name in home.absent:
@@ -86,20 +88,29 @@ def load_base(
             parts[name] = architecture.filled(name, files[origin])
         elif name in replaced:
             places = (name, "")
-            parts[name] = from_folder(home.kind(name), origin, places, WHAT[name], variant=variant, quantizing=few)
+            parts[name] = from_folder(home.kind(name), origin, places, WHAT[name], None, variant, (), *stored)
         else:
             what = WHAT.get(name, f"a {name}")
             unused = UNUSED.get(name, ())
-            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, unused, few)
+            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, unused, *stored)
     with name_failed_loads(home.path, "a diffusers pipeline"), name_parse_errors():
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:
         pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
-    LOADED[pipeline] = home.family
+    LOADED[pipeline], ABSENT[pipeline] = home.family, home.absent
     home.family.require_fits(pipeline, home.path, replaced.get(part, path), replaced.get("vae", path))
     for file in files.values():
         require_as_trained(file.tensors, file.metadata, pipeline.scheduler, scheduler or {}, file.path)
     return pipeline
+
+
+def store_part(family: Family, name: str, storing: Storing) -> tuple[Quantizing | None, torch.dtype]:
+    """How a part is quantized, if at all, and in which type it is loaded."""
+    if name == family.part:
+        return storing.quantizing, torch.float32 if storing.quantizing else storing.network
+    if not name.startswith("text_encoder"):
+        return None, torch.float32
+    return storing.quantizing_texts if name in family.large else None, storing.encoders
 
 
 def require_folders(paths: Iterable[str], family: Family) -> None:
@@ -185,6 +196,13 @@ class Home:
 def find_absent(path: str, revision: str | None, family: Family) -> set[str]:
     """Parts that a base of a family was saved without; diffusers wants to be told so."""
     return Home.of(path, revision, chosen=family).absent
+
+
+def list_absent(pipeline: Any) -> set[str]:
+    """Parts that a pipeline at hand was saved without, or made without."""
+    if pipeline in ABSENT:
+        return ABSENT[pipeline]
+    return {name for name in family_of(pipeline).optional if pipeline.components[name] is None}
 
 
 def home_of(file: Checkpoint, config: str | None, chosen: Family | None) -> Home:
