@@ -176,15 +176,16 @@ def make_bare(kind: Any, path: str, place: str, revision: str | None) -> Any:
     Raises:
         OSError: if its config cannot be found, or its weights are quantized already.
     """
+    of_diffusers = bool(issubclass(kind, ModelMixin))
     with name_parse_errors(), torch.device("meta"):
-        if not issubclass(kind, ModelMixin):
+        if of_diffusers:
+            config = settings = kind.load_config(path, subfolder=place, revision=revision)
+        else:
             config = kind.config_class.from_pretrained(path, subfolder=place, revision=revision)
             settings = config.to_dict()
-        else:
-            config = settings = kind.load_config(path, subfolder=place, revision=revision)
         if settings.get("quantization_config"):
             raise OSError("it is quantized already; name one whose weights are not")
-        return kind.from_config(config) if issubclass(kind, ModelMixin) else kind(config)
+        return kind.from_config(config) if of_diffusers else kind(config)
 
 
 def unwrap_weights(network: Any, folder: Path, variant: str | None) -> dict[str, Any]:

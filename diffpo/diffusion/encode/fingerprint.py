@@ -77,7 +77,8 @@ def require_encoded_for(base: StableDiffusion, data: PairData) -> None:
     if not sources:
         return
     remedy = "encode the pairs anew with scripts/encode_pairs.py, or train the base that they were encoded for"
+    asked = {texts: list_encoders(base, texts) for texts in {source.stores_prompts for source in sources}}
     for source in sources:
-        wanted = list_encoders(base, source.stores_prompts)
+        wanted = asked[source.stores_prompts]
         compared = wanted.keys() | (source.encoding.keys() & {*NORMALIZED, QUANTIZED})
         require_same({key: source.encoding.get(key) for key in compared}, wanted, source.folder, remedy)
