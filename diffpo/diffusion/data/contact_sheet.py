@@ -72,11 +72,12 @@ def read_pictures(batch: Raw, decode: Callable[[Tensor], Tensor] | None) -> list
     with torch.no_grad():
         assert decode is not None
         return [
-            [picture_of(as_bytes(decode(mean[None].float() * batch.scaling))) for mean in side] for side in batch.mean
+            [picture_of(round_pixels(decode(mean[None].float() * batch.scaling))) for mean in side]
+            for side in batch.mean
         ]
 
 
-def as_bytes(pixels: Float[Tensor, "1 3 H W"]) -> UInt8[Tensor, "3 H W"]:
+def round_pixels(pixels: Float[Tensor, "1 3 H W"]) -> UInt8[Tensor, "3 H W"]:
     return ((pixels[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
