@@ -69,12 +69,10 @@ def read_pictures(batch: Raw, decode: Callable[[Tensor], Tensor] | None) -> list
         return [[picture_of(pixels) for pixels in side] for side in batch.pixels]
     if isinstance(batch, PromptBatch):
         return [[Image.new("RGB", (batch.side, batch.side), PALE) for _ in side] for side in batch.prompts]
+    assert decode is not None
+    latents = batch.mean.float() * batch.scaling
     with torch.no_grad():
-        assert decode is not None
-        return [
-            [picture_of(round_pixels(decode(mean[None].float() * batch.scaling))) for mean in side]
-            for side in batch.mean
-        ]
+        return [[picture_of(round_pixels(decode(picture[None]))) for picture in side] for side in latents]
 
 
 def round_pixels(pixels: Float[Tensor, "1 3 H W"]) -> UInt8[Tensor, "3 H W"]:
