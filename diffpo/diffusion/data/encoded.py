@@ -16,7 +16,7 @@ from diffpo.data.source import Layout, Refer
 from diffpo.data.typed import read_prompts
 from diffpo.diffusion.data.encoding import EncodingSummary
 from diffpo.diffusion.data.framing import Framing
-from diffpo.diffusion.data.prompt_states import PROMPTS, PromptStates
+from diffpo.diffusion.data.prompt_states import PromptStates
 from diffpo.storage import arrow
 from diffpo.storage.digests import read_json, require_written
 from diffpo.storage.files import require_folder
@@ -177,7 +177,7 @@ class EncodedPairs(Layout):
     @property
     def stores_prompts(self) -> bool:
         """Whether prompts were encoded, too."""
-        return PROMPTS in self.encoding["files"]
+        return "encode" not in self.encoding  # which says that pictures alone were
 
     def prompts(self) -> PromptStates:
         """What was encoded of the prompts."""
