@@ -109,12 +109,12 @@ def on_device(pipeline: Any, network: nn.Module, device: torch.device) -> Iterat
     parts: list[Any] = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     homes = [(part, part.device) for part in parts if part is not network]
     for part, _ in homes:
-        nn.Module.to(part, device)  # transformers' own refuses some that are quantized
+        part.to(device)
     try:
         yield
     finally:
         for part, home in homes:
-            nn.Module.to(part, home)
+            part.to(home)
 
 
 def to_trackio(tracker: Any, picture: Image.Image, step: int) -> None:
