@@ -11,7 +11,7 @@ import transformers
 
 from diffpo.diffusion.data.encoded import SUMMARY
 from diffpo.diffusion.data.pairs import PairData
-from diffpo.diffusion.encode.encode import Precision, encode_pairs
+from diffpo.diffusion.encode.encode import Precision, Stored, encode_pairs
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.storage.job_folder import join_processes, tell_result
 
@@ -23,6 +23,7 @@ def main(
     dtype: Precision = "float32",
     batch_size: int = 32,
     seed: int = 0,
+    encode: Stored = "pairs",
     settings: str = "",
 ) -> None:
     """Encode the pictures and prompts of pairs once; training then needs neither VAE nor text encoders.
@@ -36,13 +37,15 @@ def main(
         dtype: of text states. float32 also keeps latents as the VAE gives them, the others round them to float16.
         batch_size: pictures, and prompts, that are encoded at a time.
         seed: of the row maps.
+        encode: `pictures` stores latents alone, and a run on them keeps the text encoders: for families whose prompts
+            have large states (FLUX.1, FLUX.2, SD3).
         settings: the resolved config.
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     accelerator = join_processes()
     is_finished = (output_dir / SUMMARY).exists()
-    found = encode_pairs(base, data, output_dir, dtype, batch_size, seed)
+    found = encode_pairs(base, data, output_dir, dtype, batch_size, seed, encode)
     if accelerator.is_main_process:
         tell_result(output_dir, is_finished, settings, "encoded", describe_encoding(found, output_dir))
     accelerator.end_training()
@@ -50,9 +53,13 @@ def main(
 
 def describe_encoding(found: dict[str, Any], output_dir: Path) -> str:
     """The summary in a sentence."""
+    what, cut = f"{found['pairs']} pairs and {found['prompts']} prompts encoded", ""
+    if "encode" in found:
+        what = f"pictures of {found['pairs']} pairs encoded, and none of {found['prompts']} prompts"
+    else:
+        cut = f"; {found['truncated']} prompts were longer than {found['longest']} tokens and cut"
     return (
-        f"{found['pairs']} pairs and {found['prompts']} prompts encoded, {found['bytes'] / 2**30:.2f} GiB; "
-        f"{found['unreadable']} pairs have a picture that could not be read; {found['truncated']} prompts were longer "
-        f"than {found['longest']} tokens and cut. To train on them: "
+        f"{what}, {found['bytes'] / 2**30:.2f} GiB; {found['unreadable']} pairs have a picture that could not be "
+        f"read{cut}. To train on them: "
         f"--data.source=diffpo.diffusion.EncodedPairs --data.source.path={output_dir}"
     )

@@ -23,7 +23,7 @@ from diffpo.core.references import Reference, SwitchedOff
 from diffpo.data.pairs import require_suits, require_track
 from diffpo.data.typed import list_captions
 from diffpo.diffusion.data.contact_sheet import draw_sheet, find_mirrored, read_pictures, tell_pairs
-from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.data.pairs import PairData, find_unencoded
 from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.evaluation.held_out import HeldOut
@@ -102,7 +102,7 @@ def main(
     for some in [opened, *([held_out.pairs] if held_out else [])]:
         require_suits(objective, some)
     length, storage = tell_length(fit, opened.size, accelerator), autocast_type(accelerator)
-    encodes = not all(some.is_encoded for some in read)
+    encodes = find_unencoded(read)
     model = base.load(accelerator.device, storage, seed, encodes, True, objective.requires.unconditional)
     objective.attach(model.unet, seed)
     raw = opened.first(pairs)
@@ -112,8 +112,11 @@ def main(
     with name_failed_writes(f"The sheet {place}"):
         place.parent.mkdir(parents=True, exist_ok=True)
         said = list(tell_pairs(raw, find_mirrored(raw, opened.reader)))
-        draw_sheet(raw, read_pictures(raw, model.parts.vae), said).save(place)
-    encoders = model.encoder.modules if encodes and model.encoder else []
+        decode = lambda latents: model.family.decoded(model.parts, latents.to(model.parts.vae.device))  # noqa: E731
+        draw_sheet(raw, read_pictures(raw, decode), said).save(place)
+    encoders = [] if model.encoder is None else model.encoder.modules
+    if model.encoder and encodes == "prompts":
+        encoders = model.encoder.conditioner.encoders  # the VAE stays on the CPU
     copied = storage.itemsize if objective.requires.reference and base.adapter is None and reference is None else 0
     step = count_step(objective, model, opened, fit)
     print(tell_trained(objective, base.unet or base.path, base.adapter, model.unet, fit), length, sep="\n")

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from diffpo.core.objective import Objective
 from diffpo.core.references import Reference
 from diffpo.data.pairs import require_track
-from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.data.pairs import PairData, find_unencoded
 from diffpo.diffusion.encode.encode import Encoding
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.evaluation.held_out import HeldOut
@@ -88,7 +88,7 @@ def main(
         require_sides(data.framing.shapes, base.family)
     pairs, held_out = open_pairs(objective, data, validation, run)
     fit.steps_on(pairs.size)  # epochs of a stream are refused before anything is loaded
-    encodes = not all(some.is_encoded for some in read)
+    encodes = find_unencoded(read)
     shown = preview is not None or (validation is not None and validation.drawn is not None)
     model = base.load(accelerator.device, run.storage, seed, encodes, shown, objective.requires.unconditional)
     first, draws = model.first(pairs)

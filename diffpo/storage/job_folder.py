@@ -112,17 +112,18 @@ class JobFolder:
         """It goes with the folder of what is unfinished."""
         return take_lock(self.unfinished, self.kind, lambda names: True)
 
-    def require_room(self, what: str, needed: float | int) -> None:
+    def require_room(self, what: str, needed: float | int, others: str = "") -> None:
         """Raise a Refusal if what is still missing will not fit on the disk.
 
         Args:
             needed: bytes of the whole, about.
+            others: further remedies.
         """
         left = needed - sum(file.stat().st_size for file in self.path.rglob(f"*{self.ending}"))
         if left > (free := shutil.disk_usage(self.path).free):
             raise Refusal(
                 f"{what} need about {left / 2**30:.2f} GiB, the disk of {self.path} has {free / 2**30:.2f} GiB free: "
-                "free some space, or choose another output_dir."
+                f"free some space, or choose another output_dir{others}."
             )
 
     def keep(self, *names: str) -> None:

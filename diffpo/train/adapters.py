@@ -29,15 +29,20 @@ class Adapter(ABC):
         start: where its weights come from, if the reference has them too; None if the reference is the bare network.
         tags: of the model card.
         hears_users: whether rows have to tell who judged them.
+        reads_base: whether `attach` reads weights of the network, which then have to be there in fp32.
     """
 
     start: str | None = None
     tags: ClassVar[tuple[str, ...]] = ()
     hears_users: ClassVar[bool] = False
+    reads_base: ClassVar[bool] = True
 
     def suited(self, targets: Sequence[str]) -> "Adapter":
         """The same adapter for a network in which these layers get one, unless it was told others."""
         return self
+
+    def tell_untold(self, pipeline: Any, base: str) -> None:
+        """Warn of what the pipeline of a base does not tell its network, and did when the adapter began."""
 
     @abstractmethod
     def attach(self, network: Any, seed: int = 0) -> None:

@@ -36,9 +36,14 @@ def pixels(root: Path, **changed: Any) -> PairData:
 
 
 def encoded(
-    root: Path, name: str = "encoded", dtype: str = "float32", batch_size: int = 2, **changed: Any
+    root: Path,
+    name: str = "encoded",
+    dtype: str = "float32",
+    batch_size: int = 2,
+    encode: str = "pairs",
+    **changed: Any,
 ) -> PairData:
     """The same pairs, read from `name`, which they are encoded into if they are not there."""
     data = pixels(root, **changed)
-    encode_pairs(base(root), data, root / name, dtype, batch_size)
+    encode_pairs(base(root), data, root / name, dtype, batch_size, encode=encode)
     return replace(data, source=EncodedPairs(str(root / name)))

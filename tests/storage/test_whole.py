@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from diffpo.core.refusal import Refusal
-from diffpo.storage.whole import UNWRAPPING, fill_network, load_whole, match_weights, unwrap_name
+from diffpo.storage.whole import UNWRAPPING, fill_network, load_whole, match_weights, require_finite, unwrap_name
 
 NET = {"down.weight": (2, 3), "down.bias": (2,)}
 
@@ -178,3 +178,10 @@ def test_a_damaged_file_is_one_line(tmp_path, error):
 
     with pytest.raises(Refusal, match="that can be read: it is damaged, or holds more than tensors .or a git-lfs"):
         load_whole(load, str(tmp_path), "a net")
+
+
+def test_weights_that_torchao_stores_in_few_bits_are_left_out():
+    class Few(torch.Tensor):
+        __module__ = "torchao.quantization"
+
+    require_finite([("a", torch.full((2,), torch.nan).as_subclass(Few))], "somewhere", "a network")

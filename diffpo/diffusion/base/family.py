@@ -105,6 +105,7 @@ class Family(Signature):
         multiple: that sides of pictures have to be of, in pixels.
         options: of the pipeline's `from_pretrained`.
         optional: parts that a pipeline may lack.
+        large: text encoders that may be quantized.
         vae: class of its VAE.
         width: name in the network's config of the width of prompt states.
         guidance: what a network with embedded guidance is told in training; None if the family knows of none.
@@ -118,6 +119,7 @@ class Family(Signature):
     multiple: ClassVar[int] = 16
     options: ClassVar[Mapping[str, Any]] = {}
     optional: ClassVar[tuple[str, ...]] = ()
+    large: ClassVar[tuple[str, ...]] = ("text_encoder",)
     vae: ClassVar[Any] = AutoencoderKL
     width: ClassVar[str] = "joint_attention_dim"
     guidance: float | None = None

@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
+from diffpo.core.references import store_matrices
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.files import loaded_files
 from diffpo.diffusion.base.quantize import Quantizing, find_weights, restore_layers
@@ -36,8 +37,9 @@ def from_folder(
     variant: str | None = None,
     spare: tuple[str, ...] = (),
     quantizing: Quantizing | None = None,
+    storage: torch.dtype = torch.float32,
 ) -> Any:
-    """A network in fp32.
+    """A network.
 
     Args:
         kind: class of diffusers or transformers.
@@ -47,6 +49,8 @@ def from_folder(
         variant: of the weight files; if there are none of it, the others are taken, which is told.
         spare: weights that the files may have besides.
         quantizing: how layers of its blocks are stored in few bits; None leaves them.
+        storage: type of its weights; of a network of diffusers that of its matrices alone (`store_matrices`), and the
+            others are fp32. No copy of all in fp32 is made on the way.
 
     Raises:
         Refusal: if there is none, or weights are absent, too many, or of other shapes, or it is not what a run has
@@ -54,7 +58,8 @@ def from_folder(
     """
     if Path(path).is_dir():
         require_exported(folder_in(path, places))
-    load = partial(load_local if Path(path).is_dir() else load_remote, kind, path, places, revision, variant)
+    find = load_local if Path(path).is_dir() else load_remote
+    load = partial(find, kind, path, places, revision, variant, storage=storage)
     if quantizing:
         return load_whole(partial(load, quantizing=quantizing), path, what, spare, weights=find_weights)
     network = load_whole(load, path, what, spare)
@@ -109,18 +114,19 @@ def read_network(
     variant: str | None,
     key_mapping: Any = None,
     quantizing: Quantizing | None = None,
+    storage: torch.dtype = torch.float32,
     **asked: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """A network, and what its library says of the weights.
 
     Args:
         key_mapping: as of transformers; diffusers has no such thing.
-        quantizing: of a network of diffusers; None leaves it.
+        quantizing, storage: as of `from_folder`.
 
     Raises:
         OSError: if something cannot be found, or the network carries adapters, or cannot be quantized as it is.
     """
-    where: dict[str, Any] = {"subfolder": place, "revision": revision, "variant": variant, "dtype": torch.float32}
+    where: dict[str, Any] = {"subfolder": place, "revision": revision, "variant": variant, "dtype": storage}
     mapping = {"key_mapping": key_mapping} if key_mapping and not issubclass(kind, ModelMixin) else {}
     shared = []
     if quantizing:
@@ -128,6 +134,8 @@ def read_network(
         where["quantization_config"], shared = quantizing.config(bare), quantizing.shared(bare)
         if key_mapping:
             raise OSError("its weights have names of a wrapper; save the network again without it, or do not quantize")
+    elif issubclass(kind, ModelMixin) and storage != torch.float32:
+        kind, where["dtype"] = store_at_once(kind, storage), None
     with name_parse_errors():
         loaded: Any = kind.from_pretrained(path, **where, **asked, **mapping)
     network, report = loaded
@@ -143,6 +151,18 @@ def read_network(
     return network, report
 
 
+def store_at_once(kind: Any, storage: torch.dtype) -> Any:
+    """A class of diffusers whose networks have matrices of a type before they are filled; diffusers then gives each
+    weight the type that is there."""
+
+    def from_config(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        network = kind.from_config(*args, **kwargs)
+        store_matrices(network.requires_grad_(False), storage)
+        return network
+
+    return type(kind.__name__, (kind,), {"from_config": classmethod(from_config)})
+
+
 def find_folder(path: str, place: str, revision: str | None) -> Path:
     """A subfolder of a folder, or of what was fetched of a hub id."""
     if not Path(path).exists():
@@ -156,11 +176,16 @@ def make_bare(kind: Any, path: str, place: str, revision: str | None) -> Any:
     Raises:
         OSError: if its config cannot be found, or its weights are quantized already.
     """
+    of_diffusers = bool(issubclass(kind, ModelMixin))
     with name_parse_errors(), torch.device("meta"):
-        settings = kind.load_config(path, subfolder=place, revision=revision)
-        if "quantization_config" in settings:
+        if of_diffusers:
+            config = settings = kind.load_config(path, subfolder=place, revision=revision)
+        else:
+            config = kind.config_class.from_pretrained(path, subfolder=place, revision=revision)
+            settings = config.to_dict()
+        if settings.get("quantization_config"):
             raise OSError("it is quantized already; name one whose weights are not")
-        return kind.from_config(settings)
+        return kind.from_config(config) if of_diffusers else kind(config)
 
 
 def unwrap_weights(network: Any, folder: Path, variant: str | None) -> dict[str, Any]:

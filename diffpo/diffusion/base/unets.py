@@ -25,8 +25,9 @@ def require_unet(pipeline: Any, path: str, unet: str, vae: str, added: str | Non
         require_text_to_image(pipeline, unet, added)
     if pipeline.vae is not None:
         require_known_latents(pipeline.vae, normalizes, vae)
+    if pipeline.text_encoder is not None:
         require_one_length(pipeline, path)
-    if pipeline.unet is not None and pipeline.vae is not None:
+    if pipeline.unet is not None and pipeline.text_encoder is not None:
         require_unet_width(pipeline.unet, width_of(pipeline), unet)
     require_said(pipeline.scheduler, path)
 

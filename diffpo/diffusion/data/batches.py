@@ -167,6 +167,56 @@ def count_enlarged(time_ids: Float[Tensor, "k b 6"]) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class PosteriorBatch:
+    """Pairs whose pictures are encoded and whose prompts are not yet.
+
+    Attributes:
+        mean, std, scaling: as of `EncodedBatch`.
+        time_ids: what SDXL is told of each picture, see `Framed`.
+        prompts: one list per candidate.
+        epoch, row, broken, identical, user: as of `PixelBatch`.
+    """
+
+    mean: Float[Tensor, "k b c h w"]
+    std: Float[Tensor, "k b c h w"]
+    scaling: float
+    time_ids: Float[Tensor, "k b 6"]
+    prompts: tuple[list[str], ...]
+    label: PairLabels
+    epoch: tuple[int, ...]
+    row: tuple[int, ...]
+    broken: tuple[tuple[int, int], ...] = ()
+    identical: tuple[tuple[int, int], ...] = ()
+    user: Float[Tensor, "b u e"] | None = None
+
+    @property
+    def pictures(self) -> int:
+        return self.time_ids[..., 0].numel()
+
+    @property
+    def enlarged(self) -> int:
+        return count_enlarged(self.time_ids)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PosteriorBatch":
+        user = None if self.user is None else change(self.user)
+        mean, std, time_ids = change(self.mean), change(self.std), change(self.time_ids)
+        return replace(self, mean=mean, std=std, time_ids=time_ids, label=self.label.map(change), user=user)
+
+    def pin_memory(self) -> "PosteriorBatch":
+        return self.map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "PosteriorBatch":
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def told(self, cond: Conditioning) -> "EncodedBatch":
+        """The same with what was made of the prompts."""
+        keys, passed_over = (self.epoch, self.row), (self.broken, self.identical)
+        return EncodedBatch(
+            self.mean, self.std, self.scaling, cond, self.label, *keys, *passed_over, enlarged=self.enlarged
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedBatch:
     """Pairs as posteriors of the VAE and text states: all that training needs of pictures and prompts.
 
@@ -253,4 +303,4 @@ class PromptBatch:
         return self.map(lambda x: x.to(device, non_blocking=True))
 
 
-Raw = PixelBatch | EncodedBatch | PromptBatch  # what readers collate and a base encodes
+Raw = PixelBatch | PosteriorBatch | EncodedBatch | PromptBatch  # what readers collate and a base encodes

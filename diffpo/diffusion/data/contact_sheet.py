@@ -1,11 +1,11 @@
 """The first pairs on one sheet, as the network gets them: cropped, mirrored, with prompt and label."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from textwrap import wrap
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -58,24 +58,25 @@ def prompt_of(batch: Raw, side: int, pair: int) -> str:
     return batch.prompts[side][pair]
 
 
-def read_pictures(batch: Raw, vae: Any) -> list[list[Image.Image]]:
+def read_pictures(batch: Raw, decode: Callable[[Tensor], Tensor] | None) -> list[list[Image.Image]]:
     """The pictures of a batch, by candidate and pair: pixels as they are, latents decoded, blanks where they are to be
     drawn first.
 
     Args:
-        vae: for latents.
+        decode: from latents that a network sees to pixels from -1 to 1; read if pictures are encoded.
     """
     if isinstance(batch, PixelBatch):
         return [[picture_of(pixels) for pixels in side] for side in batch.pixels]
     if isinstance(batch, PromptBatch):
         return [[Image.new("RGB", (batch.side, batch.side), PALE) for _ in side] for side in batch.prompts]
+    assert decode is not None
+    latents = batch.mean.float() * batch.scaling
     with torch.no_grad():
-        return [[picture_of(decoded(vae, mean)) for mean in side] for side in batch.mean]
+        return [[picture_of(round_pixels(decode(picture[None]))) for picture in side] for side in latents]
 
 
-def decoded(vae: Any, mean: Float[Tensor, "c h w"]) -> Tensor:
-    pixels = vae.decode(mean[None].to(vae.device, torch.float32)).sample[0]
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+def round_pixels(pixels: Float[Tensor, "1 3 H W"]) -> UInt8[Tensor, "3 H W"]:
+    return ((pixels[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def picture_of(pixels: Tensor) -> Image.Image:

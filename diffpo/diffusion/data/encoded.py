@@ -131,6 +131,8 @@ class Extra(Mapping[str, Any]):
 class EncodedPairs(Layout):
     """Pairs that scripts/encode_pairs.py has encoded: training on them loads neither VAE nor text encoders.
 
+    If it was told to encode pictures alone, text encoders stay in the run.
+
     They are the rows as their source gave them, with the ids that they had there, so row maps, order and every random
     draw are those of training on the source.
 
@@ -171,6 +173,11 @@ class EncodedPairs(Layout):
 
     def files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{arrow.ENDING}"))
+
+    @property
+    def stores_prompts(self) -> bool:
+        """Whether prompts were encoded, too."""
+        return "encode" not in self.encoding  # which says that pictures alone were
 
     def prompts(self) -> PromptStates:
         """What was encoded of the prompts."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.rows import PairRow
-from diffpo.diffusion.data.batches import EncodedBatch, States, count_enlarged, join_sides, pad_states, sides
+from diffpo.diffusion.data.batches import EncodedBatch, PosteriorBatch, Raw, States, join_sides, pad_states, sides
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.prompt_states import PromptStates
@@ -27,38 +27,25 @@ class EncodedView(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedReader(Reader):
-    """Reads what was encoded; the flip is drawn as from pixels and picks the variant.
+class PosteriorReader(Reader):
+    """Reads pictures that were encoded; the flip is drawn as from pixels and picks the variant.
 
     Attributes:
-        prompts: of each source.
         scaling: what latents are multiplied by.
-        told: a sentence about the prompts, see `report`.
     """
 
-    prompts: tuple[PromptStates, ...]
     scaling: float
-    told: str
 
     @classmethod
     def of(
         cls, sources: Sequence[EncodedPairs], framing: Framing, caption_dropout: float, seed: int
-    ) -> "EncodedReader":
+    ) -> "PosteriorReader":
         """A reader of these sources.
 
         Raises:
             Refusal: if one of them was encoded for another framing.
         """
-        for source in sources:
-            source.require_framing(framing)
-        prompts = tuple(source.prompts() for source in sources)
-        about = [source.encoding for source in sources]
-        truncated, encoded = (sum(found[name] for found in about) for name in ("truncated", "prompts"))
-        told = (
-            f" {truncated} of {encoded} prompts were longer than {about[0]['longest']} tokens and cut when they were "
-            "encoded."
-        )
-        return cls(framing, caption_dropout, seed, prompts, about[0]["scaling"], told)
+        return cls(framing, caption_dropout, seed, find_scaling(sources, framing))
 
     def look(self, row: PairRow, draws: Draws) -> EncodedView:
         mirrored = self.framing.mirrors(draws)
@@ -69,22 +56,80 @@ class EncodedReader(Reader):
     def is_one(self, view: EncodedView) -> bool:
         return len(view.mean) > 1 and bool((view.mean == view.mean[:1]).all())
 
-    def collate(self, examples: list[Example]) -> EncodedBatch:
+    def collate(self, examples: list[Example]) -> Raw:
+        return self.gather(examples)
+
+    def gather(self, examples: list[Example]) -> PosteriorBatch:
+        """A batch whose prompts are texts."""
         views: list[EncodedView] = [example.view for example in examples]
+        require_one_shape(views)
         mean, std, time_ids = (torch.from_numpy(np.stack(part, axis=1)) for part in zip(*views, strict=True))
-        told = [self.states(side) for side in sides(prompts_by_side(examples))]
-        return EncodedBatch(
+        return PosteriorBatch(
             mean,
             std,
             self.scaling,
-            join_sides(told, time_ids, gather_users(examples)),
+            time_ids,
+            prompts_by_side(examples),
             gather_labels(examples),
             epoch=tuple(example.epoch for example in examples),
             row=tuple(example.row.id for example in examples),
             broken=tuple(row for example in examples for row in example.broken),
             identical=tuple(row for example in examples for row in example.identical),
-            enlarged=count_enlarged(time_ids),
+            user=gather_users(examples),
         )
+
+
+def require_one_shape(views: Sequence[EncodedView]) -> None:
+    """Raise a Refusal if latents of a batch would not lie on one grid of tokens."""
+    shapes = sorted({view.mean.shape[1:] for view in views})
+    if len(shapes) > 1:
+        told = " and ".join(" x ".join(map(str, shape)) for shape in shapes)
+        raise Refusal(
+            f"A batch holds latents of {told}, and a network takes one shape at a time; set fit.per_device_batch_size "
+            "to 1, or encode the pairs in one shape (data.framing.bucket_step null)."
+        )
+
+
+def find_scaling(sources: Sequence[EncodedPairs], framing: Framing) -> float:
+    """What latents of sources are multiplied by.
+
+    Raises:
+        Refusal: if one of them was encoded for another framing.
+    """
+    for source in sources:
+        source.require_framing(framing)
+    return sources[0].encoding["scaling"]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedReader(PosteriorReader):
+    """Reads pictures and prompts that were encoded.
+
+    Attributes:
+        tables: of the prompts of each source.
+        told: a sentence about the prompts, see `report`.
+    """
+
+    tables: tuple[PromptStates, ...]
+    told: str
+
+    @classmethod
+    def of(
+        cls, sources: Sequence[EncodedPairs], framing: Framing, caption_dropout: float, seed: int
+    ) -> "EncodedReader":
+        scaling, tables = find_scaling(sources, framing), tuple(source.prompts() for source in sources)
+        about = [source.encoding for source in sources]
+        truncated, encoded = (sum(found[name] for found in about) for name in ("truncated", "prompts"))
+        told = (
+            f" {truncated} of {encoded} prompts were longer than {about[0]['longest']} tokens and cut when they were "
+            "encoded."
+        )
+        return cls(framing, caption_dropout, seed, scaling, tables, told)
+
+    def collate(self, examples: list[Example]) -> EncodedBatch:
+        batch = self.gather(examples)
+        told = [self.states(side) for side in sides(batch.prompts)]
+        return batch.told(join_sides(told, batch.time_ids, batch.user))
 
     def states(self, prompts: list[str]) -> States:
         """What was encoded of prompts.
@@ -96,7 +141,7 @@ class EncodedReader(Reader):
         return {name: torch.cat(some) for name, some in pad_states(found).items()}
 
     def state(self, prompt: str) -> States:
-        for table in self.prompts:
+        for table in self.tables:
             if (found := table.find(prompt)) is not None:
                 return found
         raise Refusal(

@@ -9,11 +9,10 @@ class EncodedFiles(TypedDict):
     Attributes:
         k: pictures of each pair.
         unreadable: pairs of which a picture could not be read.
-        prompts: that were encoded; `truncated` of them to `longest` tokens.
+        prompts: that the pairs have, with the empty one.
         latents: type of the posteriors.
         scaling: what latents are multiplied by after they were drawn.
         shapes: of latents, by the number that a pair names.
-        states: tokens and width of a prompt's states.
         files: how many each table has, by its name.
         bytes: of all of them.
     """
@@ -21,20 +20,31 @@ class EncodedFiles(TypedDict):
     k: int
     unreadable: int
     prompts: int
-    truncated: int
-    longest: int
     latents: str
     scaling: float
     shapes: list[list[int]]
-    states: list[int]
     files: dict[str, int]
     bytes: int
 
 
-class EncodingSummary(EncodedFiles):
-    """The same, and what the numbers depend on.
+class StoredPrompts(TypedDict):
+    """What it says of their states.
 
     Attributes:
+        truncated: prompts that were cut to `longest` tokens.
+        states: tokens and width of a prompt's states.
+    """
+
+    truncated: int
+    longest: int
+    states: list[int]
+
+
+class EncodingSummary(EncodedFiles, StoredPrompts):
+    """The same, and what the numbers depend on; of pictures alone, what is said of states and text encoders is absent.
+
+    Attributes:
+        encode: "pictures" if prompts are not stored; absent otherwise.
         vae, text_encoders: hashes of weights, or names on the hub.
         flip: whether each picture was encoded mirrored, too.
         dtype: of text states.

@@ -1,11 +1,11 @@
 """From a source of pairs to batches: of pixels and prompts, or of what was encoded of them."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -26,11 +26,13 @@ from diffpo.data.streams import Stream, open_streams
 from diffpo.data.typed import list_captions, show_value
 from diffpo.diffusion.data.batches import Raw
 from diffpo.diffusion.data.encoded import EncodedPairs, EncodedPicture
-from diffpo.diffusion.data.encoded_reader import EncodedReader
+from diffpo.diffusion.data.encoded_reader import EncodedReader, PosteriorReader
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.readers import Example, PixelReader, PromptReader, Reader, Seen, gather_ids
 from diffpo.diffusion.data.stream import PATIENCE, ImageStream
 from diffpo.processes.workers import at_most, bytes_of, from_workers
+
+Unencoded = bool | Literal["prompts"]
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,16 @@ class PairData:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the pairs need neither VAE nor text encoders."""
+        """Whether the pictures are encoded."""
         return all(isinstance(layout, EncodedPairs) for layout in self.source.layouts)
+
+    @property
+    def unencoded(self) -> Unencoded:
+        """What a run has to encode of the pairs: pictures and prompts (True), "prompts", or nothing (False)."""
+        layouts = [layout for layout in self.source.layouts if isinstance(layout, EncodedPairs)]
+        if len(layouts) < len(self.source.layouts):
+            return True
+        return False if all(layout.stores_prompts for layout in layouts) else "prompts"
 
     def open(self, seed: int = 0) -> "ImagePairs | ImageStream":
         reader, maps = self.reader(seed), [*self.rows, TextPrompts()]
@@ -117,7 +127,14 @@ class PairData:
             raise Refusal("Encoded pairs are mixed with pictures; encode all sources of data.source, or none.")
         if self.stream is not None:
             raise Refusal("Encoded pairs are a table that needs no memory; set data.stream to null.")
-        return EncodedReader.of(encoded, self.framing, self.caption_dropout, seed)
+        kind = PosteriorReader if self.unencoded else EncodedReader
+        return kind.of(encoded, self.framing, self.caption_dropout, seed)
+
+
+def find_unencoded(read: Iterable[PairData]) -> Unencoded:
+    """What a run has to encode of some pairs and others; see `PairData.unencoded`."""
+    found = [data.unencoded for data in read]
+    return True if True in found else "prompts" if "prompts" in found else False
 
 
 class ImagePairs(RowPairs, Dataset[Example]):

@@ -20,7 +20,7 @@ from diffpo.data.row_maps import SUMMARY as SCORES
 from diffpo.data.source import Layout
 from diffpo.data.typed import list_captions
 from diffpo.diffusion.data.encoded import SUMMARY, EncodedPairs, describe_framing, latents_of
-from diffpo.diffusion.data.encoding import EncodedFiles
+from diffpo.diffusion.data.encoding import EncodedFiles, StoredPrompts
 from diffpo.diffusion.data.pairs import PairData, TextPrompts
 from diffpo.diffusion.data.prompt_states import DTYPES
 from diffpo.diffusion.data.readers import PixelReader
@@ -41,6 +41,7 @@ from diffpo.storage.job_folder import JobFolder
 from diffpo.storage.ledger import REMEDY
 
 UNFINISHED = ".encoding"
+Stored = Literal["pairs", "pictures"]
 Precision = Literal["float32", "bfloat16", "float16"]
 POSTERIORS = {"float32": torch.float32, "bfloat16": torch.float16, "float16": torch.float16}
 
@@ -55,15 +56,17 @@ class Encoding:
         folder: that gets the encoded pairs.
         dtype: type of text states, see `encode_pairs`.
         batch_size: pictures, and prompts, that are encoded at a time.
+        encode: `pictures` stores latents alone, and text encoders stay in the run.
     """
 
     folder: str
     dtype: Precision = "float32"
     batch_size: int = 32
+    encode: Stored = "pairs"
 
     def __call__(self, base: StableDiffusion, data: PairData, seed: int) -> PairData:
         """The same data, read from the folder."""
-        encode_pairs(base, data, self.folder, self.dtype, self.batch_size, seed)
+        encode_pairs(base, data, self.folder, self.dtype, self.batch_size, seed, self.encode)
         return replace(data, source=EncodedPairs(self.folder))
 
 
@@ -74,6 +77,7 @@ def encode_pairs(
     dtype: Precision = "float32",
     batch_size: int = 32,
     seed: int = 0,
+    encode: Stored = "pairs",
 ) -> dict[str, Any]:
     """Encode pictures and prompts of all pairs into a folder that `EncodedPairs` reads.
 
@@ -91,11 +95,13 @@ def encode_pairs(
         dtype: of text states and, if it is float32, of posteriors.
         batch_size: pictures, and prompts, that are encoded at a time.
         seed: of the row maps.
+        encode: `pictures` stores latents alone: a run on them loads the text encoders, which it asks for each batch.
+            That is for families whose states are large, 4 MiB a prompt for FLUX.1.
 
     Returns:
         What is in `encoding.json`: what the numbers depend on; `pairs` and `ids` (rows of the source, kept or not),
         `notes` on some of them, `k`, `unreadable` pairs, `prompts`, how many of them were `truncated` to the
-        `longest`, `scaling` of the latents, their `shapes`, and `bytes`.
+        `longest` if they were encoded, `scaling` of the latents, their `shapes`, and `bytes`.
 
     Raises:
         Refusal: if the base is none that is computed, the source cannot be used or encoded, its pictures cannot be
@@ -109,8 +115,9 @@ def encode_pairs(
     with state.main_process_first():
         [pairs] = open_tables(data.source, [*data.rows, TextPrompts()], seed)
     prompts, digest = survey_prompts(pairs, silent=not state.is_main_process)
+    stores_prompts = encode == "pairs"
     identity = {
-        **list_encoders(base),
+        **list_encoders(base, stores_prompts),
         **describe_framing(data.framing),
         "flip": data.framing.flip,
         "dtype": dtype,
@@ -119,12 +126,14 @@ def encode_pairs(
         "seed": seed,
         "pairs": len(pairs),
         "digest": digest,
+        **({} if stores_prompts else {"encode": encode}),  # as folders have it that are older than this choice
     }
     if (finished := folder.finished(identity)) is not None:
         return finished
     PixelReader(data.framing, 0.0, seed)((0, pairs[n]) for n in range(min(PATIENCE, len(pairs))))
     device: Any = state.device
-    parts = load_pipeline(base, denoises=False)
+    storing = base.storing(DTYPES[dtype], denoises=False)
+    parts = load_pipeline(base, stores_prompts or "pictures", denoises=False, storing=storing)
     family = base.family or family_of(parts)
     family.path(parts.scheduler)  # or training on what was encoded would be refused
     require_sides(data.framing.shapes, family)
@@ -132,20 +141,22 @@ def encode_pairs(
     pair_shards = EncodedShards(
         as_given(pairs), data.framing, encoder, POSTERIORS[dtype], batch_size, data.workers, device
     )
-    prompt_shards = PromptShards(prompts, encoder.conditioner, batch_size)
-    folder.require_room("Encoded pairs", pair_shards.bytes + prompt_shards.bytes)
-    state.print(f"{announce_work(pair_shards, prompt_shards)} go to {output_dir}.")
+    prompt_shards = PromptShards(prompts, encoder.conditioner, batch_size) if stores_prompts else None
+    require_room(folder, pair_shards, prompt_shards)
+    state.print(announce_work(pair_shards, prompt_shards, output_dir))
     state.wait_for_everyone()  # nobody writes before all have looked
     folder.begin(identity, state.process_index)
-    make_missing(folder, pair_shards, prompt_shards)
+    tables = [table for table in (pair_shards, prompt_shards) if table is not None]
+    make_missing(folder, *tables)
     if state.is_main_process:
         folder.gather()
         copied = copy_scores(data.source.layouts[0].folder, folder.path)
         told = {"datasets": list_sources(data.source), "ids": pairs.ids, "notes": dict(pairs.notes)}
-        names = [*pair_shards.files, *prompt_shards.files, *copied]
-        folder.finish({**identity, **told, **summarize_encoding(folder.path, pair_shards, prompt_shards)}, names)
+        names = [name for table in tables for name in table.files]
+        found = summarize_encoding(folder.path, pair_shards, prompt_shards, len(prompts))
+        folder.finish({**identity, **told, **found}, [*names, *copied])
     state.wait_for_everyone()
-    del encoder, pair_shards, prompt_shards
+    del encoder, pair_shards, prompt_shards, tables
     clear_device_cache(garbage_collection=True)  # a run that goes on needs the room
     return read_json(folder.path / SUMMARY)
 
@@ -187,12 +198,26 @@ def as_given(pairs: PairTable) -> PairTable:
     return plain
 
 
-def announce_work(pairs: EncodedShards, prompts: PromptShards) -> str:
+def require_room(folder: JobFolder, pairs: EncodedShards, prompts: PromptShards | None) -> None:
+    """Raise a Refusal if what is still missing will not fit on the disk."""
+    if prompts is None:
+        folder.require_room("Encoded pictures", pairs.bytes)
+        return
+    others = f", or set encode to pictures ({pairs.bytes / 2**30:.2f} GiB), with the text encoders in the run"
+    folder.require_room("Encoded pairs", pairs.bytes + prompts.bytes, others)
+
+
+def announce_work(pairs: EncodedShards, prompts: PromptShards | None, folder: Path | str) -> str:
     """What is about to be made."""
     pictures = f"{pairs.rows} rows x {pairs.k} pictures x {len(pairs.variants)} variants"
+    latents = f"{pairs.bytes / 2**30:.2f} GiB of latents ({pictures})"
+    if prompts is None:
+        return f"{latents} go to {folder}; prompts are not encoded, the text encoders stay in the run."
+    most = "at most " if prompts.is_cut else ""
     return (
-        f"{pairs.bytes / 2**30:.2f} GiB of latents ({pictures}) and {prompts.bytes / 2**30:.2f} GiB of text states "
-        f"({prompts.rows} prompts)"
+        f"{latents} and {most}{prompts.bytes / 2**30:.2f} GiB of text states ({prompts.rows} prompts of {most}"
+        f"{prompts.bytes_of_row / 2**20:.2f} MiB) go to {folder}. With encode: pictures the latents alone are stored, "
+        "and the text encoders stay in the run."
     )
 
 
@@ -210,23 +235,32 @@ def make_missing(folder: JobFolder, *tables: Shards) -> None:
     state.wait_for_everyone()
 
 
-def summarize_encoding(folder: Path, pairs: EncodedShards, prompts: PromptShards) -> EncodedFiles:
-    """What `encoding.json` says of the files."""
-    files = {table.what: len(table.files) for table in (pairs, prompts)}
-    truncated = arrow.open_files(folder, prompts.what, len(prompts.files)).data.column("truncated")
+def summarize_encoding(folder: Path, pairs: EncodedShards, prompts: PromptShards | None, count: int) -> dict[str, Any]:
+    """What `encoding.json` says of the files.
+
+    Args:
+        count: of prompts, the empty one among them.
+    """
     latents = arrow.open_files(folder, pairs.what, len(pairs.files)).data.column(latents_of(pairs.k, "")[0])
-    return {
+    found: EncodedFiles = {
         "k": pairs.k,
         "unreadable": latents.null_count,
-        "prompts": prompts.rows,
-        "truncated": sum(truncated.to_pylist()),
-        "longest": prompts.conditioner.longest,
+        "prompts": count,
         "latents": str(pairs.dtype).removeprefix("torch."),
         "scaling": pairs.encoder.scaling,
         "shapes": pairs.latent_shapes,
-        "states": list(prompts.empty["prompt"].shape[1:]),
-        "files": files,
+        "files": {table.what: len(table.files) for table in (pairs, prompts) if table is not None},
         "bytes": sum(file.stat().st_size for file in folder.glob(f"*{arrow.ENDING}")),
+    }
+    return {**found, **({} if prompts is None else summarize_states(folder, prompts))}
+
+
+def summarize_states(folder: Path, prompts: PromptShards) -> StoredPrompts:
+    truncated = arrow.open_files(folder, prompts.what, len(prompts.files)).data.column("truncated")
+    return {
+        "truncated": sum(truncated.to_pylist()),
+        "longest": prompts.conditioner.longest,
+        "states": list(prompts.empty["prompt"].shape[1:]),
     }
 
 

@@ -16,23 +16,30 @@ from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.storage.hub import name_failed_loads
 from diffpo.storage.ledger import require_same
 
+QUANTIZED = "quantized_text_encoders"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
-def list_encoders(base: StableDiffusion) -> dict[str, Any]:
-    """VAE and text encoders of a base.
+def list_encoders(base: StableDiffusion, texts: bool = True) -> dict[str, Any]:
+    """VAE and text encoders of a base, or what latents alone depend on.
 
     Weights on disk are known by what is in them, wherever they lie; those of the hub by name, revision and variant.
     """
     config = base.config if is_single(base.path) else base.path
     with name_failed_loads(config or base.path, "a diffusers pipeline"):
         index: Any = DiffusionPipeline.load_config(config, revision=base.revision) if config else {}
-    return {
+    found = {
         "vae": name_base(base, ["vae"]) if base.vae is None else hash_weights(base.vae, ["vae", ""]),
-        "text_encoders": name_base(base, list(TEXT_ENCODERS)),
         "single_file_config": base.config if is_single(base.path) else None,
-        "empty_prompt_is_zeros": bool(index.get("force_zeros_for_empty_prompt")),
         **read_normalization(base),
+    }
+    if not texts:  # settings of a family are of texts
+        return found if base.family is None else {**found, "family": type(base.family).__name__}
+    return {
+        **found,
+        "text_encoders": name_base(base, list(TEXT_ENCODERS)),
+        "empty_prompt_is_zeros": bool(index.get("force_zeros_for_empty_prompt")),
+        **({} if base.quantize_text_encoders is None else {QUANTIZED: base.quantize_text_encoders}),
         **({} if base.family is None else {"family": repr(base.family)}),
     }
 
@@ -69,8 +76,9 @@ def require_encoded_for(base: StableDiffusion, data: PairData) -> None:
     sources = [source for source in data.source.layouts if isinstance(source, EncodedPairs)]
     if not sources:
         return
-    wanted = list_encoders(base)
     remedy = "encode the pairs anew with scripts/encode_pairs.py, or train the base that they were encoded for"
+    asked = {texts: list_encoders(base, texts) for texts in {source.stores_prompts for source in sources}}
     for source in sources:
-        compared = wanted.keys() | (source.encoding.keys() & set(NORMALIZED))
+        wanted = asked[source.stores_prompts]
+        compared = wanted.keys() | (source.encoding.keys() & {*NORMALIZED, QUANTIZED})
         require_same({key: source.encoding.get(key) for key in compared}, wanted, source.folder, remedy)

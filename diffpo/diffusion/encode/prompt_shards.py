@@ -48,10 +48,15 @@ class PromptShards(Shards):
     def empty(self) -> States:
         return self.conditioner.states([""])
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether each prompt is stored up to its last token."""
+        return "mask" in self.empty
+
     @cached_property
     def bytes_of_row(self) -> int:
         """Of one that is as long as it may be: families with masks store the tokens of each prompt alone."""
-        longest = self.conditioner.longest if "mask" in self.empty else 0
+        longest = self.conditioner.longest if self.is_cut else 0
         rows = {name: max(longest, x.shape[1]) if name != "pooled" else x.shape[1] for name, x in self.empty.items()}
         return sum(rows[name] * x[0, 0].numel() * x.element_size() for name, x in self.empty.items())
 

@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from diffusers import ModelMixin
 from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.family import Family
+from diffpo.diffusion.base.quantize import cast_weights
 from diffpo.diffusion.model.pipeline import family_of
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import FILES, digest_of, read_json, written_in, wrong_file
@@ -65,8 +67,16 @@ class Sampling:
         pipeline.to(device)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module) and name != "vae":
-                torch.nn.Module.to(part, dtype)  # diffusers' own warns about parts that these networks do not have
+                cast_part(part, dtype)
         return pipeline
+
+
+def cast_part(part: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give a network of diffusers or a text encoder a type, as loading it in that type does."""
+    if isinstance(part, ModelMixin):
+        torch.nn.Module.to(part, dtype)  # diffusers' own warns about parts that these networks do not have
+    else:
+        cast_weights(part, dtype)
 
 
 def picture_file(folder: Path, number: int) -> Path:

@@ -18,6 +18,7 @@ from diffpo.data.row_maps import scored_by
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.evaluation.drawing import digest_texts
 from diffpo.diffusion.evaluation.listing import LISTING, read_listing
+from diffpo.diffusion.model.lora import tell_encoders
 from diffpo.diffusion.model.pipeline import LOADED, family_of, load_base
 from diffpo.diffusion.pipelines.negative import (
     NegativeGuidanceMixin,
@@ -223,6 +224,7 @@ def add_lora(pipeline: Any, path: str) -> None:
     file = read_lora(path, {part: network} | encoders)
     if file.others:
         raise Refusal(f"{file.beside}, which {type(pipeline).__name__} does not have; name the base it belongs to.")
+    tell_encoders(path, pipeline)
     if file.layers:
         put_layers(network, file.layers, "lora")
     for name, encoder in encoders.items():

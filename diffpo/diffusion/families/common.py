@@ -72,6 +72,7 @@ class UNetFamily(Family):
 
     network: ClassVar[Any] = UNet2DConditionModel
     part: ClassVar[str] = "unet"
+    large: ClassVar[tuple[str, ...]] = ()
     multiple: ClassVar[int] = 8
     added: ClassVar[str | None]
     normalizes: ClassVar[bool]

@@ -31,6 +31,7 @@ class Flux(FlowFamily):
     longest: ClassVar[int | None] = 512
     network: ClassVar[Any] = FluxTransformer2DModel
     encoders: ClassVar[tuple[str, ...]] = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    large: ClassVar[tuple[str, ...]] = ("text_encoder_2",)
     targets: ClassVar[tuple[str, ...]] = (
         *JOINT,
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),

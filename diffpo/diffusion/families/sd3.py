@@ -28,6 +28,7 @@ class SD3(FlowFamily):
         *("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
         *optional,
     )
+    large: ClassVar[tuple[str, ...]] = ("text_encoder_3",)
     targets: ClassVar[tuple[str, ...]] = JOINT
     length: int = 256
 

@@ -10,7 +10,15 @@ import transformers
 from accelerate.utils import gather_object
 
 from diffpo.diffusion.base.family import Family
-from diffpo.diffusion.data.batches import Conditioning, PixelBatch, PromptBatch, States, join_sides, sides
+from diffpo.diffusion.data.batches import (
+    Conditioning,
+    PixelBatch,
+    PosteriorBatch,
+    PromptBatch,
+    States,
+    join_sides,
+    sides,
+)
 
 
 @contextmanager
@@ -30,13 +38,16 @@ def silence_cuts() -> Iterator[None]:
 class Conditioner:
     """The frozen text encoders of a pipeline, as its family asks them.
 
+    Args:
+        offloads: whether the encoders are on the device of a batch only while it is encoded, and on the CPU otherwise.
+
     Attributes:
         truncated: prompts met so far that are longer than the family reads.
         encoded: prompts met so far.
     """
 
-    def __init__(self, family: Family, parts: Any):
-        self.family, self.parts = family, parts
+    def __init__(self, family: Family, parts: Any, offloads: bool = False):
+        self.family, self.parts, self.offloads = family, parts, offloads
         self.truncated = self.encoded = 0
 
     @property
@@ -49,6 +60,23 @@ class Conditioner:
     def device(self) -> torch.device:
         return self.encoders[0].device
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the encoders."""
+        for encoder in self.encoders:
+            encoder.to(device)
+
+    @contextmanager
+    def at(self, device: torch.device) -> Iterator[None]:
+        """Inside, the encoders are on a device that they may be kept from otherwise."""
+        if not self.offloads:
+            yield
+            return
+        self.to(device)
+        try:
+            yield
+        finally:
+            self.to("cpu")
+
     def states(self, prompts: list[str]) -> States:
         """What the encoders make of prompts, which are counted."""
         self.count(prompts)
@@ -56,9 +84,11 @@ class Conditioner:
             return self.family.states(self.parts, list(prompts))
 
     @torch.no_grad()
-    def __call__(self, raw: PixelBatch | PromptBatch) -> Conditioning:
+    def __call__(self, raw: PixelBatch | PosteriorBatch | PromptBatch) -> Conditioning:
         """Conditioning of a batch that is on the encoders' device."""
-        return join_sides([self.states(side) for side in sides(raw.prompts)], raw.time_ids, raw.user)
+        with self.at(raw.time_ids.device):
+            told = [self.states(side) for side in sides(raw.prompts)]
+        return join_sides(told, raw.time_ids, raw.user)
 
     @torch.no_grad()
     def empty(self) -> Conditioning:

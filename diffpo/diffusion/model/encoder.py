@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.family import Family
+from diffpo.diffusion.base.quantize import cast_weights
 from diffpo.diffusion.data.batches import EncodedBatch, ImageBatch, PixelBatch, PromptBatch
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.pipeline import family_of
@@ -19,30 +20,33 @@ PIXELS = 2**22  # encoded at a time: 4 pictures of 1024 x 1024 take about 8 GiB 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """The frozen VAE, in fp32, and the text encoders of a base."""
+    """The frozen VAE, in fp32, and the text encoders of a base; either may be left out where it is not asked."""
 
     vae: Any
     conditioner: Conditioner
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # of latents, by the side of square pictures
 
     @classmethod
-    def of(cls, parts: Any, storage: torch.dtype = torch.float32, family: Family | None = None) -> "Encoder":
+    def of(
+        cls, parts: Any, storage: torch.dtype = torch.float32, family: Family | None = None, offloads: bool = False
+    ) -> "Encoder":
         """The encoders of a pipeline, frozen.
 
         Args:
             storage: type of the text encoders, and so of the states.
             family: None is that of the pipeline's class.
+            offloads: as of `Conditioner`.
         """
-        encoder = cls(parts.vae, Conditioner(family or family_of(parts), parts))
+        encoder = cls(parts.vae, Conditioner(family or family_of(parts), parts, offloads))
         for module in encoder.modules:
             module.requires_grad_(False).eval()
         for text_encoder in encoder.conditioner.encoders:
-            text_encoder.to(storage)
+            cast_weights(text_encoder, storage)
         return encoder
 
     @property
     def modules(self) -> list[Any]:
-        return [self.vae, *self.conditioner.encoders]
+        return [part for part in (self.vae, *self.conditioner.encoders) if part is not None]
 
     @property
     def family(self) -> Family:

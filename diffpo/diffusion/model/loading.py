@@ -12,17 +12,19 @@ from diffpo.core.references import FrozenCopy, Reference, SwitchedOff, store_mat
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import is_sharded, whole_state
 from diffpo.diffusion.base.family import Family
-from diffpo.diffusion.base.quantize import Kind, Quantizing, quantized_layers, require_known
-from diffpo.diffusion.data.batches import Conditioning, EncodedBatch, ImageBatch, PromptBatch, Raw
-from diffpo.diffusion.data.pairs import ImagePairs
+from diffpo.diffusion.base.quantize import FULL, Kind, Quantizing, Storing, quantized_layers, require_known
+from diffpo.diffusion.data.batches import Conditioning, EncodedBatch, ImageBatch, PosteriorBatch, PromptBatch, Raw
+from diffpo.diffusion.data.pairs import ImagePairs, Unencoded
 from diffpo.diffusion.data.stream import ImageStream
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.denoiser import Denoiser
 from diffpo.diffusion.model.encoder import Encoder
-from diffpo.diffusion.model.pipeline import family_of, load_base
+from diffpo.diffusion.model.pipeline import Encodes, family_of, load_base
 from diffpo.storage.digests import forget_exported, name_exported
 from diffpo.storage.files import name_failed_writes
 from diffpo.train.adapters import Adapter
+
+QUANTIZE_TEXTS = "quantize_text_encoders"
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,13 @@ class StableDiffusion:
             whichever the pipeline is.
         quantize: the frozen network of a family's transformer under a LoRA in few bits; null is none. `int8` and `fp8`
             are weights by torchao, `nf4` and `llm_int8` those of bitsandbytes, which needs a GPU.
+        quantize_text_encoders: the large text encoders of a family (T5, Gemma, Qwen) in few bits, as `quantize` has
+            them; null is none. Pairs that are encoded so are told apart from others.
+        offload_text_encoders: keep the text encoders on the CPU and move them to the device for each batch of prompts
+            alone: their memory for the time of two copies.
 
     Raises:
-        Refusal: if quantized weights would be trained, or those of a UNet be quantized.
+        Refusal: if quantized weights would be trained, or those of a UNet or of small text encoders be quantized.
     """
 
     path: str
@@ -75,8 +81,11 @@ class StableDiffusion:
     variant: str | None = None
     family: Family | None = None
     quantize: Kind | None = None
+    quantize_text_encoders: Kind | None = None
+    offload_text_encoders: bool = False
 
     def __post_init__(self):
+        self._require_texts()
         if self.quantize is None:
             return
         require_known(self.quantize)
@@ -91,12 +100,23 @@ class StableDiffusion:
                 "base.quantize to null."
             )
 
+    def _require_texts(self) -> None:
+        """Raise a Refusal if text encoders would be quantized that cannot be."""
+        if self.quantize_text_encoders is None:
+            return
+        require_known(self.quantize_text_encoders, QUANTIZE_TEXTS)
+        if self.family is None or not self.family.large:
+            raise Refusal(
+                f"base.{QUANTIZE_TEXTS} is for large text encoders, which Stable Diffusion 1.x, 2.x and XL have not; "
+                "set it to null, or base.family to that of another base."
+            )
+
     def load(
         self,
         device: torch.device | str = "cpu",
         storage: torch.dtype = torch.float32,
         seed: int = 0,
-        encodes: bool = True,
+        encodes: Unencoded = True,
         draws: bool = True,
         unconditional: bool = False,
     ) -> "LoadedStableDiffusion":
@@ -106,20 +126,22 @@ class StableDiffusion:
             storage: type in which frozen weights are kept where that costs no accuracy; give the type of mixed
                 precision. Trainable weights and the VAE stay fp32.
             seed: of adapters that start at random.
-            encodes: False if all pairs are encoded: VAE and text encoders then stay on the CPU.
-            draws: False if no pictures will be drawn either: they are then not loaded at all.
+            encodes: False if all pairs are encoded: VAE and text encoders then stay on the CPU. "prompts" if pictures
+                are and prompts are not: the VAE alone then stays there.
+            draws: False if no pictures will be drawn either: what stays there is then not loaded at all.
             unconditional: True if batches have to tell what the network sees without a prompt.
 
         Raises:
             Refusal: if something cannot be found, or is not a text-to-image Stable Diffusion.
         """
-        reads = encodes or draws or unconditional
-        quantizing = None if self.quantize is None else Quantizing(self.quantize, storage)
-        parts = load_pipeline(self, reads, quantizing=quantizing)
+        reads = encodes is True or draws or ("prompts" if encodes or unconditional else False)
+        parts = load_pipeline(self, reads, storing=self.storing(storage))
         family = self.family or family_of(parts)
-        encoder = Encoder.of(parts, storage, family) if reads else None
-        if encoder and encodes:
-            encoder.to(device)
+        encoder = Encoder.of(parts, storage, family, self.offload_text_encoders) if reads else None
+        if encoder and encodes is True:
+            encoder.vae.to(device)
+        if encoder and encodes and not self.offload_text_encoders:
+            encoder.conditioner.to(device)
         unet = parts.components[family.part].to(
             device, memory_format=torch.channels_last if self.channels_last else None
         )
@@ -127,6 +149,7 @@ class StableDiffusion:
         family.attend(unet, self.attention)
         few = [] if self.quantize is None else list(quantized_layers(unet).values())
         if self.adapter is not None:
+            self.adapter.tell_untold(parts, self.path)
             self.adapter.suited(family.lora_layers(unet)).attach(unet, seed)
             if storage != torch.float32:
                 store_matrices(unet, storage, few)
@@ -143,6 +166,23 @@ class StableDiffusion:
         empty = encoder.conditioner.empty().map(lambda x: x.to(device)) if encoder and unconditional else None
         conditioner = encoder.conditioner if encoder and encodes else None
         return LoadedStableDiffusion(self, parts, conditioner, denoiser, storage, empty)
+
+    def storing(self, storage: torch.dtype, denoises: bool = True) -> Storing:
+        """In which types parts are loaded for mixed precision of a type.
+
+        Args:
+            denoises: whether the network is among them.
+
+        Raises:
+            Refusal: if something cannot be quantized here.
+        """
+        of_texts = self.quantize_text_encoders
+        return Storing(
+            torch.float32 if self.adapter is None or self.adapter.reads_base else storage,
+            storage,
+            None if self.quantize is None or not denoises else Quantizing(self.quantize, storage),
+            None if of_texts is None else Quantizing(of_texts, storage, QUANTIZE_TEXTS),
+        )
 
 
 class LoadedStableDiffusion:
@@ -199,13 +239,18 @@ class LoadedStableDiffusion:
         """Latents, sampled from the VAE's posterior with noise shared by the pair, and text states.
 
         Raises:
-            Refusal: if pixels are given to a model that was loaded without encoders.
+            Refusal: if pixels or prompts are given to a model that was loaded without encoders.
         """
         batch = raw.to(draws.device)
         if isinstance(batch, EncodedBatch):
             return batch.told_in(self.storage).sampled(draws)
         if self.encoder is None:
-            raise Refusal(f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels.")
+            raise Refusal(
+                f"{self.config.path} was loaded for encoded pairs; load it with encodes=True for pixels, and with "
+                'encodes="prompts" for pairs whose pictures alone are encoded.'
+            )
+        if isinstance(batch, PosteriorBatch):
+            return batch.told(self.encoder.conditioner(batch)).told_in(self.storage).sampled(draws)
         return self.encoder.blank(batch) if isinstance(batch, PromptBatch) else self.encoder(batch).sampled(draws)
 
     def first(self, pairs: ImagePairs | ImageStream, n: int = 4) -> tuple[ImageBatch, Draws]:
@@ -269,10 +314,10 @@ def strip_network(unet: Any, state: dict[str, Tensor]) -> Any:
 
 
 def load_pipeline(
-    config: StableDiffusion, encodes: bool = True, denoises: bool = True, quantizing: Quantizing | None = None
+    config: StableDiffusion, encodes: Encodes = True, denoises: bool = True, storing: Storing = FULL
 ) -> Any:
-    """The parts of a base as a plain pipeline in fp32, without safety checker; without VAE and text encoders, or
-    without the UNet, if so told. Its network is quantized only if that is said beside the config."""
+    """The parts of a base as a plain pipeline, without safety checker; without VAE or text encoders, or without the
+    UNet, if so told, see `load_base`. In fp32, and nothing quantized, unless that is said beside the config."""
     return load_base(
         config.path,
         config.unet,
@@ -284,7 +329,7 @@ def load_pipeline(
         encodes,
         denoises,
         config.family,
-        quantizing,
+        storing,
     )
 
 

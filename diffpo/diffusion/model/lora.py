@@ -1,5 +1,6 @@
 """LoRA of image networks as files: what diffusers loads, and what a run starts from."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -10,15 +11,17 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import whole_state
 from diffpo.diffusion.base.family import Family
-from diffpo.diffusion.model.pipeline import family_of
-from diffpo.lora.files import FILES, read_lora
+from diffpo.diffusion.model.pipeline import family_of, list_absent
+from diffpo.lora.files import FILES, PICKLED, locate_lora, read_lora
 from diffpo.lora.layers import loads_loras, put_layers, require_put, save_for_peft
 from diffpo.storage.files import sort_metadata
+from diffpo.storage.tensors import read_header
 from diffpo.train.adapters import (
     START,
     TRAINED,
@@ -30,6 +33,34 @@ from diffpo.train.adapters import (
     only_trainable,
     require_bare,
 )
+
+ENCODERS = "text_encoders"  # in the header of a file, of bases that may come without some
+
+log = logging.getLogger(__name__)
+
+
+def note_encoders(file: Path, pipeline: Any) -> None:
+    """Write into a LoRA's header which text encoders it was trained with, of a base that may lack some."""
+    family = family_of(pipeline)
+    if family.optional:
+        there = sorted(name for name in family.encoders if name.startswith("text_encoder"))
+        told = " ".join(name for name in there if name not in list_absent(pipeline))
+        save_file(load_file(file), file, read_header(file) | {ENCODERS: told})
+
+
+def tell_encoders(path: str, pipeline: Any, base: str | None = None) -> None:
+    """Warn, in one line, of text encoders that a LoRA was trained with and a pipeline lacks.
+
+    Args:
+        base: name of the pipeline, for the message.
+    """
+    if not family_of(pipeline).optional or (file := locate_lora(path)).suffix in PICKLED:
+        return
+    if lacking := sorted(set(read_header(file).get(ENCODERS, "").split()) & list_absent(pipeline)):
+        log.warning(
+            f"{path} was trained with {', '.join(lacking)}, which {base or 'this base'} lacks, so its network hears "
+            "less than in training; name a base with it."
+        )
 
 
 class PipelineAdapter(Adapter):
@@ -54,6 +85,7 @@ class PipelineAdapter(Adapter):
             metadata = adapter.to_dict() | {"target_modules": sorted(adapter.target_modules)}  # a set, in any order
             named = {f"{part}_lora_layers": layers, f"{part}_lora_adapter_metadata": metadata}
             type(pipeline).save_lora_weights(folder, **named)
+            note_encoders(folder / FILES[0], pipeline)
             sort_metadata(folder / FILES[0])
 
     def load(self, pipeline: Any, folder: Path) -> None:
@@ -68,6 +100,7 @@ class PipelineAdapter(Adapter):
         if not loads_loras(type(network)):
             put_layers(network, file.layers, TRAINED)
             return
+        tell_encoders(str(folder), pipeline)
         pipeline.load_lora_weights(str(folder), adapter_name=TRAINED)
         require_put(network, file.layers, TRAINED)
 
@@ -84,6 +117,7 @@ class LoRA(PipelineAdapter, LowRank):
             diffusers' own scripts.
     """
 
+    reads_base: ClassVar[bool] = False
     targets: list[str] | None = None
 
     def suited(self, targets: Sequence[str]) -> "LoRA":
@@ -124,6 +158,9 @@ class WarmLoRA(PipelineAdapter):
     @property
     def start(self) -> str:
         return self.path
+
+    def tell_untold(self, pipeline: Any, base: str) -> None:
+        tell_encoders(self.path, pipeline, base)
 
     def attach(self, network: Any, seed: int = 0) -> None:
         require_bare(network)

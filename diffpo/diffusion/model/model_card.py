@@ -134,6 +134,8 @@ def describe_path(base: StableDiffusion, objective: Objective) -> str:
         lines[0] += (
             f" It was quantized ({base.quantize}) in training, as policy and reference; the LoRA loads without."
         )
+    if base.quantize_text_encoders is not None:
+        lines[0] += f" Its large text encoders were quantized ({base.quantize_text_encoders}) in training."
     settings = vars(objective)
     lines += [f"{name.capitalize()}: `{settings[name]}`." for name in ("space", "noising") if name in settings]
     return "\n\n".join(lines)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.base.parts import from_folder
-from diffpo.diffusion.base.quantize import Quantizing
+from diffpo.diffusion.base.quantize import FULL, Quantizing, Storing
 from diffpo.diffusion.base.schedules import change_scheduler, require_as_trained
 from diffpo.diffusion.base.single_files import UNUSED, Checkpoint, is_single
 from diffpo.diffusion.families.sd import SD
@@ -26,9 +26,12 @@ WHAT = {"unet": "a UNet", "transformer": "a transformer", "vae": "a VAE"}
 PARTS = ("unet", "transformer", "vae", "scheduler")
 PARTS += ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
 CONFIGS = "the configs of a diffusers pipeline"
+Encodes = bool | Literal["pictures", "prompts"]  # True is both
 UNETS = (SD(), SDXL())  # what is loaded where no family is named
 # With which settings a pipeline was loaded: lengths of prompts, say, hold for drawing, too.
 LOADED: WeakKeyDictionary[Any, Family] = WeakKeyDictionary()
+# Parts that a pipeline was saved without, beside those that were only left out here.
+ABSENT: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 def load_base(
@@ -39,23 +42,24 @@ def load_base(
     scheduler: dict[str, Any] | None = None,
     revision: str | None = None,
     variant: str | None = None,
-    encodes: bool = True,
+    encodes: Encodes = True,
     denoises: bool = True,
     family: Family | None = None,
-    quantizing: Quantizing | None = None,
+    storing: Storing = FULL,
 ) -> Any:
-    """A text-to-image base as a plain pipeline in fp32; arguments as of `StableDiffusion`.
+    """A text-to-image base as a plain pipeline; arguments as of `StableDiffusion`.
 
     Args:
-        encodes: False leaves VAE, text encoders and tokenizers out.
+        encodes: False leaves VAE, text encoders and tokenizers out, "pictures" all of these but the VAE, "prompts" the
+            VAE alone.
         denoises: False leaves the network out.
         family: None is Stable Diffusion 1.x, 2.x or XL, whichever the pipeline is.
-        quantizing: of the network of a folder; None leaves it in fp32.
+        storing: in which types; networks and text encoders of single files are in fp32 in any case.
 
     Raises:
         Refusal: if something cannot be found, is of another kind, lacks weights, or does not say what it is for.
     """
-    named = {"unet": unet if denoises else None, "vae": vae if encodes else None}
+    named = {"unet": unet if denoises else None, "vae": vae if encodes in (True, "pictures") else None}
     replaced = {name: origin for name, origin in named.items() if origin is not None}
     if family and family.part != "unet":
         require_folders([path, *replaced.values()], family)
@@ -72,7 +76,7 @@ def load_base(
     if home.absent and not denoises:
         parts[part] = make_hollow(home)
     for name in (part, *home.family.encoders):
-        origin, few = replaced.get(name, path), quantizing if name == part else None
+        origin, stored = replaced.get(name, path), store_part(home.family, name, storing)
         if name in parts:
             continue
         if name in home.absent:
@@ -84,20 +88,29 @@ def load_base(
             parts[name] = architecture.filled(name, files[origin])
         elif name in replaced:
             places = (name, "")
-            parts[name] = from_folder(home.kind(name), origin, places, WHAT[name], variant=variant, quantizing=few)
+            parts[name] = from_folder(home.kind(name), origin, places, WHAT[name], None, variant, (), *stored)
         else:
             what = WHAT.get(name, f"a {name}")
             unused = UNUSED.get(name, ())
-            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, unused, few)
+            parts[name] = from_folder(home.kind(name), path, (name,), what, revision, variant, unused, *stored)
     with name_failed_loads(home.path, "a diffusers pipeline"), name_parse_errors():
         pipeline = home.family.pipeline.from_pretrained(home.path, revision=revision, **home.family.options, **parts)
     if scheduler:
         pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
-    LOADED[pipeline] = home.family
+    LOADED[pipeline], ABSENT[pipeline] = home.family, home.absent
     home.family.require_fits(pipeline, home.path, replaced.get(part, path), replaced.get("vae", path))
     for file in files.values():
         require_as_trained(file.tensors, file.metadata, pipeline.scheduler, scheduler or {}, file.path)
     return pipeline
+
+
+def store_part(family: Family, name: str, storing: Storing) -> tuple[Quantizing | None, torch.dtype]:
+    """How a part is quantized, if at all, and in which type it is loaded."""
+    if name == family.part:
+        return storing.quantizing, torch.float32 if storing.quantizing else storing.network
+    if not name.startswith("text_encoder"):
+        return None, torch.float32
+    return storing.quantizing_texts if name in family.large else None, storing.encoders
 
 
 def require_folders(paths: Iterable[str], family: Family) -> None:
@@ -185,6 +198,13 @@ def find_absent(path: str, revision: str | None, family: Family) -> set[str]:
     return Home.of(path, revision, chosen=family).absent
 
 
+def list_absent(pipeline: Any) -> set[str]:
+    """Parts that a pipeline at hand was saved without, or made without."""
+    if pipeline in ABSENT:
+        return ABSENT[pipeline]
+    return {name for name in family_of(pipeline).optional if pipeline.components[name] is None}
+
+
 def home_of(file: Checkpoint, config: str | None, chosen: Family | None) -> Home:
     """Of a single file: what was named, or what diffusers recognises in it, fetched from the hub."""
     if config is not None:
@@ -210,9 +230,11 @@ def require_object(file: Path) -> None:
         raise Refusal(f"{file} holds a {type(found).__name__}, a JSON object is needed; fetch it again.")
 
 
-def left_out(family: Family, encodes: bool, denoises: bool) -> dict[str, None]:
+def left_out(family: Family, encodes: Encodes, denoises: bool) -> dict[str, None]:
     """What diffusers takes for parts that are not to be loaded."""
-    return dict.fromkeys((() if encodes else family.encoders) + (() if denoises else (family.part,)))
+    reads = {"vae": encodes in (True, "pictures"), family.part: denoises}
+    names = (*family.encoders, family.part)
+    return dict.fromkeys(name for name in names if not reads.get(name, encodes in (True, "prompts")))
 
 
 def make_hollow(home: Home) -> Any:

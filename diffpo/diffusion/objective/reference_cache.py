@@ -77,6 +77,7 @@ def identify_answers(
     network = (base.path, base.unet, base.config, base.revision, base.variant, base.adapter and base.adapter.start)
     network += () if base.family is None else (repr(base.family),)
     network += () if base.quantize is None else (base.quantize,)
+    network += () if base.quantize_text_encoders is None else (f"texts in {base.quantize_text_encoders}",)
     return {
         "network": str(network),
         "vae": base.vae,

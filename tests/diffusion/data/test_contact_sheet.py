@@ -4,8 +4,15 @@ from tiny import picture
 
 from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels
-from diffpo.diffusion.data.batches import PixelBatch, PromptBatch
-from diffpo.diffusion.data.contact_sheet import SIDE, draw_sheet, find_mirrored, read_pictures, tell_pairs
+from diffpo.diffusion.data.batches import PixelBatch, PosteriorBatch, PromptBatch
+from diffpo.diffusion.data.contact_sheet import (
+    SIDE,
+    draw_sheet,
+    find_mirrored,
+    prompt_of,
+    read_pictures,
+    tell_pairs,
+)
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.readers import PixelReader
 
@@ -67,3 +74,11 @@ def test_prompts_alone_get_blanks():
     assert blank.size == (16, 16)
     assert find_mirrored(batch, None) == [False]
     assert list(tell_pairs(batch, [False])) == ["row 0, P 1, weight 1"]
+
+
+def test_encoded_pictures_are_decoded_as_the_network_sees_them_and_prompts_are_told():
+    label, mean = PairLabels(torch.ones(1), torch.zeros(1, 1), torch.ones(1)), torch.full((1, 1, 3, 4, 4), 0.25)
+    batch = PosteriorBatch(mean, mean, 2.0, torch.zeros(1, 1, 6), (["a cross"],), label, (0,), (0,))
+    [[shown]] = read_pictures(batch, lambda latents: latents)
+    assert shown.getpixel((0, 0)) == (191, 191, 191)  # (0.5 + 1) x 127.5
+    assert prompt_of(batch, 0, 0) == "a cross"

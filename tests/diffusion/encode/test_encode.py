@@ -1,9 +1,11 @@
 import errno
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -58,16 +60,18 @@ def test_training_gives_what_training_on_pictures_gives_without_vae_and_text_enc
     """Flips, dropped captions and a torn picture included; batches of two pairs, so pictures are encoded by fours. On
     most CPUs these are the same bits.
     """
-    data = encoded(root, batch_size=4)
+    data = encoded(root, "of-pairs", batch_size=4)
+    pictures = encoded(root, "of-pictures", batch_size=4, encode="pictures")
     losses, weights_, seen = trained(root, tmp_path / "pixels", pixels(root))
-    for part in (AutoencoderKL, CLIPTextModel):
+    cases = [(pictures, AutoencoderKL, "prompts"), (data, CLIPTextModel, False)]
+    for source, part, encodes in cases:
         monkeypatch.setattr(part, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
-    again, same, seen_again = trained(root, tmp_path / "encoded", data, encodes=False, draws=False)
-    assert losses[:3] == pytest.approx(again[:3], rel=1e-3)
-    assert losses == pytest.approx(again, rel=2e-2)  # last bits grow as training goes on
-    assert (weights_ - same).norm() < 1e-2 * weights_.norm()
-    assert {row for _, row in seen.broken} == {TORN}
-    assert vars(seen) == vars(seen_again)
+        again, same, seen_again = trained(root, tmp_path / str(encodes), source, encodes=encodes, draws=False)
+        assert losses[:3] == pytest.approx(again[:3], rel=1e-3)
+        assert losses == pytest.approx(again, rel=2e-2)  # last bits grow as training goes on
+        assert (weights_ - same).norm() < 1e-2 * weights_.norm()
+        assert {row for _, row in seen.broken} == {TORN}
+        assert vars(seen) == vars(seen_again)
 
 
 def test_encoding_in_other_batches_moves_last_bits_alone(root):
@@ -126,6 +130,42 @@ def test_the_summary_by_hand(root, capsys):
     size = 8 * 2 * 2 * (2 * 4 * 8 * 8 * 4)
     assert "(8 rows x 2 pictures x 2 variants)" in capsys.readouterr().out
     assert found["bytes"] > size
+    assert "encode" not in found  # as in folders that are older than this choice
+
+
+def test_pictures_alone_are_those_of_whole_pairs_without_text_encoders(root, capsys, monkeypatch):
+    """Eight bytes a number: a mean and a deviation of fp32."""
+    whole = encoded(root, "with-prompts")
+    mebibytes = whole.source.prompts().find("")["prompt"].numel() * 4 / 2**20
+    told = rf"text states \(9 prompts of {mebibytes:.2f} MiB\) go to .*With encode: pictures the latents alone"
+    assert re.search(told, capsys.readouterr().out) or "pooled" in whole.source.prompts().find("")
+    monkeypatch.setattr(CLIPTextModel, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    alone = encoded(root, "pictures", encode="pictures")
+    assert "prompts are not encoded, the text encoders stay in the run" in capsys.readouterr().out
+    found, name = alone.source.encoding, "pairs-00000-of-00001.arrow"
+    assert (root / "pictures" / name).read_bytes() == (root / "with-prompts" / name).read_bytes()
+    assert not list((root / "pictures").glob("prompts-*"))
+    assert found == found | {"encode": "pictures", "prompts": 9, "bytes": (root / "pictures" / name).stat().st_size}
+    assert not {"text_encoders", "truncated", "states"} & found.keys()
+    assert (whole.unencoded, alone.unencoded, pixels(root).unencoded) == (False, "prompts", True)
+    model = base(root).load("meta", encodes=False, draws=False)
+    with pytest.raises(Refusal, match='for encoded pairs; load it .* with encodes="prompts" for pairs whose pictures'):
+        model.first(alone.open(0))
+
+
+def test_a_folder_of_pairs_is_none_of_pictures_and_the_other_way_round(root):
+    encoded(root)
+    with pytest.raises(Refusal, match="holds results of something else: .*encode was None and is 'pictures'"):
+        encoded(root, encode="pictures")
+    encoded(root, "pictures-too", encode="pictures")
+    with pytest.raises(Refusal, match="holds results of something else: .*text_encoders was None and is"):
+        encoded(root, "pictures-too")
+
+
+def test_a_small_disk_names_what_needs_less(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    with pytest.raises(Refusal, match=r"output_dir, or set encode to pictures \(0.00 GiB\), with the text enc"):
+        encode_pairs(base(root), pixels(root), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

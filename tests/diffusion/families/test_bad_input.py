@@ -1,5 +1,7 @@
 """What a base or a run of a family cannot be is told in one line, before a step is made."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,18 +10,20 @@ from tiny_families import flux, sd3
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
+from diffpo.data.sampler import Visit
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.evaluation.model import ComparedModel
 from diffpo.diffusion.families.flux import Flux
 from diffpo.diffusion.families.qwen_image import QwenImage
 from diffpo.diffusion.families.sana import Sana
 from diffpo.diffusion.families.sd3 import SD3
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
-from diffpo.diffusion.model.lora import LoRA
+from diffpo.diffusion.model.lora import LoRA, WarmLoRA
 from diffpo.diffusion.users.branch import UserBranch
 
 TOO_LARGE = r"places for pictures of up to 256 pixels a side, these have {}; lower data.framing.resolution"
@@ -67,6 +71,32 @@ def test_a_single_file_of_a_transformer(root, where):
         StableDiffusion(**{"path": str(root / "base"), where: file}, family=SD3()).load()
 
 
+def test_a_lora_that_was_trained_with_t5_on_a_base_without(root, tmp_path, caplog):
+    sd3().save_pretrained(tmp_path / "whole")
+    StableDiffusion(str(tmp_path / "whole"), family=SD3(), adapter=LoRA(rank=2)).load().save(tmp_path / "lora")
+    ComparedModel("same", str(tmp_path / "whole"), lora=str(tmp_path / "lora"), family=SD3()).load()
+    warm = WarmLoRA(str(tmp_path / "lora"))
+    StableDiffusion(str(tmp_path / "whole"), family=SD3(), adapter=warm).load(encodes=False, draws=False)
+    assert not caplog.messages
+    told = f"{tmp_path / 'lora'} was trained with text_encoder_3, which {{}} lacks, .*; name a base with it"
+    ComparedModel("other", str(root / "base"), lora=str(tmp_path / "lora"), family=SD3()).load()
+    assert re.search(told.format("this base"), caplog.messages[-1])
+    base(root, adapter=warm).load()
+    assert re.search(told.format(root / "base"), caplog.messages[-1])
+    assert len(caplog.messages) == 2
+
+
+def test_pictures_of_several_shapes_in_a_batch(root, tmp_path):
+    encode_pairs(base(root), data(root), tmp_path / "encoded", encode="pictures")
+    pairs = PairData(EncodedPairs(str(tmp_path / "encoded")), framing=Framing(64, flip=False)).open(0)
+    one = pairs[Visit(0, 0)]
+    view = one.view._replace(mean=one.view.mean[..., :4], std=one.view.std[..., :4])
+    with pytest.raises(
+        Refusal, match="A batch holds latents of 4 x 8 x 4 and 4 x 8 x 8, .*; set fit.per_device_batch"
+    ):
+        pairs.reader.collate([one, replace(one, view=view)])
+
+
 def test_users(root):
     with pytest.raises(Refusal, match="UserBranch is for UNets of .*, and this network is a SD3.*; set base.adapter"):
         base(root, adapter=UserBranch(2, 8)).load()
@@ -99,3 +129,8 @@ def test_pairs_that_were_encoded_for_another_length_guidance_or_family(root, tmp
             Refusal, match=r"family was 'Flux\(length=16, guidance=1.0\)' and is .*; encode the pairs anew"
         ):
             require_encoded_for(asked(folder, family), encoded)
+    encode_pairs(asked("flux", Flux(length=16)), data(root), tmp_path / "pictures", encode="pictures")
+    pictures = PairData(EncodedPairs(str(tmp_path / "pictures")))
+    require_encoded_for(asked("flux", Flux(length=32, guidance=3.5)), pictures)  # which latents do not depend on
+    with pytest.raises(Refusal, match="family was 'Flux' and is 'SD3'; encode the pairs anew"):
+        require_encoded_for(asked("base", SD3()), pictures)

@@ -14,9 +14,11 @@ from tiny import pair_folder, trained
 from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
 from tiny_runs import SHORT
 
+from diffpo.core.references import store_matrices
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
 from diffpo.diffusion.base.family import Family
+from diffpo.diffusion.base.quantize import FULL, cast_weights
 from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
@@ -265,13 +267,35 @@ def errors(model: LoadedStableDiffusion, data: PairData) -> torch.Tensor:
 
 def test_encoded_pairs_train_as_pictures_do(case, root, tmp_path):
     data, base = data_of(root, caption_dropout=0.5), base_of(case, root)
-    encode_pairs(base, data, tmp_path / "encoded", batch_size=3)
     model = base.load()
     trained(model.network, 0.01)
-    bare = base.load(encodes=False, draws=False)
-    bare.network.load_state_dict(model.network.state_dict())
-    ours = errors(bare, replace(data, source=EncodedPairs(str(tmp_path / "encoded"))))
-    torch.testing.assert_close(ours, errors(model, data), rtol=1e-4, atol=1e-5)
+    wanted = errors(model, data)
+    for encode, encodes in (("pairs", False), ("pictures", "prompts")):
+        encode_pairs(base, data, tmp_path / encode, batch_size=3, encode=encode)
+        bare = base.load(encodes=encodes, draws=False)
+        assert bare.parts.vae is None
+        bare.network.load_state_dict(model.network.state_dict())
+        ours = errors(bare, replace(data, source=EncodedPairs(str(tmp_path / encode))))
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_weights_are_loaded_in_the_type_that_they_are_kept_in(case, root):
+    """To the same bits as by way of fp32."""
+    base = base_of(case, root, adapter=LoRA(rank=2))
+    at_once, later = (load_pipeline(base, storing=storing) for storing in (base.storing(torch.bfloat16), FULL))
+    store_matrices(later.transformer.requires_grad_(False), torch.bfloat16)
+    encoders = [name for name in case.family.encoders if name.startswith("text_encoder") and later.components[name]]
+    for name in encoders:
+        cast_weights(later.components[name], torch.bfloat16)
+    assert {p.dtype for p in at_once.transformer.parameters()} == {torch.bfloat16, torch.float32}
+    for name in ("transformer", *encoders):
+        ours, theirs = at_once.components[name], later.components[name]
+        assert type(ours) is type(theirs)
+        tensors = dict(ours.named_parameters()) | dict(ours.named_buffers())
+        for weight, wanted in [*theirs.named_parameters(), *theirs.named_buffers()]:
+            if weight != "embed_tokens.embed_scale":  # Gemma's, which is rounded where it is used
+                assert tensors[weight].dtype == wanted.dtype, weight
+            assert torch.equal(tensors[weight], wanted.to(tensors[weight].dtype)), weight
 
 
 def test_another_family_is_refused_by_the_name_of_the_right_one(case, root):

@@ -28,8 +28,11 @@ from diffpo.diffusion.base.quantize import (
     quantized_layers,
     require_known,
 )
+from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
+from diffpo.diffusion.encode.encode import encode_pairs
+from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.families.flux import Flux
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.pixart_sigma import PixArtSigma
@@ -38,7 +41,13 @@ from diffpo.diffusion.families.sana import Sana
 from diffpo.diffusion.families.sd3 import SD3
 from diffpo.diffusion.families.sdxl import SDXL
 from diffpo.diffusion.families.z_image import ZImage
-from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion, load_pipeline, load_tuned
+from diffpo.diffusion.model.loading import (
+    QUANTIZE_TEXTS,
+    LoadedStableDiffusion,
+    StableDiffusion,
+    load_pipeline,
+    load_tuned,
+)
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.model.model_card import describe_path
 from diffpo.diffusion.objective.preference import DenoisingPreference
@@ -147,6 +156,53 @@ def test_layers_of_blocks_are_quantized_and_no_others(name, kind, root):
     for weight in own.keys() - {f"{layer}.weight" for layer in in_blocks}:
         if weight in weights:  # but for those of layers with a LoRA
             torch.testing.assert_close(weights[weight].data.float(), own[weight].data, rtol=0, atol=0)
+
+
+OF_TEXTS = [("flux", "nf4"), ("sana", "nf4"), ("qwen_image", "nf4"), ("z_image", "llm_int8"), ("sd3", "llm_int8")]
+OF_TEXTS += [pytest.param(name, "int8", marks=ABSENT) for name in ("flux", "klein", "sana")]
+
+
+@pytest.mark.parametrize(("name", "kind"), OF_TEXTS)
+def test_large_text_encoders_in_few_bits(name, kind, root, tmp_path):
+    """As transformers loads them, which takes bitsandbytes on a CPU, too; T5's `wo` is one of those it leaves then."""
+    config = base_of(root, name, quantize_text_encoders=kind)
+    plain, few = (replace(config, quantize_text_encoders=k).load(storage=torch.bfloat16) for k in (None, kind))
+    [large] = config.family.large
+    layers = quantized_layers(few.parts.components[large])
+    kinds = {type(layer) for layer in layers.values()}
+    assert LAYERS[kind] in kinds
+    assert [type(m) for m in few.unet.modules()] == [type(m) for m in plain.unet.modules()]
+    if kind != "int8":
+        others = [
+            encoder for encoder in few.encoder.conditioner.encoders if encoder is not few.parts.components[large]
+        ]
+        assert not any(isinstance(layer, LAYERS[kind]) for encoder in others for layer in encoder.modules())
+    ours, theirs = (model.encoder.conditioner.states(["a red circle"])["prompt"] for model in (few, plain))
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert 0 < relative(ours.float(), theirs.float()) < {"nf4": 0.4, "llm_int8": 0.1, "int8": 0.05}[kind]
+    with torch.autocast("cpu", torch.bfloat16):
+        told, wanted = (predict(model, root, model.unet) for model in (few, plain))
+    assert 0 < relative(told, wanted) < 0.5
+    if name == "sana":
+        encode_pairs(config, data(root), tmp_path / "encoded")
+        encoded = replace(data(root), source=EncodedPairs(str(tmp_path / "encoded")))
+        require_encoded_for(config, encoded)
+        with pytest.raises(Refusal, match=f"quantized_text_encoders was '{kind}' and is "):
+            require_encoded_for(replace(config, quantize_text_encoders=None), encoded)
+
+
+def test_text_encoders_that_cannot_be_quantized_are_refused_before_anything_is_loaded():
+    with pytest.raises(Refusal, match="quantize_text_encoders is for large text encoders, .*; set it to null"):
+        StableDiffusion("nowhere", quantize_text_encoders="int8")
+    with pytest.raises(Refusal, match="base.quantize_text_encoders is 'int4'; set it to one of int8, fp8, nf4"):
+        require_known("int4", QUANTIZE_TEXTS)
+
+
+def test_rotary_frequencies_of_text_encoders_stay_whole(root):
+    """As transformers loads them in half precision; 0.2 % of an angle is half a turn at token 1500."""
+    encoder = base_of(root, "z_image").load(storage=torch.bfloat16).parts.text_encoder
+    assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
+    assert encoder.rotary_emb.inv_freq.dtype == torch.float32
 
 
 @pytest.mark.usefixtures("_bitsandbytes_on_a_cpu")

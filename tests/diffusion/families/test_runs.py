@@ -3,11 +3,14 @@
 import os
 import signal
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from tiny import pair_folder, trained
 from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
@@ -95,6 +98,21 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits(name, root, tmp_path):
         assert in_process(run_and_keep, name, root, tmp_path / "killed", None, 3) == -signal.SIGKILL
         assert in_process(run_and_keep, name, root, tmp_path / "killed", "latest", None) == 0
         assert torch.equal(load_file(tmp_path / "killed" / "final.safetensors")["final"], straight)
+
+
+def test_compiled_blocks_change_nothing_beyond_rounding(tmp_path, monkeypatch):
+    """By the backend that traces forward and backward as compiling does and then runs torch's own kernels: compiled
+    ones need a C++ compiler. The reference, with the adapters off, is another trace."""
+    compiled = partialmethod(FluxTransformer2DModel.compile_repeated_blocks, backend="aot_eager")
+    monkeypatch.setattr(FluxTransformer2DModel, "compile_repeated_blocks", compiled)
+    flux().save_pretrained(tmp_path / "base")
+    pair_folder(tmp_path / "pairs", n=2)
+    loss, slopes = gradient("FLUX.1", tmp_path)
+    again, traced = gradient("FLUX.1", tmp_path, compile=True)
+    assert again == pytest.approx(loss, rel=1e-6)
+    assert slopes.norm() > 0
+    torch.testing.assert_close(traced, slopes, rtol=1e-4, atol=1e-5 * slopes.abs().max().item())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
 
 
 def gradient(name: str, root: Path, **settings: Any) -> tuple[float, Tensor]:

@@ -86,3 +86,14 @@ def test_the_empty_prompt_is_that_of_the_pipelines_unconditional_half_and_is_not
     if rest:
         torch.testing.assert_close(ours.states["pooled"][0], rest[1])
     assert conditioner.encoded == 0
+
+
+def test_encoders_that_are_offloaded_are_on_the_device_while_they_encode_alone():
+    conditioner = Conditioner(SD(), pipeline(), offloads=True)
+    wanted, moves = one()(batch(PROMPTS)), []
+    encoder = conditioner.parts.text_encoder
+    forward = encoder.forward
+    encoder.to = lambda device: moves.append(str(device))
+    encoder.forward = lambda *args, **kwargs: moves.append("forward") or forward(*args, **kwargs)
+    assert torch.equal(conditioner(batch(PROMPTS)).states["prompt"], wanted.states["prompt"])
+    assert moves == ["cpu", "forward", "cpu"]

@@ -30,6 +30,7 @@ class Case:
         pairs: in a batch, which is one pass through the networks.
         optimizer: of the trained parameters.
         bf16: networks compute in bf16, trained weights stay in fp32.
+        one_side_at_a_time: as of `StableDiffusion`; the published way has no such thing.
     """
 
     shape: str
@@ -39,6 +40,7 @@ class Case:
     checkpointing: bool = False
     bf16: bool = False
     device: torch.device = torch.device("cpu")
+    one_side_at_a_time: bool = False
 
     @property
     def sizes(self) -> Shape:

@@ -62,6 +62,7 @@ class Ours:
             store_matrices(pipeline.unet, case.storage)
         config = StableDiffusion(case.shape, adapter=LoRA() if case.lora else None)
         denoiser = Denoiser.from_scheduler(pipeline.unet, pipeline.scheduler).to(case.device)
+        denoiser = replace(denoiser, one_side_at_a_time=case.one_side_at_a_time)
         self.model = LoadedStableDiffusion(config, pipeline, self.encoder.conditioner, denoiser, case.storage)
 
     def encoded(self) -> EncodedBatch:

@@ -4,6 +4,7 @@ import pytest
 
 from diffpo.lab.benchmark.cost.counted import FUSED
 from diffpo.lab.benchmark.cost.memory import GIB, frozen_networks, largest, options, rows
+from diffpo.lab.benchmark.ways.ours import ENCODED
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 8, 13])
@@ -28,3 +29,17 @@ def test_our_peak_is_the_published_one_without_what_was_removed(monkeypatch):
     assert theirs.peak == theirs.expected > theirs.kept
     for row in ours:
         assert row.peak <= 1.03 * row.expected < 1.03 * theirs.peak
+
+
+def test_one_side_at_a_time_has_rows_of_its_own(monkeypatch):
+    """Beside the option that differs in nothing else."""
+    cases = options("tiny")
+    both, one = cases["LoRA, checkpointing"], cases["LoRA, checkpointing, one side at a time"]
+    assert vars(one) == vars(both) | {"one_side_at_a_time": True}
+    named = {"both": replace(both, pairs=4), "one": replace(one, pairs=4)}
+    monkeypatch.setattr("diffpo.lab.benchmark.cost.memory.options", lambda shape: named)
+    _, ours, frugal = rows("tiny")
+    assert (ours.way, frugal.way) == (ENCODED, ENCODED)
+    assert frugal.kept == ours.kept
+    assert frugal.expected == ours.expected
+    assert frugal.peak - frugal.kept < 0.75 * (ours.peak - ours.kept)
