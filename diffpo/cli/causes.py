@@ -13,11 +13,11 @@ AGAIN = re.compile(r"\. Got value: Namespace\(.*")  # the whole callable, behind
 
 
 @dataclass
-class Told:
+class Branch:
     """A line of an error, and those that are set further in below it."""
 
     text: str
-    below: list["Told"] = field(default_factory=list)
+    below: list["Branch"] = field(default_factory=list)
 
 
 def name_cause(message: str) -> str:
@@ -26,16 +26,16 @@ def name_cause(message: str) -> str:
     Where null is allowed, jsonargparse lists why it is neither null nor what else it may be, and repeats the value at
     every level.
     """
-    first, *more = read_tree(message)
+    first, *more = read_branches(message)
     if more or not KEY.match(first.text):
         return message
     return find_cause(first, [], None)
 
 
-def read_tree(message: str) -> list[Told]:
-    top, opened = Told(""), list[tuple[int, Told]]()
+def read_branches(message: str) -> list[Branch]:
+    top, opened = Branch(""), list[tuple[int, Branch]]()
     for line in message.rstrip().splitlines():
-        depth, said = len(line) - len(line.lstrip()), Told(line.strip().removeprefix("- "))
+        depth, said = len(line) - len(line.lstrip()), Branch(line.strip().removeprefix("- "))
         while opened and opened[-1][0] >= depth:
             opened.pop()
         (opened[-1][1] if opened else top).below.append(said)
@@ -43,23 +43,23 @@ def read_tree(message: str) -> list[Told]:
     return top.below
 
 
-def find_cause(said: Told, place: list[str], named: str | None) -> str:
+def find_cause(said: Branch, place: list[str], named: str | None) -> str:
     """Follow the keys and classes of an error to where nothing lies below."""
     if found := KEY.match(said.text):
         place, named, rest = [*place, *([] if place[-1:] == [found[1]] else [found[1]])], None, found[2]
     elif found := CLASS.match(said.text):
         named, rest = found[1], found[2]
     else:
-        return tell(place, named, " ".join([said.text, *(one.text for one in said.below)]))
-    below = [Told(rest, said.below)] if rest else said.below
+        return place_cause(place, named, " ".join([said.text, *(one.text for one in said.below)]))
+    below = [Branch(rest, said.below)] if rest else said.below
     if below and below[0].text == UNION:
         return find_in_union(below[1:], place)
     if len(below) > 1 and KEY.fullmatch(below[0].text) and not below[0].below:  # of a file that cannot be read
-        return tell(place, named, below[1].text)
-    return find_cause(below[0], place, named) if below else tell(place, named, said.text)
+        return place_cause(place, named, below[1].text)
+    return find_cause(below[0], place, named) if below else place_cause(place, named, said.text)
 
 
-def find_in_union(below: list[Told], place: list[str]) -> str:
+def find_in_union(below: list[Branch], place: list[str]) -> str:
     """Of all that a value is not, the first that says why; of plain types, which they are."""
     errors = [one for said in below if said.text == "Errors:" for one in said.below]
     for one in errors:
@@ -67,7 +67,7 @@ def find_in_union(below: list[Told], place: list[str]) -> str:
             return find_cause(one, place, None)
     wanted = [name_type(one.text.removeprefix(EXPECTED)) for one in errors if one.text.startswith(TYPES)]
     given = next((said.text.removeprefix(GIVEN) for said in below if said.text.startswith(GIVEN)), "")
-    return tell(place, None, f"expected {' or '.join(wanted)}, got {AGAIN.sub('', given)}")
+    return place_cause(place, None, f"expected {' or '.join(wanted)}, got {AGAIN.sub('', given)}")
 
 
 def name_type(said: str) -> str:
@@ -79,6 +79,6 @@ def name_type(said: str) -> str:
     return said
 
 
-def tell(place: list[str], named: str | None, cause: str) -> str:
+def place_cause(place: list[str], named: str | None, cause: str) -> str:
     plain = re.sub(r"^Expected a (\S.*?)\. Got value: ", lambda f: f"expected {name_type(f[1])}, got ", cause)
     return f"{'.'.join(place)}{f' ({named})' if named else ''}: {plain}"
