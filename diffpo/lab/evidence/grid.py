@@ -25,12 +25,15 @@ class Tune:
         also: further overrides of these runs, by which development prompts judge them.
         by: what decides: the mean utility, or the win rate over the base, ties half. A utility that punishes some
             pictures hard, as those without a clean object, may choose otherwise than people would by comparing.
+        unseen: differences of utility up to this are ties in that win rate; without it, a model that hardly differs
+            from the base, but always to one side, wins all.
     """
 
     seed: int
     values: dict[str, dict[str, list[str | bool | int | float | None]]]
     also: list[str] = field(default_factory=list)
     by: Literal["utility", "win_rate"] = "utility"
+    unseen: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Grid:
         tune: what is tried first; null tunes nothing.
         compare: null is no second table; models that mix a negative network in are rows of it.
         users: null is the oracle.
+        unseen: a further column has the win rate over the base in which differences of utility up to this are ties.
     """
 
     config: str
@@ -114,6 +118,7 @@ class Grid:
     tune: Tune | None = None
     compare: Compare | None = None
     users: AskUsers | None = None
+    unseen: float | None = None
 
     @property
     def reads(self) -> list[str]:
@@ -129,6 +134,8 @@ class Grid:
         said = {name: value for name, value in asdict(self).items() if name in {"config", *named}}
         if self.tune and self.tune.by == "utility":
             del said["tune"]["by"]
+        if self.tune and not self.tune.unseen:
+            del said["tune"]["unseen"]
         return said
 
 

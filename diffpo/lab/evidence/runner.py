@@ -170,7 +170,7 @@ def tuned(plan: Grid, tune: Tune, runs: Runs, jobs: int) -> tuple[dict[str, list
     methods = {run: plan.methods[method] + more for method in tries for run, more in tries[method].items()}
     trying = replace(plan, seeds=[tune.seed], methods=methods, also=[*plan.also, *tune.also], cost=False)
     run_all(trying, compared(trying), inside, jobs)
-    sweep = {method: swept(tries[method], inside, tune.seed, tune.by) for method in tries}
+    sweep = {method: swept(tries[method], inside, tune.seed, tune.by, tune.unseen) for method in tries}
     return {method: tries[method][max(found, key=found.__getitem__)] for method, found in sweep.items()}, sweep
 
 

@@ -36,13 +36,21 @@ def candidates(values: dict[str, dict[str, list]]) -> dict[str, dict[str, list[s
     return tries
 
 
-def swept(tries: dict[str, list[str]], runs: Runs, seed: int, by: str = "utility") -> dict[str, float]:
+def swept(
+    tries: dict[str, list[str]], runs: Runs, seed: int, by: str = "utility", unseen: float = 0.0
+) -> dict[str, float]:
     """Mean utility of each run that tried a value, or its win rate over the base; see `Tune`."""
     found = dict[str, float]()
     for name in tries:
         tuned, base = (np.array(scores(runs, name, [seed], model)[0]) for model in ("tuned", "base"))
-        found[name] = float(np.mean((1 + np.sign(tuned - base)) / 2 if by == "win_rate" else tuned))
+        won = np.sign(even_out(tuned, base, unseen) - base)
+        found[name] = float(np.mean((1 + won) / 2 if by == "win_rate" else tuned))
     return found
+
+
+def even_out(ours: np.ndarray, theirs: np.ndarray, unseen: float) -> np.ndarray:
+    """Our utilities, but theirs where the two differ by no more than nobody sees: a tie."""
+    return np.where(abs(ours - theirs) <= unseen, theirs, ours)
 
 
 def compare_resolved(
@@ -121,6 +129,9 @@ def measured(plan: Grid, runs: Runs, chosen: dict[str, list[str]] | None = None)
         rows[method] = rates(ours, base, against) | means(entries, aspects)
         if plan.cost:
             rows[method]["cost"] = entries[0]["cost"]
+        if plan.unseen is not None:
+            seen = [even_out(a, b, plan.unseen) for a, b in zip(ours, base, strict=True)]
+            rows[method]["over_base_seen"] = asdict(win_rate_over_seeds(seen, base))
         if third and method != rival:
             rows[method]["over_rival"] = asdict(win_rate_over_seeds(ours, third))
         if chosen:
@@ -133,6 +144,7 @@ def measured(plan: Grid, runs: Runs, chosen: dict[str, list[str]] | None = None)
         "rival": rival,
         "seeds": seeds,
         **judge,
+        **({} if plan.unseen is None else {"unseen": plan.unseen}),
         "resampled": "prompts and seeds",
         "rows": rows,
         "grid": plan.said(),
@@ -240,7 +252,10 @@ def format_methods(found: dict[str, Any], aspects: dict[str, str]) -> str:
         aspects: formats of further columns; those of which no row has a number are left out.
     """
     aspects = aspects | {"cost": "{:.3g}"}
-    over = {"over_base": "base", "over_baseline": found["baseline"], "over_rival": found.get("rival")}
+    over = {"over_base": "base"}
+    if "unseen" in found:
+        over["over_base_seen"] = f"base, differences up to {found['unseen']:g} as ties"
+    over |= {"over_baseline": found["baseline"], "over_rival": found.get("rival")}
     shapes = {name: shape for name, shape in aspects.items() if any(name in row for row in found["rows"].values())}
     first, *others = [(key, f"win rate over {name}") for key, name in over.items() if name]
     guided, tuned = (any(key in row for row in found["rows"].values()) for key in ("guidance", "tuned"))

@@ -75,6 +75,17 @@ def test_a_grid_names_the_columns_that_are_tabulated(tmp_path):
     assert sft == "| sft | 75.0 % [50.0, 100.0] | 75.0 |  | 50.0 % | 8.0 |"
 
 
+def test_differences_that_nobody_sees_are_ties_in_a_column_of_their_own(tmp_path):
+    listed(tmp_path / "sft-0" / "evaluation" / "base", [0.0, 1.0])
+    listed(tmp_path / "sft-0" / "evaluation" / "tuned", [1.0, 1.05])
+    report = {"n_prompts": 2, "models": {"base": ENTRY, "tuned": ENTRY}, "versions": {}}
+    (tmp_path / "sft-0" / "report.json").write_text(json.dumps(report))
+    found = measured(Grid("a.yaml", {"sft": []}, [0], "sft", unseen=0.1), Runs(tmp_path))
+    head, _, _, sft = format_methods(found, {}).splitlines()
+    assert head.endswith("| by seed | win rate over base, differences up to 0.1 as ties | win rate over sft |")
+    assert sft == "| sft | 100.0 % [100.0, 100.0] | 100.0 | 75.0 % [50.0, 100.0] |  |"
+
+
 def test_a_number_that_no_run_has_measured_is_no_column_and_one_of_some_rows_is_blank_elsewhere(tmp_path):
     """Single pictures have no diversity."""
     listed(tmp_path / "sft-0" / "evaluation" / "base", [0.0, 1.0])
@@ -163,6 +174,7 @@ def test_the_value_that_wins_most_often_need_not_have_the_highest_mean(tmp_path)
         (folder / "report.json").write_text(json.dumps(report))
     tries = {"often": [], "seldom": [], "base": []}
     assert swept(tries, Runs(tmp_path), 7, "win_rate") == {"often": 2 / 3, "seldom": 0.5, "base": 0.5}
+    assert swept(tries, Runs(tmp_path), 7, "win_rate", unseen=0.1) == {"often": 1 / 3, "seldom": 0.5, "base": 0.5}
     by_mean = swept(tries, Runs(tmp_path), 7)
     assert max(by_mean, key=by_mean.__getitem__) == "seldom"
 
