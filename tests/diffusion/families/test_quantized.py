@@ -267,7 +267,7 @@ def test_bitsandbytes_without_a_gpu(monkeypatch):
 def test_torchao_is_told_apart_the_last_layer_and_layers_of_its_name_in_blocks(monkeypatch):
     told: list[list[str]] = []
     monkeypatch.setattr(quantize, "find_spec", lambda name: name)
-    monkeypatch.setitem(quantize.CONFIGS, "int8", lambda left_out, compute: told.append(left_out))
+    monkeypatch.setitem(quantize.CONFIGS, "int8", lambda left_out, *_: told.append(left_out))
     network = flux().transformer
     Quantizing("int8").config(network)
     (left_out,) = told
