@@ -16,6 +16,7 @@ from diffpo.data.layouts import Columns
 from diffpo.data.mixture import Mixed
 from diffpo.data.rows import PairRow
 from diffpo.data.source import Refer, Source
+from diffpo.data.typed import Field
 from diffpo.rounds.contents import name_content
 from diffpo.rounds.questions import Recorded
 from diffpo.rounds.roles import Pair
@@ -51,9 +52,12 @@ class RoundPairs(Columns):
         return super().open()
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
+        """The pair; without scores they are 0, without a weight it is 1."""
         row = super().row(index, record, cell)
-        scores = tuple(float(record.get(name) or 0.0) for name in ("score_chosen", "score_rejected"))
-        return replace(row, scores=scores, weight=float(record.get("weight", 1.0)))
+        chosen, rejected, weight = (
+            Field(row.id, name, record.get(name)).number() for name in ("score_chosen", "score_rejected", "weight")
+        )
+        return replace(row, scores=(chosen or 0.0, rejected or 0.0), weight=1.0 if weight is None else weight)
 
 
 def name_pairs(source: Source, file: Path) -> Source:
