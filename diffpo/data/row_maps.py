@@ -170,7 +170,7 @@ class ExpWeight(RowMap):
         column: of the chosen side's score.
         shift: score whose weight is 1, e.g. the largest one or the mean; only ratios of weights matter but for the
             learning rate.
-        most: weights are cut to this.
+        most: weights are cut to this; how many is told.
 
     Raises:
         Refusal: if a number is out of its range, or a score is missing or null.
@@ -188,10 +188,12 @@ class ExpWeight(RowMap):
         score = row.number(self.column, self)
         if score is None:
             raise row.lacks(self.column, self)
-        exponent = min((score - self.shift) / self.temperature, math.log(self.most))
-        return replace(row, weight=row.weight * math.exp(exponent))
+        exponent, highest = (score - self.shift) / self.temperature, math.log(self.most)
+        notes = (*row.notes, CAPPED) if exponent > highest else row.notes
+        return replace(row, weight=row.weight * math.exp(min(exponent, highest)), notes=notes)
 
 
+CAPPED = "whose exponential weight was cut"
 FALLBACK = "without two captions kept their prompt"
 
 

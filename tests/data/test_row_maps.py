@@ -189,7 +189,10 @@ def test_an_exponential_weight_by_hand():
     """exp((2 - 1) / 0.5) times the row's own weight."""
     heavy = ExpWeight(temperature=0.5, shift=1.0)(replace(ROW, weight=3.0), DRAWS)
     assert heavy.weight == pytest.approx(3 * math.exp(2))
-    assert ExpWeight(temperature=0.5, shift=1.0, most=5.0)(ROW, DRAWS).weight == pytest.approx(5)
+    assert heavy.notes == ()
+    cut = ExpWeight(temperature=0.5, shift=1.0, most=5.0)(ROW, DRAWS)
+    assert cut.weight == pytest.approx(5)
+    assert cut.notes == ("whose exponential weight was cut",)  # a run counts these and tells them
     assert ExpWeight(temperature=1e9)(ROW, DRAWS).weight == pytest.approx(1)
     assert ExpWeight("score_rejected", shift=6.0)(ROW, DRAWS).weight == 1
 

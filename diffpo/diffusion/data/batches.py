@@ -1,7 +1,9 @@
 """What an image network is given: batches of pixels, of posteriors or of prompts, and what conditions them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -117,8 +119,41 @@ def pad_states(told: Sequence[States]) -> dict[str, list[Tensor]]:
     return found
 
 
+class Movable(ABC):
+    """A batch whose tensors go to a device together."""
+
+    @abstractmethod
+    def map(self, change: Callable[[Tensor], Tensor]) -> Any:
+        """The same batch with each tensor changed."""
+
+    def pin_memory(self) -> Any:
+        return self.map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Any:
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+class FramedBatch(Movable):
+    """A batch that knows how each of its pictures was framed."""
+
+    time_ids: Float[Tensor, "k b 6"]
+
+    @property
+    def pictures(self) -> int:
+        return self.time_ids[..., 0].numel()
+
+    @property
+    def enlarged(self) -> int:
+        return count_enlarged(self.time_ids)
+
+
+def count_enlarged(time_ids: Float[Tensor, "k b 6"]) -> int:
+    """How many pictures are smaller than what they were cropped to, in height or in width."""
+    return int((time_ids[..., :2] < time_ids[..., 4:]).any(-1).sum())
+
+
 @dataclass(frozen=True, eq=False)
-class PixelBatch:
+class PixelBatch(FramedBatch):
     """Collated pairs (or rows of k candidates) before they are encoded.
 
     Attributes:
@@ -141,33 +176,14 @@ class PixelBatch:
     identical: tuple[tuple[int, int], ...] = ()
     user: Float[Tensor, "b u e"] | None = None
 
-    @property
-    def pictures(self) -> int:
-        return self.time_ids[..., 0].numel()
-
-    @property
-    def enlarged(self) -> int:
-        return count_enlarged(self.time_ids)
-
     def map(self, change: Callable[[Tensor], Tensor]) -> "PixelBatch":
         user = None if self.user is None else change(self.user)
         pixels, time_ids = change(self.pixels), change(self.time_ids)
         return replace(self, pixels=pixels, time_ids=time_ids, label=self.label.map(change), user=user)
 
-    def pin_memory(self) -> "PixelBatch":
-        return self.map(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "PixelBatch":
-        return self.map(lambda x: x.to(device, non_blocking=True))
-
-
-def count_enlarged(time_ids: Float[Tensor, "k b 6"]) -> int:
-    """How many pictures are smaller than what they were cropped to, in height or in width."""
-    return int((time_ids[..., :2] < time_ids[..., 4:]).any(-1).sum())
-
 
 @dataclass(frozen=True, eq=False)
-class PosteriorBatch:
+class PosteriorBatch(FramedBatch):
     """Pairs whose pictures are encoded and whose prompts are not yet.
 
     Attributes:
@@ -189,24 +205,10 @@ class PosteriorBatch:
     identical: tuple[tuple[int, int], ...] = ()
     user: Float[Tensor, "b u e"] | None = None
 
-    @property
-    def pictures(self) -> int:
-        return self.time_ids[..., 0].numel()
-
-    @property
-    def enlarged(self) -> int:
-        return count_enlarged(self.time_ids)
-
     def map(self, change: Callable[[Tensor], Tensor]) -> "PosteriorBatch":
         user = None if self.user is None else change(self.user)
         mean, std, time_ids = change(self.mean), change(self.std), change(self.time_ids)
         return replace(self, mean=mean, std=std, time_ids=time_ids, label=self.label.map(change), user=user)
-
-    def pin_memory(self) -> "PosteriorBatch":
-        return self.map(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "PosteriorBatch":
-        return self.map(lambda x: x.to(device, non_blocking=True))
 
     def told(self, cond: Conditioning) -> "EncodedBatch":
         """The same with what was made of the prompts."""
@@ -217,7 +219,7 @@ class PosteriorBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedBatch:
+class EncodedBatch(Movable):
     """Pairs as posteriors of the VAE and text states: all that training needs of pictures and prompts.
 
     Attributes:
@@ -253,12 +255,6 @@ class EncodedBatch:
             label=self.label.map(change),
         )
 
-    def pin_memory(self) -> "EncodedBatch":
-        return self.map(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "EncodedBatch":
-        return self.map(lambda x: x.to(device, non_blocking=True))
-
     def told_in(self, dtype: torch.dtype) -> "EncodedBatch":
         """The same with text states in the type that the text encoders of a run would give them in."""
         return replace(self, cond=self.cond.told_in(dtype))
@@ -271,7 +267,7 @@ class EncodedBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptBatch:
+class PromptBatch(Movable):
     """Collated prompts before they are encoded.
 
     Attributes:
@@ -295,12 +291,6 @@ class PromptBatch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "PromptBatch":
         return replace(self, time_ids=change(self.time_ids), label=self.label.map(change))
-
-    def pin_memory(self) -> "PromptBatch":
-        return self.map(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "PromptBatch":
-        return self.map(lambda x: x.to(device, non_blocking=True))
 
 
 Raw = PixelBatch | PosteriorBatch | EncodedBatch | PromptBatch  # what readers collate and a base encodes
