@@ -30,7 +30,7 @@ from diffpo.rounds.tables import (
     write_pair_table,
     write_wins,
 )
-from diffpo.storage.digests import named_in
+from diffpo.storage.digests import known_digest
 from diffpo.storage.ledger import require_same
 from diffpo.storage.shared_work import shared_out
 
@@ -215,9 +215,8 @@ def is_made(file: Path, about: Mapping[str, Any]) -> bool:
 
 
 def digest_in(folder: Path, name: str) -> str:
-    """Of a table, as `files.json` has it; of one that others wrote, how long it is."""
-    named = (named_in(folder) or {"files": {}})["files"].get(name)
-    return named["sha256"] if named else f"{(folder / name).stat().st_size} bytes"
+    """Of a table, whoever wrote it."""
+    return known_digest(folder / name)["sha256"]
 
 
 def count_and_key(prompts: Mapping[int, Any]) -> str:

@@ -2,6 +2,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from letter_judges import Number
 
@@ -237,3 +239,18 @@ def test_pairs_of_a_round_are_read_as_it_wrote_them(tmp_path):
     assert 0.5 < row.prob < 1
     with pytest.raises(Refusal, match="stands for the pairs of a round"):
         RoundPairs().open()
+
+
+def test_candidates_that_others_wrote_and_changed_are_not_taken_for_those_that_were_judged(tmp_path):
+    def write(texts: str) -> None:
+        rows = [{"prompt_id": 0, "prompt": "p", "candidate": k, "text": text} for k, text in enumerate(texts)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "candidates.parquet", compression="none")
+
+    judge, all_pairs = FromScorer(Number()), AllPairs()
+    write("12")
+    stages.judge_candidates(tmp_path, judge, all_pairs)
+    size = (tmp_path / "candidates.parquet").stat().st_size
+    write("21")
+    assert (tmp_path / "candidates.parquet").stat().st_size == size
+    with pytest.raises(Refusal, match="candidates was"):
+        stages.judge_candidates(tmp_path, judge, all_pairs)
