@@ -20,7 +20,7 @@ from diffpo.data.typed import Field
 from diffpo.rounds.contents import name_content
 from diffpo.rounds.questions import Recorded
 from diffpo.rounds.roles import Pair
-from diffpo.storage.digests import naming_damage, require_written
+from diffpo.storage.digests import FILES, naming_damage, require_written, written_in
 from diffpo.storage.ledger import write_named
 
 CANDIDATES, WINS, PAIRS, TRAINED = "candidates.parquet", "wins.parquet", "pairs.parquet", "trained.parquet"
@@ -124,7 +124,8 @@ def read_table(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     if not file.exists():
         raise Refusal(f"There is no {file}; make it first (diffpo sample, judge, pair), or name another folder.")
-    if (file.parent / "files.json").exists():
+    named = written_in(file.parent) if (file.parent / FILES).exists() else None
+    if file.name in (named or {}):  # a table that others laid there has no digest
         require_written(file.parent, [file.name], REMEDY)
     with naming_damage(file):
         table = pq.read_table(file)

@@ -249,6 +249,8 @@ def test_candidates_that_others_wrote_and_changed_are_not_taken_for_those_that_w
     judge, all_pairs = FromScorer(Number()), AllPairs()
     write("12")
     stages.judge_candidates(tmp_path, judge, all_pairs)
+    stages.pair_candidates(tmp_path, all_pairs)
+    assert [pair["chosen"] for pair in read_table(tmp_path / "pairs.parquet")[0]] == ["2"]
     size = (tmp_path / "candidates.parquet").stat().st_size
     write("21")
     assert (tmp_path / "candidates.parquet").stat().st_size == size
