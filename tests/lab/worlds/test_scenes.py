@@ -1,6 +1,6 @@
 import json
 import shutil
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ def _few():
     """Pictures are drawn, and bases trained, in fewer and smaller steps than a world's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scenes, "READ", 10)
+        patch.setattr(scenes, "build_tokenizer", cache(scenes.build_tokenizer))
         patch.setattr(scenes, "draw_asked", partial(scenes.draw_asked, steps=2))
         patch.setattr(scenes, "sample_pairs", partial(scenes.sample_pairs, steps=2))
         patch.setattr(scenes, "train_denoiser", partial(scenes.train_denoiser, batch=4))
