@@ -81,7 +81,7 @@ def test_activations_of_two_blocks_and_of_three_tell_those_of_many(lora):
 
 
 def test_activations_of_two_lists_of_blocks_tell_those_of_many():
-    config = dict(flux().transformer.config) | {"num_layers": 3, "num_single_layers": 10}
+    config = dict(flux().transformer.config) | {"num_layers": 4, "num_single_layers": 10}
     sizes = {name: value for name, value in config.items() if not name.startswith("_")}
     states = {"prompt": (16, 32), "pooled": (32,)}
     depths = "num_layers", "num_single_layers"
