@@ -6,7 +6,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["ACCELERATE_USE_CPU"] = "true"
 
 import torch
-from jaxtyping import install_import_hook
+from lean_checks import check_package
 
 torch.set_num_threads(1)  # on two cores, oversubscribed OpenMP threads once made a suite twenty times slower
-install_import_hook("diffpo", "beartype.beartype")
+check_package("diffpo")

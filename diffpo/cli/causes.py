@@ -9,6 +9,7 @@ TYPES = f"{EXPECTED}<", f"{EXPECTED}typing."
 CALLABLE = r"(?:Type .* expects a function or a callable class: )?"
 KEY = re.compile(CALLABLE + r'Parser key "([^"]+)":\s*(.*)')
 CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*(.*)")
+SUBCLASS = re.compile(r"^Expected '([^']+)' to be a subclass of (<class '[^']+'>)\.$")
 AGAIN = re.compile(r"\. Got value: Namespace\(.*")  # the whole callable, behind the value of its argument
 
 
@@ -54,8 +55,9 @@ def find_cause(said: Branch, place: list[str], named: str | None) -> str:
     below = [Branch(rest, said.below)] if rest else said.below
     if below and below[0].text == UNION:
         return find_in_union(below[1:], place)
-    if len(below) > 1 and KEY.fullmatch(below[0].text) and not below[0].below:  # of a file that cannot be read
-        return place_cause(place, named, below[1].text)
+    if len(below) > 1 and (key := KEY.fullmatch(below[0].text)) and not below[0].below:  # of what is no file
+        inside = place[-1:] == [key[1]]
+        return place_cause(place if inside else [*place, key[1]], named if inside else None, below[1].text)
     return find_cause(below[0], place, named) if below else place_cause(place, named, said.text)
 
 
@@ -80,5 +82,7 @@ def name_type(said: str) -> str:
 
 
 def place_cause(place: list[str], named: str | None, cause: str) -> str:
+    cause = AGAIN.sub("", re.sub(f"^{CALLABLE}", "", cause))
+    cause = SUBCLASS.sub(lambda found: f"expected a subclass of {name_type(found[2])}, got {found[1]}", cause)
     plain = re.sub(r"^Expected a (\S.*?)\. Got value: ", lambda f: f"expected {name_type(f[1])}, got ", cause)
     return f"{'.'.join(place)}{f' ({named})' if named else ''}: {plain}"

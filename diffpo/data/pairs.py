@@ -141,6 +141,7 @@ class PairTable:
         row_ids: their ids.
         dropped: how many rows each map dropped, by name.
         notes: of how many kept rows each was made.
+        scored: how many kept rows have a score; that of others counts as 0.
         ids: how many ids its rows take up.
         shapes: number of the shape of each kept row's pictures; None if all have one.
         users: number of each kept row's user, 0 if it has none.
@@ -167,6 +168,7 @@ class PairTable:
         require_unicode(self.light)
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
+        self.scored = 0
         found = np.fromiter(self._scan(len(table)), dtype=np.dtype((np.int64, 5)))
         self.kept, self.row_ids, self.users, self.lengths, sizes = found.T
         self.sizes = set(np.unique(sizes).tolist())
@@ -206,6 +208,7 @@ class PairTable:
                 if (lacks := find_lack(found)) is not None:
                     lacking[lacks].append(row)
                 self.notes.update(found.notes)
+                self.scored += any(found.scores)
                 kept, weighs = kept + 1, weighs or found.weight != 0
                 user = users.setdefault(found.shots.user, len(users)) if found.shots else 0
                 yield row, found.id, user, self.measure(found), len(found.candidates)
@@ -287,4 +290,7 @@ def rows_report(tables: Sequence[PairTable], passed_over: str = "") -> str:
     noted = sum((table.notes for table in tables), Counter[str]())
     lost = "".join(f", {name} dropped {n}" for name, n in dropped.items())
     lost += "".join(f"; {n} {note}" for note, n in noted.items())
-    return f"{sum(map(len, tables))} of {rows} rows were kept{lost}{passed_over}."
+    kept, scored = sum(map(len, tables)), sum(table.scored for table in tables)
+    if 0 < scored < kept:
+        lost += f"; {kept - scored} have no score (a loss that needs one takes 0), {scored} have one"
+    return f"{kept} of {rows} rows were kept{lost}{passed_over}."

@@ -30,14 +30,12 @@ SPARED = {  # what finished training does not end by: it is told, and is not the
 }
 
 
-def filled(root: Path, trials: Mapping[str, int], seed: int) -> dict[str, Count]:
+def filled(all_works: Mapping[str, Work], trials: Mapping[str, int], seed: int) -> dict[str, Count]:
     """What came of so many trials of each kind of work."""
-    counts, all_works = {}, works(root)
-    begin_anew()
+    counts = {}
     for name, some in trials.items():
         work, count, rng = all_works[name], Count(), random.Random(f"{seed} {name}")
-        whole, wanted = undisturbed(work)
-        largest = max(file.stat().st_size for file in work.folder.rglob("*"))
+        whole, wanted, largest = undisturbed(work)
         for _ in range(some):
             blows = [chosen(whole, largest, rng), *([STILL] if rng.random() < TWICE else [])]
             count.add(*trial(work, blows, wanted, count))
@@ -86,8 +84,9 @@ def without_lost(wanted: dict[str, Any], hit: Ended) -> dict[str, Any]:
 
 
 def main(trials: int, seed: int, *names: str) -> None:
+    begin_anew()
     with tempfile.TemporaryDirectory() as root:
-        counts = filled(Path(root), dict.fromkeys(names or ALL, trials), seed)
+        counts = filled(works(Path(root)), dict.fromkeys(names or ALL, trials), seed)
     print(table("full disk", counts))
     print("\n".join(odd for count in counts.values() for odd in count.odd))
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,12 @@ EARLY = 1 / 3  # of the time of a program, at most, after which another one is s
 REFUSED = re.compile(r"is in use by process|already holds \S+; continue that run with --resume latest")
 
 
-def killed(root: Path, trials: Mapping[str, int], seed: int) -> dict[str, Count]:
+def killed(all_works: Mapping[str, Work], trials: Mapping[str, int], seed: int) -> dict[str, Count]:
     """What came of so many trials of each kind of work, of which the third of five starts two programs."""
-    counts, all_works = {}, works(root)
-    begin_anew()
+    counts = {}
     for name, some in trials.items():
         work, count, rng = all_works[name], Count(), random.Random(f"{seed} {name}")
-        whole, wanted = undisturbed(work)
+        whole, wanted, _ = undisturbed(work)
         for number in range(some):
             if number % 5 == 2:
                 count.add(*twins(work, whole, wanted, rng))
@@ -45,11 +45,13 @@ def killed(root: Path, trials: Mapping[str, int], seed: int) -> dict[str, Count]
     return counts
 
 
-def undisturbed(work: Work) -> tuple[Ended, dict[str, Any]]:
-    """How work ends that nothing happens to, and what it leaves."""
+@cache
+def undisturbed(work: Work) -> tuple[Ended, dict[str, Any], int]:
+    """How work ends that nothing happens to, what it leaves, and the bytes of the largest file."""
+    shutil.rmtree(work.folder, ignore_errors=True)
     whole = Program(work).end()
     assert whole.code == 0, whole.said[-2000:]
-    return whole, left_in(work.folder)
+    return whole, left_in(work.folder), max(file.stat().st_size for file in work.folder.rglob("*"))
 
 
 def trial(work: Work, whole: Ended, wanted: dict[str, Any], rng: random.Random, count: Count) -> tuple[str, str]:
@@ -122,8 +124,9 @@ def twins(work: Work, whole: Ended, wanted: dict[str, Any], rng: random.Random) 
 
 
 def main(trials: int, seed: int, *names: str) -> None:
+    begin_anew()
     with tempfile.TemporaryDirectory() as root:
-        counts = killed(Path(root), dict.fromkeys(names or ALL, trials), seed)
+        counts = killed(works(Path(root)), dict.fromkeys(names or ALL, trials), seed)
     print(table("killed", counts))
     print("\n".join(odd for count in counts.values() for odd in count.odd))
 

@@ -1,5 +1,6 @@
 """jsonargparse's errors in one line; the messages are its own, of a parser as ours are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +45,50 @@ def test_the_cause_is_told_in_one_line(said, cause):
     parser.add_argument("--objective", type=Objective | None)
     with pytest.raises(ArgumentError) as caught:
         parser.parse_object({"objective": said})
+    assert name_cause(caught.value.message) == cause
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Of an evaluation."""
+
+    path: str
+
+
+class Evaluation:
+    """One kind of several."""
+
+
+@dataclass(frozen=True)
+class SideBySide(Evaluation):
+    """With a part of its own."""
+
+    prompts: Prompts
+
+
+class Optimizer:
+    """Made of parameters."""
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (
+            ["--evaluation=tests.cli.test_causes.SideBySide", "--evaluation.prompts=5"],
+            "evaluation.prompts: Unable to load config '5'",
+        ),
+        (
+            ["--optimizer=tests.cli.test_causes.Sigmoid"],
+            "optimizer: expected a subclass of Optimizer, got tests.cli.test_causes.Sigmoid",
+        ),
+    ],
+)
+def test_the_cause_of_a_wrong_word_names_its_option_and_no_annotation(words, cause):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--evaluation", type=Evaluation | None)
+    parser.add_argument("--optimizer", type=Callable[[list[int]], Optimizer])
+    with pytest.raises(ArgumentError) as caught:
+        parser.parse_args(words)
     assert name_cause(caught.value.message) == cause
 
 

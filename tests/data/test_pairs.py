@@ -44,6 +44,26 @@ def test_sizes_are_those_of_all_kept_rows(tmp_path):
     assert PairTable(source, [], seed=0).sizes == {2}
 
 
+class Scored(RowMap):
+    """A score for the rows whose prompt asks for one."""
+
+    def __call__(self, row: PairRow, draws: Draws) -> PairRow | None:
+        return replace(row, scores=(0.5, 0.0)) if row.prompts[0] == "scored" else row
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        (["scored", "plain", "plain"], "; 2 have no score (a loss that needs one takes 0), 1 have one"),
+        (["scored"] * 3, ""),
+        (["plain"] * 3, ""),
+    ],
+)
+def test_rows_without_scores_are_told_if_others_have_some(tmp_path, prompts, told):
+    table = PairTable(table_of(tmp_path, prompts), [Scored()], seed=0)
+    assert rows_report([table]) == f"3 of 3 rows were kept{told}."
+
+
 def test_a_sample_comes_from_all_over_a_table(tmp_path):
     table = PairTable(table_of(tmp_path, ["a"] * 2500), [], seed=0)
     ids = [row.id for row in table.sample()]

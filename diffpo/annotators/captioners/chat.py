@@ -9,9 +9,9 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from diffpo.annotators.captioners.instructions import DESCRIBE, REWRITE, require_template
+from diffpo.annotators.captioners.instructions import DESCRIBE, InstructedPerturber, require_template
 from diffpo.annotators.captioners.pretrained import Pretrained
-from diffpo.annotators.captioners.roles import Captioner, Perturber, Strength
+from diffpo.annotators.captioners.roles import Captioner
 from diffpo.core.refusal import Refusal
 from diffpo.storage.hub import SAFE, name_failed_loads
 
@@ -132,25 +132,5 @@ class ChatSpeaker(ChatModel):
 
 
 @dataclass(frozen=True, eq=False)
-class ChatPerturber(ChatSpeaker, Perturber):
-    """Any chat model of transformers that reads and writes text.
-
-    Args:
-        instructions: what is asked for weak, medium and strong; {text} is the text to be perturbed.
-    """
-
-    temperature: float = 0.7
-    instructions: tuple[str, str, str] = REWRITE
-
-    def __post_init__(self):
-        for instruction in self.instructions:
-            require_template(instruction, "{text}", self)
-
-    @property
-    def asks(self) -> dict[str, Any]:
-        return {"instructions": list(self.instructions)}
-
-    def __call__(self, texts: Sequence[str], strength: Strength, seeds: Sequence[int]) -> list[str]:
-        instruction = self.instructions[strength.value]
-        asked = [instruction.replace("{text}", self.spoken(text)) for text in texts]
-        return self.answers(asked, seeds)
+class ChatPerturber(InstructedPerturber, ChatSpeaker):
+    """Any chat model of transformers that reads and writes text."""

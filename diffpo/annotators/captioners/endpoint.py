@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from diffpo.annotators.captioners.instructions import DESCRIBE, REWRITE, require_template
-from diffpo.annotators.captioners.roles import Captioner, Perturber, Strength
+from diffpo.annotators.captioners.instructions import DESCRIBE, InstructedPerturber, require_template
+from diffpo.annotators.captioners.roles import Captioner
 from diffpo.annotators.endpoint import Content, Served, encode_picture
 
 
@@ -41,24 +41,5 @@ class Endpoint(Served, Captioner):
 
 
 @dataclass(frozen=True, eq=False)
-class EndpointPerturber(Served, Perturber):
-    """A text model at an endpoint.
-
-    Args:
-        instructions: what is asked for weak, medium and strong; {text} is the text to be perturbed.
-    """
-
-    temperature: float = 0.7
-    instructions: tuple[str, str, str] = REWRITE
-
-    def __post_init__(self):
-        for instruction in self.instructions:
-            require_template(instruction, "{text}", self)
-
-    @property
-    def asks(self) -> dict[str, Any]:
-        return {"instructions": list(self.instructions)}
-
-    def __call__(self, texts: Sequence[str], strength: Strength, seeds: Sequence[int]) -> list[str]:
-        instruction = self.instructions[strength.value]
-        return self.answers([instruction.replace("{text}", text) for text in texts], seeds)
+class EndpointPerturber(InstructedPerturber, Served):
+    """A text model at an endpoint."""

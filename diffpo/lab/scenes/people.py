@@ -29,11 +29,20 @@ class SceneTaste:
 
     def style(self, seen: SeenScene, asked: Facts) -> float:
         """What this taste sees in a picture beyond its facts, in [0, 0.5] for the common weights."""
-        return float(np.dot((self.vivid, self.spaced, self.large), open_traits(seen, asked)))
+        return self.weigh(open_traits(seen, asked))
+
+    def weigh(self, traits: tuple[float, float, float]) -> float:
+        return float(np.dot((self.vivid, self.spaced, self.large), traits))
 
     def utility(self, seen: SeenScene, asked: Facts) -> float:
         """Share of right facts plus style; -1 without clean objects, less than any other picture has."""
-        return share_right(seen, asked) + self.style(seen, asked) if seen.clean else -1.0
+        right, traits = look_at(seen, asked)
+        return right + self.weigh(traits)
+
+
+def look_at(seen: SeenScene, asked: Facts) -> tuple[float, tuple[float, float, float]]:
+    """What all see alike: the share of right facts, -1 without clean objects, and the open traits."""
+    return (share_right(seen, asked), open_traits(seen, asked)) if seen.clean else (-1.0, (0.0, 0.0, 0.0))
 
 
 def share_right(seen: SeenScene, asked: Facts) -> float:
@@ -119,7 +128,8 @@ def hold_vote(
     voters: int = VOTERS,
 ) -> Ballot:
     """Votes of `voters` raters, drawn for this pair."""
-    chances = [rater.chances(*(rater.taste.utility(one, asked) for one in seen)) for rater in raters]
+    looks = [look_at(one, asked) for one in seen]  # once, for there are twenty raters
+    chances = [rater.chances(*(right + rater.taste.weigh(traits) for right, traits in looks)) for rater in raters]
     chosen = [int(i) for i in rng.choice(len(raters), size=voters, replace=False)]
     votes = [draw_vote(*chances[i], rng) for i in chosen]
     return Ballot(chosen, votes, float(np.mean([(1 + first - second) / 2 for first, second in chances])))

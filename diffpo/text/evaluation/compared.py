@@ -105,28 +105,52 @@ class ComparedText:
 
         Raises:
             Refusal: if a finished answer is missing.
-            Interrupted: if an endpoint dies; a prompt is asked again unless all its answers were there.
+            Interrupted: if an endpoint dies; what it answered is not asked again.
         """
         if self.answers is not None:
             return self.read(prompts, each)
-        loaded, asks = cache(self.load), self.endpoint or sampler
-        draws = Draws(seed, (0,) * len(prompts), tuple(range(len(prompts))))
+        identity = {**self.identity(sampler), "prompts": digest_of_texts(prompts), "each": each, "seed": seed}
+        if self.endpoint is not None:
+            return self.ask(self.endpoint, prompts, each, seed, folder, identity, sampler.batch_size)
+        loaded, draws = cache(self.load), key_draws(seed, prompts)
 
         def found(some: Sequence[int]) -> Iterator[Mapping[int, Any]]:
-            model, asked = None if self.endpoint else loaded(), [prompts[n] for n in some]
-            try:
-                said = asks(model, asked, each, draws.of(some))  # pyright: ignore[reportArgumentType]
-            except Interrupted as error:
-                places = {n: [c * len(some) + i for c in range(each)] for i, n in enumerate(some)}
-                whole = {n: of for n, of in places.items() if all(place in error.said for place in of)}
-                yield {n: [asdict(error.said[place]) for place in of] for n, of in whole.items()}
-                raise
+            said = sampler(loaded(), [prompts[n] for n in some], each, draws.of(some))
             yield {n: [asdict(of[i]) for of in said] for i, n in enumerate(some)}
 
-        identity = {**self.identity(sampler), "prompts": digest_of_texts(prompts), "each": each, "seed": seed}
         together = max(1, sampler.batch_size // each)
         done = shared_out(range(len(prompts)), found, together, folder, identity, self.name, "prompt")
         return [[Sampled(**one) for one in done[n]] for n in range(len(prompts))]
+
+    def ask(
+        self,
+        endpoint: EndpointSampler,
+        prompts: Sequence[str],
+        each: int,
+        seed: int,
+        folder: Path,
+        identity: Mapping[str, Any],
+        together: int,
+    ) -> Answers:
+        """As `answer`; each answer is kept by itself, for which candidate c of prompt n is number `each` n + c.
+
+        Args:
+            together: answers that are kept at a time.
+        """
+        draws = key_draws(seed, prompts)
+
+        def found(some: Sequence[int]) -> Iterator[Mapping[int, Any]]:
+            places, numbers = zip(*(divmod(number, each) for number in some), strict=True)
+            try:
+                said = endpoint.answer_each([prompts[n] for n in places], numbers, draws.of(places))
+            except Interrupted as error:
+                yield {some[i]: asdict(one) for i, one in error.said.items()}
+                raise
+            yield {number: asdict(one) for number, one in zip(some, said, strict=True)}
+
+        about, count = {**identity, "kept": "answers"}, each * len(prompts)
+        done = shared_out(range(count), found, together, folder, about, self.name, "answer")
+        return [[Sampled(**done[each * n + c]) for c in range(each)] for n in range(len(prompts))]
 
     def read(self, prompts: Sequence[str], each: int) -> Answers:
         assert self.answers is not None
@@ -141,6 +165,11 @@ class ComparedText:
                 f"prompts of {len(prompts)}), {each} are compared; add them, or lower answers."
             )
         return [[Sampled(text) for text in by_prompt[prompt][:each]] for prompt in prompts]
+
+
+def key_draws(seed: int, prompts: Sequence[str]) -> Draws:
+    """Of each prompt by its place, in the first epoch."""
+    return Draws(seed, (0,) * len(prompts), tuple(range(len(prompts))))
 
 
 def stamp_weights(path: str) -> dict[str, list[int]]:

@@ -51,14 +51,28 @@ class EndpointSampler(Served, Sampler):
                 under c b + i.
             Refusal: if a conversation has parts that are no texts.
         """
-        asked = [self.conversation(prompt) for prompt in prompts]
-        seeds = [seed for number in range(k) for seed in draws.integers(f"seed/{number}", SEEDS).tolist()]
+        b = len(prompts)
+        places, numbers = [*range(b)] * k, [number for number in range(k) for _ in prompts]
+        said = self.answer_each([prompts[i] for i in places], numbers, draws.of(places))
+        return [said[c * b : (c + 1) * b] for c in range(k)]
+
+    def answer_each(self, prompts: Sequence[Prompt], numbers: Sequence[int], draws: Draws) -> list[Sampled]:
+        """One answer to each prompt: that which candidate number c of it is, whatever else is asked.
+
+        Args:
+            numbers: c of each.
+
+        Raises:
+            Interrupted: if the endpoint stops answering; `said` holds what was answered before, by its place.
+            Refusal: if a conversation has parts that are no texts.
+        """
+        drawn = {number: draws.integers(f"seed/{number}", SEEDS).tolist() for number in {*numbers}}
+        seeds = [drawn[number][i] for i, number in enumerate(numbers)]
         try:
-            said = self.ask_all(self.tried_reply, asked * k, seeds)
+            said = self.ask_all(self.tried_reply, [self.conversation(prompt) for prompt in prompts], seeds)
         except Interrupted as error:
             raise Interrupted(str(error), {i: read_reply(reply) for i, reply in error.said.items()}) from error
-        b = len(prompts)
-        return [[read_reply(reply) for reply in said[c * b : (c + 1) * b]] for c in range(k)]
+        return [read_reply(reply) for reply in said]
 
     def conversation(self, prompt: Prompt) -> list[Any]:
         if isinstance(prompt, str):

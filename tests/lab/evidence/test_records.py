@@ -17,20 +17,20 @@ from diffpo.lab.evidence.records import Runs, digest_place, name_folder
 from diffpo.train.fit import Learner
 
 SFT = "--objective=diffpo.diffusion.methods.SFT"
-SHORT = ["--fit.steps=3", "--fit.batch_size=2", "--fit.per_device_batch_size=2", "--fit.save_every=1"]
-FEW = ["--evaluation.prompts.count=4", "--evaluation.sampling.steps=2", "--evaluation.sampling.pictures=1"]
+SHORT = ["--fit.steps=2", "--fit.batch_size=2", "--fit.per_device_batch_size=2", "--fit.save_every=1"]
+FEW = ["--evaluation.prompts.count=2", "--evaluation.sampling.steps=1", "--evaluation.sampling.pictures=1"]
 DRAWN = ["--validation.every=1", "--validation.pairs=2", "--validation.drawn.scorer=diffpo.lab.Oracle"]
 DRAWN += [
     "--validation.drawn.prompts.path=assets/tiny-prompts/development.jsonl",
     "--validation.drawn.prompts.count=2",
 ]
-DRAWN += ["--validation.drawn.steps=2", "--validation.keep_best.metric=drawn_win_rate"]
+DRAWN += ["--validation.drawn.steps=1", "--validation.keep_best.metric=drawn_win_rate"]
 DRAWN += ["--validation.keep_best.better=higher"]
 GRID = {
     "config": "configs/quickstart.yaml",
     "also": ["--preview=null", "--evaluation.base_pictures={output}/base", *SHORT, *FEW, *DRAWN],
     "methods": {"sft": [SFT], "guarded": []},
-    "seeds": [0, 1],
+    "seeds": [0],
     "baseline": "sft",
     "rival": "guarded",
     "tune": {
@@ -79,24 +79,24 @@ def tabulate(root: Path, grid: dict, out: str, records: str) -> bytes:
 def test_a_contest_that_was_killed_goes_on_and_from_its_records_alone_gives_the_same_table(
     tmp_path, started, monkeypatch, few
 ):
-    """The fourth run of six dies in its second step, and whatever is begun then in its first.
+    """The last run of four dies in its second step.
 
     Each is judged by what it draws of development prompts after each step, and the best weights are what counts.
     """
     grid = GRID | {"encode": str(few)}
     whole = tabulate(tmp_path, grid, "whole", "whole-records")
-    for run in ("sft-0", "guarded-0", "sft-1", "guarded-1"):
+    for run in ("sft-0", "guarded-0"):
         lines = [json.loads(line) for line in (tmp_path / "whole" / run / "metrics.jsonl").read_text().splitlines()]
         rates = {line["step"]: x for line in lines if (x := line.get("validation/drawn_win_rate")) is not None}
         best = json.loads((tmp_path / "whole-records" / "grid" / f"{run}.json").read_text())["numbers"]["best"]
-        assert list(rates) == [1, 2, 3]
+        assert list(rates) == [1, 2]
         assert best["step"] == max(rates, key=lambda step: (rates[step], -step))
         assert best == json.loads((tmp_path / "whole" / run / "report.json").read_text())["best"]
     update, steps = Learner.update, []
 
     def dying(self, *arguments):
         steps.append(None)
-        if len(steps) >= 11:
+        if len(steps) >= 8:
             raise KeyboardInterrupt
         update(self, *arguments)
 
@@ -105,7 +105,7 @@ def test_a_contest_that_was_killed_goes_on_and_from_its_records_alone_gives_the_
         patched.setattr(Learner, "update", dying)
         with pytest.raises(KeyboardInterrupt):
             tabulate(tmp_path, grid, "out", "records")
-    assert started[:6] == ["encoded", "guarded-100-7", "guarded-500-7", "encoded", "sft-0", "guarded-0"]
+    assert started == ["encoded", "guarded-100-7", "guarded-500-7", "encoded", "sft-0", "guarded-0"]
     left = sorted(str(file.relative_to(tmp_path / "records")) for file in tmp_path.glob("records/grid/**/*.json"))
     assert left == ["grid/sft-0.json", "grid/tuning/guarded-100-7.json", "grid/tuning/guarded-500-7.json"]
     shutil.rmtree(tmp_path / "out" / "tuning")
@@ -113,15 +113,15 @@ def test_a_contest_that_was_killed_goes_on_and_from_its_records_alone_gives_the_
 
     started.clear()
     assert tabulate(tmp_path, grid, "out", "records") == whole
-    assert started == ["encoded", "guarded-0", "sft-1", "guarded-1"]
+    assert started == ["encoded", "guarded-0"]
     shutil.rmtree(tmp_path / "out")
     assert tabulate(tmp_path, grid, "elsewhere", "records") == whole
-    assert started == ["encoded", "guarded-0", "sft-1", "guarded-1"]
+    assert started == ["encoded", "guarded-0"]
     records = [*tmp_path.glob("records/grid/**/*.json")]
     for record in records:
         as_whole = tmp_path / "whole-records" / record.relative_to(tmp_path / "records")
         assert json.loads(record.read_text())["numbers"] == json.loads(as_whole.read_text())["numbers"]
-    assert len(records) == 6
+    assert len(records) == 4
     assert max(file.stat().st_size for file in records) < 8000
 
     other = grid | {"also": [*GRID["also"], "--fit.warmup=1"]}

@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
@@ -8,6 +10,7 @@ from diffpo.lab.scenes.captions import TRAINING_FAMILIES
 from diffpo.lab.scenes.reading import draw_asked
 from diffpo.lab.worlds.scenes import save_halved
 
+scene_tokenizer = cache(build_tokenizer)
 KINDS = {"unet": (UNET, StableDiffusionPipeline), "flow": (FLOW, StableDiffusion3Pipeline)}
 
 
@@ -39,7 +42,7 @@ def test_a_base_learns_saves_and_draws_by_plain_diffusers(name, vae, shown, tmp_
         return losses[-1]
 
     watched = type(kind)(kind.name, kind.untrained, kind.trained, loss)
-    untrained = kind.untrained(vae, build_tokenizer(), 0)
+    untrained = kind.untrained(vae, scene_tokenizer(), 0)
     trained = train_denoiser(untrained, watched, shown, 25, lambda step, pipe: seen.append(step), every=10, batch=16)
     assert seen == [10, 20, 25]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:3]) * 5 / 3
@@ -52,7 +55,7 @@ def test_a_base_learns_saves_and_draws_by_plain_diffusers(name, vae, shown, tmp_
 
 def test_the_same_seed_trains_the_same_base(vae, shown):
     first, second = (
-        train_denoiser(UNET.untrained(vae, build_tokenizer(), 0), UNET, shown, 2, batch=4).unet.state_dict()
+        train_denoiser(UNET.untrained(vae, scene_tokenizer(), 0), UNET, shown, 2, batch=4).unet.state_dict()
         for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -69,6 +69,34 @@ def test_an_endpoint_that_dies_is_asked_only_for_the_rest(tmp_path, monkeypatch)
     assert (sorted(asked), again) == (sorted(PROMPTS), ["a"])
 
 
+def test_of_a_half_answered_prompt_only_the_other_half_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    dead, refused = [False], list[tuple[str, int]]()
+
+    def question(request) -> tuple[str, int]:
+        return request["messages"][0]["content"], request["seed"]
+
+    def answer(request):
+        if dead[0] and question(request) in refused:
+            return 500
+        return f"{request['messages'][0]['content']} {request['seed']}"
+
+    with serving(answer) as server:
+        model = ComparedText("there", endpoint=EndpointSampler("m", server.url, tries=1))
+        whole = texts(model.answer(SAMPLER, PROMPTS, 2, 0, tmp_path / "whole"))
+        refused += [
+            (prompt, int(second.rsplit(" ", 1)[1])) for prompt, (_, second) in zip(PROMPTS[:2], whole[:2], strict=True)
+        ]
+        dead[0] = True
+        with pytest.raises(Interrupted):
+            model.answer(SAMPLER, PROMPTS, 2, 0, tmp_path / "dying")
+        dead[0], before = False, len(server.asked)
+        assert texts(model.answer(SAMPLER, PROMPTS, 2, 0, tmp_path / "dying")) == whole
+        again = [question(request) for request in server.asked[before:]]
+    assert {*refused} <= {*again}
+    assert len(again) == 4  # both, and the two of the batch of four that had not been begun
+
+
 def test_a_table_of_finished_answers_takes_part(tmp_path):
     lines = [{"prompt": prompt, "answer": f"{prompt} {n}"} for prompt in PROMPTS for n in range(2)]
     file = tmp_path / "said.jsonl"

@@ -15,7 +15,7 @@ from diffpo.core.references import store_matrices
 from diffpo.diffusion.base.quantize import quantized_layers
 from diffpo.diffusion.data.batches import Conditioning
 from diffpo.diffusion.model.lora import LoRA
-from diffpo.lab.benchmark.cost.counted import Peak, without_numbers
+from diffpo.lab.benchmark.cost.counted import Peak, leave_undrawn, without_numbers
 from diffpo.lab.benchmark.cost.published_bases import BASES, PublishedBase
 
 GIB = 2**30
@@ -55,15 +55,13 @@ class Memory:
 def count_ways(base: PublishedBase) -> dict[tuple[str, str], Memory]:
     """Memory by what is trained and how the frozen network is stored."""
     encoders = sum(2 * count_parameters(make_encoder(*encoder)) for encoder in base.encoders)
-    found, activations = {}, count_activations(base, lora=True)
+    network, activations = make_network(base), count_activations(base, lora=True)
+    n, tables = count_parameters(network), sum(buffer.nbytes for buffer in network.buffers())
+    adapters, found = count_adapters(base, network), dict[tuple[str, str], Memory]()
     for kind in BYTES:
-        network = make_network(base)
         weights, beside = count_stored(network, kind)
-        adapters = count_adapters(base, network)
         parts = (weights + 4 * adapters, 4 * adapters, 8 * adapters, 0.0, activations + beside, encoders)
         found[LORA, kind] = Memory(*(part / GIB for part in parts))
-    network = make_network(base)
-    n, tables = count_parameters(network), sum(buffer.nbytes for buffer in network.buffers())
     reference, _ = count_stored(network, "bf16")
     parts = (4 * n + tables, 4 * n, 8 * n, reference, count_activations(base, lora=False), encoders)
     return found | {(FULL, "bf16"): Memory(*(part / GIB for part in parts))}
@@ -71,13 +69,13 @@ def count_ways(base: PublishedBase) -> dict[tuple[str, str], Memory]:
 
 def make_network(base: PublishedBase) -> Any:
     """Without weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), leave_undrawn():
         return base.family.network(**base.network)
 
 
 def make_encoder(kind: Any, config: Any) -> nn.Module:
     """Without weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), leave_undrawn():
         return kind(config)
 
 
@@ -91,7 +89,7 @@ def count_published(network: nn.Module) -> int:
 
 
 def count_stored(network: nn.Module, kind: str) -> tuple[float, float]:
-    """Bytes of a frozen network, and of what its quantized layers are unpacked to in a pass.
+    """Bytes of a frozen network, and of what its quantized layers are unpacked to in a pass; its matrices become bf16.
 
     torchao's layers keep their unpacked weights for the backward pass, so those of the block that is recomputed;
     bitsandbytes' unpack one at a time.

@@ -14,7 +14,7 @@ from typing import Any, no_type_check
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -34,6 +34,7 @@ FOREACH = partial(AdamW, lr=LR, weight_decay=WEIGHT_DECAY, foreach=True)  # torc
 FUSED = partial(AdamW, lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
 UNCOUNTABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 ITEM = Tensor.item
+INITS = ("uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_")
 BLOCK, SMALL = 256, 4096  # bitsandbytes: elements that share a scale, and tensors that keep fp32 moments
 
 
@@ -142,12 +143,22 @@ def without_numbers() -> Iterator[None]:
     but not on a CPU; a number that is read is 1."""
     with ExitStack() as stack:
         stack.enter_context(Numberless(allow_non_fake_inputs=True))
+        stack.enter_context(leave_undrawn())
         for name in ("group_norm", "layer_norm"):
             stack.enter_context(patch.object(functional, name, in_fp32(getattr(functional, name))))
         stack.enter_context(patch.object(Tensor, "item", lambda tensor: 1.0))
         # Networks are converted by swapping their weights, which PyTorch refuses if something has a weak reference to
         # one; the mode that makes such tensors has, and does no harm with it.
         stack.enter_context(patch("torch.utils.weakref.getweakrefs", lambda tensor: []))
+        yield
+
+
+@contextmanager
+def leave_undrawn() -> Iterator[None]:
+    """Inside, new networks do not draw their weights: those without numbers need none."""
+    with ExitStack() as stack:
+        for name in INITS:
+            stack.enter_context(patch.object(nn.init, name, lambda tensor, *_, **__: tensor))
         yield
 
 
