@@ -67,6 +67,11 @@ class TextSampler(Sampler):
             raise Refusal(f"top_p lies in (0, 1], got {self.top_p}; null is all tokens.")
 
     @property
+    def is_plain(self) -> bool:
+        """Whether answers are of the model's own distribution."""
+        return self.temperature == 1 and not self.top_k and self.top_p in (None, 1)
+
+    @property
     def identity(self) -> dict[str, Any]:
         return {"sampler": type(self).__name__} | {key: x for key, x in asdict(self).items() if key != "batch_size"}
 
