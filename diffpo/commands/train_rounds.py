@@ -36,7 +36,7 @@ from diffpo.text.data.pairs import HeldOutTexts, TextData, TextReader
 from diffpo.text.evaluation.shift import estimate_kl
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base, load_tuned
 from diffpo.text.model.lora import TextWarmLoRA
-from diffpo.text.model.sampling import TextSampler
+from diffpo.text.model.sampling import OfModel, TextSampler
 from diffpo.train.adapters import adapters_off
 from diffpo.train.run import FitConfig
 from diffpo.train.state.checkpoint import shaping_settings
@@ -201,6 +201,8 @@ def asks_chats(sampler: Sampler) -> bool:
         if len(asked) > 1:
             raise Refusal("Samplers of one round ask by the chat template or not, all alike; set as_chat of all.")
         return asked.pop()
+    if isinstance(sampler, OfModel):
+        return asks_chats(sampler.sampler)
     return isinstance(sampler, TextSampler) and sampler.as_chat
 
 
