@@ -30,7 +30,7 @@ from diffpo.rounds.roles import Judge, Pairing, Sampler
 from diffpo.rounds.samplers import SeveralSamplers
 from diffpo.rounds.tables import Answers, name_pairs
 from diffpo.storage.files import CONFIG
-from diffpo.storage.job_folder import WAIT
+from diffpo.storage.job_folder import meet_processes
 from diffpo.storage.ledger import replace_file
 from diffpo.text.data.pairs import HeldOutTexts, TextData, TextReader
 from diffpo.text.evaluation.shift import estimate_kl
@@ -86,7 +86,7 @@ def main(
         settings: the resolved config.
     """
     require_track(objective, "texts")
-    PartialState(timeout=WAIT)
+    meet_processes()
     learner = TextLearner(objective, base, data, optimizer, fit, validation, settings)
     asked = word_prompts(prompts, sampler)
     last = run_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed)
