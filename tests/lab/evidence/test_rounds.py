@@ -1,6 +1,7 @@
 """Rounds beside an offline run in one table, on the tiny language world."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ GRID = {
     "others": {"sft": OFFLINE},
     "also": [
         "--evaluation=diffpo.lab.CyclicRewriting",
+        "--evaluation.drawing=null",
         "--evaluation.prompts.path=assets/tiny-rewrites/prompts/evaluation.jsonl",
         "--evaluation.prompts.count=4",
         "--evaluation.writing.rewrites=2",
@@ -101,7 +103,7 @@ def test_a_grid_without_win_rates_has_no_such_columns(tmp_path, monkeypatch):
     head, _, _, sft = runner.format_methods(found, plan.aspects).splitlines()
     assert (head, sft) == ("| model | attributes |", "| sft | 50.0 % |")
     with pytest.raises(Refusal, match="sft did not measure exploitability after each round"):
-        runner.measured(Grid("a.yaml", {"sft": []}, [0], "sft", by_round=["exploitability"]), Runs(tmp_path))
+        runner.measured(replace(plan, by_round=["exploitability"]), Runs(tmp_path))
 
 
 def test_a_value_that_another_row_does_not_name_is_refused_of_another_script_too():
