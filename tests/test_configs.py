@@ -1,6 +1,7 @@
 import copy
 import re
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from diffpo.commands import evaluate, evaluate_text, evaluate_users, train_round
 from diffpo.commands import train as train_diffusion_dpo
 from diffpo.commands import train_text as train_text_dpo
 from diffpo.lab.evidence import runner
-from diffpo.lab.evidence.grid import check_grid
+from diffpo.lab.evidence.grid import Program, check_grid
+from diffpo.lab.evidence.programs import module_of
 from diffpo.lab.evidence.tables import compare_resolved
 from diffpo.storage.hub import GONE
 from diffpo.train.state.checkpoint import flatten_tree
@@ -75,9 +77,9 @@ def _remembered(monkeypatch):
 
 
 @cache
-def resolved_config(track: str, *args: str) -> dict:
+def resolved_config(module: str, *args: str) -> dict:
     """Several grids have the same rows."""
-    line = CommandLine(SCRIPTS[track], list(args))
+    line = CommandLine(import_module(module).main, list(args))
     assert line.arguments()
     return yaml.safe_load(line.settings)
 
@@ -88,12 +90,16 @@ def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tm
     (tmp_path / "scores.json").write_text('{"scorer": "pickscore", "min": 0, "max": 1}')
     plan = check_grid(yaml.safe_load(grid.read_text().replace("{scores}", str(tmp_path))))
     assert plan.baseline in plan.methods
-    track = "text" if "text" in plan.script else "diffusion"
-    shared = [f"--config={plan.config}", *plan.reads, *plan.also, "--output_dir=out"]
+    shared = [*plan.reads, *plan.also, "--output_dir=out"]
     tries = runner.tuning(plan)
     own = {row: [*overrides, *tries.get(row, [])] for row, overrides in plan.methods.items()}
-    common, *resolved = (resolved_config(track, *shared, *overrides) for overrides in ([], *own.values()))
-    assert list(compare_resolved(common, dict(zip(own, resolved, strict=True)), own)) == list(plan.methods)
+
+    def resolved(runs: Program, overrides: list[str]) -> dict:
+        return resolved_config(module_of(runs.script), f"--config={runs.config}", *shared, *overrides)
+
+    common = resolved(Program(plan.script, plan.config), [])
+    rows = {row: resolved(plan.program_of(row), overrides) for row, overrides in own.items()}
+    assert list(compare_resolved(common, rows, own)) == list(plan.methods)
 
 
 @pytest.mark.parametrize("config", sorted(Path("configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -39,7 +39,10 @@ def main(
             diffpo.diffusion.UserModel, and `overrides`), users judge the runs of each seed instead of the oracle, and
             there is a table for each group. `script` is what runs, train_diffusion_dpo.py where nothing is said;
             `also`, overrides of every run, stands for what that script's runs get otherwise; and `aspects` maps
-            numbers of a model in a report to formats of the table's columns, utility being the oracle's mean.
+            numbers of a model in a report to formats of the table's columns, utility being the oracle's mean. `others`
+            (method: `script` and `config`) are rows that another script runs, as offline training beside rounds;
+            `tune.follow` (method: another one) lets a method take over what that was tuned to; `by_round` lists
+            numbers that are told of the base and after each round; `win_rates: false` leaves win rates out.
         output_dir: gets one folder per run; runs that are finished are not repeated, others are taken up again.
         jobs: processes at a time, one thread each.
         readme: the table replaces what stands between two lines `<!-- evidence: <name of the grid> -->` in it.

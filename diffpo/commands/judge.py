@@ -5,12 +5,10 @@ diffpo judge --judge diffpo.rounds.FromScorer --judge.scorer diffpo.lab.RewriteO
 
 from pathlib import Path
 
-from accelerate import PartialState
-
 from diffpo.rounds.roles import Judge, Pairing
 from diffpo.rounds.stages import judge_candidates
 from diffpo.rounds.tables import WINS, read_table
-from diffpo.storage.job_folder import WAIT
+from diffpo.storage.job_folder import meet_processes
 
 
 def main(judge: Judge, folder: Path, pairing: Pairing | None = None, settings: str = "") -> None:
@@ -22,8 +20,8 @@ def main(judge: Judge, folder: Path, pairing: Pairing | None = None, settings: s
         pairing: asks only what this one needs; null asks about each two answers of a prompt.
         settings: the resolved config.
     """
-    PartialState(timeout=WAIT)
+    state = meet_processes()
     judge_candidates(folder, judge, pairing)
-    if PartialState().is_main_process:
+    if state.is_main_process:
         noted = read_table(folder / WINS)[1]["noted"]
         print(f"{folder / WINS} holds what the judge said: {', '.join(f'{n} {what}' for what, n in noted.items())}.")

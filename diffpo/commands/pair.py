@@ -5,12 +5,10 @@ diffpo pair --pairing diffpo.rounds.BestWorst --folder answers
 
 from pathlib import Path
 
-from accelerate import PartialState
-
 from diffpo.rounds.roles import Pairing
 from diffpo.rounds.stages import describe_round, pair_candidates
 from diffpo.rounds.tables import PAIRS
-from diffpo.storage.job_folder import WAIT
+from diffpo.storage.job_folder import meet_processes
 
 
 def main(pairing: Pairing, folder: Path, settings: str = "") -> None:
@@ -21,9 +19,9 @@ def main(pairing: Pairing, folder: Path, settings: str = "") -> None:
         folder: with candidates.parquet and wins.parquet; gets pairs.parquet.
         settings: the resolved config.
     """
-    PartialState(timeout=WAIT)
+    state = meet_processes()
     pair_candidates(folder, pairing)
-    if PartialState().is_main_process:
+    if state.is_main_process:
         found = ", ".join(f"{name} {value:.4g}" for name, value in describe_round(folder).items())
         print(
             f"{found}. To train on them: diffpo train-text --data.source diffpo.rounds.RoundPairs "

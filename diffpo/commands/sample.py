@@ -5,7 +5,6 @@ diffpo sample --sampler diffpo.text.TextSampler --base.path assets/tiny-lm --pro
 
 from pathlib import Path
 
-from accelerate import PartialState
 from jsonargparse import set_parsing_settings
 
 from diffpo.commands.train_rounds import word_prompts
@@ -14,7 +13,7 @@ from diffpo.evaluation.prompts import Prompts
 from diffpo.rounds.roles import Sampler
 from diffpo.rounds.stages import sample_candidates
 from diffpo.rounds.tables import CANDIDATES
-from diffpo.storage.job_folder import WAIT
+from diffpo.storage.job_folder import meet_processes
 from diffpo.text.model.endpoint_sampling import EndpointSampler
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base, load_tuned
 
@@ -47,17 +46,17 @@ def main(
     """
     if base is None and not isinstance(sampler, EndpointSampler):
         raise Refusal(f"{type(sampler).__name__} needs a model; name it in base.path, or ask an endpoint.")
-    PartialState(timeout=WAIT)
+    state = meet_processes()
     asked = word_prompts(prompts, sampler)
 
     def load() -> LoadedCausalLM | None:
         if base is None:
             return None
         loaded = load_base(base) if weights is None else load_tuned(base, weights)
-        loaded.network.to(PartialState().device)
+        loaded.network.to(state.device)
         return loaded
 
     model = str(weights or (base.path if base else sampler.identity.get("model_id")))
     sample_candidates(folder, asked, sampler, load, k, seed, number, model)
-    if PartialState().is_main_process:
+    if state.is_main_process:
         print(f"{folder / CANDIDATES} holds {k} answers to each of {len(asked)} prompts. Next: diffpo judge.")

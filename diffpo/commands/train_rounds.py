@@ -6,6 +6,7 @@ accelerate launch scripts/train_rounds.py --config configs/rounds/iterative_dpo.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,26 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import require_track
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import Evaluation
+from diffpo.processes.everyone import on_main
 from diffpo.rounds.loop import RoundPlan, run_rounds
 from diffpo.rounds.plans import RoundLearner, ToBase, Training, Weights
 from diffpo.rounds.roles import Judge, Pairing, Sampler
 from diffpo.rounds.samplers import SeveralSamplers
-from diffpo.rounds.tables import name_pairs
-from diffpo.storage.job_folder import WAIT
-from diffpo.text.data.pairs import HeldOutTexts, TextData
+from diffpo.rounds.tables import Answers, name_pairs
+from diffpo.storage.files import CONFIG
+from diffpo.storage.job_folder import meet_processes
+from diffpo.storage.ledger import replace_file
+from diffpo.text.data.pairs import HeldOutTexts, TextData, TextReader
+from diffpo.text.evaluation.shift import estimate_kl
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base, load_tuned
 from diffpo.text.model.lora import TextWarmLoRA
-from diffpo.text.model.sampling import TextSampler
+from diffpo.text.model.sampling import OfModel, TextSampler
 from diffpo.train.adapters import adapters_off
 from diffpo.train.run import FitConfig
 from diffpo.train.state.checkpoint import shaping_settings
 
 set_parsing_settings(subclasses_enabled=[CausalLM])
+MEASURED = 256  # prompts of a round whose answers tell the KL
 OF_THE_LOOP = ("sampler", "judge", "pairing", "prompts", "rounds", "evaluation", "output_dir", "seed")
 
 
@@ -80,10 +86,12 @@ def main(
         settings: the resolved config.
     """
     require_track(objective, "texts")
-    PartialState(timeout=WAIT)
+    meet_processes()
     learner = TextLearner(objective, base, data, optimizer, fit, validation, settings)
     asked = word_prompts(prompts, sampler)
     last = run_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed)
+    if settings:
+        on_main(lambda: replace_file(output_dir / CONFIG, settings.encode()))
     if PartialState().is_main_process:
         print(f"The weights of the last round are in {last}.")
     if evaluation is not None:
@@ -135,6 +143,21 @@ class TextLearner(RoundLearner):
             settings=without_length(self.settings),
         )
 
+    def measure(self, weights: Weights, answers: Answers, sampler: Sampler) -> dict[str, float]:
+        """`kl`: KL(who answered || base) in nats an answer, by one answer to each of the first prompts of the round.
+
+        There is none if no sampler samples the model as it is, for then the answers are of another distribution.
+        """
+        place = find_plain(sampler)
+        if place is None:
+            return {}
+        if weights is None:
+            return {"kl": 0.0}
+        model, base, some = self.load(weights), self.load(None), slice(MEASURED)
+        reader = TextReader(model.tokenizing, self.data.max_length, self.data.max_prompt_length)
+        asked, said = answers.prompts[some], answers.contents[place][some]
+        return {"kl": estimate_kl(model.network.eval(), base.network.eval(), reader, asked, said)}
+
     def starting(self, weights: Weights) -> CausalLM:
         """The base as a round's training starts from it."""
         if weights is None:
@@ -178,7 +201,17 @@ def asks_chats(sampler: Sampler) -> bool:
         if len(asked) > 1:
             raise Refusal("Samplers of one round ask by the chat template or not, all alike; set as_chat of all.")
         return asked.pop()
+    if isinstance(sampler, OfModel):
+        return asks_chats(sampler.sampler)
     return isinstance(sampler, TextSampler) and sampler.as_chat
+
+
+def find_plain(sampler: Sampler) -> int | None:
+    """Number of a candidate that is sampled from the model as it is; None if there is none."""
+    if isinstance(sampler, SeveralSamplers):
+        places = zip(accumulate(sampler.counts, initial=0), map(find_plain, sampler.samplers), strict=False)
+        return next((begin + place for begin, place in places if place is not None), None)
+    return 0 if isinstance(sampler, TextSampler) and sampler.is_plain else None
 
 
 def of_the_loop(key: str) -> bool:

@@ -1,3 +1,5 @@
+from .rewrites.cycle import CyclicJudge as CyclicJudge
+from .rewrites.cycle import CyclicRewriting as CyclicRewriting
 from .rewrites.evaluation import Rewriting as Rewriting
 from .rewrites.oracle import RewriteOracle as RewriteOracle
 from .scenes.scorer import SceneOracle as SceneOracle

@@ -13,6 +13,7 @@ from .pairings import BestWorst as BestWorst
 from .pairings import FirstRound as FirstRound
 from .pairings import Rejection as Rejection
 from .pairings import Tournament as Tournament
+from .pairings import WithCalibration as WithCalibration
 from .plans import Anchor as Anchor
 from .plans import FirstOfPair as FirstOfPair
 from .plans import FromBase as FromBase

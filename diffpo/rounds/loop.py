@@ -9,10 +9,10 @@ from typing import Any
 
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.processes.everyone import on_main
-from diffpo.rounds.plans import Anchor, FromLast, RoundLearner, Start, ToBase, Training
+from diffpo.rounds.plans import Anchor, FromLast, RoundLearner, Start, ToBase, Training, Weights
 from diffpo.rounds.roles import Judge, Pairing, Sampler
 from diffpo.rounds.stages import describe_round, judge_candidates, pair_candidates, sample_candidates
-from diffpo.rounds.tables import PAIRS, TRAINED, read_table, write_records
+from diffpo.rounds.tables import PAIRS, TRAINED, read_candidates, read_table, write_records
 from diffpo.storage.digests import read_json
 from diffpo.storage.ledger import as_json, replace_file, require_same, write_named
 from diffpo.storage.lock import take_lock
@@ -105,7 +105,7 @@ def run_rounds(
             on_main(lambda folder=folder, number=number: gather_pairs(output_dir, folder, number, rounds.keep))
             start = rounds.start.training(done, folder, learner.base)
             learner.train(Training(start, folder / TRAINED, rounds.reference, weights, seed + number))
-            on_main(lambda folder=folder: end_round(folder))
+            on_main(lambda folder=folder, of=answering: end_round(folder, learner, of, sampler))
         done.append(weights)
     del lock  # until now, other programs were kept from the folder
     return done[-1]
@@ -137,9 +137,9 @@ def gather_pairs(output_dir: Path, folder: Path, number: int, keep: int | None) 
         write_records(folder / TRAINED, records, {"rounds": list(kept)})
 
 
-def end_round(folder: Path) -> None:
+def end_round(folder: Path, learner: RoundLearner, answering: Weights, sampler: Sampler) -> None:
     """Write `round.json`, which tells that the round is done; its checkpoints have served."""
-    summary = describe_round(folder)
+    summary = describe_round(folder) | learner.measure(answering, read_candidates(folder)[0], sampler)
     write_named(folder / SUMMARY, as_json(summary))
     for checkpoint in list_checkpoints(folder / WEIGHTS):
         shutil.rmtree(checkpoint, ignore_errors=True)

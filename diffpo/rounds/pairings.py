@@ -188,6 +188,29 @@ class Rejection(Pairing):
         ]
 
 
+@dataclass(frozen=True)
+class WithCalibration(Pairing):
+    """Pairs of all candidates but the last, which goes with each pair as its calibration sample (VPO).
+
+    It is neither judged nor compared.
+
+    Args:
+        pairing: of the others.
+    """
+
+    pairing: Pairing = field(default_factory=BestWorst)
+
+    def require_suits(self, k: int) -> None:
+        self.pairing.require_suits(k - 1)
+
+    def __call__(
+        self, prompts: Sequence[Any], candidates: Candidates, judge: Judge, scores: Scores, draws: Draws
+    ) -> list[Pair]:
+        last = len(candidates) - 1
+        pairs = self.pairing(prompts, candidates[:last], judge, None if scores is None else scores[:last], draws)
+        return [pair._replace(calibration=last) for pair in pairs]
+
+
 def accept_candidates(rewards: Float[Tensor, "k b"], n: int, beta: float, draws: Draws) -> list[list[int]]:
     """n candidates of each prompt by rejection sampling, in the order in which they are accepted.
 

@@ -12,6 +12,8 @@ from torch import nn
 from diffpo.core.references import Ema, FrozenCopy, Reference, ReferenceMixture
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
+from diffpo.rounds.roles import Sampler
+from diffpo.rounds.tables import Answers
 from diffpo.train.extrapolation import extrapolate
 
 Weights = Path | None  # a folder that a round has written; None is the base
@@ -181,3 +183,10 @@ class RoundLearner(ABC):
     @abstractmethod
     def train(self, training: Training) -> None:
         """Train, or go on; every process calls this."""
+
+    def measure(self, weights: Weights, answers: Answers, sampler: Sampler) -> dict[str, float]:
+        """Numbers of the model that has answered in a round, for its `round.json`; the main process calls this.
+
+        A track that measures none has none.
+        """
+        return {}

@@ -132,6 +132,7 @@ class Pair(NamedTuple):
         prob: P(chosen wins), at least 1/2.
         score: of both, zeros if nothing was scored.
         weight: importance of the pair.
+        calibration: number of a third candidate that goes with the pair, without being compared.
     """
 
     row: int
@@ -140,6 +141,7 @@ class Pair(NamedTuple):
     prob: float = 1.0
     score: tuple[float, float] = (0.0, 0.0)
     weight: float = 1.0
+    calibration: int | None = None
 
 
 class Pairing(ABC):

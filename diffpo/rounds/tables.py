@@ -52,12 +52,16 @@ class RoundPairs(Columns):
         return super().open()
 
     def row(self, index: int, record: Mapping[str, Any], cell: Refer) -> PairRow:
-        """The pair; without scores they are 0, without a weight it is 1."""
+        """The pair, and its calibration sample if it has one; without scores they are 0, without a weight it is 1."""
         row = super().row(index, record, cell)
         chosen, rejected, weight = (
             Field(row.id, name, record.get(name)).number() for name in ("score_chosen", "score_rejected", "weight")
         )
-        return replace(row, scores=(chosen or 0.0, rejected or 0.0), weight=1.0 if weight is None else weight)
+        row = replace(row, scores=(chosen or 0.0, rejected or 0.0), weight=1.0 if weight is None else weight)
+        if (third := record.get("calibration")) is None:
+            return row
+        prompts, candidates = (*row.prompts, row.prompts[0]), (*row.candidates, third)
+        return replace(row, prompts=prompts, candidates=candidates, scores=(*row.scores, 0.0))
 
 
 def name_pairs(source: Source, file: Path) -> Source:
@@ -220,6 +224,7 @@ def write_pair_table(file: Path, answers: Answers, pairs: Sequence[Pair], about:
                 "candidate_chosen": pair.chosen,
                 "candidate_rejected": pair.rejected,
             }
+            | ({} if pair.calibration is None else {"calibration": answers.contents[pair.calibration][pair.row]})
             for pair in pairs
         ],
         about,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
@@ -44,6 +44,17 @@ def join_processes() -> Accelerator:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
     require_joined(accelerator.num_processes)
     return accelerator
+
+
+def meet_processes() -> PartialState:
+    """The same for work that trains in between: an accelerator would settle the precision of that.
+
+    Raises:
+        Refusal: as `join_processes`.
+    """
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=WAIT)
+    require_joined(state.num_processes)
+    return state
 
 
 @dataclass(frozen=True)

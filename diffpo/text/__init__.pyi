@@ -25,6 +25,7 @@ from .model.loading import LoadedCausalLM as LoadedCausalLM
 from .model.loading import Quantization as Quantization
 from .model.lora import TextLoRA as TextLoRA
 from .model.lora import TextWarmLoRA as TextWarmLoRA
+from .model.sampling import OfModel as OfModel
 from .model.sampling import TextSampler as TextSampler
 from .model.vision import VisionLM as VisionLM
 from .objective.masks import ActivationMask as ActivationMask

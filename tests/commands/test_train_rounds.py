@@ -5,24 +5,30 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_runs import together
 from torch.optim import AdamW
 
 from diffpo.commands import judge, pair, sample, train_rounds, train_text
+from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
 from diffpo.data.mixture import Mixed
 from diffpo.evaluation.prompts import Prompts
 from diffpo.lab.rewrites.oracle import RewriteOracle
+from diffpo.lab.rewrites.shift import estimate_shift
+from diffpo.losses.logistic import Sigmoid
 from diffpo.rounds.judges import Drawn, FromScorer
 from diffpo.rounds.loop import RoundPlan
-from diffpo.rounds.pairings import AllPairs, BestWorst
+from diffpo.rounds.pairings import AllPairs, BestWorst, WithCalibration
 from diffpo.rounds.plans import FirstOfPair, Momentum, ToBase, ToBoth, ToStart
+from diffpo.rounds.samplers import APART, SeveralSamplers
 from diffpo.rounds.tables import RoundPairs, read_table
 from diffpo.storage.tensors import open_tensors
 from diffpo.text.data.pairs import TextData
-from diffpo.text.model.loading import CausalLM
+from diffpo.text.methods.vpo import VPO
+from diffpo.text.model.loading import CausalLM, load_base
 from diffpo.text.model.lora import TextLoRA
-from diffpo.text.model.sampling import TextSampler
+from diffpo.text.model.sampling import OfModel, TextSampler
 from diffpo.text.objective.preference import SequencePreference
 from diffpo.train import fit as loop
 from diffpo.train.run import FitConfig
@@ -49,8 +55,9 @@ class Killed(BaseException):
 def run(folder: Path, rounds: RoundPlan, base: CausalLM = LM, source=None, **changed) -> None:
     data = TextData(source or RoundPairs(), max_length=64, workers=0)
     optimizer = partial(AdamW, lr=1e-3)
-    parts = {"sampler": SAMPLER, "judge": JUDGE, "pairing": BestWorst()} | changed
-    train_rounds.main(SequencePreference(), base, data, optimizer, folder, SHORT, PROMPTS, rounds=rounds, **parts)
+    parts = {"sampler": SAMPLER, "judge": JUDGE, "pairing": BestWorst(), "objective": SequencePreference()} | changed
+    parts |= {"base": base, "data": data, "optimizer": optimizer, "fit": SHORT, "prompts": PROMPTS, "rounds": rounds}
+    train_rounds.main(output_dir=folder, **parts)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -111,6 +118,8 @@ def test_a_second_round_of_all_weights_starts_where_its_plan_says(tmp_path, plan
     said = json.loads((tmp_path / "round-0001/round.json").read_text())
     assert 0 < said["yield"] <= 1
     assert said["tokens"] > 1
+    assert json.loads((tmp_path / "round-0000/round.json").read_text())["kl"] == 0
+    assert said["kl"] == pytest.approx(measured_kl(tmp_path), abs=1e-5)
     first, second = (weights(tmp_path / f"round-000{n}/weights") for n in range(2))
     base = weights(Path("assets/tiny-lm"))
     made = tmp_path / "round-0001/start"
@@ -123,6 +132,64 @@ def test_a_second_round_of_all_weights_starts_where_its_plan_says(tmp_path, plan
         assert not same(first, second)
         # Adam's first steps move each weight by the learning rate at most: 2 steps from the base, not 4.
         assert max((second[name] - base[name]).abs().max() for name in base) < 2.2e-3
+
+
+def measured_kl(folder: Path) -> float:
+    """Of the first answers of the second round, which its table names, to the base."""
+    candidates, about = read_table(folder / "round-0001/candidates.parquet")
+    models = [load_base(CausalLM(str(path))) for path in (folder / about["model"], "assets/tiny-lm")]
+    first = [record for record in candidates if record["candidate"] == 0]
+    asked, written = [record["prompt"] for record in first], [[record["text"]] for record in first]
+    return estimate_shift(*models, asked, written)
+
+
+def test_what_is_sampled_otherwise_tells_no_kl(tmp_path):
+    run(tmp_path, RoundPlan(rounds=1, k=2), sampler=TextSampler(temperature=0.7, max_tokens=24))
+    assert "kl" not in json.loads((tmp_path / "round-0000/round.json").read_text())
+
+
+def test_the_kl_is_of_the_first_candidate_that_is_sampled_from_the_model_as_it_is():
+    hot, other = TextSampler(temperature=2.0), OfModel("assets/tiny-lm", SAMPLER)
+    assert train_rounds.find_plain(SAMPLER) == 0
+    assert train_rounds.find_plain(SeveralSamplers([hot, SAMPLER], [2, 1])) == 2
+    assert train_rounds.find_plain(SeveralSamplers([other, hot], [1, 1])) is None
+    assert [TextSampler(top_k=4).is_plain, TextSampler(top_p=0.9).is_plain, TextSampler(top_p=1.0).is_plain] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_vpo_trains_on_pairs_with_an_answer_of_the_base(tmp_path):
+    plain = TextSampler(max_tokens=24)
+    sampler = SeveralSamplers([plain, OfModel("assets/tiny-lm", plain)], [2, 1])
+    plan = RoundPlan(rounds=2, k=3)
+    run(tmp_path, plan, sampler=sampler, pairing=WithCalibration(), objective=VPO(SequencePreference(Sigmoid(0.3))))
+    candidates, _ = read_table(tmp_path / "round-0001/candidates.parquet")
+    pairs, _ = read_table(tmp_path / "round-0001/pairs.parquet")
+    thirds = {record["prompt_id"]: record["text"] for record in candidates if record["candidate"] == 2}
+    assert all(pair["calibration"] == thirds[pair["prompt_id"]] for pair in pairs)
+    assert {pair[f"candidate_{side}"] for pair in pairs for side in ("chosen", "rejected")} == {0, 1}
+    again = OfModel("assets/tiny-lm", plain)
+    draws = Draws(APART, (1,) * len(thirds), tuple(thirds))
+    asked = {record["prompt_id"]: record["prompt"] for record in candidates}
+    said = again(load_base(LM), list(asked.values()), 1, draws)[0]
+    assert [one.content for one in said] == list(thirds.values())
+    logged = (tmp_path / "round-0001/weights/metrics.jsonl").read_text()
+    assert "calibration" in logged
+
+
+def make_stages(folder: Path) -> None:
+    sample.main(SAMPLER, PROMPTS, folder, LM, k=3, seed=5)
+    judge.main(JUDGE, folder)
+    pair.main(AllPairs(), folder)
+
+
+def test_two_processes_write_the_tables_of_one(tmp_path):
+    make_stages(tmp_path / "one")
+    assert together(2, make_stages, tmp_path / "two") == [0, 0]
+    for name in ("candidates.parquet", "wins.parquet", "pairs.parquet"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 def test_momentum_of_a_lora_is_refused(tmp_path):

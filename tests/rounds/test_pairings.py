@@ -11,6 +11,7 @@ from diffpo.rounds.pairings import (
     FirstRound,
     Rejection,
     Tournament,
+    WithCalibration,
     accept_candidates,
     ask_wins,
     mean_wins,
@@ -190,3 +191,15 @@ def test_one_candidate_is_refused_and_so_is_a_matrix_that_is_none():
             paired(pairing, Lopsided([[0.5]]), "a", "b")
         with pytest.raises(Refusal, match="probability"):
             paired(pairing, Table([[0.5, torch.nan], [0.5, 0.5]]), "a", "b")
+
+
+def test_the_last_candidate_goes_with_each_pair_and_is_compared_with_none():
+    """It would be the best, and by win rates no question is asked about it."""
+    [pair] = paired(WithCalibration(), FromScorer(Number(), temperature=0.0), "1", "4", "2", "9")
+    assert (pair.chosen, pair.rejected, pair.calibration) == (1, 0, 3)
+    judge = Table(CYCLE.table.tolist())
+    pairs = paired(WithCalibration(AllPairs()), judge, "a", "b", "c")
+    assert [(pair.chosen, pair.rejected, pair.calibration) for pair in pairs] == [(0, 1, 2)]
+    assert judge.asked == 1
+    with pytest.raises(Refusal, match="compares 2 candidates or more, there is 1"):
+        WithCalibration().require_suits(2)

@@ -11,10 +11,11 @@ from diffpo.lab.evidence.records import digest_named
 
 def ask(plan: Grid, resolved: Mapping[str, Any], method: str, seed: int) -> dict[str, Any]:
     """What a run is started with, folders as placeholders, and digests of all files that it reads besides."""
-    files = [plan.config, plan.score, plan.encode, *expect(resolved, method, plan).values()]
+    files = [plan.program_of(method).config, plan.score, plan.encode, *expect(resolved, method, plan).values()]
     overrides = [*plan.reads, *plan.also, *plan.methods[method]]
     prepared = {"prepare": plan.prepare} if plan.prepare else {}
-    return {"overrides": overrides, "seed": seed, "cost": plan.cost, **prepared, "files": digest_named(files)}
+    other = {"script": plan.others[method].script} if method in plan.others else {}
+    return {"overrides": overrides, **other, "seed": seed, "cost": plan.cost, **prepared, "files": digest_named(files)}
 
 
 def expect(resolved: Mapping[str, Any], method: str, plan: Grid) -> dict[str, Any]:

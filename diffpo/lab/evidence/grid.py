@@ -27,6 +27,7 @@ class Tune:
             pictures hard, as those without a clean object, may choose otherwise than people would by comparing.
         unseen: differences of utility up to this are ties in that win rate; without it, a model that hardly differs
             from the base, but always to one side, wins all.
+        follow: method: another one that is tuned, whose best values it takes over.
     """
 
     seed: int
@@ -34,6 +35,7 @@ class Tune:
     also: list[str] = field(default_factory=list)
     by: Literal["utility", "win_rate"] = "utility"
     unseen: float = 0.0
+    follow: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,19 @@ class AskUsers:
 
 
 @dataclass(frozen=True)
+class Program:
+    """What runs, and the config that it begins with.
+
+    Args:
+        script: one of ours.
+        config: of that script.
+    """
+
+    script: str
+    config: str
+
+
+@dataclass(frozen=True)
 class Grid:
     """Methods and seeds, and what all their runs have in common.
 
@@ -90,6 +105,8 @@ class Grid:
         baseline: the method that is SFT on winners.
         rival: another method that all are compared with, too.
         script: what runs.
+        others: methods that another script runs, as offline training beside rounds; what its config says otherwise
+            than `config`, the method has to name.
         also: overrides of every run, in place of those that suit runs on pictures.
         prepare: command lines of our scripts that run first.
         score: a config of scripts/score_pairs.py: all runs read pairs that are scored once.
@@ -101,6 +118,9 @@ class Grid:
         compare: null is no second table; models that mix a negative network in are rows of it.
         users: null is the oracle.
         unseen: a further column has the win rate over the base in which differences of utility up to this are ties.
+        by_round: numbers of a model in a report, each a column that tells it of the base and after each round; the
+            evaluation has to measure the rounds.
+        win_rates: whether the table has win rates; false where the oracle's utility is not what runs learn.
     """
 
     config: str
@@ -109,6 +129,7 @@ class Grid:
     baseline: str
     rival: str | None = None
     script: str = SCRIPT
+    others: dict[str, Program] = field(default_factory=dict)
     also: list[str] = field(default_factory=lambda: [*ALSO])
     prepare: list[str] = field(default_factory=list)
     score: str | None = None
@@ -119,6 +140,11 @@ class Grid:
     compare: Compare | None = None
     users: AskUsers | None = None
     unseen: float | None = None
+    by_round: list[str] = field(default_factory=list)
+    win_rates: bool = True
+
+    def program_of(self, method: str) -> Program:
+        return self.others.get(method, Program(self.script, self.config))
 
     @property
     def reads(self) -> list[str]:
@@ -136,6 +162,8 @@ class Grid:
             del said["tune"]["by"]
         if self.tune and not self.tune.unseen:
             del said["tune"]["unseen"]
+        if self.tune and not self.tune.follow:
+            del said["tune"]["follow"]
         return said
 
 

@@ -9,10 +9,12 @@ from diffpo.lab.evidence.grid import SCRIPT
 from diffpo.processes.children import Children
 
 SCORE, ENCODE = "scripts/score_pairs.py", "scripts/encode_pairs.py"
+TEXT, ROUNDS = "scripts/train_text_dpo.py", "scripts/train_rounds.py"
 EVALUATE, EVALUATE_USERS = "scripts/evaluate.py", "scripts/evaluate_users.py"
 VERBS = {
     SCRIPT: "train",
-    "scripts/train_text_dpo.py": "train-text",
+    TEXT: "train-text",
+    ROUNDS: "rounds",
     SCORE: "score",
     ENCODE: "encode",
     "scripts/caption_pairs.py": "caption",
@@ -20,6 +22,8 @@ VERBS = {
     EVALUATE: "evaluate",
     EVALUATE_USERS: "evaluate-users",
 }
+COMMANDS = {"rounds": "train_rounds"}  # modules that have another name than their verb
+TAKES_UP = (ROUNDS,)  # what goes on after a kill without being told, and takes no --resume
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 programs = Children()
@@ -36,7 +40,10 @@ def words_of(script: str) -> list[str]:
 
 def module_of(script: str) -> str:
     """The module whose `main` a script starts; one that is no verb has its own."""
-    return f"diffpo.commands.{VERBS[script].replace('-', '_')}" if script in VERBS else Path(script).stem
+    if script not in VERBS:
+        return Path(script).stem
+    verb = VERBS[script]
+    return f"diffpo.commands.{COMMANDS.get(verb, verb.replace('-', '_'))}"
 
 
 def placed(text: str, places: Mapping[str, str]) -> str:

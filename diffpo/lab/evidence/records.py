@@ -17,6 +17,7 @@ from diffpo.storage.digests import digest_of, naming_damage, read_json, read_nam
 from diffpo.storage.files import CONFIG
 from diffpo.storage.ledger import replace_file
 
+ROUND = "round-"  # what the folder of a round's number follows
 CONTEST, TUNING, COST = "contest", "tuning", "cost.json"
 DIGITS = 5  # of what is kept of a number after the point: pictures whose utilities differ by less are a tie
 FREE = ("seed", "output_dir", "resume")
@@ -137,10 +138,23 @@ def name_folder(tree: Any, folder: str) -> Any:
 def summarize_run(folder: Path) -> dict[str, Any]:
     """What tables need of a finished run: the report's numbers of each model, and the oracle's utilities."""
     found = summarize_report(folder, folder / "evaluation", ("base", "tuned"))
+    if rounds := summarize_rounds(folder / "report.json"):
+        found["rounds"] = rounds
     for name, file in (("best", folder / "best.json"), ("cost", folder / COST)):
         if file.exists():
             found[name] = read_json(file)
     return found
+
+
+def summarize_rounds(file: Path) -> list[dict[str, Any]]:
+    """Numbers of the models of all rounds but the last, in their order, if a report has them."""
+    with naming_damage(file):
+        models = read_json(file)["models"]
+        return [pick_numbers(models[name]) for name in sorted(models) if name.startswith(ROUND)]
+
+
+def pick_numbers(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: x for key, x in model.items() if x is None or type(x) in (int, float)}
 
 
 def summarize_report(folder: Path, pictures: Path, models: Iterable[str]) -> dict[str, Any]:
@@ -154,8 +168,7 @@ def summarize_report(folder: Path, pictures: Path, models: Iterable[str]) -> dic
         report = read_json(file)
         prompts, versions, entries = int(report["n_prompts"]), report["versions"], dict[str, Any]()
         for name in models:
-            numbers = {key: x for key, x in report["models"][name].items() if x is None or type(x) in (int, float)}
-            entries[name] = numbers
+            entries[name] = pick_numbers(report["models"][name])
     utilities = {name: oracle(pictures / name / "prompts.jsonl", prompts).round(DIGITS).tolist() for name in entries}
     return {"n_prompts": prompts, "versions": versions, "models": entries, "utilities": utilities}
 

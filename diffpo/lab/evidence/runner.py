@@ -14,15 +14,17 @@ from typing import Any
 import yaml
 
 from diffpo.cli.command import CommandLine
+from diffpo.core.refusal import Refusal
 from diffpo.lab.evidence import users as user_evidence
 from diffpo.lab.evidence.asked import ask, expect
 from diffpo.lab.evidence.contest import Contest
-from diffpo.lab.evidence.grid import ASPECTS, AskUsers, Grid, Tune, read_grid, reading
+from diffpo.lab.evidence.grid import ASPECTS, AskUsers, Grid, Program, Tune, read_grid, reading
 from diffpo.lab.evidence.programs import (
     ENCODE,
     EVALUATE_USERS,
     ONE_THREAD,
     SCORE,
+    TAKES_UP,
     module_of,
     placed,
     program,
@@ -51,6 +53,7 @@ def tabulate(grid: Path, output_dir: Path, jobs: int, readme: Path | None, recor
     for name in plan.methods:
         require_name(name, "a method")
     require_baseline(plan, grid)
+    require_methods(plan, grid)
     for row, differs in compared(plan, tuning(plan))["rows"].items():
         print(row_line(row, differs), flush=True)
     runs = Runs(output_dir, record / grid.stem if record and not plan.users else None)
@@ -90,6 +93,15 @@ def require_baseline(plan: Grid, grid: Path) -> None:
         )
 
 
+def require_methods(plan: Grid, grid: Path) -> None:
+    """Raise a Refusal if a script is named for what is no method, or one follows what is not tuned."""
+    follow = plan.tune.follow if plan.tune else {}
+    if odd := sorted((plan.others.keys() | follow) - plan.methods.keys()):
+        raise Refusal(f"{grid} names {odd[0]}, which is none of its methods; correct others or tune.follow.")
+    if plan.tune and (odd := sorted(set(follow.values()) - plan.tune.values.keys())):
+        raise Refusal(f"{grid} lets a method follow {odd[0]}, which is not tuned; correct tune.follow.")
+
+
 def compared(plan: Grid, tries: dict[str, list[str]] | None = None) -> dict[str, Any]:
     """The resolved config that all rows have in common, and what each of them has else; folders stay placeholders.
 
@@ -99,11 +111,16 @@ def compared(plan: Grid, tries: dict[str, list[str]] | None = None) -> dict[str,
     Raises:
         Refusal: if a row differs in what it does not name.
     """
-    also = [f"--config={plan.config}", *plan.reads, *plan.also, "--output_dir={output}"]
-    run = import_module(module_of(plan.script)).main
     rows = {row: [*own, *(tries or {}).get(row, [])] for row, own in plan.methods.items()}
-    common, *resolved = (yaml.safe_load(CommandLine(run, [*also, *own]).settings) for own in ([], *rows.values()))
-    return {"common": common, "rows": compare_resolved(common, dict(zip(rows, resolved, strict=True)), rows)}
+    common = resolve_settings(plan, Program(plan.script, plan.config), [])
+    resolved = {row: resolve_settings(plan, plan.program_of(row), own) for row, own in rows.items()}
+    return {"common": common, "rows": compare_resolved(common, resolved, rows)}
+
+
+def resolve_settings(plan: Grid, runs: Program, own: list[str]) -> dict[str, Any]:
+    """The resolved config of a run with overrides of its own; folders stay placeholders."""
+    also = [f"--config={runs.config}", *plan.reads, *plan.also, "--output_dir={output}"]
+    return yaml.safe_load(CommandLine(import_module(module_of(runs.script)).main, [*also, *own]).settings)
 
 
 def tuning(plan: Grid) -> dict[str, list[str]]:
@@ -168,30 +185,33 @@ def tuned(plan: Grid, tune: Tune, runs: Runs, jobs: int) -> tuple[dict[str, list
     """For each method that is tuned, the overrides that did best, and by what that is told of all that were tried."""
     inside, tries = runs.inside(TUNING), candidates(tune.values)
     methods = {run: plan.methods[method] + more for method in tries for run, more in tries[method].items()}
-    trying = replace(plan, seeds=[tune.seed], methods=methods, also=[*plan.also, *tune.also], cost=False)
+    others = {run: plan.others[method] for method in tries for run in tries[method] if method in plan.others}
+    also = [*plan.also, *tune.also]
+    trying = replace(plan, seeds=[tune.seed], methods=methods, others=others, also=also, cost=False)
     run_all(trying, compared(trying), inside, jobs)
     sweep = {method: swept(tries[method], inside, tune.seed, tune.by, tune.unseen) for method in tries}
-    return {method: tries[method][max(found, key=found.__getitem__)] for method, found in sweep.items()}, sweep
+    best = {method: tries[method][max(found, key=found.__getitem__)] for method, found in sweep.items()}
+    return best | {method: best[other] for method, other in tune.follow.items()}, sweep
 
 
 def run(plan: Grid, method: str, seed: int, runs: Runs) -> None:
     """One run, started or taken up again, unless it is finished."""
-    folder = runs.folder / f"{method}-{seed}"
+    folder, made = runs.folder / f"{method}-{seed}", plan.program_of(method)
     pairs = runs.top / ("encoded" if plan.encode is not None else "scored")  # scores.json goes with encoded pairs
     places = {"{scores}": str(pairs), "{output}": str(runs.top)}
     chosen = [placed(override, places) for override in [*plan.reads, *plan.also, *plan.methods[method]]]
     overrides = [*chosen, f"--output_dir={folder}", f"--seed={seed}"]
     require_same_overrides(overrides, folder)
     if not (folder / ("README.md" if plan.users else "report.json")).exists():
-        resume = ["--resume=latest"] if folder.exists() else []
-        command = [*program(plan.script), f"--config={plan.config}", *overrides, *resume]
+        resume = ["--resume=latest"] if folder.exists() and made.script not in TAKES_UP else []
+        command = [*program(made.script), f"--config={made.config}", *overrides, *resume]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / OVERRIDES).write_text(json.dumps(overrides))
         programs.run(command, log=folder / "log.txt", environment=ONE_THREAD)
         print(f"{folder.name} is done", flush=True)
     if plan.cost and seed == plan.seeds[0] and not (folder / COST).exists():
-        counting = [sys.executable, "-m", COUNTING, str(folder / COST), *words_of(plan.script)[1:]]
-        programs.run([*counting, f"--config={plan.config}", *overrides], environment=ONE_THREAD)
+        counting = [sys.executable, "-m", COUNTING, str(folder / COST), *words_of(made.script)[1:]]
+        programs.run([*counting, f"--config={made.config}", *overrides], environment=ONE_THREAD)
 
 
 def require_same_overrides(overrides: list[str], folder: Path) -> None:

@@ -60,7 +60,8 @@ def compare_resolved(
 
     Args:
         common: the resolved config of a run without overrides of its own.
-        rows: that of each row.
+        rows: that of each row; of a row that another script runs, options that only one of the two scripts has are
+            told and need not be named.
         overrides: of each row.
 
     Returns:
@@ -96,6 +97,8 @@ def explained(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], name
     lacking = ours if key in theirs else theirs
     if key in ours and key in theirs:
         return key in named
+    if key.partition(".")[0] not in {other.partition(".")[0] for other in lacking}:  # an option of one script alone
+        return True
     if any(other.startswith(f"{key}.") for other in lacking):  # null, in place of the values below it
         return True
     while key not in named and key not in lacking and "." in key:
@@ -126,17 +129,19 @@ def measured(plan: Grid, runs: Runs, chosen: dict[str, list[str]] | None = None)
     rows: dict[str, Any] = {"base": means(base_rows, aspects)}
     for method in methods:
         ours, entries = scores(runs, method, seeds, "tuned")
-        rows[method] = rates(ours, base, against) | means(entries, aspects)
+        rows[method] = (rates(ours, base, against) if plan.win_rates else {}) | means(entries, aspects)
+        if plan.by_round:
+            rows[method]["by_round"] = tell_rounds(runs, method, seeds, plan.by_round)
         if plan.cost:
             rows[method]["cost"] = entries[0]["cost"]
-        if plan.unseen is not None:
+        if plan.unseen is not None and plan.win_rates:
             seen = [even_out(a, b, plan.unseen) for a, b in zip(ours, base, strict=True)]
             rows[method]["over_base_seen"] = asdict(win_rate_over_seeds(seen, base))
-        if third and method != rival:
+        if third and method != rival and plan.win_rates:
             rows[method]["over_rival"] = asdict(win_rate_over_seeds(ours, third))
         if chosen:
             rows[method]["tuned"] = ", ".join(map(spoken, chosen.get(method, [])))
-    rows[baseline]["over_baseline"] = None
+    rows[baseline] |= {"over_baseline": None} if plan.win_rates else {}
     used = runs.numbers(f"{methods[0]}-{seeds[0]}")["versions"]
     judge = {"metric": "oracle", "prompts": len(base[0]), "pictures": base[0].shape[1]}
     return {
@@ -150,6 +155,19 @@ def measured(plan: Grid, runs: Runs, chosen: dict[str, list[str]] | None = None)
         "grid": plan.said(),
         "versions": used,
     }
+
+
+def tell_rounds(runs: Runs, method: str, seeds: Iterable[int], names: Iterable[str]) -> dict[str, list[float]]:
+    """Numbers of the base and of what it has become after each round, in the mean over seeds.
+
+    Raises:
+        Refusal: if a run did not measure its rounds.
+    """
+    found = [runs.numbers(f"{method}-{seed}") for seed in seeds]
+    ways = [[run["models"]["base"], *run.get("rounds", []), run["models"]["tuned"]] for run in found]
+    if odd := [name for name in names for way in ways for model in way if name not in model]:
+        raise Refusal(f"Runs of {method} did not measure {odd[0]} after each round; take it out of by_round.")
+    return {name: np.mean([[model[name] for model in way] for way in ways], axis=0).tolist() for name in names}
 
 
 def contested(plan: Grid, compare: Compare, runs: Runs) -> dict[str, Any]:
@@ -252,6 +270,8 @@ def format_methods(found: dict[str, Any], aspects: dict[str, str]) -> str:
         aspects: formats of further columns; those of which no row has a number are left out.
     """
     aspects = aspects | {"cost": "{:.3g}"}
+    rounds = list(dict.fromkeys(name for row in found["rows"].values() for name in row.get("by_round", {})))
+    has_rates = any("over_base" in row for row in found["rows"].values())
     over = {"over_base": "base"}
     if "unseen" in found:
         over["over_base_seen"] = f"base, differences up to {found['unseen']:g} as ties"
@@ -259,8 +279,9 @@ def format_methods(found: dict[str, Any], aspects: dict[str, str]) -> str:
     shapes = {name: shape for name, shape in aspects.items() if any(name in row for row in found["rows"].values())}
     first, *others = [(key, f"win rate over {name}") for key, name in over.items() if name]
     guided, tuned = (any(key in row for row in found["rows"].values()) for key in ("guidance", "tuned"))
-    rated = [first[1], "by seed", *(head for _, head in others)]
-    columns = ["model", *["tuned"] * tuned, *["guidance"] * guided, *rated, *shapes]
+    rated = [first[1], "by seed", *(head for _, head in others)] if has_rates else []
+    by_round = [f"{name}: base, after each round" for name in rounds]
+    columns = ["model", *["tuned"] * tuned, *["guidance"] * guided, *rated, *by_round, *shapes]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, row in found["rows"].items():
         scales = sorted({f"{scale:g}" for scale in row.get("guidance", [])}, key=float)
@@ -270,10 +291,9 @@ def format_methods(found: dict[str, Any], aspects: dict[str, str]) -> str:
             name,
             *[row.get("tuned", "")] * tuned,
             *[", ".join(scales)] * guided,
-            over_base,
-            by_seed,
-            *over_others,
+            *([over_base, by_seed, *over_others] if has_rates else []),
         ]
+        cells += [", ".join(f"{x:.3f}" for x in row.get("by_round", {}).get(name, [])) for name in rounds]
         cells += [shape.format(row[name]).replace("%", " %") if name in row else "" for name, shape in shapes.items()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -5,16 +5,21 @@ and loses to the third. The Nash policy is uniform over the three, a Bradley-Ter
 and how far a policy is from Nash is known exactly from its frequencies of positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffpo.core.refusal import Refusal
+from diffpo.lab.rewrites.evaluation import Rewriting
 from diffpo.lab.rewrites.oracle import read_rewrite
+from diffpo.lab.shapes.captions import read_caption
 from diffpo.rounds.roles import Judge
+from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base
 
 READERS = (("center", "top", "left"), ("top", "left", "center"), ("left", "center", "top"))
 POSITIONS = READERS[0]
@@ -104,3 +109,32 @@ def play_extragradient(policy: Float[Tensor, " p"], step: Round, rounds: int) ->
             policy = step(policy, found[-1])
             found.append(policy)
     return found
+
+
+@dataclass(frozen=True)
+class CyclicRewriting(Rewriting):
+    """Rewriting in the cyclic game, by base, tuned model and what it was after each round before the last.
+
+    `exploitability` is of a model's own frequencies of positions, over all rewrites of the prompts that name no
+    position, and the only number that tells how a model plays; `center`, `top`, `left` and `elsewhere` are these. The
+    other numbers are those of `Rewriting`, whose utility has another taste.
+
+    Raises:
+        Refusal: if all prompts name a position; when it measures, if a round has left a LoRA alone.
+    """
+
+    def asked(self) -> list[str]:
+        named = super().asked()
+        if not (free := [prompt for prompt in named if read_caption(prompt).position is None]):
+            raise Refusal(f"All {len(named)} prompts name a position, which is what is played for; name others.")
+        return free
+
+    def list_models(self, pipelines: Mapping[str, Any], output_dir: Path) -> dict[str, LoadedCausalLM]:
+        base, *others = super().list_models(pipelines, output_dir).items()
+        before = sorted(output_dir.glob("round-*/weights"))[:-1]
+        return dict([base, *((of.parent.name, load_base(CausalLM(str(of)))) for of in before), *others])
+
+    def describe(self, written: Sequence[Sequence[str]]) -> dict[str, float]:
+        shares = count_places([text for texts in written for text in texts])
+        named = zip((*POSITIONS, "elsewhere"), shares.tolist(), strict=True)
+        return {"exploitability": exploitability(shares, count_votes()), **dict(named)}

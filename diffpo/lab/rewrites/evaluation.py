@@ -90,15 +90,24 @@ class Rewriting(Evaluation):
     def __call__(self, pipelines: dict[str, Any], output_dir: Path, seed: int) -> None:
         if PartialState().is_main_process:
             began, asked = time.perf_counter(), self.asked()
-            base, *others = pipelines.items()
-            beside = [(name, load_base(CausalLM(path))) for name, path in self.beside.items()]
+            models = self.list_models(pipelines, output_dir)
             shutil.rmtree(output_dir / "evaluation", ignore_errors=True)
-            found = self.contest(dict([base, *beside, *others]), asked, output_dir)
+            found = self.contest(models, asked, output_dir)
             report: RewriteReport = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
             write_report({**report, **headline(report)}, output_dir)
             write_page(output_dir)
             print("\n".join([format_table(report), *list_rates(report)]))
         PartialState().wait_for_everyone()
+
+    def list_models(self, pipelines: Mapping[str, Any], output_dir: Path) -> dict[str, LoadedCausalLM]:
+        """All models that are compared, by the names that the report gives them, the base first."""
+        base, *others = pipelines.items()
+        beside = [(name, load_base(CausalLM(path))) for name, path in self.beside.items()]
+        return dict([base, *beside, *others])
+
+    def describe(self, written: Sequence[Sequence[str]]) -> dict[str, float]:
+        """Further numbers of a model, of the rewrites of each prompt."""
+        return {}
 
     def contest(self, models: Mapping[str, LoadedCausalLM], asked: Sequence[str], output_dir: Path) -> RewriteReport:
         """Let all models write, measure, list what was written, and sum up."""
@@ -123,6 +132,7 @@ class Rewriting(Evaluation):
                 "listing": f"evaluation/{name}/prompts.jsonl",
                 **summarize_pictures(numbers[name], [scorer.name]),
                 "diversity": diversity(written),
+                **self.describe(written),
             }
             if self.turns == 1 and tokenizer.get_vocab() == base.tokenizing.tokenizer.get_vocab():
                 entries[name]["shift"] = estimate_shift(model, base, asked, written)

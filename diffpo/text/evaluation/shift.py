@@ -17,11 +17,16 @@ from diffpo.core.references import Reference
 from diffpo.core.refusal import Refusal
 from diffpo.core.sharding import is_sharded
 from diffpo.data.pairs import Pairs
+from diffpo.data.rows import PairRow
 from diffpo.data.sampler import Visit
 from diffpo.text.data.batches import TokenBatch
-from diffpo.text.data.pairs import FreshAnswers, TextPairs
+from diffpo.text.data.chat import Prompt
+from diffpo.text.data.completions import Candidate
+from diffpo.text.data.pairs import Example, FreshAnswers, TextPairs, TextReader
 from diffpo.text.evaluation.sampling import gumbel, sample_tokens
 from diffpo.text.model.likelihoods import token_logps
+
+AT_ONCE = 32  # answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +134,24 @@ def batch_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[i
         attended[0, i, :end], scored[0, i, begin:end] = True, True
     rows = tuple(range(len(both)))
     return TokenBatch(ids, attended, scored, scored.long(), PairLabels.hard(len(both)), rows, (0,) * len(both))
+
+
+def estimate_kl(
+    model: nn.Module, base: nn.Module, reader: TextReader, prompts: Sequence[Prompt], answers: Sequence[Candidate]
+) -> float:
+    """Mean of log p(answer) - log p_base(answer) over a model's own answers: an estimate of KL(model || base), in nats
+    an answer, if they were sampled at temperature 1 without cuts of the distribution.
+
+    Texts are read as training reads them; an answer that was cut counts as one that ended there.
+    """
+    apart = list[Tensor]()
+    for begin in range(0, len(prompts), AT_ONCE):
+        some = zip(prompts[begin : begin + AT_ONCE], answers[begin : begin + AT_ONCE], strict=True)
+        rows = [PairRow(n, (prompt,), (answer,), scores=(0.0,)) for n, (prompt, answer) in enumerate(some)]
+        batch = reader.collate([Example(row, reader(row), 0) for row in rows])
+        ours, theirs = (sum_logps(network, batch.to(next(network.parameters()).device)) for network in (model, base))
+        apart.append((ours - theirs).double().cpu())
+    return torch.cat(apart).mean().item()
 
 
 @torch.no_grad()

@@ -15,3 +15,4 @@ from .spo_self_supervised import SelfSupervised as SelfSupervised
 from .tpo_tree import TPO as TPO
 from .tpo_tree import Alike as Alike
 from .tpo_tree import LambdaRank as LambdaRank
+from .vpo import VPO as VPO

@@ -7,6 +7,7 @@ same call gives the same bits. In bf16 borders move by about 1e-2, and so do ans
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -24,7 +25,7 @@ from diffpo.text.data.chat import ChatTemplate, Prompt
 from diffpo.text.data.completions import Message
 from diffpo.text.data.tokenizing import PROMPTS, Tokenizing
 from diffpo.text.model.likelihoods import forward_as
-from diffpo.text.model.loading import LoadedCausalLM
+from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base
 from diffpo.text.model.states import head_of
 from diffpo.text.model.vision import SeeingTokenizing
 
@@ -65,6 +66,11 @@ class TextSampler(Sampler):
             raise Refusal(f"temperature must be at least 0, got {self.temperature}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise Refusal(f"top_p lies in (0, 1], got {self.top_p}; null is all tokens.")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether answers are of the model's own distribution."""
+        return self.temperature == 1 and not self.top_k and self.top_p in (None, 1)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -145,6 +151,38 @@ class TextSampler(Sampler):
         said = answer[: len(answer) - ended]
         text = tokenizing.tokenizer.decode(said, skip_special_tokens=True)
         return Sampled(text, {"tokens": len(said), "ended": ended, "prompt_cut": cut})
+
+
+@dataclass(frozen=True, eq=False)
+class OfModel(Sampler):
+    """Answers of a model of its own, whichever one has the round: of the base, beside those of the policy.
+
+    Args:
+        path: hub id or folder of a causal language model.
+        sampler: how it answers.
+        revision: of a hub id.
+    """
+
+    path: str
+    sampler: TextSampler
+    revision: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "sampler": type(self).__name__,
+            "path": self.path,
+            "revision": self.revision,
+            "of": self.sampler.identity,
+        }
+
+    def __call__(self, model: LoadedCausalLM, prompts: Sequence[Prompt], k: int, draws: Draws) -> list[list[Sampled]]:
+        self.loaded.network.to(model.network.device)
+        return self.sampler(self.loaded, prompts, k, draws)
+
+    @cached_property
+    def loaded(self) -> LoadedCausalLM:
+        return load_base(CausalLM(self.path, revision=self.revision))
 
 
 def invert_distribution(logits: Float[Tensor, "n v"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:

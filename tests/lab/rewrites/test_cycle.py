@@ -3,9 +3,12 @@ from functools import partial
 import pytest
 import torch
 
+from diffpo.core.refusal import Refusal
+from diffpo.evaluation.prompts import Prompts
 from diffpo.lab.rewrites.cycle import (
     POSITIONS,
     CyclicJudge,
+    CyclicRewriting,
     count_places,
     count_votes,
     exploitability,
@@ -83,3 +86,18 @@ def test_the_judge_reads_positions_and_what_is_at_none_of_them_loses():
     assert torch.allclose(wins, torch.tensor(expected))
     shares = count_places([*texts, caption("left"), caption("left")])
     assert shares.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 3])
+
+
+def test_a_model_is_described_by_the_frequencies_of_its_positions(tmp_path):
+    """Of 6 rewrites 3 at the center, 1 at the top, 1 at the left and 1 at neither: each best answer is known."""
+    (tmp_path / "asked.txt").write_text("a red circle:\nat the top a red circle:\n")
+    evaluation = CyclicRewriting(Prompts(str(tmp_path / "asked.txt")))
+    assert evaluation.asked() == ["a red circle:"]
+    written = [[caption("center")] * 3, [caption("top"), caption("left"), "no caption"]]
+    found = evaluation.describe(written)
+    shares = {"center": 1 / 2, "top": 1 / 6, "left": 1 / 6, "elsewhere": 1 / 6}
+    assert {name: found[name] for name in shares} == pytest.approx(shares)
+    assert found["exploitability"] == pytest.approx((3 * 2 / 3 + 1 / 2 + 1 / 3 + 1) / 6 - 1 / 2)  # of left
+    (tmp_path / "asked.txt").write_text("at the top a red circle:\n")
+    with pytest.raises(Refusal, match="All 1 prompts name a position"):
+        CyclicRewriting(Prompts(str(tmp_path / "asked.txt")))
