@@ -165,6 +165,21 @@ def find_tokens(tokenizer: Any, prompts: Sequence[str], device: torch.device) ->
     return padded.input_ids.to(device)
 
 
+def find_room(tokenizer: Any, length: int, around: str) -> int:
+    """Tokens that a prompt may have inside a chat template.
+
+    Args:
+        around: the template with the empty prompt.
+
+    Raises:
+        Refusal: if the template takes all of a length.
+    """
+    whole, empty = (len(tokenizer(text).input_ids) for text in (around, ""))
+    if whole >= length:
+        raise Refusal(f"A length of {length} tokens leaves a prompt none beside the {whole} of its template; raise it.")
+    return length - whole + empty
+
+
 def pack(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n tokens d"]:
     """Every 2 x 2 latents as one token."""
     n, c, h, w = x.shape

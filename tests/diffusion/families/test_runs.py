@@ -13,7 +13,7 @@ import torch._dynamo
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from tiny import pair_folder, trained
-from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
+from tiny_families import chroma, flux, flux2, klein, pixart, qwen_image, sana, sd3, z_image
 from tiny_runs import in_process, weights
 from torch import Tensor
 
@@ -21,7 +21,9 @@ from diffpo.data.layouts import PairFolder
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import ImagePairs, PairData
+from diffpo.diffusion.families.chroma import Chroma
 from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.families.flux2 import Flux2
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.pixart_sigma import PixArtSigma
 from diffpo.diffusion.families.qwen_image import QwenImage
@@ -40,6 +42,8 @@ CASES: dict[str, tuple[Family, Callable[[], Any]]] = {
     "SD3": (SD3(length=8), lambda: sd3(with_t5=False)),
     "FLUX.1": (Flux(length=32), flux),
     "FLUX.2 klein": (Flux2Klein(layers=(1, 2, 3), length=32), klein),
+    "FLUX.2 dev": (Flux2(layers=(1, 2, 3), length=256), flux2),
+    "Chroma": (Chroma(length=32), chroma),
     "Qwen-Image": (QwenImage(), qwen_image),
     "Z-Image": (ZImage(), z_image),
     "Sana": (Sana(length=32), sana),
