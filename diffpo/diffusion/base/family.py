@@ -182,6 +182,10 @@ class Family(Signature):
         if kind != "native":
             raise Refusal(f"base.attention {kind} cannot act on a {type(network).__name__}; set it to native.")
 
+    def checkpoint(self, network: Any) -> None:
+        """Let a network recompute the activations of its blocks in the backward pass."""
+        network.enable_gradient_checkpointing()
+
     def require_fits(self, pipeline: Any, path: str, network: str, vae: str) -> None:
         """Raise a Refusal if parts of a pipeline do not fit together, or something about them would be guessed.
 

@@ -5,11 +5,24 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import ChromaPipeline, ChromaTransformer2DModel
+from diffusers.models.transformers.transformer_chroma import ChromaTransformerBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffpo.diffusion.data.batches import Conditioning, States
 from diffpo.diffusion.families.common import FlowFamily, number_places, pack, unpack, unpack_square
 from diffpo.diffusion.families.flux import Flux
+
+
+class MaskedCheckpoint:
+    """Checkpoints a block. diffusers (0.42) hands the mask to double blocks alone; they come before the single ones."""
+
+    def __call__(self, block: nn.Module, *inputs: Any) -> Any:
+        if isinstance(block, ChromaTransformerBlock):
+            self.mask = inputs[-1]
+        elif len(inputs) == 3:
+            inputs = (*inputs, self.mask)
+        return checkpoint(block, *inputs, use_reentrant=False)
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,9 @@ class Chroma(FlowFamily):
 
     def drawn(self, parts: Any, latents: Tensor) -> Tensor:
         return unpack_square(latents)
+
+    def checkpoint(self, network: Any) -> None:
+        network.enable_gradient_checkpointing(MaskedCheckpoint())
 
     def __call__(self, network: nn.Module, x_t: Tensor, told: Tensor, cond: Conditioning) -> Tensor:
         (h, w), tokens, bias = x_t.shape[-2:], pack(x_t), cond.states["bias"].to(x_t)

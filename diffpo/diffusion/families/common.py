@@ -176,7 +176,7 @@ def find_room(tokenizer: Any, length: int, around: str) -> int:
     """
     whole, empty = (len(tokenizer(text).input_ids) for text in (around, ""))
     if whole >= length:
-        raise Refusal(f"A length of {length} tokens leaves a prompt none beside the {whole} of its template; raise it.")
+        raise Refusal(f"A length of {length} tokens leaves prompts none beside the {whole} of a template; raise it.")
     return length - whole + empty
 
 

@@ -26,9 +26,9 @@ class Routing:
     """What becomes of the calls of a network during one call of its pipeline.
 
     Pipelines of diffusers either put both halves into one batch, the unconditional first (but for Z-Image, whose
-    batches are lists), or call twice and name each call by `cache_context` (but for Chroma). A call with other rows than the first has
-    no two halves: guidance was switched off on the way, or it is a call of its own, such as that of skip-layer
-    guidance.
+    batches are lists), or call twice and name each call by `cache_context` (but for Chroma). A call with other rows
+    than the first has no two halves: guidance was switched off on the way, or it is a call of its own, such as that of
+    skip-layer guidance.
 
     Attributes:
         negative: answers the unconditional half.

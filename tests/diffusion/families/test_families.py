@@ -25,8 +25,8 @@ from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.evaluation.drawing import generate_pictures
-from diffpo.diffusion.families.common import unpack_square
 from diffpo.diffusion.families.chroma import Chroma
+from diffpo.diffusion.families.common import unpack_square
 from diffpo.diffusion.families.flux import Flux
 from diffpo.diffusion.families.flux2 import Flux2
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
