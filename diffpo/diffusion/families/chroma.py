@@ -15,7 +15,7 @@ from diffpo.diffusion.families.flux import Flux
 
 
 class MaskedCheckpoint:
-    """Checkpoints a block. diffusers (0.42) hands the mask to double blocks alone; they come before the single ones."""
+    """Checkpoints a block. diffusers (0.42) hands the mask to double blocks alone; these come before single ones."""
 
     def __call__(self, block: nn.Module, *inputs: Any) -> Any:
         if isinstance(block, ChromaTransformerBlock):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import inf, isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -125,7 +125,7 @@ class FlowFamily(Family):
         longest: that the pipeline reads; None if it says nothing.
 
     Raises:
-        Refusal: if the length is not positive, or is longer.
+        Refusal: if the length is not positive, or is longer, or a guidance is no number from 0.
     """
 
     longest: ClassVar[int | None] = None
@@ -137,6 +137,8 @@ class FlowFamily(Family):
         require_at_least(1, **{name: self.length})
         if self.longest is not None and self.length > self.longest:
             raise Refusal(f"{name} must be at most {self.longest}, which its pipeline reads, got {self.length}.")
+        if self.guidance is not None and not 0 <= self.guidance < inf:
+            raise Refusal(f"guidance of {type(self).__name__} must be a number from 0, got {self.guidance}.")
 
     def path(self, scheduler: Any) -> Path:
         return flow_path(scheduler)

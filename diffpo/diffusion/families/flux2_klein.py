@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 from torch import Tensor, nn
 
+from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import Conditioning, States
 from diffpo.diffusion.families.common import FlowFamily, dispatch_attention, find_room
 
@@ -33,6 +34,12 @@ class Flux2Klein(FlowFamily):
         return (*self.targets, *(f"single_transformer_blocks.{number}.attn.to_out" for number in singles))
 
     def states(self, parts: Any, prompts: list[str]) -> States:
+        most = parts.text_encoder.config.get_text_config().num_hidden_layers
+        if max(self.layers) > most:
+            raise Refusal(
+                f"{type(self).__name__} reads layers {self.layers} of a text encoder, and this one has {most}; name "
+                "others in layers of base.family."
+            )
         told = {"text_encoder_out_layers": self.layers, "max_sequence_length": self.length}
         return {"prompt": parts.encode_prompt(list(prompts), device=parts.text_encoder.device, **told)[0]}
 

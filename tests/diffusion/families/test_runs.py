@@ -5,14 +5,16 @@ import signal
 from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
+import torch._inductor.metrics
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
-from tiny import pair_folder, trained
+from tiny import pair_folder, pipeline, trained
 from tiny_families import chroma, flux, flux2, klein, pixart, qwen_image, sana, sd3, z_image
 from tiny_runs import in_process, weights
 from torch import Tensor
@@ -28,6 +30,7 @@ from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.pixart_sigma import PixArtSigma
 from diffpo.diffusion.families.qwen_image import QwenImage
 from diffpo.diffusion.families.sana import Sana
+from diffpo.diffusion.families.sd import SD
 from diffpo.diffusion.families.sd3 import SD3
 from diffpo.diffusion.families.z_image import ZImage
 from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion
@@ -65,14 +68,14 @@ def root(name, tmp_path_factory) -> Path:
     return root
 
 
-def load(name: str, root: Path, **settings: Any) -> tuple[LoadedStableDiffusion, ImagePairs]:
-    model = StableDiffusion(str(root / "base"), family=CASES[name][0], **settings).load()
+def load(family: Family, root: Path, **settings: Any) -> tuple[LoadedStableDiffusion, ImagePairs]:
+    model = StableDiffusion(str(root / "base"), family=family, **settings).load()
     return model, PairData(PairFolder(str(root / "pairs")), framing=Framing(64), workers=0).open(0)
 
 
 def run(name: str, root: Path, out: Path, steps: int, resume: str | None = None, kill: int | None = None) -> Tensor:
     """The weights of a network that is trained whole, and their moving average; dies before a micro-batch if told."""
-    model, pairs = load(name, root)
+    model, pairs = load(CASES[name][0], root)
     calls: list[None] = []
 
     def prepare(*args: Any) -> Any:
@@ -111,17 +114,32 @@ def test_compiled_blocks_change_nothing_beyond_rounding(tmp_path, monkeypatch):
     monkeypatch.setattr(FluxTransformer2DModel, "compile_repeated_blocks", compiled)
     flux().save_pretrained(tmp_path / "base")
     pair_folder(tmp_path / "pairs", n=2)
-    loss, slopes = gradient("FLUX.1", tmp_path)
-    again, traced = gradient("FLUX.1", tmp_path, compile=True)
+    loss, slopes = gradient(CASES["FLUX.1"][0], tmp_path)
+    again, traced = gradient(CASES["FLUX.1"][0], tmp_path, compile=True)
     assert again == pytest.approx(loss, rel=1e-6)
     assert slopes.norm() > 0
     torch.testing.assert_close(traced, slopes, rtol=1e-4, atol=1e-5 * slopes.abs().max().item())
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
 
 
-def gradient(name: str, root: Path, **settings: Any) -> tuple[float, Tensor]:
+@pytest.mark.release
+@pytest.mark.skipif(which("g++") is None, reason="compiled kernels need g++")
+@pytest.mark.parametrize(("family", "make"), [(SD(), pipeline), CASES["FLUX.1"]], ids=["SD", "FLUX.1"])
+def test_a_step_of_compiled_kernels_is_that_of_torchs_own(tmp_path, family, make):
+    """By inductor, of a UNet and of a transformer."""
+    make().save_pretrained(tmp_path / "base")
+    pair_folder(tmp_path / "pairs", n=2)
+    before = torch._inductor.metrics.generated_kernel_count
+    (loss, slopes), (again, compiled) = (gradient(family, tmp_path, compile=found) for found in (False, True))
+    assert torch._inductor.metrics.generated_kernel_count > before
+    assert again == pytest.approx(loss, rel=1e-5)
+    assert slopes.norm() > 0
+    torch.testing.assert_close(compiled, slopes, rtol=1e-3, atol=1e-4 * slopes.abs().max().item())
+
+
+def gradient(family: Family, root: Path, **settings: Any) -> tuple[float, Tensor]:
     """Loss and gradient of a LoRA on the first pairs."""
-    model, pairs = load(name, root, adapter=LoRA(rank=2), **settings)
+    model, pairs = load(family, root, adapter=LoRA(rank=2), **settings)
     trained(model.network, 0.01)
     batch, draws = model.first(pairs, 2)
     loss = OBJECTIVE(model.denoiser, model.reference(), batch, draws).loss
@@ -131,8 +149,8 @@ def gradient(name: str, root: Path, **settings: Any) -> tuple[float, Tensor]:
 
 
 def test_checkpointed_activations_change_nothing(name, root):
-    loss, slopes = gradient(name, root)
-    again, frugal = gradient(name, root, gradient_checkpointing=True)
+    loss, slopes = gradient(CASES[name][0], root)
+    again, frugal = gradient(CASES[name][0], root, gradient_checkpointing=True)
     assert again == pytest.approx(loss, rel=1e-6)
     assert slopes.norm() > 0
     torch.testing.assert_close(frugal, slopes, rtol=1e-4, atol=1e-5 * slopes.abs().max().item())
