@@ -129,7 +129,7 @@ def test_guidance_that_is_none(guidance):
 
 def test_layers_and_lengths_that_a_chat_model_lacks():
     conditioner = Conditioner(Flux2Klein(layers=(1, 2, 3), length=64), klein())
-    conditioner.states(["a" * 55, "a" * 56])  # of the template there are ten tokens, one of which the prompt has, too
+    conditioner.states(["a" * 54, "a" * 55])  # of the template there are ten tokens, one of which the prompt has, too
     assert conditioner.truncated == 1
     with pytest.raises(Refusal, match=r"Flux2Klein reads layers \(9, 18, 27\) of a text encoder, and this one has 3"):
         Conditioner(Flux2Klein(), klein()).states(["two"])
@@ -139,9 +139,7 @@ def test_layers_and_lengths_that_a_chat_model_lacks():
 
 def test_a_shift_by_tokens_through_one_point():
     theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_image_seq_len=4096)
-    with pytest.raises(
-        Refusal, match="4096 as base_image_seq_len and as max_image_seq_len, .*; set one in"
-    ):
+    with pytest.raises(Refusal, match="4096 as base_image_seq_len and as max_image_seq_len, .*; set one in"):
         flow_path(theirs)
 
 
