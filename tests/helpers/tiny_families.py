@@ -4,15 +4,19 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -34,6 +38,10 @@ from transformers import (
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralImageProcessor,
+    PixtralProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -200,7 +208,31 @@ def flux() -> FluxPipeline:
 
 
 @seeded
-def klein() -> Flux2KleinPipeline:
+def chroma() -> ChromaPipeline:
+    network = ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        approximator_num_channels=16,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        transformer=network,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=kl(**FLUX_VAE),
+        text_encoder=t5(),
+        tokenizer=bytes_tokenizer(512),
+    )
+
+
+@seeded
+def flux2_vae() -> AutoencoderKLFlux2:
     vae = AutoencoderKLFlux2(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -213,7 +245,12 @@ def klein() -> Flux2KleinPipeline:
     with torch.no_grad():
         vae.bn.running_mean.copy_(torch.linspace(-0.3, 0.3, len(vae.bn.running_mean)))
         vae.bn.running_var.copy_(torch.linspace(0.5, 2.0, len(vae.bn.running_var)))
-    network = Flux2Transformer2DModel(
+    return vae
+
+
+@seeded
+def flux2_network(guided: bool) -> Flux2Transformer2DModel:
+    return Flux2Transformer2DModel(
         patch_size=1,
         in_channels=16,
         num_layers=1,
@@ -223,14 +260,46 @@ def klein() -> Flux2KleinPipeline:
         joint_attention_dim=48,
         timestep_guidance_channels=256,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
+        guidance_embeds=guided,
     )
+
+
+@seeded
+def mistral() -> Mistral3ForConditionalGeneration:
+    text = SMALL | IDS | {"num_hidden_layers": 3, "head_dim": 8, "max_position_embeddings": 512}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"model_type": "pixtral", "head_dim": 8, "image_size": 32, "patch_size": 16}
+    return Mistral3ForConditionalGeneration(
+        Mistral3Config(text_config={"model_type": "mistral"} | text, vision_config=vision, image_token_index=4)
+    ).eval()
+
+
+def pixtral() -> Any:
+    """A processor of pictures and prompts, as the published pipeline's tokenizer is."""
+    pytest.importorskip("torchvision", reason="FLUX.2 dev's processor needs torchvision")
+    tokenizer = bytes_tokenizer(512)
+    return PixtralProcessor(PixtralImageProcessor(), tokenizer, chat_template=CHAT)
+
+
+@seeded
+def flux2() -> Flux2Pipeline:
+    return Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
+        vae=flux2_vae(),
+        text_encoder=mistral(),
+        tokenizer=pixtral(),
+        transformer=flux2_network(guided=True),
+    )
+
+
+@seeded
+def klein() -> Flux2KleinPipeline:
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**DYNAMIC),
-        vae=vae,
+        vae=flux2_vae(),
         text_encoder=qwen3(Qwen3ForCausalLM, 3),
         tokenizer=bytes_tokenizer(512),
-        transformer=network,
+        transformer=flux2_network(guided=False),
         is_distilled=False,
     )
 

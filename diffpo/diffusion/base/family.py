@@ -34,11 +34,20 @@ class TokenShift:
 
     @classmethod
     def of(cls, scheduler: Any) -> "TokenShift | None":
-        """As the scheduler's config says; None if its shift depends on no tokens."""
+        """As the scheduler's config says; None if its shift depends on no tokens.
+
+        Raises:
+            Refusal: if it names one number of tokens twice.
+        """
         config = scheduler.config
         if not config.get("use_dynamic_shifting", False):
             return None
         tokens = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        if tokens[0] == tokens[1]:
+            raise Refusal(
+                f"The base's scheduler has {tokens[0]} as base_image_seq_len and as max_image_seq_len, so that no "
+                "line tells a shift by tokens; set one in base.scheduler."
+            )
         shifts = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         return cls(tokens, shifts, config.get("time_shift_type", "exponential") == "exponential")
 
@@ -181,6 +190,10 @@ class Family(Signature):
         """
         if kind != "native":
             raise Refusal(f"base.attention {kind} cannot act on a {type(network).__name__}; set it to native.")
+
+    def checkpoint(self, network: Any) -> None:
+        """Let a network recompute the activations of its blocks in the backward pass."""
+        network.enable_gradient_checkpointing()
 
     def require_fits(self, pipeline: Any, path: str, network: str, vae: str) -> None:
         """Raise a Refusal if parts of a pipeline do not fit together, or something about them would be guessed.

@@ -18,7 +18,7 @@ PROMPTS = "prompts"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Columns by name of the states; all that are there are written, but pooled, which is then empty.
-NAMES = {"prompt": "states", "pooled": "pooled", "mask": "mask"}
+NAMES = {"prompt": "states", "pooled": "pooled", "mask": "mask", "bias": "bias"}
 
 
 def prompt_columns(names: Collection[str]) -> Features:

@@ -1,4 +1,6 @@
+from .chroma import Chroma as Chroma
 from .flux import Flux as Flux
+from .flux2 import Flux2 as Flux2
 from .flux2_klein import Flux2Klein as Flux2Klein
 from .pixart_sigma import PixArtSigma as PixArtSigma
 from .qwen_image import QwenImage as QwenImage

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import inf, isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -125,7 +125,7 @@ class FlowFamily(Family):
         longest: that the pipeline reads; None if it says nothing.
 
     Raises:
-        Refusal: if the length is not positive, or is longer.
+        Refusal: if the length is not positive, or is longer, or a guidance is no number from 0.
     """
 
     longest: ClassVar[int | None] = None
@@ -137,6 +137,8 @@ class FlowFamily(Family):
         require_at_least(1, **{name: self.length})
         if self.longest is not None and self.length > self.longest:
             raise Refusal(f"{name} must be at most {self.longest}, which its pipeline reads, got {self.length}.")
+        if self.guidance is not None and not 0 <= self.guidance < inf:
+            raise Refusal(f"guidance of {type(self).__name__} must be a number from 0, got {self.guidance}.")
 
     def path(self, scheduler: Any) -> Path:
         return flow_path(scheduler)
@@ -163,6 +165,21 @@ def find_tokens(tokenizer: Any, prompts: Sequence[str], device: torch.device) ->
     longest = tokenizer.model_max_length
     padded = tokenizer(prompts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
     return padded.input_ids.to(device)
+
+
+def find_room(tokenizer: Any, length: int, around: str) -> int:
+    """Tokens that a prompt may have inside a chat template.
+
+    Args:
+        around: the template with the empty prompt.
+
+    Raises:
+        Refusal: if the template takes all of a length.
+    """
+    whole, empty = (len(tokenizer(text).input_ids) for text in (around, ""))
+    if whole >= length:
+        raise Refusal(f"A length of {length} tokens leaves prompts none beside the {whole} of a template; raise it.")
+    return length - whole + empty
 
 
 def pack(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n tokens d"]:

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 from torch import Tensor, nn
 
+from diffpo.core.refusal import Refusal
 from diffpo.diffusion.data.batches import Conditioning, States
-from diffpo.diffusion.families.common import FlowFamily, dispatch_attention
+from diffpo.diffusion.families.common import FlowFamily, dispatch_attention, find_room
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Flux2Klein(FlowFamily):
 
     Args:
         layers: of the text encoder.
-        length: tokens that are read, padding included.
+        length: tokens that are read, chat template and padding included.
     """
 
     pipeline: ClassVar[Any] = Flux2KleinPipeline
@@ -33,8 +34,19 @@ class Flux2Klein(FlowFamily):
         return (*self.targets, *(f"single_transformer_blocks.{number}.attn.to_out" for number in singles))
 
     def states(self, parts: Any, prompts: list[str]) -> States:
+        most = parts.text_encoder.config.get_text_config().num_hidden_layers
+        if max(self.layers) > most:
+            raise Refusal(
+                f"{type(self).__name__} reads layers {self.layers} of a text encoder, and this one has {most}; name "
+                "others in layers of base.family."
+            )
         told = {"text_encoder_out_layers": self.layers, "max_sequence_length": self.length}
         return {"prompt": parts.encode_prompt(list(prompts), device=parts.text_encoder.device, **told)[0]}
+
+    def reads(self, parts: Any) -> tuple[Any, int]:
+        asked = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        around = parts.tokenizer.apply_chat_template([{"role": "user", "content": ""}], **asked)
+        return parts.tokenizer, find_room(parts.tokenizer, self.length, around)
 
     def posterior(self, parts: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self.statistics(parts)
@@ -67,7 +79,7 @@ class Flux2Klein(FlowFamily):
         out = network(
             hidden_states=x_t.flatten(2).transpose(1, 2),
             timestep=told / 1000,
-            guidance=None,
+            guidance=None if self.guidance is None else told.new_full((n,), self.guidance),
             encoder_hidden_states=prompt,
             txt_ids=self.pipeline._prepare_text_ids(prompt).to(x_t.device),
             img_ids=self.pipeline._prepare_latent_ids(x_t).to(x_t.device),

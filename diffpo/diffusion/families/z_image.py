@@ -8,7 +8,7 @@ from diffusers import ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor, nn
 
 from diffpo.diffusion.data.batches import Conditioning, States
-from diffpo.diffusion.families.common import FlowFamily, pad_prompts
+from diffpo.diffusion.families.common import FlowFamily, find_room, pad_prompts
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ZImage(FlowFamily):
     The network is told how clean a picture is, (1000 - t) / 1000, and says x_0 - eps: the sign is turned here.
 
     Args:
-        length: tokens that are read.
+        length: tokens that are read, chat template included.
     """
 
     pipeline: ClassVar[Any] = ZImagePipeline
@@ -28,6 +28,11 @@ class ZImage(FlowFamily):
     def states(self, parts: Any, prompts: list[str]) -> States:
         told = {"device": parts.text_encoder.device, "max_sequence_length": self.length}
         return pad_prompts(parts.encode_prompt(list(prompts), do_classifier_free_guidance=False, **told)[0])
+
+    def reads(self, parts: Any) -> tuple[Any, int]:
+        asked = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+        around = parts.tokenizer.apply_chat_template([{"role": "user", "content": ""}], **asked)
+        return parts.tokenizer, find_room(parts.tokenizer, self.length, around)
 
     def arguments(self, guidance: float) -> dict[str, Any]:
         """Its pipeline adds g times the difference to the conditional prediction, so g is guidance - 1."""

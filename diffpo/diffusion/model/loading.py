@@ -154,7 +154,7 @@ class StableDiffusion:
             if storage != torch.float32:
                 store_matrices(unet, storage, few)
         if self.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+            family.checkpoint(unet)
         if self.compile:
             if not unet._repeated_blocks:
                 raise Refusal(

@@ -107,7 +107,7 @@ def write_snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
     load, full = "from_single_file" if single else "from_pretrained", base.adapter is None
     family = find_family(pipeline, base.path, base.family)
     part, kind = family.part, family.network.__name__
-    lines = [f"from diffusers import {pipeline}{f', {kind}' if full else ''}", ""]
+    lines = [*write_imports([family.pipeline, *([family.network] if full else [])]), ""]
     if full:
         lines += [f'{part} = {kind}.from_pretrained("{where}", subfolder="{part}")']
     absent = sorted(find_absent(base.path, base.revision, family)) if family.optional else []
@@ -121,6 +121,15 @@ def write_snippet(base: StableDiffusion, pipeline: str, where: str) -> str:
         lines[:1] = [lines[0], "from peft import PeftModel"]
         lines += [f'pipe.{part} = PeftModel.from_pretrained(pipe.{part}, "{where}")']
     return "\n".join(lines)
+
+
+def write_imports(kinds: list[Any]) -> list[str]:
+    """Of classes of diffusers, or of somebody's own module."""
+    found: dict[str, list[str]] = {}
+    for kind in kinds:
+        module = kind.__module__
+        found.setdefault("diffusers" if module.startswith("diffusers.") else module, []).append(kind.__name__)
+    return [f"from {module} import {', '.join(names)}" for module, names in found.items()]
 
 
 def describe_path(base: StableDiffusion, objective: Objective) -> str:

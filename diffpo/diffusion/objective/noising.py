@@ -128,15 +128,17 @@ class LogitNormal(Times):
     diffusers' scripts index a falling table by their draw, so their `logit_mean` is minus this one.
 
     Raises:
-        Refusal: if `std` is not positive.
+        Refusal: if `std` is not positive and finite, or `mean` not finite.
     """
 
     mean: float = 0.0
     std: float = 1.0
 
     def __post_init__(self):
-        if self.std <= 0:
+        if not 0 < self.std < math.inf:
             raise Refusal(f"LogitNormal needs a positive std, got {self.std}; Among([t]) is a single time.")
+        if not math.isfinite(self.mean):
+            raise Refusal(f"LogitNormal needs a finite mean, got {self.mean}; 0 meets the middle most.")
 
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:
         s = torch.sigmoid(self.mean + self.std * draws.normal("timestep"))
@@ -153,14 +155,14 @@ class Shifted(Times):
             as pictures of the batch have (FLUX.1, Qwen-Image), by the points that its scheduler's config says.
 
     Raises:
-        Refusal: if `shift` is not positive.
+        Refusal: if `shift` is not positive and finite.
     """
 
     times: Times = field(default_factory=Uniform)
     shift: float | None = 3.0
 
     def __post_init__(self):
-        if self.shift is not None and self.shift <= 0:
+        if self.shift is not None and not 0 < self.shift < math.inf:
             raise Refusal(f"Shifted needs a positive shift, got {self.shift}; 1 moves nothing.")
 
     def __call__(self, timesteps: int, draws: Draws) -> Int[Tensor, " b"]:

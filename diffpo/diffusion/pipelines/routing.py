@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import ZImageTransformer2DModel
+from diffusers import ChromaTransformer2DModel, ZImageTransformer2DModel
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
@@ -17,6 +17,8 @@ from torch._dynamo.eval_frame import OptimizedModule
 UNBATCHED = {"image_rotary_emb", "img_ids", "txt_ids", "ip_adapter_masks"}
 # Networks of which pipelines ask the conditional half first, as lists of pictures and of prompts.
 CONDITIONAL_FIRST = (ZImageTransformer2DModel,)
+# Of which they ask the halves in two calls without names, the conditional first.
+TAKING_TURNS = (ChromaTransformer2DModel,)
 
 
 @dataclass(eq=False)
@@ -24,15 +26,17 @@ class Routing:
     """What becomes of the calls of a network during one call of its pipeline.
 
     Pipelines of diffusers either put both halves into one batch, the unconditional first (but for Z-Image, whose
-    batches are lists), or call twice and name each call by `cache_context`. A call with other rows than the first has
-    no two halves: guidance was switched off on the way, or it is a call of its own, such as that of skip-layer
-    guidance.
+    batches are lists), or call twice and name each call by `cache_context` (but for Chroma). A call with other rows
+    than the first has no two halves: guidance was switched off on the way, or it is a call of its own, such as that of
+    skip-layer guidance.
 
     Attributes:
         negative: answers the unconditional half.
         guided: whether batches have two halves, where calls have no names.
         around: what the negative is called in.
         conditional_first: whether the first half of a batch is the conditional one, and batches are lists.
+        turns: whether every second call is the unconditional half.
+        calls: that were answered.
         rows: of the first batch.
         name: of the call that is made, None where calls have none.
     """
@@ -41,11 +45,17 @@ class Routing:
     guided: bool
     around: Callable[[], AbstractContextManager] = nullcontext
     conditional_first: bool = False
+    turns: bool = False
+    calls: int = 0
     rows: int | None = None
     name: str | None = None
 
     def answer(self, positive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the network called with these arguments is to say; `positive` is its own answer."""
+        self.calls += 1
+        if self.turns:
+            away = self.guided and self.calls % 2 == 0
+            return self.other(*args, **kwargs) if away else positive(*args, **kwargs)
         if self.name == "uncond":
             return self.other(*args, **kwargs)
         rows = len(next(iter((*args, *kwargs.values()))))
@@ -117,8 +127,8 @@ def route_calls(
     """
     positive: Any = vars(network).get("_compiled_call_impl") or network._call_impl
     inner, other = uncompiled_network(network), uncompiled_network(negative)
-    first = isinstance(inner, CONDITIONAL_FIRST)
-    routing = Routing(positive if negative is network else negative, guided, around, first)
+    first, turns = isinstance(inner, CONDITIONAL_FIRST), isinstance(inner, TAKING_TURNS)
+    routing = Routing(positive if negative is network else negative, guided, around, first, turns)
     with ExitStack() as stack:
         stack.enter_context(answer_calls(network, routing.answer))
         if isinstance(inner, CacheMixin):

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny import pair_folder
-from tiny_families import flux, sd3
+from tiny_families import flux, klein, sd3, z_image
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import PairFolder
@@ -18,10 +19,14 @@ from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
 from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.evaluation.model import ComparedModel
+from diffpo.diffusion.families.common import flow_path
 from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.qwen_image import QwenImage
 from diffpo.diffusion.families.sana import Sana
 from diffpo.diffusion.families.sd3 import SD3
+from diffpo.diffusion.families.z_image import ZImage
+from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.model.lora import LoRA, WarmLoRA
 from diffpo.diffusion.users.branch import UserBranch
@@ -114,6 +119,28 @@ def test_lengths_that_a_pipeline_does_not_read(family, most):
         family(length=most + 1)
     with pytest.raises(Refusal, match="length of Sana must be at least 1, got 0"):
         Sana(length=0)
+
+
+@pytest.mark.parametrize("guidance", [-1.0, float("nan")])
+def test_guidance_that_is_none(guidance):
+    with pytest.raises(Refusal, match=f"guidance of Flux must be a number from 0, got {guidance}"):
+        Flux(guidance=guidance)
+
+
+def test_layers_and_lengths_that_a_chat_model_lacks():
+    conditioner = Conditioner(Flux2Klein(layers=(1, 2, 3), length=64), klein())
+    conditioner.states(["a" * 54, "a" * 55])  # of the template there are ten tokens, one of which the prompt has, too
+    assert conditioner.truncated == 1
+    with pytest.raises(Refusal, match=r"Flux2Klein reads layers \(9, 18, 27\) of a text encoder, and this one has 3"):
+        Conditioner(Flux2Klein(), klein()).states(["two"])
+    with pytest.raises(Refusal, match="A length of 10 tokens leaves prompts none beside the 10 of a template"):
+        Conditioner(ZImage(length=10), z_image()).states(["two"])
+
+
+def test_a_shift_by_tokens_through_one_point():
+    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_image_seq_len=4096)
+    with pytest.raises(Refusal, match="4096 as base_image_seq_len and as max_image_seq_len, .*; set one in"):
+        flow_path(theirs)
 
 
 def test_pairs_that_were_encoded_for_another_length_guidance_or_family(root, tmp_path):

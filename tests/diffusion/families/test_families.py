@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKLQwenImage
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from tiny import pair_folder, trained
-from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
+from tiny_families import chroma, flux, flux2, klein, pixart, qwen_image, sana, sd3, z_image
 from tiny_runs import SHORT
 
 from diffpo.core.references import store_matrices
@@ -25,8 +25,10 @@ from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.families.chroma import Chroma
 from diffpo.diffusion.families.common import unpack_square
 from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.families.flux2 import Flux2
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.pixart_sigma import PixArtSigma
 from diffpo.diffusion.families.qwen_image import QwenImage
@@ -95,6 +97,8 @@ CASES = {
     "SD3": Case(SD3(), sd3, second_half),
     "FLUX.1": Case(Flux(guidance=4.0, length=64), flux, packed),
     "FLUX.2 klein": Case(Flux2Klein(layers=(1, 2, 3), length=64), klein, folded),
+    "FLUX.2 dev": Case(Flux2(guidance=4.0, layers=(1, 2, 3), length=256), flux2, folded),
+    "Chroma": Case(Chroma(length=64), chroma, packed),
     "Qwen-Image": Case(QwenImage(), qwen_image, packed),
     "Z-Image": Case(ZImage(), z_image, first_half_of_lists),
     "Sana": Case(Sana(length=64), sana, second_half),
@@ -314,7 +318,7 @@ def test_sides_of_another_multiple_are_refused_before_anything_is_encoded(case, 
 def test_a_kernel_that_cannot_act_is_refused_and_one_that_can_is_set(case):
     network = case.make().components[case.family.part]
     case.family.attend(network, "native")
-    if isinstance(case.family, SD3 | Sana | QwenImage | ZImage | PixArtSigma):
+    if isinstance(case.family, SD3 | Sana | QwenImage | ZImage | PixArtSigma | Chroma):
         with pytest.raises(Refusal, match="base.attention flash cannot act on a .*; set it to native"):
             case.family.attend(network, "flash")
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import moved
-from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
+from tiny_families import chroma, flux, flux2, klein, pixart, qwen_image, sana, sd3, z_image
 from torch import Tensor, nn
 
 from diffpo.core.refusal import Refusal
@@ -41,6 +41,7 @@ WAYS = {
     "SD3": Way(lambda: sd3(with_t5=False), CFG, UNGUIDED),
     "FLUX.1": Way(flux, TRUE_CFG | SHORT, NO_TRUE_CFG),
     "FLUX.2 klein": Way(klein, CFG | {"text_encoder_out_layers": (1, 2, 3)} | SHORT, UNGUIDED, away=None),
+    "Chroma": Way(chroma, CFG | SHORT, UNGUIDED),
     "Qwen-Image": Way(qwen_image, TRUE_CFG, NO_TRUE_CFG),
     "Z-Image": Way(z_image, CFG, {"guidance_scale": 0.0}),
     "Sana": Way(sana, CFG | PLAIN | {"complex_human_instruction": None}, UNGUIDED),
@@ -121,6 +122,12 @@ def test_without_guidance_the_negative_is_not_called(way, stock):
         found = draw(way, pipe, **off)
     assert not calls
     assert torch.equal(found, draw(way, stock, **off))
+
+
+def test_a_pipeline_without_true_guidance_is_refused():
+    stock = flux2()
+    with pytest.raises(Refusal, match=r"distilled into its network \(guidance_embeds\): .* else unload_negative"):
+        with_negative(stock, copied(stock.transformer))(prompt=TOLD, height=64, width=64, num_inference_steps=1)
 
 
 def test_true_guidance_without_a_negative_prompt_is_none_and_refused():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers.quantizers.bitsandbytes import bnb_quantizer
 from tiny import pair_folder
-from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
+from tiny_families import chroma, flux, flux2, klein, pixart, qwen_image, sana, sd3, z_image
 from torch import nn
 
 from diffpo.core.refusal import Refusal
@@ -33,7 +33,9 @@ from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
+from diffpo.diffusion.families.chroma import Chroma
 from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.families.flux2 import Flux2
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.pixart_sigma import PixArtSigma
 from diffpo.diffusion.families.qwen_image import QwenImage
@@ -62,6 +64,8 @@ BASES = {
     "sd3": (sd3, SD3(length=16)),
     "flux": (flux, Flux(length=16)),
     "klein": (klein, Flux2Klein(length=24, layers=(0, 1, 2))),
+    "flux2": (flux2, Flux2(length=256, layers=(0, 1, 2))),
+    "chroma": (chroma, Chroma(length=16)),
     "qwen_image": (qwen_image, QwenImage(length=24)),
     "z_image": (z_image, ZImage(length=24)),
     "sana": (sana, Sana(length=24)),

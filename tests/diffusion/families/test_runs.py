@@ -13,7 +13,7 @@ import torch._dynamo
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from tiny import pair_folder, trained
-from tiny_families import flux, klein, pixart, qwen_image, sana, sd3, z_image
+from tiny_families import chroma, flux, flux2, klein, pixart, qwen_image, sana, sd3, z_image
 from tiny_runs import in_process, weights
 from torch import Tensor
 
@@ -21,7 +21,9 @@ from diffpo.data.layouts import PairFolder
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import ImagePairs, PairData
+from diffpo.diffusion.families.chroma import Chroma
 from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.families.flux2 import Flux2
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.pixart_sigma import PixArtSigma
 from diffpo.diffusion.families.qwen_image import QwenImage
@@ -40,6 +42,8 @@ CASES: dict[str, tuple[Family, Callable[[], Any]]] = {
     "SD3": (SD3(length=8), lambda: sd3(with_t5=False)),
     "FLUX.1": (Flux(length=32), flux),
     "FLUX.2 klein": (Flux2Klein(layers=(1, 2, 3), length=32), klein),
+    "FLUX.2 dev": (Flux2(layers=(1, 2, 3), length=256), flux2),
+    "Chroma": (Chroma(length=32), chroma),
     "Qwen-Image": (QwenImage(), qwen_image),
     "Z-Image": (ZImage(), z_image),
     "Sana": (Sana(length=32), sana),
@@ -61,14 +65,14 @@ def root(name, tmp_path_factory) -> Path:
     return root
 
 
-def load(name: str, root: Path, **settings: Any) -> tuple[LoadedStableDiffusion, ImagePairs]:
-    model = StableDiffusion(str(root / "base"), family=CASES[name][0], **settings).load()
+def load(family: Family, root: Path, **settings: Any) -> tuple[LoadedStableDiffusion, ImagePairs]:
+    model = StableDiffusion(str(root / "base"), family=family, **settings).load()
     return model, PairData(PairFolder(str(root / "pairs")), framing=Framing(64), workers=0).open(0)
 
 
 def run(name: str, root: Path, out: Path, steps: int, resume: str | None = None, kill: int | None = None) -> Tensor:
     """The weights of a network that is trained whole, and their moving average; dies before a micro-batch if told."""
-    model, pairs = load(name, root)
+    model, pairs = load(CASES[name][0], root)
     calls: list[None] = []
 
     def prepare(*args: Any) -> Any:
@@ -107,17 +111,17 @@ def test_compiled_blocks_change_nothing_beyond_rounding(tmp_path, monkeypatch):
     monkeypatch.setattr(FluxTransformer2DModel, "compile_repeated_blocks", compiled)
     flux().save_pretrained(tmp_path / "base")
     pair_folder(tmp_path / "pairs", n=2)
-    loss, slopes = gradient("FLUX.1", tmp_path)
-    again, traced = gradient("FLUX.1", tmp_path, compile=True)
+    loss, slopes = gradient(CASES["FLUX.1"][0], tmp_path)
+    again, traced = gradient(CASES["FLUX.1"][0], tmp_path, compile=True)
     assert again == pytest.approx(loss, rel=1e-6)
     assert slopes.norm() > 0
     torch.testing.assert_close(traced, slopes, rtol=1e-4, atol=1e-5 * slopes.abs().max().item())
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
 
 
-def gradient(name: str, root: Path, **settings: Any) -> tuple[float, Tensor]:
+def gradient(family: Family, root: Path, **settings: Any) -> tuple[float, Tensor]:
     """Loss and gradient of a LoRA on the first pairs."""
-    model, pairs = load(name, root, adapter=LoRA(rank=2), **settings)
+    model, pairs = load(family, root, adapter=LoRA(rank=2), **settings)
     trained(model.network, 0.01)
     batch, draws = model.first(pairs, 2)
     loss = OBJECTIVE(model.denoiser, model.reference(), batch, draws).loss
@@ -127,8 +131,8 @@ def gradient(name: str, root: Path, **settings: Any) -> tuple[float, Tensor]:
 
 
 def test_checkpointed_activations_change_nothing(name, root):
-    loss, slopes = gradient(name, root)
-    again, frugal = gradient(name, root, gradient_checkpointing=True)
+    loss, slopes = gradient(CASES[name][0], root)
+    again, frugal = gradient(CASES[name][0], root, gradient_checkpointing=True)
     assert again == pytest.approx(loss, rel=1e-6)
     assert slopes.norm() > 0
     torch.testing.assert_close(frugal, slopes, rtol=1e-4, atol=1e-5 * slopes.abs().max().item())

@@ -1,8 +1,10 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from diffusers import FluxPipeline
 from huggingface_hub import ModelCard
 from PIL import Image
 from shards import png
@@ -15,7 +17,7 @@ from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.families.flux import Flux
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.model.lora import LoRA
-from diffpo.diffusion.model.model_card import write_card
+from diffpo.diffusion.model.model_card import write_card, write_snippet
 from diffpo.diffusion.objective.noising import ForwardNoise, LogitNormal, Shifted
 from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.diffusion.objective.space import OutputSpace
@@ -38,6 +40,24 @@ def head(text: str) -> dict:
 
 def snippet(text: str) -> str:
     return re.search("```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+class OwnPipeline(FluxPipeline):
+    """Of a user's."""
+
+
+class OwnFamily(Flux):
+    pipeline = OwnPipeline
+
+
+def test_a_pipeline_and_a_network_are_imported_from_where_they_are():
+    base = StableDiffusion("some/base", family=OwnFamily())
+    lines = write_snippet(base, "OwnPipeline", "some/run").split("\n")
+    own, network = f"from {__name__} import OwnPipeline", "from diffusers import FluxTransformer2DModel"
+    assert lines[:3] == [own, network, ""]
+    assert write_snippet(replace(base, family=Flux()), "FluxPipeline", "some/run").startswith(
+        "from diffusers import FluxPipeline, FluxTransformer2DModel\n\n"
+    )
 
 
 def test_base_method_data_report_command_and_recipe_are_named(tmp_path):

@@ -183,3 +183,14 @@ def test_a_base_whose_sampler_knows_no_tokens_is_refused():
 def test_densities_that_are_none_are_refused(wrong):
     with pytest.raises(Refusal, match="needs a positive s"):
         wrong()
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, float("nan"), float("inf")])
+def test_times_of_flows_that_are_no_times(number):
+    with pytest.raises(Refusal, match=f"Shifted needs a positive shift, got {number}; 1 moves nothing"):
+        Shifted(shift=number)
+    with pytest.raises(Refusal, match=f"LogitNormal needs a positive std, got {number}; Among"):
+        LogitNormal(0.0, number)
+    if number not in (0.0, -1.0):
+        with pytest.raises(Refusal, match=f"LogitNormal needs a finite mean, got {number}; 0 meets"):
+            LogitNormal(number)

@@ -145,7 +145,7 @@ def count_pass(base: PublishedBase, depths: dict[str, int], lora: bool) -> tuple
         if lora:
             LoRA(rank=RANK).suited(base.family.lora_layers(network)).attach(network)
             store_matrices(network, torch.bfloat16)
-        network.enable_gradient_checkpointing()
+        base.family.checkpoint(network)
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)

@@ -16,6 +16,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
@@ -27,7 +29,9 @@ from transformers import (
 
 from diffpo.diffusion.base.family import Family
 from diffpo.diffusion.data.batches import Conditioning
+from diffpo.diffusion.families.chroma import Chroma
 from diffpo.diffusion.families.flux import Flux
+from diffpo.diffusion.families.flux2 import Flux2
 from diffpo.diffusion.families.flux2_klein import Flux2Klein
 from diffpo.diffusion.families.pixart_sigma import PixArtSigma
 from diffpo.diffusion.families.qwen_image import QwenImage
@@ -103,6 +107,20 @@ QWEN_VL_7B = (
         vision_config={"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
     ),
 )
+MISTRAL_SMALL = (
+    Mistral3ForConditionalGeneration,
+    Mistral3Config(
+        text_config={
+            **{"model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40},
+            **{"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072},
+        },
+        vision_config={
+            **{"model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24},
+            **{"num_attention_heads": 16, "head_dim": 64, "patch_size": 14, "image_size": 1540},
+        },
+        tie_word_embeddings=False,
+    ),
+)
 SD3_STATES = {"prompt": (333, 4096), "pooled": (2048,)}
 
 BASES = {
@@ -138,6 +156,26 @@ BASES = {
         12.0,
         (16, 128, 128),
         {"prompt": (512, 4096), "pooled": (768,)},
+        ("num_layers", "num_single_layers"),
+    ),
+    "chroma1-hd": PublishedBase(
+        "lodestones/Chroma1-HD",
+        Chroma(),
+        {},
+        (T5_XXL,),
+        8.9,
+        (16, 128, 128),
+        {"prompt": (512, 4096), "bias": (512,)},
+        ("num_layers", "num_single_layers"),
+    ),
+    "flux2-dev": PublishedBase(
+        "black-forest-labs/FLUX.2-dev",
+        Flux2(),
+        {},
+        (MISTRAL_SMALL,),
+        32.0,
+        (128, 64, 64),
+        {"prompt": (512, 15360)},
         ("num_layers", "num_single_layers"),
     ),
     "klein-4b": PublishedBase(
