@@ -39,9 +39,11 @@ class DrawnPrompts:
         first_seed: of the first picture; the others count up, prompt by prompt.
         batch_size: pictures at a time; part of what decides their last bits.
         side: of the square pictures in pixels; null is what the base was trained on.
+        unseen: differences of a score up to this are ties of `drawn_win_rate`: with 0, a few differences that nobody
+            sees decide which weights are kept while the policy has hardly moved.
 
     Raises:
-        Refusal: if there are no prompts, a count is not positive, or the scorer cannot judge them or be loaded.
+        Refusal: if there are no prompts, a count is not positive, `unseen` is negative, or the scorer cannot judge them or be loaded.
     """
 
     prompts: Prompts | list[str]
@@ -52,11 +54,12 @@ class DrawnPrompts:
     first_seed: int = 0
     batch_size: int = 8
     side: int | None = None
+    unseen: float = 0.0
 
     def __post_init__(self):
         counts = {"pictures": self.pictures, "steps": self.steps, "batch_size": self.batch_size, "side": self.side}
         require_at_least(1, **{f"validation.drawn.{name}": count for name, count in counts.items()})
-        require_at_least(0, **{"validation.drawn.first_seed": self.first_seed})
+        require_at_least(0, **{"validation.drawn.first_seed": self.first_seed, "validation.drawn.unseen": self.unseen})
         self.scorer.on("cpu").check(self.read())  # what is loaded goes with the copy: nothing is held while training
 
     def read(self) -> list[str]:
@@ -98,7 +101,8 @@ class DrawnScores:
         """The metrics by name; not finite if a score is not."""
         assert self.base is not None
         ours = self.draw()
-        wins = (1 + np.sign(ours - self.base)) / 2
+        gained = ours - self.base
+        wins = (1 + np.where(abs(gained) <= self.config.unseen, 0, np.sign(gained))) / 2
         return {WIN_RATE: float(wins.mean()), SCORE: float(ours.mean())}
 
     def draw(self) -> Float[np.ndarray, " n"]:

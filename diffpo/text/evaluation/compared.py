@@ -140,7 +140,7 @@ class ComparedText:
         draws = key_draws(seed, prompts)
 
         def found(some: Sequence[int]) -> Iterator[Mapping[int, Any]]:
-            places, numbers = zip(*(divmod(number, each) for number in some), strict=True)
+            places, numbers = [number // each for number in some], [number % each for number in some]
             try:
                 said = endpoint.answer_each([prompts[n] for n in places], numbers, draws.of(places))
             except Interrupted as error:

@@ -107,6 +107,13 @@ def test_pictures_win_over_those_of_the_beginning_and_a_tie_counts_half(ours, ra
     assert scores() == {"drawn_win_rate": pytest.approx(rate), "drawn_score": pytest.approx(mean)}
 
 
+@pytest.mark.parametrize(("unseen", "rate"), [(0.0, 2 / 3), (0.25, 0.5), (0.5, 2 / 3), (4.0, 0.5)])
+def test_differences_that_nobody_sees_are_ties(unseen, rate):
+    scores = drawn(Told(values=((1.0, 2.0, 3.0), (1.25, 1.5, 6.0))), unseen=unseen)
+    scores.begin()
+    assert scores()["drawn_win_rate"] == pytest.approx(rate)
+
+
 def test_what_a_scorer_cannot_say_is_no_number():
     scores = drawn(Told(values=((1.0, 2.0, 3.0), (1.0, float("nan"), 3.0))))
     scores.begin()
