@@ -43,7 +43,8 @@ class DrawnPrompts:
             sees decide which weights are kept while the policy has hardly moved.
 
     Raises:
-        Refusal: if there are no prompts, a count is not positive, `unseen` is negative, or the scorer cannot judge them or be loaded.
+        Refusal: if there are no prompts, a count is not positive, `unseen` is negative, or the scorer cannot judge
+            them or be loaded.
     """
 
     prompts: Prompts | list[str]
