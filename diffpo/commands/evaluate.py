@@ -13,6 +13,7 @@ import transformers
 
 from diffpo.diffusion.evaluation.compare import compare_models, headline, write_report
 from diffpo.diffusion.evaluation.drawing import DRAWN, Sampling, draw_pictures
+from diffpo.diffusion.evaluation.fidelity import FrechetDistance
 from diffpo.diffusion.evaluation.geneval import write_geneval
 from diffpo.diffusion.evaluation.guidance import GuidanceSweep
 from diffpo.diffusion.evaluation.model import ComparedModel, list_warnings, require_distinct, stamp_files
@@ -37,6 +38,7 @@ def main(
     output_dir: Path,
     sampling: Sampling,
     sweep: GuidanceSweep | None = None,
+    frechet: FrechetDistance | None = None,
     geneval: bool = False,
     settings: str = "",
 ) -> None:
@@ -50,6 +52,7 @@ def main(
             on where a stopped one was.
         sampling: how they draw.
         sweep: choose each model's guidance scale on other prompts; null takes sampling.guidance for all.
+        frechet: also measure how far the pictures of each model, as a set, lie from others.
         geneval: also write the pictures in the folder layout of GenEval.
         settings: the resolved config.
     """
@@ -66,6 +69,8 @@ def main(
     finished = {model.name: model.files(asked, sampling.pictures) for model in models if model.pictures}
     for scorer in scorers:
         scorer.check([*asked, *development])
+    if frechet:
+        frechet.check()
     with name_failed_writes(f"output_dir {output_dir}", REMEDY):
         if state.is_main_process:
             (output_dir / CONFIG).write_text(settings)
@@ -90,7 +95,7 @@ def main(
         }
         if geneval and state.is_main_process:
             write_geneval(files, records, output_dir / "geneval" / model.name)
-    found = compare_models(pictures, asked, judges, sampling, about)
+    found = compare_models(pictures, asked, judges, sampling, about, frechet)
     if state.is_main_process:
         listed = list_warnings({model.name: model.runs for model in models}, scorers)
         seconds = round(time.perf_counter() - began, 1)

@@ -7,6 +7,9 @@ from .data.pairs import TextPrompts as TextPrompts
 from .encode.encode import Encoding as Encoding
 from .evaluation.compare import SideBySide as SideBySide
 from .evaluation.drawing import Sampling as Sampling
+from .evaluation.fidelity import FrechetDistance as FrechetDistance
+from .evaluation.fidelity import PictureFolder as PictureFolder
+from .evaluation.fidelity import Reference as Reference
 from .evaluation.guidance import GuidanceSweep as GuidanceSweep
 from .evaluation.held_out import DrawnPrompts as DrawnPrompts
 from .evaluation.held_out import HeldOut as HeldOut

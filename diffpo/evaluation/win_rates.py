@@ -104,7 +104,7 @@ def compare_pairs(numbers: Mapping[str, Numbers], scorers: Sequence[str]) -> lis
 
 
 def format_table(report: Report) -> str:
-    """For the terminal: per scorer mean, median and win rate over the first model; then aspects and diversity."""
+    """For the terminal: per scorer mean, median and win rate over the first model; then all the rest."""
     models, first = report["models"], next(iter(report["models"]))
     width = max(14, *(len(name) + 2 for name in (*models, *report["scorers"])))
     won = {(pair["a"], pair["metric"]): format_report(pair) for pair in report["pairs"] if pair["b"] == first}
@@ -116,7 +116,7 @@ def format_table(report: Report) -> str:
             rate = won.get((name, metric), "-")
             lines.append(f"{name:<{width}}{scores['mean']:>10.4f}{scores['median']:>10.4f}{rate:>28}")
         lines.append("")
-    aspects = [name for name in (*ASPECTS, "diversity") if models[first].get(name) is not None]
+    aspects = [name for name in (*ASPECTS, "diversity", "frechet") if models[first].get(name) is not None]
     if aspects:
         lines.append(" " * width + "".join(f"{aspect:>12}" for aspect in aspects))
     for name, entry in models.items() if aspects else ():

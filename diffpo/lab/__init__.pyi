@@ -3,6 +3,7 @@ from .rewrites.cycle import CyclicRewriting as CyclicRewriting
 from .rewrites.evaluation import Rewriting as Rewriting
 from .rewrites.oracle import RewriteOracle as RewriteOracle
 from .scenes.scorer import SceneOracle as SceneOracle
+from .scenes.scorer import SceneRenders as SceneRenders
 from .scenes.speakers import SceneCaptioner as SceneCaptioner
 from .scenes.speakers import SceneParaphraser as SceneParaphraser
 from .shapes.scorer import Oracle as Oracle

@@ -278,3 +278,29 @@ def test_a_training_run_and_other_folders_are_left_as_they_are(world, tmp_path, 
     assert "out is not empty: it holds config.yaml, which no evaluation has left there; choose another" in told
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["config.yaml"]
     assert (tmp_path / "out" / "config.yaml").read_text() == "seed: 3"
+
+
+def test_how_far_the_pictures_of_each_model_lie_from_a_folder_is_told(world, tmp_path, capsys):
+    encoder = {"class_path": "diffpo.scorers.CLIPScore", "init_args": {"path": "assets/tiny-clip"}}
+    folder = {"class_path": "diffpo.diffusion.PictureFolder", "init_args": {"path": str(world / "theirs")}}
+    frechet = {"reference": folder, "encoder": encoder}
+    theirs = {"name": "theirs", "pictures": str(world / "theirs")}
+    models = [{"name": "base", "base": str(world / "base")}, theirs]
+    report = run(world, tmp_path, models=models, frechet=frechet)
+    assert report["frechet"]["reference_pictures"] == 6
+    far = {name: model["frechet"] for name, model in report["models"].items()}
+    assert far["theirs"] == pytest.approx(0, abs=1e-6)
+    assert far["base"] > 1
+    assert re.search(r"diversity +frechet\n", capsys.readouterr().out)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f">{far['base']:.3f}</td>" in page
+    assert "distance of all pictures from 6 others" in page
+
+
+def test_distances_that_cannot_be_measured_are_refused_before_anything_is_drawn(world, tmp_path, monkeypatch, capsys):
+    encoder = {"class_path": "diffpo.scorers.CLIPScore", "init_args": {"path": "assets/tiny-clip"}}
+    (tmp_path / "empty").mkdir()
+    folder = {"class_path": "diffpo.diffusion.PictureFolder", "init_args": {"path": str(tmp_path / "empty")}}
+    words = said(world, tmp_path, monkeypatch, capsys, frechet={"reference": folder, "encoder": encoder})
+    assert "empty holds no" in words
+    assert not (tmp_path / "out" / "base").exists()

@@ -19,6 +19,7 @@ from PIL import Image
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.diffusion.evaluation.drawing import Sampling, draw_or_copy, draw_pictures
+from diffpo.diffusion.evaluation.fidelity import FrechetDistance
 from diffpo.diffusion.evaluation.listing import LISTING
 from diffpo.diffusion.evaluation.model import list_warnings
 from diffpo.diffusion.evaluation.page import write_page
@@ -48,11 +49,13 @@ def compare_models(
     judges: Judges,
     sampling: Sampling,
     about: Mapping[str, Mapping[str, Any]],
+    frechet: FrechetDistance | None = None,
 ) -> PictureReport:
     """Judge finished pictures of all models, keep each picture's scores in `prompts.jsonl`, and sum up.
 
     Args:
         about: what else a model's entry of the report says.
+        frechet: how far each model's pictures lie from others.
 
     Returns:
         The report; its fields are fractions, never percent.
@@ -75,10 +78,12 @@ def compare_models(
         entry = summarize_pictures(numbers[name], judges.names) | {
             "diversity": measure_diversity(made.files, len(prompts))
         }
+        if frechet:
+            entry["frechet"] = frechet(made.files)
         models[name] = {**about[name], **entry, "unreadable": unreadable}
         if PartialState().is_main_process:
             list_pictures(made, prompts, numbers[name], sampling.first_seed if about[name]["drawn"] else None)
-    return {
+    report: PictureReport = {
         "n_prompts": len(prompts),
         "pictures": sampling.pictures,
         "guidance": find_shared_value(entry["guidance"] for entry in about.values()),
@@ -92,6 +97,9 @@ def compare_models(
         "pairs": compare_pairs(numbers, judges.names),
         "warnings": warned,
     }
+    if frechet:
+        report["frechet"] = frechet.identity
+    return report
 
 
 def find_shared_value(values: Any) -> Any:
@@ -149,20 +157,24 @@ class SideBySide(Evaluation):
         sampling: how it is drawn.
         base_pictures: folder that keeps the base's pictures, so that other runs on the same base, prompts and sampling
             need not draw them again; null draws them in each run.
+        frechet: also measure how far the pictures of each, as a set, lie from others.
 
     Raises:
-        Refusal: if there are no prompts, or a scorer cannot judge them or be loaded.
+        Refusal: if there are no prompts, a scorer cannot judge them or be loaded, or `frechet` cannot be measured.
     """
 
     prompts: Prompts
     scorers: list[Scorer]
     sampling: Sampling = field(default_factory=Sampling)
     base_pictures: Path | None = None
+    frechet: FrechetDistance | None = None
 
     def __post_init__(self):
         judges, asked = Judges(self.scorers), self.asked()
         for scorer in judges.scorers:
             scorer.on("cpu").check(asked)  # what is loaded goes with the copy: nothing is held while training
+        if self.frechet:
+            self.frechet.check()
 
     def asked(self) -> list[str]:
         return [record["prompt"] for record in self.prompts.read()]
@@ -192,7 +204,7 @@ class SideBySide(Evaluation):
             }
             for name in pipelines
         }
-        found = compare_models(pictures, asked, Judges(self.scorers), self.sampling, about)
+        found = compare_models(pictures, asked, Judges(self.scorers), self.sampling, about, self.frechet)
         report: PictureReport = {"seed": seed, "seconds": round(time.perf_counter() - began, 1), **found}
         report["warnings"] += [*list_warnings({"tuned": [str(output_dir)]}, self.scorers), *cut_short(report)]
         report["guidance_sweep"] = None

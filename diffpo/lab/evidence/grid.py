@@ -108,6 +108,7 @@ class Grid:
         others: methods that another script runs, as offline training beside rounds; what its config says otherwise
             than `config`, the method has to name.
         also: overrides of every run, in place of those that suit runs on pictures.
+        measure: further overrides of the runs of the table, e.g. what else is measured; runs that tune go without.
         prepare: command lines of our scripts that run first.
         score: a config of scripts/score_pairs.py: all runs read pairs that are scored once.
         encode: a config of scripts/encode_pairs.py: all runs read pairs that are encoded once, from the scored ones if
@@ -131,6 +132,7 @@ class Grid:
     script: str = SCRIPT
     others: dict[str, Program] = field(default_factory=dict)
     also: list[str] = field(default_factory=lambda: [*ALSO])
+    measure: list[str] = field(default_factory=list)
     prepare: list[str] = field(default_factory=list)
     score: str | None = None
     encode: str | None = None

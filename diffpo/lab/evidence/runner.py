@@ -58,7 +58,8 @@ def tabulate(grid: Path, output_dir: Path, jobs: int, readme: Path | None, recor
         print(row_line(row, differs), flush=True)
     runs = Runs(output_dir, record / grid.stem if record and not plan.users else None)
     chosen, sweep = tuned(plan, plan.tune, runs, jobs) if plan.tune else ({}, {})
-    whole = replace(plan, methods={name: own + chosen.get(name, []) for name, own in plan.methods.items()})
+    methods = {name: own + chosen.get(name, []) for name, own in plan.methods.items()}
+    whole = replace(plan, methods=methods, also=[*plan.also, *plan.measure])
     resolved = compared(whole)
     judged = Contest.of(whole, plan.compare, resolved, runs) if plan.compare else None
     run_all(whole, resolved, runs, jobs, needs_folders=judged is not None and not judged.is_recorded)

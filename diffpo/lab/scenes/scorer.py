@@ -1,16 +1,21 @@
-"""The scenes' oracle as a scorer: image analysis, nothing learned."""
+"""What the scenes' pictures are measured by: the oracle as a scorer, which is image analysis, and rendered scenes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from diffpo.core.refusal import require_at_least
+from diffpo.diffusion.evaluation.fidelity import Reference
 from diffpo.evaluation.scorer import Scorer, require_as_many
 from diffpo.lab.scenes.captions import read_caption
 from diffpo.lab.scenes.oracle import measure
 from diffpo.lab.scenes.people import COMMON, SceneTaste, share_right
+from diffpo.lab.scenes.scenes import draw_scene, random_facts
 from diffpo.lab.shapes.scorer import stack_scores
 
 
@@ -60,3 +65,27 @@ class SceneOracle(Scorer):
         """Raise a Refusal if one of the prompts is no caption of a scene."""
         for prompt in prompts:
             read_caption(prompt)
+
+
+@dataclass(frozen=True)
+class SceneRenders(Reference):
+    """Rendered scenes of the evaluation part: pictures as the scenes' bases were to draw them.
+
+    Args:
+        count: of pictures.
+        seed: of the scenes, and of what captions leave open in them.
+    """
+
+    count: int = 2000
+    seed: int = 0
+
+    def __post_init__(self):
+        require_at_least(1, **{"frechet.reference.count": self.count})
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"scenes": "evaluation", "seed": self.seed}
+
+    def pictures(self) -> Iterable[Image.Image]:
+        rng = np.random.default_rng(self.seed)
+        return (draw_scene(random_facts(rng, "evaluation"), rng) for _ in range(self.count))

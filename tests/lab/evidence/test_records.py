@@ -26,9 +26,13 @@ DRAWN += [
 ]
 DRAWN += ["--validation.drawn.steps=1", "--validation.keep_best.metric=drawn_win_rate"]
 DRAWN += ["--validation.keep_best.better=higher"]
+FAR = ["--evaluation.frechet.reference=diffpo.lab.SceneRenders", "--evaluation.frechet.reference.count=4"]
+FAR += ["--evaluation.frechet.encoder=diffpo.scorers.CLIPScore", "--evaluation.frechet.encoder.path=assets/tiny-clip"]
 GRID = {
     "config": "configs/quickstart.yaml",
     "also": ["--preview=null", "--evaluation.base_pictures={output}/base", *SHORT, *FEW, *DRAWN],
+    "measure": FAR,
+    "aspects": {"attributes": "{:.1%}", "frechet": "{:.2f}"},
     "methods": {"sft": [SFT], "guarded": []},
     "seeds": [0],
     "baseline": "sft",
@@ -92,6 +96,11 @@ def test_a_contest_that_was_killed_goes_on_and_from_its_records_alone_gives_the_
         assert list(rates) == [1, 2]
         assert best["step"] == max(rates, key=lambda step: (rates[step], -step))
         assert best == json.loads((tmp_path / "whole" / run / "report.json").read_text())["best"]
+    [head, _, *rows] = whole.decode().splitlines()
+    assert head.endswith("| attributes | frechet |")
+    assert all(float(row.split("|")[-2]) > 0 for row in rows)
+    tried = json.loads((tmp_path / "whole-records/grid/tuning/guarded-100-7.json").read_text())
+    assert "frechet" not in tried["numbers"]["models"]["tuned"]  # what is measured besides is measured of the table
     update, steps = Learner.update, []
 
     def dying(self, *arguments):
