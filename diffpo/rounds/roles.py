@@ -48,7 +48,8 @@ class Sampler(ABC):
                 batch, on k, or on what was sampled before.
 
         Raises:
-            Interrupted: if an endpoint does not answer.
+            Interrupted: if an endpoint does not answer; `said` holds what was answered before, that of candidate c of
+                prompt i under c b + i.
         """
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.rounds.roles import Sampled, Sampler
@@ -42,6 +43,12 @@ class SeveralSamplers(Sampler):
             raise Refusal(
                 f"SeveralSamplers samples {sum(self.counts)} candidates, rounds.k is {k}; change counts or k."
             )
-        both = enumerate(zip(self.samplers, self.counts, strict=True))
-        own = [one(model, prompts, some, replace(draws, seed=draws.seed + APART * n)) for n, (one, some) in both]
-        return [side for sides in own for side in sides]
+        found: list[list[Sampled]] = []
+        for n, (sampler, count) in enumerate(zip(self.samplers, self.counts, strict=True)):
+            try:
+                found += sampler(model, prompts, count, replace(draws, seed=draws.seed + APART * n))
+            except Interrupted as error:
+                before, first = [one for side in found for one in side], len(found) * len(prompts)
+                said = dict(enumerate(before)) | {first + place: one for place, one in error.said.items()}
+                raise Interrupted(str(error), said) from error
+        return found

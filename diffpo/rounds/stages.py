@@ -11,13 +11,14 @@ from typing import Any
 
 from accelerate import PartialState
 
+from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
 from diffpo.rounds.contents import name_content
 from diffpo.rounds.pairings import ask_wins
 from diffpo.rounds.questions import Recording
-from diffpo.rounds.roles import Judge, Pair, Pairing, Sampler
+from diffpo.rounds.roles import Judge, Pair, Pairing, Sampled, Sampler
 from diffpo.rounds.tables import (
     CANDIDATES,
     PAIRS,
@@ -59,6 +60,7 @@ def sample_candidates(
 
     Raises:
         Refusal: if the folder holds candidates of something else; it says what differs.
+        Interrupted: if an endpoint does not answer; all candidates of a prompt that it had given are kept.
     """
     about = {"k": k, "seed": seed, "round": number, "model": model, "sampler": sampler.identity}
     about |= {"prompts": count_and_key(prompts)}
@@ -67,15 +69,24 @@ def sample_candidates(
     loaded = cache(load)
 
     def answer(numbers: Sequence[int]) -> Iterator[dict[int, Any]]:
-        draws = Draws(seed, (number,) * len(numbers), tuple(numbers))
-        sides = sampler(loaded(), [prompts[n] for n in numbers], k, draws)
-        found = zip(numbers, zip(*sides, strict=True), strict=True)
-        yield {n: [[one.content, one.about] for one in some] for n, some in found}
+        draws, asked = Draws(seed, (number,) * len(numbers), tuple(numbers)), [prompts[n] for n in numbers]
+        try:
+            sides = sampler(loaded(), asked, k, draws)
+        except Interrupted as error:  # prompts of which all was said are kept
+            places = [[i + c * len(asked) for c in range(k)] for i in range(len(asked))]
+            whole = [i for i, some in enumerate(places) if error.said.keys() >= {*some}]
+            yield {numbers[i]: [as_kept(error.said[place]) for place in places[i]] for i in whole}
+            raise
+        yield {n: [as_kept(one) for one in some] for n, some in zip(numbers, zip(*sides, strict=True), strict=True)}
 
     unfinished = folder / ".sampling"
     entries = shared_out(list(prompts), answer, TOGETHER, unfinished, about, "sampling", " prompts")
     on_main(lambda: write_candidates(folder / CANDIDATES, prompts, entries, about))
     clear(unfinished)
+
+
+def as_kept(one: Sampled) -> list[Any]:
+    return [one.content, one.about]
 
 
 def judge_candidates(folder: Path, judge: Judge, pairing: Pairing | None) -> None:

@@ -52,9 +52,12 @@ class EndpointSampler(Served, Sampler):
             Refusal: if a conversation has parts that are no texts.
         """
         b = len(prompts)
-        places, numbers = [*range(b)] * k, [number for number in range(k) for _ in prompts]
-        said = self.answer_each([prompts[i] for i in places], numbers, draws.of(places))
-        return [said[c * b : (c + 1) * b] for c in range(k)]
+        places = [i for i in range(b) for _ in range(k)]  # one prompt after the other: what stops leaves most whole
+        try:
+            said = self.answer_each([prompts[i] for i in places], [*range(k)] * b, draws.of(places))
+        except Interrupted as error:
+            raise Interrupted(str(error), {n % k * b + n // k: one for n, one in error.said.items()}) from error
+        return [said[c::k] for c in range(k)]
 
     def answer_each(self, prompts: Sequence[Prompt], numbers: Sequence[int], draws: Draws) -> list[Sampled]:
         """One answer to each prompt: that which candidate number c of it is, whatever else is asked.
