@@ -13,6 +13,7 @@ VERBS = {
     "train": Verb("diffpo.commands.train", "align a text-to-image model with preferences over pictures"),
     "train-text": Verb("diffpo.commands.train_text", "align a language model with preferences over texts"),
     "rounds": Verb("diffpo.commands.train_rounds", "the same on its own answers, round after round"),
+    "rounds-pictures": Verb("diffpo.commands.train_picture_rounds", "a text-to-image model on its own pictures"),
     "sample": Verb("diffpo.commands.sample", "a language model's answers to prompts: a round's first stage, alone"),
     "judge": Verb("diffpo.commands.judge", "a judge's verdicts on answers: its second stage"),
     "pair": Verb("diffpo.commands.pair", "pairs of answers that were judged: its third stage"),

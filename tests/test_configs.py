@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from diffpo.cli.command import CommandLine, parse
-from diffpo.commands import evaluate, evaluate_text, evaluate_users, train_rounds
+from diffpo.commands import evaluate, evaluate_text, evaluate_users, train_picture_rounds, train_rounds
 from diffpo.commands import train as train_diffusion_dpo
 from diffpo.commands import train_text as train_text_dpo
 from diffpo.lab.evidence import runner
@@ -21,7 +21,12 @@ from diffpo.train.state.checkpoint import flatten_tree
 RECIPES = sorted(
     [*Path("configs").glob("[drt]*/*.yaml"), Path("configs/quickstart.yaml"), Path("configs/diffusion/ppd_tiny.yaml")]
 )
-SCRIPTS = {"text": train_text_dpo.main, "diffusion": train_diffusion_dpo.main, "rounds": train_rounds.main}
+SCRIPTS = {
+    "text": train_text_dpo.main,
+    "diffusion": train_diffusion_dpo.main,
+    "rounds": train_rounds.main,
+    "rounds_pictures": train_picture_rounds.main,
+}
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 

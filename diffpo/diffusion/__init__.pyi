@@ -20,6 +20,7 @@ from .model.loading import load_pipeline as load_pipeline
 from .model.loading import load_tuned as load_tuned
 from .model.lora import LoRA as LoRA
 from .model.lora import WarmLoRA as WarmLoRA
+from .model.sampling import PictureSampler as PictureSampler
 from .objective.guard import Guard as Guard
 from .objective.inversion import Inversion as Inversion
 from .objective.inversion import PolicyInversion as PolicyInversion

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffpo.core.refusal import Refusal, require_at_least
 from diffpo.processes.everyone import on_main
+from diffpo.rounds.contents import relocate_content
 from diffpo.rounds.plans import Anchor, FromLast, RoundLearner, Start, ToBase, Training, Weights
 from diffpo.rounds.roles import Judge, Pairing, Sampler
 from diffpo.rounds.stages import describe_round, judge_candidates, pair_candidates, sample_candidates
@@ -130,9 +131,15 @@ def begin_round(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def gather_pairs(output_dir: Path, folder: Path, number: int, keep: int | None) -> None:
-    """Write `trained.parquet`: the pairs of this round and of those before that are kept."""
+    """Write `trained.parquet`: the pairs of this round and of those before that are kept; paths of pictures are
+    relative to the folder of all rounds."""
     kept = range(0 if keep is None else max(0, number + 1 - keep), number + 1)
-    records = [record for n in kept for record in read_table(output_dir / f"round-{n:04d}" / PAIRS)[0]]
+    folders = [output_dir / f"round-{n:04d}" for n in kept]
+    records = [
+        {name: relocate_content(value, made.name) for name, value in record.items()}
+        for made in folders
+        for record in read_table(made / PAIRS)[0]
+    ]
     if not (folder / TRAINED).exists():
         write_records(folder / TRAINED, records, {"rounds": list(kept)})
 

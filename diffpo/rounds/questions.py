@@ -1,7 +1,7 @@
 """What a judge was asked, and what it said: recorded, so that pairs can be made without the judge."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -21,10 +21,13 @@ class Recording(Judge):
 
     Attributes:
         asked: questions that it was asked.
+
+    Args:
+        opened: what the judge sees of a content, e.g. the picture whose path it is.
     """
 
-    def __init__(self, judge: Judge):
-        self.judge, self.asked = judge, 0
+    def __init__(self, judge: Judge, opened: Callable[[Any], Any] = lambda content: content):
+        self.judge, self.opened, self.asked = judge, opened, 0
         self.said: dict[Asked, float] = {}
         self.scored: dict[tuple[str, str], float] = {}
 
@@ -37,7 +40,7 @@ class Recording(Judge):
         return self.judge.noted
 
     def scores(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> Float[Tensor, "k b"] | None:
-        found = self.judge.scores(prompts, candidates)
+        found = self.judge.scores(prompts, [self.seen(side) for side in candidates])
         if found is not None:
             for side, of_side in zip(candidates, found.tolist(), strict=True):
                 for prompt, content, score in zip(prompts, side, of_side, strict=True):
@@ -63,7 +66,7 @@ class Recording(Judge):
     def ask(self, prompts: Sequence[Any], first: Sequence[Any], second: Sequence[Any]) -> Float[Tensor, " n"]:
         """The judge's verdicts; by scores that it gave before, if it goes by scores."""
         if not isinstance(self.judge, ScoringJudge):
-            return self.judge(prompts, first, second)
+            return self.judge(prompts, self.seen(first), self.seen(second))
         sides = [
             [(name_content(prompt), name_content(one)) for prompt, one in zip(prompts, side, strict=True)]
             for side in (first, second)
@@ -76,7 +79,8 @@ class Recording(Judge):
     def wins(self, prompts: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> Float[Tensor, "k k b"]:
         if isinstance(self.judge, ScoringJudge):
             return super().wins(prompts, candidates)
-        found = require_matrix(self.judge.wins(prompts, candidates), self.judge).double()
+        seen = [self.seen(side) for side in candidates]
+        found = require_matrix(self.judge.wins(prompts, seen), self.judge).double()
         for i, j in combinations(range(len(candidates)), 2):
             self.asked += len(prompts)
             for prompt, first, second, prob in zip(
@@ -84,6 +88,9 @@ class Recording(Judge):
             ):
                 self.said[name_content(prompt), name_content(first), name_content(second)] = prob
         return found
+
+    def seen(self, side: Sequence[Any]) -> list[Any]:
+        return [self.opened(content) for content in side]
 
     def recall(self, key: Asked) -> float | None:
         """What was said to a question, or to the same in the other order."""

@@ -35,7 +35,13 @@ class Sampled:
 
 
 class Sampler(ABC):
-    """Lets a model answer prompts."""
+    """Lets a model answer prompts.
+
+    Attributes:
+        together: prompts whose candidates are kept at a time, which is what a kill costs; None leaves it to the round.
+    """
+
+    together: int | None = None
 
     @abstractmethod
     def __call__(self, model: Any, prompts: Sequence[Any], k: int, draws: Draws) -> list[list[Sampled]]:

@@ -34,6 +34,10 @@ class SeveralSamplers(Sampler):
             )
 
     @property
+    def together(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return min((one.together for one in self.samplers if one.together), default=None)
+
+    @property
     def identity(self) -> dict[str, Any]:
         asked = [sampler.identity for sampler in self.samplers]
         return {"sampler": type(self).__name__, "counts": self.counts, "of": asked}

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +15,7 @@ from diffpo.annotators.captioners.roles import Interrupted
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.processes.everyone import on_main
-from diffpo.rounds.contents import name_content
+from diffpo.rounds.contents import keep_content, name_content, open_content
 from diffpo.rounds.pairings import ask_wins
 from diffpo.rounds.questions import Recording
 from diffpo.rounds.roles import Judge, Pair, Pairing, Sampled, Sampler
@@ -36,7 +36,7 @@ from diffpo.storage.ledger import require_same
 from diffpo.storage.shared_work import shared_out
 
 MOST_LOST = 0.95  # share of prompts without a pair that a round goes on with
-OURS = ("prompt_id", "candidate", "seed")
+OURS = ("prompt_id", "candidate", "seed", "guidance", "steps")
 TOGETHER = 64  # prompts that are kept at a time: what a kill costs each process
 
 
@@ -51,6 +51,8 @@ def sample_candidates(
     model: str,
 ) -> None:
     """Write `candidates.parquet`: k answers to each prompt. Every process calls this, and they share the work.
+
+    Pictures lie in `pictures/` beside it, and the table holds their paths and digests.
 
     Args:
         prompts: by id.
@@ -68,6 +70,9 @@ def sample_candidates(
         return
     loaded = cache(load)
 
+    def kept(n: int, some: Sequence[Sampled]) -> list[Any]:
+        return [[keep_content(folder, f"{n:06d}-{c}", one.content), one.about] for c, one in enumerate(some)]
+
     def answer(numbers: Sequence[int]) -> Iterator[dict[int, Any]]:
         draws, asked = Draws(seed, (number,) * len(numbers), tuple(numbers)), [prompts[n] for n in numbers]
         try:
@@ -75,18 +80,15 @@ def sample_candidates(
         except Interrupted as error:  # prompts of which all was said are kept
             places = [[i + c * len(asked) for c in range(k)] for i in range(len(asked))]
             whole = [i for i, some in enumerate(places) if error.said.keys() >= {*some}]
-            yield {numbers[i]: [as_kept(error.said[place]) for place in places[i]] for i in whole}
+            yield {numbers[i]: kept(numbers[i], [error.said[place] for place in places[i]]) for i in whole}
             raise
-        yield {n: [as_kept(one) for one in some] for n, some in zip(numbers, zip(*sides, strict=True), strict=True)}
+        yield {n: kept(n, some) for n, some in zip(numbers, zip(*sides, strict=True), strict=True)}
 
     unfinished = folder / ".sampling"
-    entries = shared_out(list(prompts), answer, TOGETHER, unfinished, about, "sampling", " prompts")
+    together = min(TOGETHER, sampler.together or TOGETHER)
+    entries = shared_out(list(prompts), answer, together, unfinished, about, "sampling", " prompts")
     on_main(lambda: write_candidates(folder / CANDIDATES, prompts, entries, about))
     clear(unfinished)
-
-
-def as_kept(one: Sampled) -> list[Any]:
-    return [one.content, one.about]
 
 
 def judge_candidates(folder: Path, judge: Judge, pairing: Pairing | None) -> None:
@@ -107,7 +109,7 @@ def judge_candidates(folder: Path, judge: Judge, pairing: Pairing | None) -> Non
     places = {n: row for row, n in enumerate(answers.ids)}
 
     def ask(numbers: Sequence[int]) -> Iterator[dict[int, Any]]:
-        before, recording = judge.noted, Recording(judge)
+        before, recording = judge.noted, Recording(judge, partial(open_content, folder))
         some = answers.of([places[n] for n in numbers])
         scores = recording.scores(some.prompts, some.contents)
         if pairing is None:

@@ -17,7 +17,7 @@ from diffpo.data.mixture import Mixed
 from diffpo.data.rows import PairRow
 from diffpo.data.source import Refer, Source
 from diffpo.data.typed import Field
-from diffpo.rounds.contents import name_content
+from diffpo.rounds.contents import REMEDY, name_content
 from diffpo.rounds.questions import Recorded
 from diffpo.rounds.roles import Pair
 from diffpo.storage.digests import FILES, naming_damage, require_written, written_in
@@ -25,7 +25,6 @@ from diffpo.storage.ledger import write_named
 
 CANDIDATES, WINS, PAIRS, TRAINED = "candidates.parquet", "wins.parquet", "pairs.parquet", "trained.parquet"
 ABOUT = b"diffpo"  # what a table says of itself
-REMEDY = "copy it again, or remove the folder and make it anew"
 
 Entries = Mapping[int, Any]
 
@@ -64,12 +63,18 @@ class RoundPairs(Columns):
         return replace(row, prompts=prompts, candidates=candidates, scores=(*row.scores, 0.0))
 
 
-def name_pairs(source: Source, file: Path) -> Source:
-    """The source in which the pairs of a round have their place."""
+def name_pairs(source: Source, file: Path, images: Path | None = None) -> Source:
+    """The source in which the pairs of a round have their place.
+
+    Args:
+        images: folder that the paths of their pictures are relative to, if it is not that of the file.
+    """
     if isinstance(source, Mixed):
-        filled = [name_pairs(layout, file) for layout in source.sources]
+        filled = [name_pairs(layout, file, images) for layout in source.sources]
         return replace(source, sources=filled)
-    return replace(source, path=str(file)) if isinstance(source, RoundPairs) and not source.path else source
+    if not isinstance(source, RoundPairs) or source.path:
+        return source
+    return replace(source, path=str(file), images=source.images if images is None else str(images))
 
 
 @dataclass(frozen=True, eq=False)

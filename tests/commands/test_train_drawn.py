@@ -11,8 +11,8 @@ from tiny import pair_folder, saved
 
 from diffpo.cli.command import parse
 from diffpo.commands import train
-from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.model.loading import LoadedStableDiffusion
+from diffpo.diffusion.model.sampling import generate_pictures
 
 PROMPTS = ["a red circle", "a blue cross"]
 JUDGED = ["--validation.share=0.4", "--validation.every=1", "--validation.pairs=2"]

@@ -19,8 +19,8 @@ from diffpo.core.draws import Draws
 from diffpo.core.pair import PairLabels, PairLogps
 from diffpo.diffusion.base.prediction import Epsilon, Prediction
 from diffpo.diffusion.data.batches import Conditioning, ImageBatch
-from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.model.denoiser import Denoiser
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.lab.shapes.build import build_tokenizer
 
 WIDTH = 16

@@ -13,14 +13,11 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from diffusers import ModelMixin
 from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.base.family import Family
-from diffpo.diffusion.base.quantize import cast_weights
-from diffpo.diffusion.model.pipeline import family_of
+from diffpo.diffusion.model.sampling import generate_pictures, move_pipeline
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import FILES, digest_of, read_json, written_in, wrong_file
 from diffpo.storage.files import name_failed_writes
@@ -60,24 +57,6 @@ class Sampling:
         if min(self.pictures, self.steps, self.batch_size) < 1:
             raise Refusal(f"sampling needs at least one picture, step and picture per batch, got {self}.")
 
-    def on(self, pipeline: Any, device: torch.device) -> Any:
-        """The pipeline moved there, in the type that pictures are drawn in."""
-        usual = torch.float32 if device.type == "cpu" else torch.float16
-        dtype = getattr(torch, self.dtype) if self.dtype else usual
-        pipeline.to(device)
-        for name, part in pipeline.components.items():
-            if isinstance(part, torch.nn.Module) and name != "vae":
-                cast_part(part, dtype)
-        return pipeline
-
-
-def cast_part(part: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give a network of diffusers or a text encoder a type, as loading it in that type does."""
-    if isinstance(part, ModelMixin):
-        torch.nn.Module.to(part, dtype)  # diffusers' own warns about parts that these networks do not have
-    else:
-        cast_weights(part, dtype)
-
 
 def picture_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.png"
@@ -114,7 +93,7 @@ def draw_pictures(
     lost = drawn.lost([files[number] for batch in mine for number in batch])
     missing = [batch for batch in mine if not lost.isdisjoint(files[number] for number in batch)]
     if missing:
-        pipeline = sampling.on(load(), state.device)
+        pipeline = move_pipeline(load(), state.device, sampling.dtype)
         with end_in_order() as stop, ThreadPoolExecutor(1, "writing") as writer:
             writing_last = writer.submit(save_all, [], drawn)
             for batch in tqdm(missing, desc=title, unit="batch", disable=not state.is_main_process):
@@ -232,69 +211,3 @@ def same_as_before(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def digest_texts(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
-
-
-PIXELS = 2**22  # decoded at a time, as many as are encoded (diffpo.diffusion.model.loading)
-
-
-def generate_pictures(
-    pipeline: Any,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    steps: int = 25,
-    guidance: float = 7.5,
-    batch_size: int = 16,
-    title: str | None = None,
-    side: int | None = None,
-) -> list[Image.Image]:
-    """One picture per prompt; picture i starts from the noise of `seeds[i]`, drawn on the CPU.
-
-    Args:
-        steps: denoising steps.
-        guidance: classifier-free guidance scale.
-        title: shown on a progress bar; None shows none.
-        side: of the square pictures in pixels; None is what the network was trained on.
-
-    Raises:
-        Refusal: if there are more steps than the scheduler knows, or the network draws no such sides.
-    """
-    if steps > (most := pipeline.scheduler.config.num_train_timesteps):
-        raise Refusal(f"{steps} denoising steps are more than the {most} that the scheduler knows; take fewer.")
-    pipeline.set_progress_bar_config(disable=True)
-    made, family = list[Image.Image](), family_of(pipeline)
-    if side is not None:
-        require_side(pipeline, family, side)
-    for begin in tqdm(range(0, len(prompts), batch_size), desc=title, disable=title is None):
-        some = slice(begin, begin + batch_size)
-        latents = pipeline(
-            prompt=list(prompts[some]),
-            num_inference_steps=steps,
-            **family.arguments(guidance),
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
-            height=side,
-            width=side,
-            output_type="latent",
-        ).images
-        made += decode_latents(pipeline, latents)
-    return made
-
-
-def require_side(pipeline: Any, family: Family, side: int) -> None:
-    """Raise a Refusal if a pipeline draws no square pictures with sides of so many pixels."""
-    if side < 1 or side % family.multiple:
-        raise Refusal(f"{type(family).__name__} draws sides that are multiples of {family.multiple}, not {side}.")
-    latents = side * family.patch // family.multiple
-    family.require_place(pipeline.components[family.part], (1, latents, latents))
-
-
-@torch.no_grad()
-def decode_latents(pipeline: Any, latents: torch.Tensor) -> list[Image.Image]:
-    """Pictures of a pipeline's latents, decoded in the VAE's own type under autocast too: SDXL's overflows in fp16."""
-    family = family_of(pipeline)
-    latents = family.drawn(pipeline, latents)
-    pictures = max(1, PIXELS // (pipeline.vae_scale_factor**2 * latents.shape[-1] * latents.shape[-2]))
-    made: list[Image.Image] = []
-    with torch.autocast(latents.device.type, enabled=False):
-        for some in latents.to(pipeline.vae.dtype).split(pictures):
-            made += pipeline.image_processor.postprocess(family.decoded(pipeline, some), output_type="pil")
-    return made

@@ -16,8 +16,8 @@ from torch import nn
 
 from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
-from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.model.pipeline import family_of
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.storage.files import tell_failed_writes
 from diffpo.train.fit import Preview
 

@@ -10,11 +10,13 @@ from diffpo.processes.children import Children
 
 SCORE, ENCODE = "scripts/score_pairs.py", "scripts/encode_pairs.py"
 TEXT, ROUNDS = "scripts/train_text_dpo.py", "scripts/train_rounds.py"
+PICTURE_ROUNDS = "scripts/train_diffusion_rounds.py"
 EVALUATE, EVALUATE_USERS = "scripts/evaluate.py", "scripts/evaluate_users.py"
 VERBS = {
     SCRIPT: "train",
     TEXT: "train-text",
     ROUNDS: "rounds",
+    PICTURE_ROUNDS: "rounds-pictures",
     SCORE: "score",
     ENCODE: "encode",
     "scripts/caption_pairs.py": "caption",
@@ -22,8 +24,9 @@ VERBS = {
     EVALUATE: "evaluate",
     EVALUATE_USERS: "evaluate-users",
 }
-COMMANDS = {"rounds": "train_rounds"}  # modules that have another name than their verb
-TAKES_UP = (ROUNDS,)  # what goes on after a kill without being told, and takes no --resume
+# Modules that have another name than their verb.
+COMMANDS = {"rounds": "train_rounds", "rounds-pictures": "train_picture_rounds"}
+TAKES_UP = (ROUNDS, PICTURE_ROUNDS)  # what goes on after a kill without being told, and takes no --resume
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 programs = Children()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.lab.shapes.captions import read_caption
 from diffpo.lab.shapes.oracle import measure
 from diffpo.storage.hub import name_failed_loads

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
-from diffpo.diffusion.evaluation.drawing import decode_latents, generate_pictures
+from diffpo.diffusion.model.sampling import decode_latents, generate_pictures
 from diffpo.lab.shapes.captions import VOCABULARY, Family, read_caption
 from diffpo.lab.shapes.oracle import measure, noisy_label, utility
 from diffpo.lab.shapes.oracle_check import two_objects, with_noise

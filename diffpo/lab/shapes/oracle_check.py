@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import make_image_grid
 from PIL import Image, ImageFilter
 
-from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.lab.shapes.captions import plain
 from diffpo.lab.shapes.oracle import measure
 from diffpo.lab.shapes.scenes import RESOLUTION, Attributes, random_attributes, random_scene, render

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.lab.shapes.captions import EVALUATION_FAMILY, TRAINING_FAMILIES
 from diffpo.lab.shapes.oracle import measure, noisy_label, utility
 from diffpo.lab.shapes.scenes import BACKGROUNDS, HUES, POSITIONS, SHAPES, SIZES, Attributes

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.lab.shapes.captions import TRAINING_FAMILIES, VOCABULARY
 from diffpo.lab.shapes.oracle import Measurement, measure, noisy_label, share
 from diffpo.lab.shapes.preferences import CHUNK, LAYOUT, Split, jpeg

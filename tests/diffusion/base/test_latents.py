@@ -18,10 +18,10 @@ from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
-from diffpo.diffusion.evaluation.drawing import decode_latents
 from diffpo.diffusion.model.encoder import Encoder
 from diffpo.diffusion.model.loading import StableDiffusion
 from diffpo.diffusion.model.pipeline import load_base
+from diffpo.diffusion.model.sampling import decode_latents
 
 MEAN, STD = [1.0, -1.0, 2.0, 0.5], [3.0, 4.0, 5.0, 6.0]
 PIXELS = torch.randint(256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)

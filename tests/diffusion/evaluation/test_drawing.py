@@ -11,6 +11,7 @@ from PIL import Image
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.evaluation import drawing
 from diffpo.diffusion.evaluation.drawing import Sampling, draw_or_copy, draw_pictures, picture_file
+from diffpo.diffusion.model.sampling import move_pipeline
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 TWO = Sampling(pictures=2, steps=1, guidance=2.0, first_seed=7, batch_size=4)
@@ -142,13 +143,13 @@ def test_a_folder_says_what_its_pictures_are_of(pipeline, tmp_path):
 
 def test_the_vae_keeps_its_type():
     """SDXL's overflows in fp16."""
-    pipe = Sampling(dtype="bfloat16").on(tiny.pipeline(), torch.device("cpu"))
+    pipe = move_pipeline(tiny.pipeline(), torch.device("cpu"), "bfloat16")
     assert (pipe.unet.dtype, pipe.text_encoder.dtype, pipe.vae.dtype) == (
         torch.bfloat16,
         torch.bfloat16,
         torch.float32,
     )
-    assert Sampling().on(tiny.pipeline(), torch.device("cpu")).unet.dtype == torch.float32
+    assert move_pipeline(tiny.pipeline(), torch.device("cpu"), None).unet.dtype == torch.float32
 
 
 def test_pictures_can_be_drawn_in_half_precision(tmp_path):

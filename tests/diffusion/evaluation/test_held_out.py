@@ -17,8 +17,8 @@ from diffpo.data.layouts import PairFolder
 from diffpo.data.sampler import ProcessShare
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
-from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.evaluation.held_out import DrawnPrompts, DrawnScores, HeldOut
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.evaluation.prompts import Prompts
 from diffpo.lab.scenes.scorer import SceneOracle
 from diffpo.train.state.best import KeepBest

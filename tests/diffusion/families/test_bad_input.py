@@ -17,7 +17,6 @@ from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
 from diffpo.diffusion.encode.fingerprint import require_encoded_for
-from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.evaluation.model import ComparedModel
 from diffpo.diffusion.families.common import flow_path
 from diffpo.diffusion.families.flux import Flux
@@ -29,6 +28,7 @@ from diffpo.diffusion.families.z_image import ZImage
 from diffpo.diffusion.model.conditioning import Conditioner
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.model.lora import LoRA, WarmLoRA
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.diffusion.users.branch import UserBranch
 
 TOO_LARGE = r"places for pictures of up to 256 pixels a side, these have {}; lower data.framing.resolution"

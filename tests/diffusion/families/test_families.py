@@ -24,7 +24,6 @@ from diffpo.diffusion.data.encoded import EncodedPairs
 from diffpo.diffusion.data.framing import Framing
 from diffpo.diffusion.data.pairs import PairData
 from diffpo.diffusion.encode.encode import encode_pairs
-from diffpo.diffusion.evaluation.drawing import generate_pictures
 from diffpo.diffusion.families.chroma import Chroma
 from diffpo.diffusion.families.common import unpack_square
 from diffpo.diffusion.families.flux import Flux
@@ -38,6 +37,7 @@ from diffpo.diffusion.families.z_image import ZImage
 from diffpo.diffusion.model.loading import LoadedStableDiffusion, StableDiffusion, load_pipeline, load_tuned
 from diffpo.diffusion.model.lora import LoRA
 from diffpo.diffusion.model.model_card import write_snippet
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.diffusion.objective.guard import Guard
 from diffpo.diffusion.objective.preference import DenoisingPreference
 from diffpo.losses.logistic import Sigmoid

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from diffpo.data.files.pictures import read_image
 from diffpo.data.layouts import PickAPic
 from diffpo.data.pairs import PairTable
-from diffpo.diffusion.evaluation.drawing import generate_pictures
+from diffpo.diffusion.model.sampling import generate_pictures
 from diffpo.lab.shapes.captions import on_canvas, read_caption
 from diffpo.lab.shapes.oracle import measure, utility
 from diffpo.lab.shapes.preferences import split_scenes

@@ -4,8 +4,8 @@ import torch
 from tiny import pipeline
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.evaluation import drawing as sampling
-from diffpo.diffusion.evaluation.drawing import decode_latents, generate_pictures
+from diffpo.diffusion.model import sampling
+from diffpo.diffusion.model.sampling import decode_latents, generate_pictures
 
 PROMPTS = ["a red circle", "a blue cross", "a green square"]
 
