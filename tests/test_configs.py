@@ -93,9 +93,10 @@ def resolved_config(module: str, *args: str) -> dict:
 @pytest.mark.parametrize("grid", sorted(Path("configs/evidence").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_grid_names_methods_that_parse_and_all_that_makes_them_differ(grid, tmp_path):
     (tmp_path / "scores.json").write_text('{"scorer": "pickscore", "min": 0, "max": 1}')
-    plan = check_grid(yaml.safe_load(grid.read_text().replace("{scores}", str(tmp_path))))
+    text = re.sub(r"\{scores\}|(?<=recorded=)\{output\}/[\w-]+", str(tmp_path), grid.read_text())
+    plan = check_grid(yaml.safe_load(text))
     assert plan.baseline in plan.methods
-    shared = [*plan.reads, *plan.also, "--output_dir=out"]
+    shared = [*plan.reads, *plan.also, *plan.measure, "--output_dir=out"]
     tries = runner.tuning(plan)
     own = {row: [*overrides, *tries.get(row, [])] for row, overrides in plan.methods.items()}
 

@@ -9,7 +9,7 @@ from .evaluation.compare import SideBySide as SideBySide
 from .evaluation.drawing import Sampling as Sampling
 from .evaluation.fidelity import FrechetDistance as FrechetDistance
 from .evaluation.fidelity import PictureFolder as PictureFolder
-from .evaluation.fidelity import Reference as Reference
+from .evaluation.fidelity import ReferencePictures as ReferencePictures
 from .evaluation.guidance import GuidanceSweep as GuidanceSweep
 from .evaluation.held_out import DrawnPrompts as DrawnPrompts
 from .evaluation.held_out import HeldOut as HeldOut

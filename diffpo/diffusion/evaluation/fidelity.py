@@ -20,7 +20,7 @@ from diffpo.scorers.dual import DualEncoder
 KINDS = {".png", ".jpg", ".jpeg", ".webp"}
 
 
-class Reference(ABC):
+class ReferencePictures(ABC):
     """Pictures that others are compared with, as a set."""
 
     @property
@@ -38,7 +38,7 @@ class Reference(ABC):
 
 
 @dataclass(frozen=True)
-class PictureFolder(Reference):
+class PictureFolder(ReferencePictures):
     """Pictures of a folder and the folders in it, e.g. photographs, or what the base drew of the same prompts.
 
     Args:
@@ -73,7 +73,7 @@ class FrechetDistance:
         encoder: a scorer that embeds pictures; one that the pairs were labelled by favours what was trained on them.
     """
 
-    reference: Reference
+    reference: ReferencePictures
     encoder: DualEncoder
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffpo.core.refusal import require_at_least
-from diffpo.diffusion.evaluation.fidelity import Reference
+from diffpo.diffusion.evaluation.fidelity import ReferencePictures
 from diffpo.evaluation.scorer import Scorer, require_as_many
 from diffpo.lab.scenes.captions import read_caption
 from diffpo.lab.scenes.oracle import measure
@@ -68,7 +68,7 @@ class SceneOracle(Scorer):
 
 
 @dataclass(frozen=True)
-class SceneRenders(Reference):
+class SceneRenders(ReferencePictures):
     """Rendered scenes of the evaluation part: pictures as the scenes' bases were to draw them.
 
     Args:
