@@ -13,7 +13,7 @@ from brightness import Brightness
 from PIL import Image
 from torch.optim import AdamW
 
-from diffpo.commands import train, train_picture_rounds
+from diffpo.commands import judge, pair, sample, train, train_picture_rounds
 from diffpo.core.draws import Draws
 from diffpo.core.refusal import Refusal
 from diffpo.data.layouts import Columns
@@ -33,6 +33,8 @@ from diffpo.rounds.plans import Momentum, ToBoth, ToStart
 from diffpo.rounds.stages import judge_candidates, sample_candidates
 from diffpo.rounds.tables import RoundPairs, read_table
 from diffpo.storage.tensors import open_tensors
+from diffpo.text.model.loading import CausalLM
+from diffpo.text.model.sampling import TextSampler
 from diffpo.train import fit as loop
 from diffpo.train.run import FitConfig
 
@@ -100,11 +102,11 @@ def test_pairs_of_a_round_are_the_brightest_and_the_darkest_that_the_model_drew(
         np.testing.assert_allclose(opened(folder, one["picture"]), np.asarray(again, dtype=int), atol=1)
     assert len({one["seed"] for one in drawn}) == len(drawn)
     pairs, _ = read_table(folder / "pairs.parquet")
-    for pair in pairs:
-        bright = [opened(folder, one["picture"]).mean() for one in drawn if one["prompt"] == pair["prompt"]]
-        assert pair["score_chosen"] == pytest.approx(max(bright), rel=1e-5)
-        assert pair["score_rejected"] == pytest.approx(min(bright), rel=1e-5)
-        assert opened(folder, pair["chosen"]).mean() == pytest.approx(max(bright))
+    for made in pairs:
+        bright = [opened(folder, one["picture"]).mean() for one in drawn if one["prompt"] == made["prompt"]]
+        assert made["score_chosen"] == pytest.approx(max(bright), rel=1e-5)
+        assert made["score_rejected"] == pytest.approx(min(bright), rel=1e-5)
+        assert opened(folder, made["chosen"]).mean() == pytest.approx(max(bright))
     said = json.loads((folder / "round.json").read_text())
     assert said["prompts"] == 4
     assert not {"guidance", "steps", "seed"} & said.keys()
@@ -209,3 +211,28 @@ def test_pictures_that_were_changed_are_refused(world, tmp_path):
 def test_momentum_is_refused(world, tmp_path):
     with pytest.raises(Refusal, match="for language models"):
         run(world, tmp_path, RoundPlan(rounds=1, k=2, start=Momentum(0.3)))
+
+
+def test_the_stages_alone_make_pairs_of_drawn_pictures(world, tmp_path):
+    base, prompts = StableDiffusion(str(world / "base")), Prompts(str(world / "prompts.txt"))
+    sample.main(SAMPLER, prompts, tmp_path, pipeline=base, k=3)
+    judge.main(FromScorer(Brightness(), 1.0), tmp_path, BestWorst())
+    pair.main(BestWorst(), tmp_path)
+    pairs = RoundPairs(str(tmp_path / "pairs.parquet"))
+    data = PairData(pairs, framing=Framing(resolution=32, flip=False), workers=0)
+    train.main(OBJECTIVE, base, data, partial(AdamW, lr=1e-3), tmp_path / "run", SHORT)
+    sample.main(SAMPLER, prompts, tmp_path / "tuned", pipeline=base, weights=tmp_path / "run", k=2)
+    before, after = (read_table(folder / "candidates.parquet")[0][0] for folder in (tmp_path, tmp_path / "tuned"))
+    assert before["seed"] == after["seed"]
+    assert before["picture"]["sha256"] != after["picture"]["sha256"]
+    assert after["model"] == str(tmp_path / "run")
+
+
+def test_who_answers_has_to_suit_the_sampler(world, tmp_path):
+    prompts, drawing = Prompts(str(world / "prompts.txt")), StableDiffusion(str(world / "base"))
+    with pytest.raises(Refusal, match="name it in pipeline.path"):
+        sample.main(SAMPLER, prompts, tmp_path)
+    with pytest.raises(Refusal, match="PictureSampler takes no base"):
+        sample.main(SAMPLER, prompts, tmp_path, base=CausalLM("assets/tiny-lm"), pipeline=drawing)
+    with pytest.raises(Refusal, match="TextSampler takes no pipeline"):
+        sample.main(TextSampler(), prompts, tmp_path, base=CausalLM("assets/tiny-lm"), pipeline=drawing)
