@@ -21,9 +21,10 @@ from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.diffusion.evaluation.drawing import Sampling, draw_or_copy, draw_pictures
 from diffpo.diffusion.evaluation.fidelity import FrechetDistance
 from diffpo.diffusion.evaluation.listing import LISTING
-from diffpo.diffusion.evaluation.model import list_warnings
+from diffpo.diffusion.evaluation.model import lead_away, list_warnings
 from diffpo.diffusion.evaluation.page import write_page
 from diffpo.diffusion.evaluation.scores import Judges, ModelPictures
+from diffpo.diffusion.model.pipeline import family_of
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.report import PictureReport, Report
 from diffpo.evaluation.scorer import Scorer
@@ -158,6 +159,8 @@ class SideBySide(Evaluation):
         base_pictures: folder that keeps the base's pictures, so that other runs on the same base, prompts and sampling
             need not draw them again; null draws them in each run.
         frechet: also measure how far the pictures of each, as a set, lie from others.
+        away: judge the base whose guidance leads away from what was tuned (arXiv:2505.11245), in place of what was
+            tuned itself: for networks that learn what people dislike.
 
     Raises:
         Refusal: if there are no prompts, a scorer cannot judge them or be loaded, or `frechet` cannot be measured.
@@ -168,6 +171,7 @@ class SideBySide(Evaluation):
     sampling: Sampling = field(default_factory=Sampling)
     base_pictures: Path | None = None
     frechet: FrechetDistance | None = None
+    away: bool = False
 
     def __post_init__(self):
         judges, asked = Judges(self.scorers), self.asked()
@@ -184,7 +188,11 @@ class SideBySide(Evaluation):
         if state.is_main_process and top.exists():
             shutil.rmtree(top)
         state.wait_for_everyone()
-        asked = self.asked()
+        asked, source = self.asked(), {name: name for name in pipelines}
+        if self.away:
+            base, tuned = pipelines["base"], pipelines["tuned"]
+            pipelines = {"base": base, "tuned": lead_away(base, tuned.components[family_of(tuned).part])}
+            source["tuned"] = "base, led away from what was tuned"
 
         def drawn(name: str, pipeline: Any) -> ModelPictures:
             if name == "base" and self.base_pictures:
@@ -196,7 +204,7 @@ class SideBySide(Evaluation):
         pictures = {name: drawn(name, pipeline) for name, pipeline in pipelines.items()}
         about = {
             name: {
-                "source": name,
+                "source": source[name],
                 "folder": f"evaluation/{name}",
                 "listing": f"evaluation/{name}/prompts.jsonl",
                 "drawn": True,

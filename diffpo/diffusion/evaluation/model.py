@@ -118,11 +118,7 @@ class ComparedModel:
         if self.negative is None:
             return pipeline
         mixed = self.negative_network(self.base, self.negative, unet, family.part)
-        made = negative_class(type(pipeline)).from_pipe(
-            pipeline, **{**family.options, f"negative_{family.part}": mixed}
-        )
-        LOADED[made] = family
-        return made
+        return lead_away(pipeline, mixed)
 
     def negative_network(self, base: str, negative: str, unet: Mapping[str, Tensor], part: str) -> nn.Module:
         """The network of the negative half.
@@ -205,6 +201,15 @@ class ComparedModel:
     def runs(self) -> list[str]:
         """What may be folders of training runs."""
         return [path for path in (self.unet, self.lora, self.negative) if path]
+
+
+def lead_away(pipeline: Any, negative: nn.Module) -> Any:
+    """The same pipeline, whose guidance leads away from what a network draws."""
+    family = family_of(pipeline)
+    parts = {**family.options, f"negative_{family.part}": negative}
+    made = negative_class(type(pipeline)).from_pipe(pipeline, **parts)
+    LOADED[made] = family
+    return made
 
 
 def negative_class(kind: Any) -> Any:
