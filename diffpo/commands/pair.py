@@ -5,9 +5,10 @@ diffpo pair --pairing diffpo.rounds.BestWorst --folder answers
 
 from pathlib import Path
 
+from diffpo.rounds.contents import is_kept
 from diffpo.rounds.roles import Pairing
 from diffpo.rounds.stages import describe_round, pair_candidates
-from diffpo.rounds.tables import PAIRS
+from diffpo.rounds.tables import PAIRS, read_candidates
 from diffpo.storage.job_folder import meet_processes
 
 
@@ -23,7 +24,8 @@ def main(pairing: Pairing, folder: Path, settings: str = "") -> None:
     pair_candidates(folder, pairing)
     if state.is_main_process:
         found = ", ".join(f"{name} {value:.4g}" for name, value in describe_round(folder).items())
+        verb = "train" if is_kept(read_candidates(folder)[0].contents[0][0]) else "train-text"
         print(
-            f"{found}. To train on them: diffpo train-text --data.source diffpo.rounds.RoundPairs "
+            f"{found}. To train on them: diffpo {verb} --data.source diffpo.rounds.RoundPairs "
             f"--data.source.path {folder / PAIRS}"
         )

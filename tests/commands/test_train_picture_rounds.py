@@ -213,11 +213,12 @@ def test_momentum_is_refused(world, tmp_path):
         run(world, tmp_path, RoundPlan(rounds=1, k=2, start=Momentum(0.3)))
 
 
-def test_the_stages_alone_make_pairs_of_drawn_pictures(world, tmp_path):
+def test_the_stages_alone_make_pairs_of_drawn_pictures(world, tmp_path, capsys):
     base, prompts = StableDiffusion(str(world / "base")), Prompts(str(world / "prompts.txt"))
     sample.main(SAMPLER, prompts, tmp_path, pipeline=base, k=3)
     judge.main(FromScorer(Brightness(), 1.0), tmp_path, BestWorst())
     pair.main(BestWorst(), tmp_path)
+    assert "diffpo train --data.source diffpo.rounds.RoundPairs" in capsys.readouterr().out
     pairs = RoundPairs(str(tmp_path / "pairs.parquet"))
     data = PairData(pairs, framing=Framing(resolution=32, flip=False), workers=0)
     train.main(OBJECTIVE, base, data, partial(AdamW, lr=1e-3), tmp_path / "run", SHORT)
