@@ -52,7 +52,7 @@ class PictureReport(Report):
         guidance: scale; None if it differs.
         warnings: what keeps from believing it.
         guidance_sweep: how the scale was chosen; None if it was given.
-        frechet: what each model's `frechet` depends on, if distances were measured.
+        frechet: what each model's `frechet` depends on, if distances were measured, else None.
     """
 
     pictures: int
@@ -60,7 +60,7 @@ class PictureReport(Report):
     steps: int
     warnings: list[str]
     guidance_sweep: NotRequired[dict[str, Any] | None]
-    frechet: NotRequired[dict[str, Any]]
+    frechet: NotRequired[dict[str, Any] | None]
 
 
 class RewriteReport(Report):

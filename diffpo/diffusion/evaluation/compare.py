@@ -98,8 +98,7 @@ def compare_models(
         "pairs": compare_pairs(numbers, judges.names),
         "warnings": warned,
     }
-    if frechet:
-        report["frechet"] = frechet.identity
+    report["frechet"] = frechet.identity if frechet else None
     return report
 
 

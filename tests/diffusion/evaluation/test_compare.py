@@ -75,7 +75,7 @@ def evaluate(folder, n_prompts: int = N, pictures: int = 2, seed: int = 7, **pip
 def test_the_report_follows_its_schema(tmp_path):
     report = evaluate(tmp_path, base=Colorblind(), tuned=Faithful())
     top = {"seed", "n_prompts", "pictures", "guidance", "steps", "seconds", "versions", "scorers", "models", "pairs"}
-    top |= {"warnings", "guidance_sweep"}
+    top |= {"warnings", "guidance_sweep", "frechet"}
     assert top == PictureReport.__annotations__.keys()
     summary = {"win_rate", "win_rate_low", "win_rate_high"}
     summary |= {f"{key}_{name}" for key in ("attributes", "style") for name in ("base", "tuned")}
