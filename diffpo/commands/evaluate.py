@@ -70,7 +70,7 @@ def main(
     for scorer in scorers:
         scorer.check([*asked, *development])
     if frechet:
-        frechet.check()
+        frechet.check(len(asked) * sampling.pictures)
     with name_failed_writes(f"output_dir {output_dir}", REMEDY):
         if state.is_main_process:
             (output_dir / CONFIG).write_text(settings)

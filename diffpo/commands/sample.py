@@ -13,7 +13,6 @@ from diffpo.commands.train_rounds import word_prompts
 from diffpo.core.refusal import Refusal
 from diffpo.diffusion.model.loading import StableDiffusion, load_pipeline
 from diffpo.diffusion.model.loading import load_tuned as load_drawing
-from diffpo.diffusion.model.sampling import PictureSampler
 from diffpo.evaluation.prompts import Prompts
 from diffpo.rounds.roles import Sampler
 from diffpo.rounds.stages import sample_candidates
@@ -52,9 +51,9 @@ def main(
         number: of the round, which the draws depend on, too.
         settings: the resolved config.
     """
-    draws = all(isinstance(one, PictureSampler) for one in getattr(sampler, "samplers", [sampler]))
+    draws = sampler.makes == "pictures"
     if draws and pipeline is None:
-        raise Refusal("PictureSampler needs a text-to-image model; name it in pipeline.path.")
+        raise Refusal(f"{type(sampler).__name__} needs a text-to-image model; name it in pipeline.path.")
     if not draws and base is None and not isinstance(sampler, EndpointSampler):
         raise Refusal(f"{type(sampler).__name__} needs a model; name it in base.path, or ask an endpoint.")
     if (base if draws else pipeline) is not None:

@@ -5,20 +5,16 @@ accelerate launch scripts/train_diffusion_rounds.py --config configs/rounds_pict
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import transformers
-from accelerate import PartialState
 from torch import nn
 from torch.optim import Optimizer
 
 from diffpo.commands import train
-from diffpo.commands.train_rounds import of_the_loop, without_length
 from diffpo.core.objective import Objective
-from diffpo.core.references import FrozenCopy, Reference, SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import require_track
 from diffpo.diffusion.data.pairs import PairData
@@ -28,17 +24,13 @@ from diffpo.diffusion.model.lora import WarmLoRA
 from diffpo.diffusion.model.pipeline import family_of
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.processes.everyone import on_main
-from diffpo.rounds.loop import RoundPlan, run_rounds
-from diffpo.rounds.plans import Momentum, RoundLearner, ToBase, Training, Weights
+from diffpo.rounds.learner import TrackLearner, align_in_rounds, without_length
+from diffpo.rounds.loop import RoundPlan
+from diffpo.rounds.plans import Momentum, Training, Weights
 from diffpo.rounds.roles import Judge, Pairing, Sampler
 from diffpo.rounds.tables import name_pairs
-from diffpo.storage.files import CONFIG
 from diffpo.storage.job_folder import meet_processes
-from diffpo.storage.ledger import replace_file
-from diffpo.train.adapters import adapters_off
 from diffpo.train.run import FitConfig
-from diffpo.train.state.checkpoint import shaping_settings
 
 
 def main(
@@ -88,43 +80,27 @@ def main(
     meet_processes()
     learner = PictureLearner(objective, base, data, optimizer, fit, validation, settings)
     asked = {n: record["prompt"] for n, record in enumerate(prompts.read())}
-    last = run_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed)
-    if settings:
-        on_main(lambda: replace_file(output_dir / CONFIG, settings.encode()))
-    if PartialState().is_main_process:
-        print(f"The weights of the last round are in {last}.")
-    if evaluation is not None:
-        evaluation({"base": learner.load(None), "tuned": learner.load(last)}, output_dir, seed)
+    align_in_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed, evaluation, "pictures")
 
 
 @dataclass(frozen=True, eq=False)
-class PictureLearner(RoundLearner):
-    """Text-to-image models: the whole network, or a LoRA that goes on from round to round."""
+class PictureLearner(TrackLearner):
+    """Text-to-image models: the whole network, or a LoRA that goes on from round to round. A model is a pipeline."""
 
-    objective: Objective
     config: StableDiffusion
     data: PairData
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
-    fit: FitConfig
     validation: HeldOut | None = None
-    settings: str = ""
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        if not self.settings:
-            return {"objective": repr(self.objective), "base": repr(self.config), "data": repr(self.data)}
-        return {key: value for key, value in shaping_settings(self.settings).items() if not of_the_loop(key)}
-
-    @property
-    def base(self) -> Path:
-        return Path(self.config.path)
-
-    def load(self, weights: Weights) -> Any:
-        """A plain pipeline, on the CPU."""
-        adapter = self.config.adapter
-        if weights is None and adapter is not None and adapter.start is not None:
-            weights = Path(adapter.start)
+    def load_weights(self, weights: Weights) -> Any:
         return load_pipeline(self.config) if weights is None else load_tuned(self.config, weights)
+
+    def goes_on(self, weights: Path) -> StableDiffusion:
+        if self.config.adapter is None:
+            return replace(self.config, unet=str(weights))
+        return replace(self.config, adapter=WarmLoRA(str(weights)))
+
+    def network_of(self, model: Any) -> Any:
+        return model.components[family_of(model).part]
 
     def train(self, training: Training) -> None:
         rounds = training.pairs.parent.parent  # paths of pictures are relative to it
@@ -141,26 +117,3 @@ class PictureLearner(RoundLearner):
             resume="latest",
             settings=without_length(self.settings),
         )
-
-    def starting(self, weights: Weights) -> StableDiffusion:
-        """The base as a round's training starts from it."""
-        if weights is None:
-            return self.config
-        if self.config.adapter is None:
-            return replace(self.config, unet=str(weights))
-        return replace(self.config, adapter=WarmLoRA(str(weights)))
-
-    def reference(self, training: Training) -> Callable[[nn.Module], Reference] | None:
-        """None is the base as training loads it."""
-        if training.start is None and training.reference == ToBase():
-            return None
-        if not self.objective.requires.reference:
-            return None
-        return lambda network: training.reference.make(network, partial(self.base_beside, network))
-
-    def base_beside(self, network: Any) -> Reference:
-        """A reference of the base: the network without adapters, if they were new in the first round, or a copy."""
-        if self.config.adapter is not None and self.config.adapter.start is None:
-            return SwitchedOff(network, adapters_off)
-        pipeline = self.load(None)
-        return FrozenCopy(pipeline.components[family_of(pipeline).part].to(network.device))

@@ -5,12 +5,10 @@ accelerate launch scripts/train_rounds.py --config configs/rounds/iterative_dpo.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 from jsonargparse import set_parsing_settings
 from torch import nn
@@ -18,32 +16,26 @@ from torch.optim import Optimizer
 
 from diffpo.commands import train_text
 from diffpo.core.objective import Objective
-from diffpo.core.references import FrozenCopy, Reference, SwitchedOff
 from diffpo.core.refusal import Refusal
 from diffpo.data.pairs import require_track
 from diffpo.evaluation.prompts import Prompts
 from diffpo.evaluation.win_rates import Evaluation
-from diffpo.processes.everyone import on_main
-from diffpo.rounds.loop import RoundPlan, run_rounds
-from diffpo.rounds.plans import RoundLearner, ToBase, Training, Weights
+from diffpo.rounds.learner import TrackLearner, align_in_rounds, without_length
+from diffpo.rounds.loop import RoundPlan
+from diffpo.rounds.plans import Training, Weights
 from diffpo.rounds.roles import Judge, Pairing, Sampler
 from diffpo.rounds.samplers import SeveralSamplers
 from diffpo.rounds.tables import Answers, name_pairs
-from diffpo.storage.files import CONFIG
 from diffpo.storage.job_folder import meet_processes
-from diffpo.storage.ledger import replace_file
 from diffpo.text.data.pairs import HeldOutTexts, TextData, TextReader
 from diffpo.text.evaluation.shift import estimate_kl
 from diffpo.text.model.loading import CausalLM, LoadedCausalLM, load_base, load_tuned
 from diffpo.text.model.lora import TextWarmLoRA
 from diffpo.text.model.sampling import OfModel, TextSampler
-from diffpo.train.adapters import adapters_off
 from diffpo.train.run import FitConfig
-from diffpo.train.state.checkpoint import shaping_settings
 
 set_parsing_settings(subclasses_enabled=[CausalLM])
 MEASURED = 256  # prompts of a round whose answers tell the KL
-OF_THE_LOOP = ("sampler", "judge", "pairing", "prompts", "rounds", "evaluation", "output_dir", "seed")
 
 
 def main(
@@ -89,44 +81,29 @@ def main(
     meet_processes()
     learner = TextLearner(objective, base, data, optimizer, fit, validation, settings)
     asked = word_prompts(prompts, sampler)
-    last = run_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed)
-    if settings:
-        on_main(lambda: replace_file(output_dir / CONFIG, settings.encode()))
-    if PartialState().is_main_process:
-        print(f"The weights of the last round are in {last}.")
-    if evaluation is not None:
-        evaluation({"base": learner.load(None), "tuned": learner.load(last)}, output_dir, seed)
+    align_in_rounds(learner, asked, sampler, judge, pairing, rounds, output_dir, seed, evaluation, "texts")
 
 
 @dataclass(frozen=True, eq=False)
-class TextLearner(RoundLearner):
+class TextLearner(TrackLearner):
     """Language models: all weights, or a LoRA that goes on from round to round."""
 
-    objective: Objective
     config: CausalLM
     data: TextData
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
-    fit: FitConfig
     validation: HeldOutTexts | None = None
-    settings: str = ""
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        if not self.settings:
-            return {"objective": repr(self.objective), "base": repr(self.config), "data": repr(self.data)}
-        return {key: value for key, value in shaping_settings(self.settings).items() if not of_the_loop(key)}
-
-    @property
-    def base(self) -> Path:
-        return Path(self.config.path)
-
-    def load(self, weights: Weights) -> LoadedCausalLM:
-        adapter = self.config.adapter
-        if weights is None and adapter is not None and adapter.start is not None:
-            weights = Path(adapter.start)
+    def load_weights(self, weights: Weights) -> LoadedCausalLM:
         loaded = load_base(self.config) if weights is None else load_tuned(self.config, weights)
         loaded.network.to(PartialState().device)
         return loaded
+
+    def goes_on(self, weights: Path) -> CausalLM:
+        if self.config.adapter is None:
+            return replace(self.config, path=str(weights), revision=None)
+        return replace(self.config, adapter=TextWarmLoRA(str(weights)))
+
+    def network_of(self, model: LoadedCausalLM) -> Any:
+        return model.network
 
     def train(self, training: Training) -> None:
         train_text.main(
@@ -157,29 +134,6 @@ class TextLearner(RoundLearner):
         reader = TextReader(model.tokenizing, self.data.max_length, self.data.max_prompt_length)
         asked, said = answers.prompts[some], answers.contents[place][some]
         return {"kl": estimate_kl(model.network.eval(), base.network.eval(), reader, asked, said)}
-
-    def starting(self, weights: Weights) -> CausalLM:
-        """The base as a round's training starts from it."""
-        if weights is None:
-            return self.config
-        if self.config.adapter is None:
-            return replace(self.config, path=str(weights), revision=None)
-        return replace(self.config, adapter=TextWarmLoRA(str(weights)))
-
-    def reference(self, training: Training) -> Callable[[nn.Module], Reference] | None:
-        """None is the base as training loads it."""
-        if training.start is None and training.reference == ToBase():
-            return None
-        if not self.objective.requires.reference:
-            return None
-        return lambda network: training.reference.make(network, partial(self.base_beside, network))
-
-    def base_beside(self, network: Any) -> Reference:
-        """A reference of the base: the network without adapters, if they were new in the first round, or a copy."""
-        if self.config.adapter is not None and self.config.adapter.start is None:
-            return SwitchedOff(network, adapters_off)
-        base = self.load(None).network
-        return FrozenCopy(base.to(network.device))
 
 
 def word_prompts(prompts: Prompts, sampler: Sampler) -> dict[int, Any]:
@@ -212,16 +166,3 @@ def find_plain(sampler: Sampler) -> int | None:
         places = zip(accumulate(sampler.counts, initial=0), map(find_plain, sampler.samplers), strict=False)
         return next((begin + place for begin, place in places if place is not None), None)
     return 0 if isinstance(sampler, TextSampler) and sampler.is_plain else None
-
-
-def of_the_loop(key: str) -> bool:
-    """Whether a setting belongs to the loop, which compares it, or may differ."""
-    return f"{key}.".startswith(tuple(f"{name}." for name in OF_THE_LOOP))
-
-
-def without_length(settings: str) -> str:
-    """The same config without how many rounds there are, which may change from call to call."""
-    tree = yaml.safe_load(settings) or {}
-    if "rounds" in tree:
-        tree["rounds"].pop("rounds", None)
-    return yaml.safe_dump(tree, sort_keys=False) if tree else ""

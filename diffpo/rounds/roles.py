@@ -38,9 +38,11 @@ class Sampler(ABC):
     """Lets a model answer prompts.
 
     Attributes:
+        makes: what it answers with, as objectives say what they learn from.
         together: prompts whose candidates are kept at a time, which is what a kill costs; None leaves it to the round.
     """
 
+    makes: str = "texts"
     together: int | None = None
 
     @abstractmethod

@@ -21,7 +21,8 @@ class SeveralSamplers(Sampler):
         counts: candidates of each; their sum is the k of the round.
 
     Raises:
-        Refusal: if there is not one positive count for each sampler; when it samples, if k is another number.
+        Refusal: if there is not one positive count for each sampler, or some draw and others write; when it samples,
+            if k is another number.
     """
 
     samplers: list[Sampler]
@@ -32,6 +33,13 @@ class SeveralSamplers(Sampler):
             raise Refusal(
                 f"SeveralSamplers needs a positive count for each of {len(self.samplers)} samplers, got {self.counts}."
             )
+
+        if len({one.makes for one in self.samplers}) > 1:
+            raise Refusal("Some of these samplers make texts and others pictures; a round has candidates of one kind.")
+
+    @property
+    def makes(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.samplers[0].makes
 
     @property
     def together(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]

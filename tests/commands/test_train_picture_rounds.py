@@ -1,5 +1,6 @@
 """Rounds on pictures: what a model draws is judged, paired and trained on."""
 
+import errno
 import json
 import shutil
 from functools import partial
@@ -237,3 +238,28 @@ def test_who_answers_has_to_suit_the_sampler(world, tmp_path):
         sample.main(SAMPLER, prompts, tmp_path, base=CausalLM("assets/tiny-lm"), pipeline=drawing)
     with pytest.raises(Refusal, match="TextSampler takes no pipeline"):
         sample.main(TextSampler(), prompts, tmp_path, base=CausalLM("assets/tiny-lm"), pipeline=drawing)
+
+
+def test_a_sampler_of_texts_is_refused_before_anything_is_drawn(world, tmp_path):
+    with pytest.raises(Refusal, match="TextSampler samples texts, this is training on pictures"):
+        run(world, tmp_path, RoundPlan(rounds=1, k=2), sampler=TextSampler())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_in_a_line_and_the_same_call_goes_on(world, tmp_path, monkeypatch):
+    plan, save, saved = RoundPlan(rounds=1, k=2), Image.Image.save, []
+
+    def full(self, *args, **options):
+        saved.append(1)
+        if len(saved) == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(self, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        with pytest.raises(Refusal, match="make room and run the same command again"):
+            run(world, tmp_path / "full", plan)
+    run(world, tmp_path / "full", plan)
+    run(world, tmp_path / "whole", plan)
+    last = "round-0000/weights"
+    assert same(weights(tmp_path / "full" / last), weights(tmp_path / "whole" / last))

@@ -87,3 +87,8 @@ def test_counts_have_to_be_those_of_the_round():
         SeveralSamplers([Named("hot")], [2])(None, ["p"], 3, Draws(0, (0,), (0,)))
     with pytest.raises(Refusal, match="positive count for each of 1 samplers"):
         SeveralSamplers([Named("hot")], [2, 1])
+    drawing = Named("drawing")
+    drawing.makes = "pictures"
+    with pytest.raises(Refusal, match="Some of these samplers"):
+        SeveralSamplers([Named("hot"), drawing], [1, 1])
+    assert SeveralSamplers([drawing], [1]).makes == "pictures"

@@ -177,7 +177,7 @@ class SideBySide(Evaluation):
         for scorer in judges.scorers:
             scorer.on("cpu").check(asked)  # what is loaded goes with the copy: nothing is held while training
         if self.frechet:
-            self.frechet.check()
+            self.frechet.check(len(asked) * self.sampling.pictures)
 
     def asked(self) -> list[str]:
         return [record["prompt"] for record in self.prompts.read()]

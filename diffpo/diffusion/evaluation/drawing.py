@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffpo.core.refusal import Refusal
-from diffpo.diffusion.model.sampling import generate_pictures, move_pipeline
+from diffpo.diffusion.model.sampling import Precision, generate_pictures, move_pipeline
 from diffpo.processes.stopping import end_in_order
 from diffpo.storage.digests import FILES, digest_of, read_json, written_in, wrong_file
 from diffpo.storage.files import name_failed_writes
@@ -51,7 +51,7 @@ class Sampling:
     first_seed: int = 0
     batch_size: int = 8
     side: int | None = None
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    dtype: Precision | None = None
 
     def __post_init__(self):
         if min(self.pictures, self.steps, self.batch_size) < 1:

@@ -1,5 +1,6 @@
 """How far a model's pictures, as a set, lie from pictures as they should be: what tuning loses, whatever it wins."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from diffpo.core.refusal import Refusal
 from diffpo.data.files.pictures import BrokenImage, read_image
 from diffpo.scorers.dual import DualEncoder
 
+log = logging.getLogger(__name__)
+
+TOO_FEW = "A Fréchet distance needs two pictures or more on each side; ask for more, or set frechet to null."
 KINDS = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -30,7 +34,7 @@ class ReferencePictures(ABC):
 
     @abstractmethod
     def pictures(self) -> Iterable[Image.Image]:
-        """All of them, in RGB, one after the other.
+        """All of them that can be read, in RGB, one after the other.
 
         Raises:
             Refusal: if there are none.
@@ -55,7 +59,7 @@ class PictureFolder(ReferencePictures):
         files = sorted(file for file in self.path.rglob("*") if file.suffix.lower() in KINDS)
         if not files:
             raise Refusal(f"{self.path} holds no pictures ({', '.join(sorted(KINDS))}) to compare with; name others.")
-        return (read_image(str(file)) for file in files)
+        return filter(None, map(read_or_none, files))
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,15 @@ class FrechetDistance:
     reference: ReferencePictures
     encoder: DualEncoder
 
-    def check(self) -> None:
-        """Raise a Refusal if there is no reference or the encoder cannot be loaded: before hours of work."""
+    def check(self, drawn: int) -> None:
+        """Raise a Refusal if a distance cannot be measured: before hours of work.
+
+        Args:
+            drawn: pictures of each model.
+        """
         self.encoder.on("cpu").check([])  # a copy: nothing is held while training
-        next(iter(self.reference.pictures()))
+        if min(drawn, len(list(islice(self.reference.pictures(), 2)))) < 2:
+            raise Refusal(TOO_FEW)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,14 +108,16 @@ class FrechetDistance:
         """
         found = embed_pictures(self.encoder, filter(None, map(read_or_none, files)))
         if min(len(found), len(self.expected)) < 2:
-            raise Refusal("A Fréchet distance needs two pictures or more on each side; ask for more, or for none.")
+            raise Refusal(TOO_FEW)
         return 100 * frechet_distance(found, self.expected)
 
 
 def read_or_none(file: Path) -> Image.Image | None:
+    """A picture; None, which is told, if it cannot be read."""
     try:
         return read_image(str(file))
-    except BrokenImage:
+    except BrokenImage as error:
+        log.warning(f"{file} has no part in the Fréchet distance: {error}")
         return None
 
 

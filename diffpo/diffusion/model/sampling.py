@@ -20,7 +20,7 @@ from diffpo.rounds.roles import Sampled, Sampler
 SEEDS = 2**31 - 1
 PIXELS = 2**22  # decoded at a time, as many as are encoded (diffpo.diffusion.model.loading)
 
-Type = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class PictureSampler(Sampler):
     guidance: float = 7.5
     batch_size: int = 8
     side: int | None = None
-    dtype: Type | None = None
-    together = 8
+    dtype: Precision | None = None
+    makes, together = "pictures", 8
 
     def __post_init__(self):
         require_at_least(1, **{"sampler.steps": self.steps, "sampler.batch_size": self.batch_size})
@@ -77,7 +77,7 @@ class PictureSampler(Sampler):
         return sides
 
 
-def move_pipeline(pipeline: Any, device: torch.device, dtype: Type | None) -> Any:
+def move_pipeline(pipeline: Any, device: torch.device, dtype: Precision | None) -> Any:
     """The pipeline moved there, in the type that pictures are drawn in.
 
     Args:

@@ -64,11 +64,16 @@ def test_renders_are_nearer_to_other_renders_than_their_blurred_copies(tmp_path)
     assert 0 < distance(sharp) < distance(blurred)
 
 
-def test_what_cannot_be_read_is_left_out(tmp_path):
+def test_what_cannot_be_read_is_left_out_and_told(tmp_path, caplog):
     files = save_noise(tmp_path / "some", 6, 0, 200)
     distance = FrechetDistance(PictureFolder(tmp_path / "some"), encoder())
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert distance([*files, tmp_path / "broken.png"]) == pytest.approx(0, abs=1e-6)
+    assert "broken.png has no part in the Fréchet distance" in caplog.text
+    (tmp_path / "some" / "6.png").write_bytes(b"no picture either")
+    broken = FrechetDistance(PictureFolder(tmp_path / "some"), encoder())
+    assert broken(files) == pytest.approx(0, abs=1e-6)
+    assert broken.identity["reference_pictures"] == 6
 
 
 def test_the_identity_says_what_the_number_depends_on(tmp_path):
@@ -84,13 +89,15 @@ def test_the_identity_says_what_the_number_depends_on(tmp_path):
 def test_too_little_to_compare_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refusal, match="holds no"):
-        FrechetDistance(PictureFolder(tmp_path / "empty"), encoder()).check()
+        FrechetDistance(PictureFolder(tmp_path / "empty"), encoder()).check(9)
     files = save_noise(tmp_path / "some", 3, 0, 200)
     with pytest.raises(Refusal, match="two pictures"):
         FrechetDistance(PictureFolder(tmp_path / "some"), encoder())(files[:1])
+    with pytest.raises(Refusal, match="two pictures"):
+        FrechetDistance(PictureFolder(tmp_path / "some"), encoder()).check(1)
 
 
 def test_an_encoder_that_is_not_there_is_refused_first(tmp_path):
     save_noise(tmp_path / "some", 3, 0, 200)
     with pytest.raises(Refusal):
-        FrechetDistance(PictureFolder(tmp_path / "some"), CLIPScore(str(tmp_path / "none"))).check()
+        FrechetDistance(PictureFolder(tmp_path / "some"), CLIPScore(str(tmp_path / "none"))).check(9)
