@@ -15,7 +15,7 @@ from diffpo.core.refusal import Refusal
 from diffpo.evaluation.report import ModelPair, Report
 
 Numbers = Mapping[str, np.ndarray]
-ASPECTS = ("attributes", "style", "clean", "length", "drift", "pictured")
+ASPECTS = ("attributes", "facts", "whole", "style", "clean", "length", "drift", "pictured")
 
 
 class Evaluation(ABC):

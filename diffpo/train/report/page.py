@@ -16,7 +16,7 @@ from diffpo.evaluation.report import Report
 from diffpo.train.report.curves import CURVES
 
 PARTS = Path(__file__).parent / "page_files"
-EXTRAS = ("attributes", "style", "clean")
+EXTRAS = ("attributes", "facts", "whole", "style", "clean")
 
 
 def strict_json(text: str) -> Any:

@@ -243,3 +243,14 @@ def test_decimals_show_three_digits_of_the_spread(numbers, digits):
 def test_a_folder_without_evaluation_is_told_with_the_remedy(tmp_path):
     with pytest.raises(Refusal, match=r"holds no finished evaluation .* run scripts/evaluate.py first"):
         write_page(tmp_path)
+
+
+def test_aspects_of_both_worlds_are_columns(tmp_path):
+    folder = evaluated(tmp_path)
+    report = json.loads((folder / "report.json").read_text())
+    for model in report["models"].values():
+        model |= {"facts": 0.8125, "whole": 0.4375}
+    (folder / "report.json").write_text(json.dumps(report))
+    source = Page(write_page(folder)).source
+    assert all(f'class="number">{said}<' in source for said in ("facts", "whole"))
+    assert source.count(">81.2") == source.count(">43.8") == len(report["models"])
